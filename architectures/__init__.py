@@ -1,0 +1,68 @@
+"""Sequence-model architectures as strings of layers.
+
+Names are resolved on first use, so importing this package is cheap. The decorators for new layers, `primitive` and
+`variant`, are in `architectures.registry`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from architectures.accounting import Account, account
+    from architectures.model import SequenceModel, build
+    from architectures.options import ModelOptions
+    from architectures.primitive import Context, Hint, Primitive, State, option
+    from architectures.registry import get, names
+    from architectures.stripe import Spec, SpecError, parse, scale
+
+_HOMES = {
+    "Account": "accounting",
+    "account": "accounting",
+    "SequenceModel": "model",
+    "build": "model",
+    "ModelOptions": "options",
+    "Context": "primitive",
+    "Hint": "primitive",
+    "Primitive": "primitive",
+    "State": "primitive",
+    "option": "primitive",
+    "get": "registry",
+    "names": "registry",
+    "Spec": "stripe",
+    "SpecError": "stripe",
+    "parse": "stripe",
+    "scale": "stripe",
+}
+
+__all__ = [
+    "Account",
+    "Context",
+    "Hint",
+    "ModelOptions",
+    "Primitive",
+    "SequenceModel",
+    "Spec",
+    "SpecError",
+    "State",
+    "account",
+    "build",
+    "get",
+    "names",
+    "option",
+    "parse",
+    "scale",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'architectures' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"architectures.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

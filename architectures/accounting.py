@@ -1,0 +1,107 @@
+"""Parameters, FLOPs and state of a spec, counted on the meta device: no memory, no arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from architectures.model import SequenceModel, build
+from architectures.options import ModelOptions
+from architectures.stripe import Spec
+
+KINDS = ("recurrent", "conv", "growing", "total")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerAccount:
+    """One layer: `params` its own parameters, `flops` forward FLOPs a token, `state` elements by kind."""
+
+    name: str
+    mixes: str
+    params: int
+    flops: float
+    state: dict[str, int] | None
+    nominal: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """A model at one sequence length.
+
+    params     all parameters, and `embedding`: those of the embedding and an untied readout
+    active     parameters that one token uses
+    flops      forward FLOPs a token, averaged over the sequence; training costs three times as much
+    state      floating elements of one row after `seq_len` tokens, by kind; None where a layer's is unknown
+    nominal    the state that the iso-state literature counts
+    layers     the same for each layer, in the order of the spec
+    """
+
+    seq_len: int
+    params: int
+    embedding: int
+    active: int
+    flops: float
+    state: dict[str, int] | None
+    nominal: int | None
+    layers: tuple[LayerAccount, ...]
+
+    @property
+    def core(self) -> int:
+        """Parameters without the embedding and the readout, as the published comparisons count them."""
+        return self.params - self.embedding
+
+
+def account(
+    spec: str | Spec,
+    *,
+    vocab_size: int,
+    dim: int = 128,
+    seq_len: int,
+    readout: str = "every",
+    options: ModelOptions | None = None,
+) -> Account:
+    """Count a spec at a vocabulary, width and length without building it in memory."""
+    with torch.device("meta"):
+        model = build(spec, vocab_size=vocab_size, dim=dim, max_len=seq_len, readout=readout, seed=0, options=options)
+    return account_model(model, seq_len)
+
+
+def account_model(model: SequenceModel, seq_len: int) -> Account:
+    """Count a model that is already built, on any device."""
+    layers = []
+    for _, layer in model.layers():
+        if layer.mixes == "stream":
+            continue
+        try:
+            state, nominal = layer.measure_state(seq_len), layer.nominal_state(seq_len)
+        except (ValueError, NotImplementedError):
+            # A plain nn.Module, or a layer without `step`: its state is unknown, which is not the same as none.
+            state = nominal = None
+        layers.append(
+            LayerAccount(
+                name=layer.name or type(layer).__name__,
+                mixes=layer.mixes,
+                params=sum(p.numel() for p in layer.parameters()),
+                flops=layer.flops(seq_len) / seq_len,
+                state=state,
+                nominal=nominal,
+            )
+        )
+    params = sum(p.numel() for p in model.parameters())
+    embedding = model.embedding.weight.numel() + (0 if model.options.tied else model.head.weight.numel())
+    readout = 2 * model.dim * model.vocab_size
+    if model.decoder is not None:
+        readout += sum(2 * m.weight.numel() for m in model.decoder.maps)
+    known = [layer.state for layer in layers if layer.state is not None]
+    complete = len(known) == len(layers)
+    return Account(
+        seq_len=seq_len,
+        params=params,
+        embedding=embedding,
+        active=params - embedding,
+        flops=sum(layer.flops for layer in layers) + readout,
+        state={kind: sum(s[kind] for s in known) for kind in KINDS} if complete else None,
+        nominal=sum(layer.nominal or 0 for layer in layers) if complete else None,
+        layers=tuple(layers),
+    )

@@ -1,0 +1,74 @@
+"""A plain nn.Module as a layer: what can be said of a class that knows nothing of us."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from architectures.primitive import Context, Primitive, State
+
+# Arguments that the model itself provides, if the class asks for them.
+PROVIDED = ("dim", "max_len")
+
+
+class Foreign(Primitive):
+    """Adapter around an nn.Module class that maps (B, T, D) to (B, T, D).
+
+    It is built with `dim` and `max_len` where its constructor names them; its other arguments are options. It
+    has a forward, parameters and FLOPs as torch's counter sees them; its state is unknown and it has no `step`.
+    """
+
+    inner: ClassVar[type[nn.Module]]
+
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        parameters = inspect.signature(self.inner).parameters
+        provided = {k: v for k, v in (("dim", dim), ("max_len", max_len)) if k in parameters}
+        self.module = self.inner(**provided, **dataclasses.asdict(config))
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        y = self.module(x)
+        if not isinstance(y, Tensor) or y.shape != x.shape:
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"{self.inner.__name__} returned {got} for an input {tuple(x.shape)}; a layer maps (B, T, D) to (B, T, D)"
+            )
+        return y
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        raise ValueError(
+            f"the state of {self.inner.__name__} is unknown: a plain nn.Module has no step; "
+            "subclass architectures.Primitive to define one"
+        )
+
+    def measure_state(self, length: int) -> dict[str, int]:
+        self.init_state(1, length)
+        raise AssertionError("unreachable")
+
+    def flops(self, length: int) -> int:
+        weight = next(self.parameters(), torch.empty(0))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.module(torch.zeros(1, length, self.dim, device=weight.device, dtype=weight.dtype))
+        return counter.get_total_flops()
+
+
+def foreign_config(cls: type[nn.Module]) -> type:
+    """A frozen config of the constructor's own arguments, for those that have a default."""
+    fields: list[tuple[str, Any, Any]] = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if name in PROVIDED:
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.default is parameter.empty:
+            raise ValueError(
+                f"{cls.__name__} needs the argument {name!r}, which has no default; "
+                f"give it one (a layer is built from {' and '.join(PROVIDED)} and its options)"
+            )
+        fields.append((name, Any, dataclasses.field(default=parameter.default)))
+    return dataclasses.make_dataclass("Config", fields, frozen=True, kw_only=True)

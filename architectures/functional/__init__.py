@@ -1,0 +1,1 @@
+"""Maths that several primitives share; plain functions of tensors."""

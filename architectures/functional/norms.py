@@ -1,0 +1,30 @@
+"""Root-mean-square normalisation (arXiv:1910.07467)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def rms_norm(x: Tensor, weight: Tensor, *, divisor: int, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(sum(x^2) / divisor + eps) * weight over the last axis; at least float32 inside.
+
+    `divisor` is stored by the caller rather than read from the shape: a model that was widened keeps its old
+    one, so that zeros in the new channels leave the output as it was.
+    """
+    high = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = torch.rsqrt(high.square().sum(-1, keepdim=True) / divisor + eps)
+    return (high * scale).to(x.dtype) * weight.to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` with a learned weight (D,), initialised at 1."""
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.divisor = dim
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, divisor=self.divisor, eps=self.eps)

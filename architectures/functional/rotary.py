@@ -1,0 +1,17 @@
+"""Rotary position embedding (RoPE, arXiv:2104.09864)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotate(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tensor:
+    """Rotate the pairs (i, i + K/2) of x (B, T, H, K) by position * base^(-2i/K); `positions` is (T,)."""
+    high = torch.promote_types(x.dtype, torch.float32)
+    half = x.shape[-1] // 2
+    frequency = base ** (-torch.arange(half, device=x.device, dtype=high) / half)
+    angle = positions.to(high)[:, None] * frequency  # (T, K/2)
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # (T, 1, K/2)
+    first, second = x[..., :half].to(high), x[..., half:].to(high)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)

@@ -1,0 +1,312 @@
+"""From a spec to a model: embed -> pre-norm residual stripes -> readout."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from architectures import registry
+from architectures.functional.norms import RMSNorm
+from architectures.options import ModelOptions
+from architectures.presets import PRESETS
+from architectures.primitive import Context, Hint, Primitive, State
+from architectures.stripe import Layer, Parallel, Spec, parse
+
+READOUTS = ("every", "last")
+
+
+class Block(nn.Module):
+    """A norm and a layer; the residual is added by whoever owns the stream."""
+
+    def __init__(self, layer: Primitive | Branches, dim: int) -> None:
+        super().__init__()
+        self.norm = RMSNorm(dim)
+        self.layer = layer
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        return self.layer(self.norm(x), ctx)
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        return self.layer.init_state(batch, length)
+
+    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        return self.layer.step(self.norm(x), state, ctx)
+
+    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        return self.layer.prefill(self.norm(x), state, ctx)
+
+
+class Branches(nn.Module):
+    """The parallel topology: every branch reads the same normed input, their outputs are averaged.
+
+    The first layer of a branch reads that input as it is; further layers are pre-norm residual blocks on the
+    branch's own output.
+    """
+
+    def __init__(self, branches: list[tuple[nn.Module, list[nn.Module]]]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([head for head, _ in branches])
+        self.rests = nn.ModuleList([nn.ModuleList(rest) for _, rest in branches])
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        outputs = []
+        for head, rest in zip(self.heads, self.rests, strict=True):
+            y = head(x, ctx)
+            for block in rest:
+                y = add(block, y, ctx)
+            outputs.append(y)
+        return torch.stack(outputs).mean(0)
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        parts = [part for chain in self._chains() for part in chain]
+        return tuple(t for part in parts for t in part.init_state(batch, length))
+
+    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        return self._advance("step", x, state, ctx)
+
+    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        return self._advance("prefill", x, state, ctx)
+
+    def _chains(self) -> list[list[nn.Module]]:
+        return [[head, *rest] for head, rest in zip(self.heads, self.rests, strict=True)]
+
+    def _advance(self, verb: str, x: Tensor, state: State, ctx: Context | None) -> tuple[Tensor, State]:
+        outputs, states, at = [], [], 0
+        for head, *rest in self._chains():
+            size = state_size(head)
+            y, new = getattr(head, verb)(x, state[at : at + size], ctx)
+            states += new
+            at += size
+            for block in rest:
+                size = state_size(block)
+                change, new = getattr(block, verb)(y, state[at : at + size], ctx)
+                y = change if owns_stream(block) else y + change
+                states += new
+                at += size
+            outputs.append(y)
+        return torch.stack(outputs).mean(0), tuple(states)
+
+
+class SequenceModel(nn.Module):
+    """Tokens (B, T) -> logits (B, T, vocabulary).
+
+    readout "every": each position's vector gives its logits. readout "last": the auto-encoder of
+    arXiv:2403.17844, in which the last position's vector, plus a fixed sinusoidal code of each position, is
+    decoded by a two-layer MLP into every input token.
+    """
+
+    def __init__(
+        self, spec: Spec, *, vocab_size: int, dim: int, max_len: int, readout: str, seed: int, options: ModelOptions
+    ) -> None:
+        super().__init__()
+        self.spec, self.dim, self.max_len, self.readout = spec, dim, max_len, readout
+        self.vocab_size, self.options = vocab_size, options
+        builder = _Builder(spec, dim, max_len, seed)
+        with builder.seeded("embedding"):
+            self.embedding = nn.Embedding(vocab_size, dim)
+            nn.init.normal_(self.embedding.weight, std=options.embedding_std)
+        self.blocks = nn.ModuleList(builder.blocks(spec, "blocks"))
+        self.decoder: Decoder | None = None
+        if readout == "last":
+            with builder.seeded("decoder"):
+                self.decoder = Decoder(dim, max_len)
+        self.norm = RMSNorm(dim)
+        with builder.seeded("head"):
+            self.head = nn.Linear(dim, vocab_size, bias=False)
+        self.head_scale = 1.0
+        if options.tied:
+            self.head.weight = self.embedding.weight
+            self.head_scale = dim**-0.5
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self._logits(tokens, None)
+
+    def call(self, tokens: Tensor, ctx: Context) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Logits, weighted auxiliary losses, new values of buffers."""
+        logits = self._logits(tokens, ctx)
+        return logits, ctx.losses, ctx.updates
+
+    def init_state(self, batch: int, length: int | None = None) -> tuple[State, ...]:
+        """One state a block, before the first token."""
+        return tuple(block.init_state(batch, length) for block in self.blocks)
+
+    def step(self, tokens: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
+        """One token a row (B,) -> logits (B, vocabulary) and the next state."""
+        logits, state = self.prefill(tokens[:, None], state)
+        return logits[:, 0], state
+
+    def prefill(self, tokens: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
+        """Tokens (B, T) -> logits (B, T, vocabulary) and the state after them."""
+        if self.readout != "every":
+            raise ValueError("a model with readout='last' encodes whole sequences; build it with readout='every' to decode")
+        x, states = self.embedding(tokens), []
+        ctx = Context()
+        for block, before in zip(self.blocks, state, strict=True):
+            if x.shape[1] == 1:
+                y, after = block.step(x[:, 0], before, ctx)
+                y = y[:, None]
+            else:
+                y, after = block.prefill(x, before, ctx)
+            x = y if owns_stream(block) else x + y
+            states.append(after)
+        return self._read(x), tuple(states)
+
+    def layers(self) -> list[tuple[str, Primitive]]:
+        """Every primitive of the model with its dotted name, in the order of the spec."""
+        return [(name, module) for name, module in self.named_modules() if isinstance(module, Primitive)]
+
+    def hints(self) -> dict[str, Hint]:
+        """How each parameter is to be optimised; vectors and the embedding are not decayed."""
+        plain = {n: Hint(decay=p.dim() > 1) for n, p in self.named_parameters()}
+        plain["embedding.weight"] = Hint(decay=False)
+        for prefix, layer in self.layers():
+            for name, hint in layer.hints().items():
+                full = f"{prefix}.{name}"
+                if full not in plain:
+                    raise ValueError(f"{type(layer).__name__}.hints names {name!r}, which is no parameter of it")
+                plain[full] = hint
+        return plain
+
+    def _logits(self, tokens: Tensor, ctx: Context | None) -> Tensor:
+        if tokens.shape[1] > self.max_len:
+            raise ValueError(
+                f"{tokens.shape[1]} tokens are more than max_len {self.max_len}; "
+                f"build the model with max_len={tokens.shape[1]}"
+            )
+        x = self.embedding(tokens)  # (B, T, D)
+        for block in self.blocks:
+            x = add(block, x, ctx)
+        if self.decoder is not None:
+            x = self.decoder(x[:, -1], tokens.shape[1])
+        return self._read(x)
+
+    def _read(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x) * self.head_scale)
+
+
+class Decoder(nn.Module):
+    """Two hidden layers from one vector and a position's code to that position's vector: (B, D) -> (B, T, D)."""
+
+    def __init__(self, dim: int, max_len: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([RMSNorm(dim), RMSNorm(dim)])
+        self.maps = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim)])
+        half = (dim + 1) // 2
+        frequency = 10_000.0 ** (-torch.arange(half) / max(half - 1, 1))
+        angle = torch.arange(max_len)[:, None] * frequency
+        self.register_buffer("positions", torch.cat([angle.sin(), angle.cos()], dim=-1)[:, :dim], persistent=False)
+
+    def forward(self, x: Tensor, length: int) -> Tensor:
+        x = x[:, None] + self.positions[:length].to(x.dtype)
+        for norm, linear in zip(self.norms, self.maps, strict=True):
+            x = nn.functional.gelu(linear(norm(x)))
+        return x
+
+
+def add(block: nn.Module, x: Tensor, ctx: Context | None) -> Tensor:
+    """The stream after a block: x + block(x), or what a stream wrapper makes of it."""
+    y = block(x, ctx)
+    return y if owns_stream(block) else x + y
+
+
+def owns_stream(block: nn.Module) -> bool:
+    return isinstance(block, Primitive) and block.mixes == "stream"
+
+
+def state_size(part: nn.Module) -> int:
+    """The number of tensors in a part's state."""
+    return len(part.init_state(1))
+
+
+def build(
+    spec: str | Spec,
+    *,
+    vocab_size: int,
+    dim: int = 128,
+    max_len: int,
+    readout: str = "every",
+    seed: int,
+    options: ModelOptions | None = None,
+) -> SequenceModel:
+    """Build the model of a spec, a string or a preset's name.
+
+    `seed` keys the initial weights, each part by itself: the same seed gives the same weights on every device,
+    and the global random state is left as it was. `options=None` takes the preset's own, else the defaults.
+    """
+    for name, value in (("vocab_size", vocab_size), ("dim", dim), ("max_len", max_len)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    if readout not in READOUTS:
+        raise ValueError(f"readout={readout!r} is not one of {', '.join(READOUTS)}")
+    options = resolve_options(spec) if options is None else options
+    return SequenceModel(
+        parse(spec), vocab_size=vocab_size, dim=dim, max_len=max_len, readout=readout, seed=seed, options=options
+    )
+
+
+def resolve_options(spec: str | Spec) -> ModelOptions:
+    """The model options that belong to a preset's name; the defaults for anything else."""
+    preset = PRESETS.get(spec.strip()) if isinstance(spec, str) else None
+    return preset.options if preset else ModelOptions()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, part: str) -> Iterator[None]:
+    """Key the CPU's random state by (seed, part) for a while, and put it back."""
+    before = torch.get_rng_state()
+    key = hashlib.sha256(f"{seed}/{part}".encode()).digest()
+    torch.default_generator.manual_seed(int.from_bytes(key[:8], "little") % 2**63)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+class _Builder:
+    """Builds blocks in the order of reading, counting each kind of mixer."""
+
+    def __init__(self, spec: Spec, dim: int, max_len: int, seed: int) -> None:
+        self.dim, self.max_len, self.seed = dim, max_len, seed
+        self.depth: dict[str, int] = {}
+        for layer in spec.walk():
+            mixes = registry.get(layer.name).mixes
+            self.depth[mixes] = self.depth.get(mixes, 0) + 1
+        self.count: dict[str, int] = {}
+
+    def seeded(self, part: str) -> contextlib.AbstractContextManager[None]:
+        return seeded(self.seed, part)
+
+    def blocks(self, spec: Spec, path: str) -> list[nn.Module]:
+        return [self.block(item, f"{path}.{i}") for i, item in enumerate(spec.layers)]
+
+    def block(self, item: Layer | Parallel, path: str) -> nn.Module:
+        if isinstance(item, Parallel):
+            chains = []
+            for b, branch in enumerate(item.branches):
+                first, *rest = branch.layers
+                head = self.bare(first, f"{path}.{b}.0")
+                chains.append((head, [self.block(x, f"{path}.{b}.{i}") for i, x in enumerate(rest, start=1)]))
+            return Block(Branches(chains), self.dim)
+        layer = self.layer(item, path)
+        return layer if owns_stream(layer) else Block(layer, self.dim)
+
+    def bare(self, item: Layer | Parallel, path: str) -> nn.Module:
+        """A layer without a norm of its own: the first of a branch."""
+        return self.layer(item, path) if isinstance(item, Layer) else self.block(item, path)
+
+    def layer(self, item: Layer, path: str) -> Primitive:
+        entry = registry.get(item.name)
+        index = self.count.get(entry.mixes, 0)
+        self.count[entry.mixes] = index + 1
+        where = dict(dim=self.dim, max_len=self.max_len, index=index, depth=self.depth[entry.mixes])
+        config = entry.config(dict(item.options))
+        if item.body is None:
+            with self.seeded(path):
+                return entry.cls(config, **where)
+        body = self.blocks(item.body, f"{path}.body")
+        with self.seeded(path):
+            return entry.cls(config, body=body, **where)  # type: ignore[call-arg]

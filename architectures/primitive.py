@@ -1,0 +1,206 @@
+"""The contract of a layer: `Primitive`, its state, its context and its hints.
+
+Shape letters, everywhere in this package:
+
+    B batch    T time    D model width    H heads    K key width a head    V value width a head
+    N state width a channel    E experts    F inner width    R replicas    C chunk    W window
+
+Heads are always laid out (B, T, H, K).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+
+# What a number in an option means when the model is made wider (`architectures.scale`).
+SCALES = ("absolute", "head", "width")
+
+
+def option(default: Any, doc: str = "", *, scales: str = "absolute") -> Any:
+    """A field of a `Config`: its default, one line about it, and how it follows the model's width.
+
+    `scales`: "absolute" (a window, a kernel length: unchanged), "head" (a size of one head: unchanged,
+    the number of heads grows instead) or "width" (an inner width, a number of heads: grows with the width).
+    """
+    if scales not in SCALES:
+        raise ValueError(f"scales={scales!r} is not one of {', '.join(SCALES)}")
+    return field(default=default, metadata={"doc": doc, "scales": scales})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hint:
+    """How the optimiser should treat one parameter: decay it or not, and scale its learning rate."""
+
+    decay: bool = True
+    lr_scale: float = 1.0
+
+
+@dataclass
+class Context:
+    """What does not flow through x: one plain object a model call, never stored on a module.
+
+    shared       values that an earlier layer leaves for later ones, for the same tokens
+    losses       auxiliary terms, already weighted; the trainer adds them to the task's loss
+    updates      new values of buffers (dotted name -> tensor), written by the trainer after the optimiser step
+    granularity  nested widths of this step, the same for all replicas; None for the full model
+    seed, step   key of the noise; a context without a seed has no noise, and layers are deterministic
+    """
+
+    shared: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    updates: dict[str, Tensor] = field(default_factory=dict)
+    granularity: Any = None
+    seed: int | None = None
+    step: int = 0
+
+    def noise(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+        """Uniform noise in [0, 1) of `shape`, keyed by (seed, step, name); None without a seed.
+
+        It depends on neither the device nor the number of replicas: drawn on the CPU, then moved.
+        """
+        if self.seed is None:
+            return None
+        key = hashlib.sha256(f"{self.seed}/{self.step}/{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") % 2**63)
+        return torch.rand(shape, generator=generator).to(device=like.device, dtype=like.dtype)
+
+
+class Primitive(nn.Module):
+    """A layer that maps (B, T, D) to (B, T, D), with a parallel and a recurrent form of the same function.
+
+    A subclass nests a frozen, keyword-only dataclass `Config`, calls `super().__init__` first, initialises all
+    of its own parameters, and mutates nothing in `forward`. `index` counts the layers with the same `mixes`
+    before this one, `depth` all of them.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        pass
+
+    # Set by the registry.
+    name: ClassVar[str] = ""
+    mixes: ClassVar[str] = "time"
+    version: ClassVar[int] = 1
+    paper: ClassVar[str] = ""
+
+    causal: ClassVar[bool] = True
+    # False for FFT convolutions, whose rounding lets the future leak at the level of the last bit.
+    exact_causality: ClassVar[bool] = True
+    # Tensors of a routed layer, of which one batch may use only a part.
+    routed: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__()
+        self.config = config
+        self.dim = dim
+        self.max_len = max_len
+        self.index = index
+        self.depth = depth
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        """The kind of each tensor of the state: "recurrent", "conv", "growing" or "counter"."""
+        return ()
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D), all positions at once."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        """The state before the first token, for `batch` rows; () for a layer without one.
+
+        `length`: how many tokens will follow, where known; more than `max_len` is refused.
+        """
+        self.check_length(length)
+        return ()
+
+    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        """One token: (B, D) and a state -> (B, D) and the next state; the given state is left as it was."""
+        if self.mixes == "channel":
+            return self.forward(x[:, None], ctx)[:, 0], state
+        raise NotImplementedError(f"{type(self).__name__} defines no step; it can be trained but not decoded")
+
+    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        """Many tokens at once: (B, T, D) and a state -> (B, T, D) and the state after them."""
+        outputs = []
+        for t in range(x.shape[1]):
+            y, state = self.step(x[:, t], state, ctx)
+            outputs.append(y)
+        return torch.stack(outputs, dim=1), state
+
+    def flops(self, length: int) -> int:
+        """Forward FLOPs of one sequence of `length` tokens, algorithmic.
+
+        A multiply-add is 2; visible pairs and selected experts only; the recurrence rather than its chunking;
+        FFT 5 n log2 n. Norms, activations, biases and the softmax are not counted.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no flops")
+
+    def executed(self, length: int) -> int:
+        """Forward FLOPs of one sequence as `forward` is written, masked pairs included."""
+        return self.flops(length)
+
+    def unseen(self, length: int) -> int:
+        """The part of `executed` that is element-wise or FFT work, which torch's counter does not count."""
+        return 0
+
+    def nominal_state(self, length: int) -> int:
+        """State as the iso-state literature counts it: here the recurrent elements after `length` tokens."""
+        return self.measure_state(length)["recurrent"]
+
+    def hints(self) -> dict[str, Hint]:
+        """Optimiser hints by parameter name (dotted, relative to this layer); matrices without one are decayed."""
+        return {}
+
+    def check_length(self, length: int | None) -> None:
+        if length is not None and length > self.max_len:
+            raise ValueError(
+                f"{length} tokens are more than max_len {self.max_len}; build the model with max_len={length}"
+            )
+
+    def measure_state(self, length: int) -> dict[str, int]:
+        """Floating elements of one row's state after `length` tokens, by kind, measured on the state itself."""
+        weight = next(self.parameters(), torch.empty(0))
+        with torch.no_grad():
+            x = torch.zeros(1, length, self.dim, device=weight.device, dtype=weight.dtype)
+            state = self.init_state(1)
+            state = self.prefill(x, state)[1] if state else state
+        return count_state(state, self.state_kinds)
+
+
+def count_state(state: State, kinds: tuple[str, ...]) -> dict[str, int]:
+    """Floating elements by kind, and their `total`; counters are not counted."""
+    if len(state) != len(kinds):
+        raise ValueError(f"a state of {len(state)} tensors has {len(kinds)} kinds; state_kinds must name each tensor")
+    sizes = {"recurrent": 0, "conv": 0, "growing": 0}
+    for tensor, kind in zip(state, kinds, strict=True):
+        if kind == "counter":
+            continue
+        if kind not in sizes:
+            raise ValueError(f"state kind {kind!r} is not one of recurrent, conv, growing, counter")
+        sizes[kind] += tensor.numel()
+    sizes["total"] = sum(sizes.values())
+    return sizes
+
+
+def round_up(value: float, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `value`."""
+    return math.ceil(value / multiple) * multiple
+
+
+def divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def config_options(config: Any) -> dict[str, Any]:
+    """The options of a config as a plain dictionary, in the order of its fields."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}

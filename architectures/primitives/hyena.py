@@ -1,0 +1,139 @@
+"""Hyena: a long implicit convolution between two gates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from architectures.functional.long_conv import long_conv, long_conv_flops
+from architectures.functional.short_conv import next_tail, short_conv
+from architectures.primitive import Context, Hint, Primitive, State, option
+from architectures.registry import primitive
+
+TAPS = 3
+
+
+@primitive("hyena", mixes="time", version=1, paper="arXiv:2302.10866")
+class Hyena(Primitive):
+    """y = W_o [q * (h conv (k * v) + d * (k * v))] with q, k, v = short_conv(W_i x); h is a network of time.
+
+    (B, T, D) -> (B, T, D), inner width `expand` * D. The filter h (T, inner) is a sine network of the position,
+    of width `order`, under a fixed exponential window; its length is tied to `max_len`. The operator is of
+    order 2. The nominal state is the distilled one: `order` elements a channel. Differs from the paper: the
+    position features are fixed. Differs from the public MAD code (athms/mad-lab): q, k and v are projected
+    independently; there they share features.
+    """
+
+    exact_causality = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        expand: int = option(4, "inner width over the model's width")
+        order: int = option(4, "width of the filter's network; nominal state a channel")
+
+        def __post_init__(self) -> None:
+            for name in ("expand", "order"):
+                if getattr(self, name) < 1:
+                    raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.inner = config.expand * dim
+        self.project = nn.Linear(dim, 3 * self.inner)
+        bound = TAPS**-0.5
+        self.conv_weight = nn.Parameter(torch.empty(3 * self.inner, TAPS).uniform_(-bound, bound))
+        self.conv_bias = nn.Parameter(torch.empty(3 * self.inner).uniform_(-bound, bound))
+        self.filter = ImplicitFilter(self.inner, config.order, max_len)
+        self.skip = nn.Parameter(torch.randn(self.inner))
+        self.out = nn.Linear(self.inner, dim)
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        return ("growing", "conv")
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        z = short_conv(self.project(x), self.conv_weight, self.conv_bias)
+        q, k, v = z.chunk(3, dim=-1)  # (B, T, inner)
+        u = k * v
+        y = long_conv(u, self.filter(x.shape[1])) + self.skip * u
+        return self.out(q * y)
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        """The history of k * v (B, t, inner) and the tail of the short convolution (B, 2, 3 inner)."""
+        self.check_length(length)
+        weight = self.project.weight
+        return weight.new_zeros(batch, 0, self.inner), weight.new_zeros(batch, TAPS - 1, 3 * self.inner)
+
+    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        history, tail = state
+        z = self.project(x)[:, None]
+        q, k, v = short_conv(z, self.conv_weight, self.conv_bias, tail).chunk(3, dim=-1)
+        u = k * v
+        history = torch.cat([history, u], dim=1)
+        h = self.filter(history.shape[1]).flip(0)
+        y = (h.to(u.dtype) * history).sum(1) + self.skip * u[:, 0]
+        return self.out(q[:, 0] * y), (history, next_tail(z, tail))
+
+    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        history, tail = state
+        z = self.project(x)
+        q, k, v = short_conv(z, self.conv_weight, self.conv_bias, tail).chunk(3, dim=-1)
+        u = k * v
+        past = history.shape[1]
+        history = torch.cat([history, u], dim=1)
+        y = long_conv(history, self.filter(history.shape[1]))[:, past:] + self.skip * u
+        return self.out(q * y), (history, next_tail(z, tail))
+
+    def flops(self, length: int) -> int:
+        return self._products(length) + self.unseen(length)
+
+    def unseen(self, length: int) -> int:
+        short = 2 * TAPS * length * 3 * self.inner
+        gates = 4 * length * self.inner  # k * v, skip * u and its sum, q * y
+        return short + gates + long_conv_flops(length, self.inner)
+
+    def nominal_state(self, length: int) -> int:
+        return self.inner * self.config.order
+
+    def hints(self) -> dict[str, Hint]:
+        # The filter is a function, not a map of features: decaying it pulls its frequencies to zero.
+        names = [f"filter.{name}" for name, _ in self.filter.named_parameters()]
+        return {name: Hint(decay=False) for name in (*names, "conv_weight", "skip")}
+
+    def _products(self, length: int) -> int:
+        return 8 * length * self.dim * self.inner + self.filter.flops(length)
+
+
+class ImplicitFilter(nn.Module):
+    """h(t) = MLP(features(t)) * exp(-t |delta|): the first `length` taps (length, channels).
+
+    Features of t in [0, 1]: t itself and the real and imaginary part of one slow oscillation. Three hidden
+    layers sin(nu * (W z + b)) of width `order`, nu learned and shared, then a linear map to the channels. The
+    window's rates delta are spread over the channels and fixed.
+    """
+
+    def __init__(self, channels: int, order: int, max_len: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(3, order), nn.Linear(order, order), nn.Linear(order, order)])
+        self.frequency = nn.Parameter(torch.ones(order))
+        self.out = nn.Linear(order, channels, bias=False)
+        t = torch.linspace(0, 1, max_len)
+        # One band of frequency 1e-4 turns: as good as constant, kept because the paper's features have it.
+        angle = 1e-4 * 2 * math.pi * torch.arange(max_len) / max_len
+        self.register_buffer("features", torch.stack([t, angle.cos(), -angle.sin()], dim=-1), persistent=False)
+        rates = torch.linspace(math.log(0.01) / 1.5, math.log(0.01) / 0.3, channels).abs()
+        self.register_buffer("rates", rates, persistent=False)
+
+    def forward(self, length: int) -> Tensor:
+        z = self.features[:length].to(self.frequency.dtype)  # (T, 3)
+        t = z[:, :1]
+        for layer in self.layers:
+            z = torch.sin(self.frequency * layer(z))
+        return self.out(z) * torch.exp(-t * self.rates.to(t.dtype))
+
+    def flops(self, length: int) -> int:
+        order, channels = self.out.in_features, self.out.out_features
+        return 2 * length * (3 * order + 2 * order**2 + order * channels)

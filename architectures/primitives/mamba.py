@@ -1,0 +1,110 @@
+"""Mamba (S6): a diagonal state space whose step size, input and output maps depend on the token."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from architectures.functional.scan import linear_scan
+from architectures.functional.short_conv import next_tail, short_conv
+from architectures.primitive import Context, Hint, Primitive, State, option
+from architectures.registry import primitive
+
+
+@primitive("mamba", mixes="time", version=1, paper="arXiv:2312.00752")
+class Mamba(Primitive):
+    """h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,  y_t = C_t . h_t + D x_t, gated by silu(z).
+
+    (B, T, D) -> (B, T, D), inner width expand * D; h is (inner, N), one small diagonal system a channel, with
+    A = -exp(log_a) fixed in time and delta, B, C computed from the token. x passes a short causal convolution
+    and silu first. The layer mixes time and channels, so it needs no channel mixer beside it. Differs from the
+    paper: N = 4 by default, the state of the iso-state comparison of arXiv:2403.17844.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        d_state: int = option(4, "N, state elements a channel")
+        expand: int = option(2, "inner width over the model's width")
+        conv: int = option(4, "taps of the short convolution")
+        dt_rank: int | None = option(None, "rank of the step size's map; none: width / 16, rounded up", scales="width")
+
+        def __post_init__(self) -> None:
+            for name in ("d_state", "expand", "conv", "dt_rank"):
+                value = getattr(self, name)
+                if value is not None and value < 1:
+                    raise ValueError(f"{name}={value} must be at least 1")
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.inner = inner = config.expand * dim
+        self.rank = rank = config.dt_rank or math.ceil(dim / 16)
+        self.project = nn.Linear(dim, 2 * inner, bias=False)
+        bound = config.conv**-0.5
+        self.conv_weight = nn.Parameter(torch.empty(inner, config.conv).uniform_(-bound, bound))
+        self.conv_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound))
+        self.select = nn.Linear(inner, rank + 2 * config.d_state, bias=False)
+        self.dt_weight = nn.Parameter(torch.empty(inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
+        # Step sizes start log-uniform in [1e-3, 1e-1]; the bias is their inverse softplus.
+        dt = torch.exp(torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1))).clamp(min=1e-4)
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.log_a = nn.Parameter(torch.arange(1.0, config.d_state + 1).log()[:, None].repeat(1, inner))  # (N, inner)
+        self.skip = nn.Parameter(torch.ones(inner))
+        self.out = nn.Linear(inner, dim, bias=False)
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        return ("recurrent", "conv")
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        return self._run(x, None)[0]
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        """h (B, N, inner) and the tail of the short convolution (B, taps - 1, inner)."""
+        self.check_length(length)
+        weight = self.project.weight
+        high = torch.promote_types(weight.dtype, torch.float32)
+        h = weight.new_zeros(batch, self.config.d_state, self.inner, dtype=high)
+        return h, weight.new_zeros(batch, self.config.conv - 1, self.inner)
+
+    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        y, state = self._run(x[:, None], state)
+        return y[:, 0], state
+
+    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        return self._run(x, state)
+
+    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        u, z = self.project(x).chunk(2, dim=-1)  # (B, T, inner)
+        tail = None if state is None else state[1]
+        v = F.silu(short_conv(u, self.conv_weight, self.conv_bias, tail))
+        n = self.config.d_state
+        dt, b, c = self.select(v).split([self.rank, n, n], dim=-1)
+        high = torch.promote_types(x.dtype, torch.float32)
+        delta = F.softplus(F.linear(dt, self.dt_weight).to(high) + self.dt_bias)  # (B, T, inner)
+        decay = torch.exp(delta[:, :, None] * -torch.exp(self.log_a.to(high)))  # (B, T, N, inner)
+        write = b.to(high)[..., None] * (delta * v.to(high))[:, :, None]
+        if state is not None:
+            # The state that enters is one more write, at the first position.
+            write = torch.cat([write[:, :1] + decay[:, :1] * state[0][:, None], write[:, 1:]], dim=1)
+        h = linear_scan(decay, write)  # (B, T, N, inner)
+        y = (h * c.to(high)[..., None]).sum(2) + self.skip * v
+        y = self.out((y * F.silu(z)).to(x.dtype))
+        empty = u.new_zeros(u.shape[0], self.config.conv - 1, self.inner) if tail is None else tail
+        return y, (h[:, -1], next_tail(u, empty))
+
+    def flops(self, length: int) -> int:
+        products = 2 * length * self.inner * (3 * self.dim + 2 * self.rank + 2 * self.config.d_state)
+        return products + self.unseen(length)
+
+    def unseen(self, length: int) -> int:
+        short = 2 * self.config.conv * length * self.inner
+        # A cell: delta A, its exponential, B (delta x), multiply-add of the state, multiply-add of the output.
+        scan = 7 * length * self.inner * self.config.d_state
+        return short + scan + 4 * length * self.inner  # delta x, skip and its sum, gate
+
+    def hints(self) -> dict[str, Hint]:
+        return {name: Hint(decay=False) for name in ("log_a", "skip", "dt_bias", "conv_weight")}

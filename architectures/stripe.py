@@ -1,0 +1,299 @@
+"""The striping grammar: a string of layers <-> a `Spec`.
+
+    spec    := item+
+    item    := [INT '*'] (layer | '(' spec ')' | '(' spec ('+' spec)+ ')')
+    layer   := NAME ['[' NAME '=' VALUE {',' NAME '=' VALUE} ']'] ['{' spec '}']
+
+    >>> str(parse("hyena swiglu hyena swiglu mh-attention swiglu"))
+    '2*(hyena swiglu) mh-attention swiglu'
+    >>> parse("mamba[d_state=4] swiglu") == parse("mamba swiglu")
+    True
+
+`+` is the parallel topology: the branches read the same normed input and are averaged. A preset's name stands for
+its layers, `package.module:Class` for a layer of the user's own. Where a preset and a layer share a name, the name
+alone is the preset and beside other layers the layer: "mamba" is a model, "1*mamba" one layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from architectures import registry
+from architectures.presets import PRESETS
+from architectures.registry import spell
+
+MAX_LAYERS = 4096
+
+_TOKEN = re.compile(
+    r"\s*(?:(?P<number>[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w.]))"
+    r"|(?P<name>[A-Za-z_][\w.\-]*(?:\+\+)?(?::[A-Za-z_]\w*)?)"
+    r"|(?P<mark>[*()\[\]{}+,=]))"
+)
+_WORDS = {"true": True, "false": False, "none": None}
+
+
+class SpecError(ValueError):
+    """A spec that cannot be read; the message shows the string with a caret."""
+
+    def __init__(self, message: str, text: str, column: int) -> None:
+        super().__init__(f"{message}\n  {text}\n  {' ' * column}^")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: its registered name, the options that differ from its defaults, the body of a wrapper."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+    body: Spec | None = None
+
+    def __str__(self) -> str:
+        options = f"[{', '.join(f'{k}={spell(v)}' for k, v in self.options)}]" if self.options else ""
+        return f"{self.name}{options}" + (f"{{{self.body}}}" if self.body else "")
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Branches that read the same normed input and are averaged."""
+
+    branches: tuple[Spec, ...]
+
+    def __str__(self) -> str:
+        return f"({' + '.join(str(b) for b in self.branches)})"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """An architecture: the flat sequence of its layers. Equal specs are equal architectures; str is canonical."""
+
+    layers: tuple[Layer | Parallel, ...]
+
+    def __str__(self) -> str:
+        text = _fold(self.layers)
+        return f"1*{text}" if text in PRESETS else text
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer | Parallel]:
+        return iter(self.layers)
+
+    def walk(self) -> Iterator[Layer]:
+        """Every layer, those in branches and bodies too, in the order of reading."""
+        for item in self.layers:
+            if isinstance(item, Parallel):
+                for branch in item.branches:
+                    yield from branch.walk()
+            else:
+                yield item
+                if item.body:
+                    yield from item.body.walk()
+
+
+def parse(text: str | Spec) -> Spec:
+    """The spec that `text` spells; a ValueError with a caret says what was expected where."""
+    if isinstance(text, Spec):
+        return text
+    if not text.strip():
+        raise SpecError("an architecture is empty; expected layers, such as '2*(mh-attention swiglu)'", text, 0)
+    preset = PRESETS.get(text.strip())
+    return _Parser(preset.spec if preset else text).parse()
+
+
+def scale(spec: str | Spec, *, depth: int | None = None, dim: int | None = None, from_dim: int = 128) -> Spec:
+    """The stripe pattern repeated or cut to `depth` layers, its options carried from width `from_dim` to `dim`.
+
+    Options that count widths or heads grow in proportion; sizes of one head and absolute sizes stay. Only
+    options that the spec states are touched: defaults follow the width by themselves.
+    """
+    spec = parse(spec)
+    layers = spec.layers
+    if depth is not None:
+        if depth < 1:
+            raise ValueError(f"depth={depth} must be at least 1")
+        layers = tuple(layers[i % len(layers)] for i in range(depth))
+    if dim is not None:
+        if dim < 1:
+            raise ValueError(f"dim={dim} must be at least 1")
+        layers = tuple(_widen(item, dim, from_dim) for item in layers)
+    return Spec(layers)
+
+
+def _widen(item: Layer | Parallel, dim: int, from_dim: int) -> Layer | Parallel:
+    def widen(spec: Spec) -> Spec:
+        return Spec(tuple(_widen(i, dim, from_dim) for i in spec.layers))
+
+    if isinstance(item, Parallel):
+        return Parallel(tuple(widen(b) for b in item.branches))
+    entry = registry.get(item.name)
+    kinds = {f.name: f.metadata.get("scales", "absolute") for f in dataclasses.fields(entry.cls.Config)}
+    options = {}
+    for name, value in item.options:
+        if kinds[name] == "width" and isinstance(value, int):
+            if value * dim % from_dim:
+                raise ValueError(
+                    f"{item.name}[{name}={value}] at width {from_dim} is no whole number at width {dim}; "
+                    f"choose a width that is a multiple of {from_dim}, or state {name} for that width"
+                )
+            value = value * dim // from_dim
+        options[name] = value
+    return Layer(item.name, entry.changed(options), widen(item.body) if item.body else None)
+
+
+def _fold(layers: tuple[Layer | Parallel, ...]) -> str:
+    """The shortest reading with one level of repetition: at each place, the repeat that covers most layers."""
+    words, i = [], 0
+    while i < len(layers):
+        best, period = 0, 1
+        for p in range(1, (len(layers) - i) // 2 + 1):
+            n = 1
+            while layers[i + n * p : i + (n + 1) * p] == layers[i : i + p]:
+                n += 1
+            if n > 1 and n * p > best:
+                best, period = n * p, p
+        if best:
+            inner = " ".join(str(x) for x in layers[i : i + period])
+            words.append(f"{best // period}*{inner}" if period == 1 else f"{best // period}*({inner})")
+            i += best
+        else:
+            words.append(str(layers[i]))
+            i += 1
+    return " ".join(words)
+
+
+class _Parser:
+    """Recursive descent over the tokens; `at` is the column of the current one."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens: list[tuple[str, str, int]] = []
+        position = 0
+        while text[position:].strip():
+            match = _TOKEN.match(text, position)
+            if not match:
+                column = position + len(text[position:]) - len(text[position:].lstrip())
+                raise SpecError(f"{text[column]!r} is not part of the grammar; expected a layer", text, column)
+            kind = str(match.lastgroup)
+            self.tokens.append((kind, match[kind], match.start(kind)))
+            position = match.end()
+        self.tokens.append(("end", "", len(text)))
+        self.here = 0
+
+    def parse(self) -> Spec:
+        layers = self.items()
+        if self.kind != "end":
+            expected = "parentheses around '+'" if self.word == "+" else "a layer, a number or the end"
+            raise self.error(f"unexpected {self.word!r}; expected {expected}")
+        return Spec(tuple(layers))
+
+    @property
+    def kind(self) -> str:
+        return self.tokens[self.here][0]
+
+    @property
+    def word(self) -> str:
+        return self.tokens[self.here][1]
+
+    def error(self, message: str, column: int | None = None) -> SpecError:
+        return SpecError(message, self.text, self.tokens[self.here][2] if column is None else column)
+
+    def take(self, word: str, why: str) -> None:
+        if self.word != word:
+            found = repr(self.word) if self.word else "the end"
+            raise self.error(f"expected {word!r} {why}, found {found}")
+        self.here += 1
+
+    def items(self) -> list[Layer | Parallel]:
+        """item+"""
+        layers: list[Layer | Parallel] = []
+        while self.kind in ("number", "name") or self.word == "(":
+            start = self.tokens[self.here][2]
+            layers += self.item()
+            if len(layers) > MAX_LAYERS:
+                raise self.error(f"more than {MAX_LAYERS} layers; choose a smaller number of repeats", start)
+        if not layers:
+            found = repr(self.word) if self.word else "the end"
+            raise self.error(f"expected a layer, a number of repeats or '(', found {found}")
+        return layers
+
+    def item(self) -> list[Layer | Parallel]:
+        count = 1
+        if self.kind == "number":
+            if not self.word.isdigit() or int(self.word) < 1:
+                raise self.error(f"{self.word} repeats; expected a whole number of at least 1")
+            if int(self.word) > MAX_LAYERS:
+                raise self.error(f"{self.word} repeats; at most {MAX_LAYERS} layers are allowed")
+            count = int(self.word)
+            self.here += 1
+            self.take("*", "after a number of repeats")
+        if self.word == "(":
+            return count * self.group()
+        if self.kind != "name":
+            found = repr(self.word) if self.word else "the end"
+            raise self.error(f"expected a layer or '(', found {found}")
+        return count * self.layer()
+
+    def group(self) -> list[Layer | Parallel]:
+        self.here += 1
+        branches = [self.items()]
+        while self.word == "+":
+            self.here += 1
+            branches.append(self.items())
+        self.take(")", "to close the group")
+        if len(branches) == 1:
+            return branches[0]
+        return [Parallel(tuple(Spec(tuple(b)) for b in branches))]
+
+    def layer(self) -> list[Layer | Parallel]:
+        name, column = self.word, self.tokens[self.here][2]
+        self.here += 1
+        options = self.options()
+        try:
+            if name in PRESETS and name not in registry.names() and not options:
+                return list(_Parser(PRESETS[name].spec).parse().layers)
+            entry = registry.get(name)
+            changed = entry.changed(options)
+        except ValueError as error:
+            raise SpecError(str(error), self.text, column) from error
+        body = None
+        if self.word == "{":
+            if entry.mixes != "stream":
+                raise self.error(f"{name} takes no body; remove the braces")
+            self.here += 1
+            body = Spec(tuple(self.items()))
+            self.take("}", f"to close the body of {name}")
+        elif entry.mixes == "stream":
+            raise self.error(f"{name} wraps layers; expected a body, such as {entry.example}", column)
+        return [Layer(name, changed, body)]
+
+    def options(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.word != "[":
+            return found
+        self.here += 1
+        while True:
+            if self.kind != "name":
+                raise self.error("expected an option, such as d_state=4")
+            key = self.word
+            if key in found:
+                raise self.error(f"option {key!r} is given twice")
+            self.here += 1
+            self.take("=", f"after option {key!r}")
+            if self.kind not in ("name", "number"):
+                raise self.error(f"expected a value for {key!r}: a number, true, false, none or a word")
+            found[key] = self.value()
+            self.here += 1
+            if self.word != ",":
+                break
+            self.here += 1
+        self.take("]", "to close the options")
+        return found
+
+    def value(self) -> Any:
+        if self.kind == "name":
+            return _WORDS.get(self.word, self.word)
+        return int(self.word) if re.fullmatch(r"[-+]?\d+", self.word) else float(self.word)
