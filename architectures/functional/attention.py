@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from architectures.functional.fold import fold, unfold
+
 aten = torch.ops.aten
 
 
@@ -107,13 +109,3 @@ def _scores(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         return scores.masked_fill(future, float("-inf"))
     return scores + mask.to(high)
 
-
-def fold(x: Tensor, dim: int | None, size: int) -> Tensor:
-    """Replicas into the batch: (R, B, ...), or (B, ...) shared by all replicas, -> (R * B, ...)."""
-    x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
-
-def unfold(x: Tensor, size: int) -> Tensor:
-    """(R * B, ...) -> (R, B, ...)."""
-    return x.reshape(size, -1, *x.shape[1:])

@@ -91,19 +91,20 @@ class Mamba(Primitive):
             # The state that enters is one more write, at the first position.
             write = torch.cat([write[:, :1] + decay[:, :1] * state[0][:, None], write[:, 1:]], dim=1)
         h = linear_scan(decay, write)  # (B, T, N, inner)
-        y = (h * c.to(high)[..., None]).sum(2) + self.skip * v
+        y = (c.to(high)[:, :, None] @ h)[:, :, 0] + self.skip * v
         y = self.out((y * F.silu(z)).to(x.dtype))
         empty = u.new_zeros(u.shape[0], self.config.conv - 1, self.inner) if tail is None else tail
         return y, (h[:, -1], next_tail(u, empty))
 
     def flops(self, length: int) -> int:
-        products = 2 * length * self.inner * (3 * self.dim + 2 * self.rank + 2 * self.config.d_state)
+        # In and out projections, the selection, the step size's map, and the reading of the state.
+        products = 2 * length * self.inner * (3 * self.dim + 2 * self.rank + 3 * self.config.d_state)
         return products + self.unseen(length)
 
     def unseen(self, length: int) -> int:
         short = 2 * self.config.conv * length * self.inner
-        # A cell: delta A, its exponential, B (delta x), multiply-add of the state, multiply-add of the output.
-        scan = 7 * length * self.inner * self.config.d_state
+        # A cell: delta A, its exponential, B (delta x), multiply-add of the state.
+        scan = 5 * length * self.inner * self.config.d_state
         return short + scan + 4 * length * self.inner  # delta x, skip and its sum, gate
 
     def hints(self) -> dict[str, Hint]:
