@@ -1,0 +1,147 @@
+"""Tasks by name: registration, lookup, discovery and the spelling "name[option=value, ...]"."""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Collection
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints
+
+from synthetic_tasks.task import Task
+
+T = TypeVar("T", bound=type[Task])
+
+ENTRY_POINTS = "mad.tasks"  # each entry point of this group names an object whose import registers tasks
+
+_tasks: dict[str, type[Task]] = {}
+_discovered = False
+
+
+def task(name: str, *, version: int) -> Callable[[T], T]:
+    """Registers a task class. Raise the version whenever the same seed would draw other data than before."""
+
+    def register(cls: T) -> T:
+        _check(name, version, cls)
+        cls.name, cls.version = name, version
+        _tasks[name] = cls
+        return cls
+
+    return register
+
+
+def get(name: str, /, **options: Any) -> Task:
+    """The task of that name, with its default difficulty but for the options."""
+    if name not in names():
+        raise ValueError(_unknown("task", name, names()))
+    cls = _tasks[name]
+    known = [field.name for field in fields(cls)]
+    for option in options:
+        if option not in known:
+            raise ValueError(_unknown(f"option of {name}", option, known))
+    return cls(**options)
+
+
+def names() -> tuple[str, ...]:
+    """Every registered name, sorted."""
+    _discover()
+    return tuple(sorted(_tasks))
+
+
+def parse(text: str) -> Task:
+    """Reads "name" or "name[option=value, ...]"; values are ints, floats, true, false and bare words."""
+    position = 0
+
+    def take(pattern: str, expected: str) -> tuple[str, int]:
+        nonlocal position
+        start = len(text) - len(text[position:].lstrip())
+        found = re.compile(pattern).match(text, start)
+        if not found:
+            raise ValueError(_caret(text, start, f"expected {expected}"))
+        position = found.end()
+        return found.group(), start
+
+    name, start = take(r"[A-Za-z][\w-]*", "the name of a task")
+    if name not in names():
+        raise ValueError(_caret(text, start, _unknown("task", name, names())))
+    known = [field.name for field in fields(_tasks[name])]
+    options: dict[str, Any] = {}
+    closing = take(r"\[|$", "'[' or the end")[0]
+    while closing in ("[", ","):
+        option, start = take(r"[A-Za-z]\w*", "the name of an option")
+        if option not in known:
+            raise ValueError(_caret(text, start, _unknown(f"option of {name}", option, known)))
+        if option in options:
+            raise ValueError(_caret(text, start, f"{option} is given twice; give it once"))
+        take("=", "'='")
+        value, start = take(r"[^\s,=\[\]]+", "a value")
+        options[option] = _value(text, value, start)
+        closing = take(r",|\]", "',' or ']'")[0]
+    if closing == "]":
+        take("$", "the end")
+    return get(name, **options)
+
+
+def _value(text: str, word: str, start: int) -> bool | int | float | str:
+    if word in ("true", "false"):
+        return word == "true"
+    if re.fullmatch(r"[+-]?\d+", word):
+        return int(word)
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", word):
+        return float(word)
+    if re.fullmatch(r"[A-Za-z][\w-]*", word):
+        return word
+    raise ValueError(_caret(text, start, "expected a number, true, false or a word"))
+
+
+def _caret(text: str, position: int, message: str) -> str:
+    return f"{message}\n  {text}\n  {' ' * position}^"
+
+
+def _unknown(what: str, word: str, known: Collection[str]) -> str:
+    near = get_close_matches(word, known, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {word!r}; {hint}Available: {', '.join(known)}"
+
+
+def _check(name: str, version: int, cls: type[Task]) -> None:
+    """Refuses what could not be looked up, spelled or hashed later; the error names the class at fault."""
+
+    def require(holds: object, rule: str) -> None:
+        if not holds:
+            raise ValueError(f"task {name!r}: {rule}")
+
+    require(re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name), "a name is lower-case words joined by '-'")
+    require(type(version) is int and version >= 1, f"version {version!r} must be an int of at least 1")
+    require(isinstance(cls, type) and issubclass(cls, Task), f"{cls!r} is no Task; derive it from Task")
+    is_dataclass = "__dataclass_fields__" in vars(cls)
+    require(is_dataclass, f"{cls.__qualname__} is no dataclass; write @dataclass(frozen=True, kw_only=True)")
+    hints = get_type_hints(cls)
+    for field in fields(cls):
+        plain = hints[field.name] in (int, float, bool) or get_origin(hints[field.name]) is Literal
+        require(plain, f"annotate {field.name} as int, float, bool or Literal of words, to be spelled")
+        require(field.default is not MISSING, f"give {field.name} a default: the bare name must be a setting")
+    held = _tasks.get(name, cls)
+    same = (held.__module__, held.__qualname__) == (cls.__module__, cls.__qualname__)
+    require(same, f"the name is taken by {held.__module__}.{held.__qualname__}; choose another")
+
+
+def _discover() -> None:
+    """Imports the package's own task files, then what other distributions announce, once names are needed."""
+    global _discovered
+    if _discovered:
+        return
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{package}.{module.name}")
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            entry.load()
+        except Exception as error:
+            raise ValueError(
+                f"entry point {entry.name!r} = {entry.value!r} of group {ENTRY_POINTS!r} failed to load: "
+                f"{type(error).__name__}: {error}; repair or uninstall the package that announces it"
+            ) from error
+    _discovered = True
