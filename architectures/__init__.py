@@ -1,7 +1,7 @@
 """Sequence-model architectures as strings of layers.
 
-Names are resolved on first use, so importing this package is cheap. The decorators for new layers, `primitive` and
-`variant`, are in `architectures.registry`.
+Names are resolved on first use, so importing this package is cheap. The decorators for new layers, `primitive`
+and `variant`, are in `architectures.registry`.
 """
 
 from __future__ import annotations

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from architectures.model import SequenceModel, build
 from architectures.options import ModelOptions
-from architectures.stripe import Spec
+from architectures.primitive import Primitive, UnknownState
+from architectures.stripe import Layer, Spec
 
 KINDS = ("recurrent", "conv", "growing", "total")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerAccount:
-    """One layer: `params` its own parameters, `flops` forward FLOPs a token, `state` elements by kind."""
+    """One layer by its name in the spec.
+
+    `params` its own parameters, `flops` forward FLOPs a token, `state` elements by kind.
+    """
 
     name: str
     mixes: str
@@ -34,7 +39,7 @@ class Account:
     flops      forward FLOPs a token, averaged over the sequence; training costs three times as much
     state      floating elements of one row after `seq_len` tokens, by kind; None where a layer's is unknown
     nominal    the state that the iso-state literature counts
-    layers     the same for each layer, in the order of the spec
+    layers     the same for each layer, in the order of the spec; a wrapper counts the layers in its body
     """
 
     seq_len: int
@@ -63,24 +68,26 @@ def account(
 ) -> Account:
     """Count a spec at a vocabulary, width and length without building it in memory."""
     with torch.device("meta"):
-        model = build(spec, vocab_size=vocab_size, dim=dim, max_len=seq_len, readout=readout, seed=0, options=options)
+        model = build(
+            spec, vocab_size=vocab_size, dim=dim, max_len=seq_len, readout=readout, seed=0, options=options
+        )
     return account_model(model, seq_len)
 
 
 def account_model(model: SequenceModel, seq_len: int) -> Account:
     """Count a model that is already built, on any device."""
     layers = []
-    for _, layer in model.layers():
-        if layer.mixes == "stream":
-            continue
+    for name, layer in _outermost(model):
+        state: dict[str, int] | None
+        nominal: int | None
         try:
             state, nominal = layer.measure_state(seq_len), layer.nominal_state(seq_len)
-        except (ValueError, NotImplementedError):
-            # A plain nn.Module, or a layer without `step`: its state is unknown, which is not the same as none.
+        except (UnknownState, NotImplementedError):
+            # A plain nn.Module, or a layer without `step`: its state is unknown, which is not none.
             state = nominal = None
         layers.append(
             LayerAccount(
-                name=layer.name or type(layer).__name__,
+                name=name,
                 mixes=layer.mixes,
                 params=sum(p.numel() for p in layer.parameters()),
                 flops=layer.flops(seq_len) / seq_len,
@@ -92,7 +99,7 @@ def account_model(model: SequenceModel, seq_len: int) -> Account:
     embedding = model.embedding.weight.numel() + (0 if model.options.tied else model.head.weight.numel())
     readout = 2 * model.dim * model.vocab_size
     if model.decoder is not None:
-        readout += sum(2 * m.weight.numel() for m in model.decoder.maps)
+        readout += 4 * model.dim**2  # its two maps
     known = [layer.state for layer in layers if layer.state is not None]
     complete = len(known) == len(layers)
     return Account(
@@ -105,3 +112,24 @@ def account_model(model: SequenceModel, seq_len: int) -> Account:
         nominal=sum(layer.nominal or 0 for layer in layers) if complete else None,
         layers=tuple(layers),
     )
+
+
+def _outermost(model: SequenceModel) -> list[tuple[str, Primitive]]:
+    """Every primitive that is inside no other one, which counts what it holds, with its name in the spec."""
+    found: list[tuple[str, Primitive]] = []
+    inside = "/"
+    for path, layer in model.layers():
+        if not path.startswith(inside):
+            found.append((path, layer))
+            inside = f"{path}."
+    names = list(_names(model.spec))
+    return [(name, layer) for name, (_, layer) in zip(names, found, strict=True)]
+
+
+def _names(spec: Spec) -> Iterator[str]:
+    for item in spec:
+        if isinstance(item, Layer):
+            yield item.name
+        else:
+            for branch in item.branches:
+                yield from _names(branch)

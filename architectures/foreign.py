@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import typing
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from architectures.primitive import Context, Primitive, State
+from architectures.primitive import Context, Primitive, State, UnknownState, config_options
 
 # Arguments that the model itself provides, if the class asks for them.
 PROVIDED = ("dim", "max_len")
@@ -19,8 +20,9 @@ PROVIDED = ("dim", "max_len")
 class Foreign(Primitive):
     """Adapter around an nn.Module class that maps (B, T, D) to (B, T, D).
 
-    It is built with `dim` and `max_len` where its constructor names them; its other arguments are options. It
-    has a forward, parameters and FLOPs as torch's counter sees them; its state is unknown and it has no `step`.
+    It is built with `dim` and `max_len` where its constructor names them; its other arguments are options.
+    It has a forward, parameters and FLOPs as torch's counter sees them; its state is unknown and it has no
+    `step`.
     """
 
     inner: ClassVar[type[nn.Module]]
@@ -29,36 +31,52 @@ class Foreign(Primitive):
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         parameters = inspect.signature(self.inner).parameters
         provided = {k: v for k, v in (("dim", dim), ("max_len", max_len)) if k in parameters}
-        self.module = self.inner(**provided, **dataclasses.asdict(config))
+        self.module = self.inner(**provided, **config_options(config))
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         y = self.module(x)
         if not isinstance(y, Tensor) or y.shape != x.shape:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(
-                f"{self.inner.__name__} returned {got} for an input {tuple(x.shape)}; a layer maps (B, T, D) to (B, T, D)"
+                f"{self.inner.__name__} returned {got} for an input {tuple(x.shape)}; "
+                "a layer maps (B, T, D) to (B, T, D)"
             )
         return y
 
     def init_state(self, batch: int, length: int | None = None) -> State:
-        raise ValueError(
+        raise UnknownState(
             f"the state of {self.inner.__name__} is unknown: a plain nn.Module has no step; "
             "subclass architectures.Primitive to define one"
         )
 
     def measure_state(self, length: int) -> dict[str, int]:
-        self.init_state(1, length)
-        raise AssertionError("unreachable")
+        raise UnknownState(f"the state of {self.inner.__name__} is unknown")
 
     def flops(self, length: int) -> int:
         weight = next(self.parameters(), torch.empty(0))
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        # The counter has no formula for the fused kernel of the CPU, and would take it for free.
+        known: dict[Any, Any] = {
+            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_flops
+        }
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=known) as counter:
             self.module(torch.zeros(1, length, self.dim, device=weight.device, dtype=weight.dtype))
         return counter.get_total_flops()
 
 
+def _fused_attention_flops(
+    q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], *_: Any, **__: Any
+) -> int:
+    batch, heads, length, width = q
+    return 2 * batch * heads * length * k[2] * (width + v[3])
+
+
 def foreign_config(cls: type[nn.Module]) -> type:
-    """A frozen config of the constructor's own arguments, for those that have a default."""
+    """A frozen config of the constructor's own arguments, with its annotations and defaults."""
+    try:
+        hints = typing.get_type_hints(cls.__init__)
+    except (NameError, TypeError):
+        # Annotations that name what is imported for type checkers only.
+        hints = {}
     fields: list[tuple[str, Any, Any]] = []
     for name, parameter in inspect.signature(cls).parameters.items():
         if name in PROVIDED:
@@ -70,5 +88,7 @@ def foreign_config(cls: type[nn.Module]) -> type:
                 f"{cls.__name__} needs the argument {name!r}, which has no default; "
                 f"give it one (a layer is built from {' and '.join(PROVIDED)} and its options)"
             )
-        fields.append((name, Any, dataclasses.field(default=parameter.default)))
+        if type(parameter.default).__hash__ is None:
+            continue  # a list or a dictionary, which no spec can spell: the class keeps its own
+        fields.append((name, hints.get(name, Any), dataclasses.field(default=parameter.default)))
     return dataclasses.make_dataclass("Config", fields, frozen=True, kw_only=True)

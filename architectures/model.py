@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,14 +48,13 @@ class Branches(nn.Module):
     branch's own output.
     """
 
-    def __init__(self, branches: list[tuple[nn.Module, list[nn.Module]]]) -> None:
+    def __init__(self, branches: list[list[Part]]) -> None:
         super().__init__()
-        self.heads = nn.ModuleList([head for head, _ in branches])
-        self.rests = nn.ModuleList([nn.ModuleList(rest) for _, rest in branches])
+        self.branches = nn.ModuleList([nn.ModuleList(branch) for branch in branches])
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         outputs = []
-        for head, rest in zip(self.heads, self.rests, strict=True):
+        for head, *rest in self._chains():
             y = head(x, ctx)
             for block in rest:
                 y = add(block, y, ctx)
@@ -62,8 +62,7 @@ class Branches(nn.Module):
         return torch.stack(outputs).mean(0)
 
     def init_state(self, batch: int, length: int | None = None) -> State:
-        parts = [part for chain in self._chains() for part in chain]
-        return tuple(t for part in parts for t in part.init_state(batch, length))
+        return tuple(t for chain in self._chains() for part in chain for t in part.init_state(batch, length))
 
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         return self._advance("step", x, state, ctx)
@@ -71,8 +70,8 @@ class Branches(nn.Module):
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         return self._advance("prefill", x, state, ctx)
 
-    def _chains(self) -> list[list[nn.Module]]:
-        return [[head, *rest] for head, rest in zip(self.heads, self.rests, strict=True)]
+    def _chains(self) -> list[list[Part]]:
+        return [list(cast("Iterable[Part]", branch)) for branch in self.branches]
 
     def _advance(self, verb: str, x: Tensor, state: State, ctx: Context | None) -> tuple[Tensor, State]:
         outputs, states, at = [], [], 0
@@ -100,7 +99,15 @@ class SequenceModel(nn.Module):
     """
 
     def __init__(
-        self, spec: Spec, *, vocab_size: int, dim: int, max_len: int, readout: str, seed: int, options: ModelOptions
+        self,
+        spec: Spec,
+        *,
+        vocab_size: int,
+        dim: int,
+        max_len: int,
+        readout: str,
+        seed: int,
+        options: ModelOptions,
     ) -> None:
         super().__init__()
         self.spec, self.dim, self.max_len, self.readout = spec, dim, max_len, readout
@@ -132,7 +139,7 @@ class SequenceModel(nn.Module):
 
     def init_state(self, batch: int, length: int | None = None) -> tuple[State, ...]:
         """One state a block, before the first token."""
-        return tuple(block.init_state(batch, length) for block in self.blocks)
+        return tuple(block.init_state(batch, length) for block in self._parts())
 
     def step(self, tokens: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
         """One token a row (B,) -> logits (B, vocabulary) and the next state."""
@@ -142,10 +149,13 @@ class SequenceModel(nn.Module):
     def prefill(self, tokens: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
         """Tokens (B, T) -> logits (B, T, vocabulary) and the state after them."""
         if self.readout != "every":
-            raise ValueError("a model with readout='last' encodes whole sequences; build it with readout='every' to decode")
+            raise ValueError(
+                "a model with readout='last' encodes whole sequences; build it with readout='every' to decode"
+            )
+        self._check_length(tokens.shape[1])
         x, states = self.embedding(tokens), []
         ctx = Context()
-        for block, before in zip(self.blocks, state, strict=True):
+        for block, before in zip(self._parts(), state, strict=True):
             if x.shape[1] == 1:
                 y, after = block.step(x[:, 0], before, ctx)
                 y = y[:, None]
@@ -167,29 +177,38 @@ class SequenceModel(nn.Module):
             for name, hint in layer.hints().items():
                 full = f"{prefix}.{name}"
                 if full not in plain:
-                    raise ValueError(f"{type(layer).__name__}.hints names {name!r}, which is no parameter of it")
+                    raise ValueError(
+                        f"{type(layer).__name__}.hints names {name!r}, which is no parameter of it"
+                    )
                 plain[full] = hint
         return plain
 
     def _logits(self, tokens: Tensor, ctx: Context | None) -> Tensor:
-        if tokens.shape[1] > self.max_len:
-            raise ValueError(
-                f"{tokens.shape[1]} tokens are more than max_len {self.max_len}; "
-                f"build the model with max_len={tokens.shape[1]}"
-            )
+        self._check_length(tokens.shape[1])
         x = self.embedding(tokens)  # (B, T, D)
-        for block in self.blocks:
+        for block in self._parts():
             x = add(block, x, ctx)
         if self.decoder is not None:
             x = self.decoder(x[:, -1], tokens.shape[1])
         return self._read(x)
+
+    def _parts(self) -> list[Part]:
+        return list(cast("Iterable[Part]", self.blocks))
+
+    def _check_length(self, length: int) -> None:
+        if length > self.max_len:
+            raise ValueError(
+                f"{length} tokens are more than max_len {self.max_len}; build the model with max_len={length}"
+            )
 
     def _read(self, x: Tensor) -> Tensor:
         return self.head(self.norm(x) * self.head_scale)
 
 
 class Decoder(nn.Module):
-    """Two hidden layers from one vector and a position's code to that position's vector: (B, D) -> (B, T, D)."""
+    positions: Tensor
+
+    """Two hidden layers from one vector and a position's code to the position's vector: (B, D) -> (B, T, D)."""
 
     def __init__(self, dim: int, max_len: int) -> None:
         super().__init__()
@@ -198,7 +217,9 @@ class Decoder(nn.Module):
         half = (dim + 1) // 2
         frequency = 10_000.0 ** (-torch.arange(half) / max(half - 1, 1))
         angle = torch.arange(max_len)[:, None] * frequency
-        self.register_buffer("positions", torch.cat([angle.sin(), angle.cos()], dim=-1)[:, :dim], persistent=False)
+        self.register_buffer(
+            "positions", torch.cat([angle.sin(), angle.cos()], dim=-1)[:, :dim], persistent=False
+        )
 
     def forward(self, x: Tensor, length: int) -> Tensor:
         x = x[:, None] + self.positions[:length].to(x.dtype)
@@ -207,17 +228,21 @@ class Decoder(nn.Module):
         return x
 
 
-def add(block: nn.Module, x: Tensor, ctx: Context | None) -> Tensor:
+# What a spec's item is built into; the type checker sees only modules inside a ModuleList.
+Part: TypeAlias = Block | Branches | Primitive
+
+
+def add(block: Part, x: Tensor, ctx: Context | None) -> Tensor:
     """The stream after a block: x + block(x), or what a stream wrapper makes of it."""
     y = block(x, ctx)
     return y if owns_stream(block) else x + y
 
 
-def owns_stream(block: nn.Module) -> bool:
+def owns_stream(block: Part) -> bool:
     return isinstance(block, Primitive) and block.mixes == "stream"
 
 
-def state_size(part: nn.Module) -> int:
+def state_size(part: Part) -> int:
     """The number of tensors in a part's state."""
     return len(part.init_state(1))
 
@@ -234,8 +259,8 @@ def build(
 ) -> SequenceModel:
     """Build the model of a spec, a string or a preset's name.
 
-    `seed` keys the initial weights, each part by itself: the same seed gives the same weights on every device,
-    and the global random state is left as it was. `options=None` takes the preset's own, else the defaults.
+    `seed` keys the initial weights, each part by itself: the same seed gives the same weights, and the global
+    random state is left as it was. `options=None` takes the preset's own, else the defaults.
     """
     for name, value in (("vocab_size", vocab_size), ("dim", dim), ("max_len", max_len)):
         if value < 1:
@@ -244,7 +269,13 @@ def build(
         raise ValueError(f"readout={readout!r} is not one of {', '.join(READOUTS)}")
     options = resolve_options(spec) if options is None else options
     return SequenceModel(
-        parse(spec), vocab_size=vocab_size, dim=dim, max_len=max_len, readout=readout, seed=seed, options=options
+        parse(spec),
+        vocab_size=vocab_size,
+        dim=dim,
+        max_len=max_len,
+        readout=readout,
+        seed=seed,
+        options=options,
     )
 
 
@@ -280,23 +311,23 @@ class _Builder:
     def seeded(self, part: str) -> contextlib.AbstractContextManager[None]:
         return seeded(self.seed, part)
 
-    def blocks(self, spec: Spec, path: str) -> list[nn.Module]:
+    def blocks(self, spec: Spec, path: str) -> list[Part]:
         return [self.block(item, f"{path}.{i}") for i, item in enumerate(spec.layers)]
 
-    def block(self, item: Layer | Parallel, path: str) -> nn.Module:
-        if isinstance(item, Parallel):
-            chains = []
-            for b, branch in enumerate(item.branches):
-                first, *rest = branch.layers
-                head = self.bare(first, f"{path}.{b}.0")
-                chains.append((head, [self.block(x, f"{path}.{b}.{i}") for i, x in enumerate(rest, start=1)]))
-            return Block(Branches(chains), self.dim)
-        layer = self.layer(item, path)
-        return layer if owns_stream(layer) else Block(layer, self.dim)
+    def block(self, item: Layer | Parallel, path: str) -> Part:
+        part = self.bare(item, path)
+        return part if owns_stream(part) else Block(part, self.dim)
 
-    def bare(self, item: Layer | Parallel, path: str) -> nn.Module:
-        """A layer without a norm of its own: the first of a branch."""
-        return self.layer(item, path) if isinstance(item, Layer) else self.block(item, path)
+    def bare(self, item: Layer | Parallel, path: str) -> Primitive | Branches:
+        """An item without a norm of its own."""
+        if isinstance(item, Layer):
+            return self.layer(item, path)
+        branches: list[list[Part]] = []
+        for b, branch in enumerate(item.branches):
+            first, *rest = branch.layers
+            head = self.bare(first, f"{path}.{b}.0")
+            branches.append([head, *(self.block(x, f"{path}.{b}.{i}") for i, x in enumerate(rest, start=1))])
+        return Branches(branches)
 
     def layer(self, item: Layer, path: str) -> Primitive:
         entry = registry.get(item.name)

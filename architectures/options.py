@@ -10,9 +10,9 @@ class ModelOptions:
     """What surrounds the layers.
 
     tied           the readout uses the embedding's weights, scaled by 1 / sqrt(dim)
-    embedding_std  standard deviation of the initial embedding. With 1, what a token is outweighs what fresh layers
-                   add to the stream, and recall is learned in a few hundred steps; with the 0.02 of the public MAD
-                   code it takes thousands at the same learning rate (measured: docs/quick-suite.md)
+    embedding_std  standard deviation of the initial embedding. With 1, what a token is outweighs what fresh
+                   layers add to the stream, and recall is learned in a few hundred steps; with the 0.02 of the
+                   public MAD code it takes thousands at the same learning rate (measured: docs/quick-suite.md)
     """
 
     tied: bool = False

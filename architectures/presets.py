@@ -20,7 +20,9 @@ PRESETS: dict[str, Preset] = {
         about="attention with RoPE, SwiGLU, RMSNorm; heads 16 wide",
     ),
     "hyena": Preset(spec="2*(hyena swiglu)", about="long convolutions only"),
-    "striped-hyena": Preset(spec="hyena swiglu mh-attention swiglu", about="one attention layer for each hyena"),
+    "striped-hyena": Preset(
+        spec="hyena swiglu mh-attention swiglu", about="one attention layer for each hyena"
+    ),
     "mamba": Preset(spec="4*mamba", about="selective state spaces only; mamba mixes channels itself"),
-    "striped-mamba": Preset(spec="mamba mamba mh-attention swiglu", about="half mamba, half attention"),
+    "striped-mamba": Preset(spec="2*mamba mh-attention swiglu", about="half mamba, half attention"),
 }

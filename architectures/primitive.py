@@ -21,6 +21,11 @@ from torch import Tensor, nn
 
 State = tuple[Tensor, ...]
 
+
+class UnknownState(ValueError):
+    """The state of a layer that does not define one was asked for."""
+
+
 # What a number in an option means when the model is made wider (`architectures.scale`).
 SCALES = ("absolute", "head", "width")
 
@@ -65,21 +70,23 @@ class Context:
     def noise(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """Uniform noise in [0, 1) of `shape`, keyed by (seed, step, name); None without a seed.
 
-        It depends on neither the device nor the number of replicas: drawn on the CPU, then moved.
+        It depends on neither the device nor the number of replicas: drawn on the CPU, then moved. Its dtype
+        is that of `like`, but at least float32: bfloat16 would round the largest values to 1.
         """
         if self.seed is None:
             return None
         key = hashlib.sha256(f"{self.seed}/{self.step}/{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") % 2**63)
-        return torch.rand(shape, generator=generator).to(device=like.device, dtype=like.dtype)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return torch.rand(shape, generator=generator).to(device=like.device, dtype=dtype)
 
 
 class Primitive(nn.Module):
     """A layer that maps (B, T, D) to (B, T, D), with a parallel and a recurrent form of the same function.
 
-    A subclass nests a frozen, keyword-only dataclass `Config`, calls `super().__init__` first, initialises all
-    of its own parameters, and mutates nothing in `forward`. `index` counts the layers with the same `mixes`
-    before this one, `depth` all of them.
+    A subclass nests a frozen, keyword-only dataclass `Config`, calls `super().__init__` first, initialises
+    all of its own parameters, and mutates nothing in `forward`. `index` counts the layers with the same
+    `mixes` before this one, `depth` all of them.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -158,7 +165,7 @@ class Primitive(nn.Module):
         return self.measure_state(length)["recurrent"]
 
     def hints(self) -> dict[str, Hint]:
-        """Optimiser hints by parameter name (dotted, relative to this layer); matrices without one are decayed."""
+        """Optimiser hints by dotted name, relative to this layer; matrices without one are decayed."""
         return {}
 
     def check_length(self, length: int | None) -> None:
@@ -168,7 +175,7 @@ class Primitive(nn.Module):
             )
 
     def measure_state(self, length: int) -> dict[str, int]:
-        """Floating elements of one row's state after `length` tokens, by kind, measured on the state itself."""
+        """Floating elements of one row's state after `length` tokens, by kind, measured on the state."""
         weight = next(self.parameters(), torch.empty(0))
         with torch.no_grad():
             x = torch.zeros(1, length, self.dim, device=weight.device, dtype=weight.dtype)
@@ -180,7 +187,9 @@ class Primitive(nn.Module):
 def count_state(state: State, kinds: tuple[str, ...]) -> dict[str, int]:
     """Floating elements by kind, and their `total`; counters are not counted."""
     if len(state) != len(kinds):
-        raise ValueError(f"a state of {len(state)} tensors has {len(kinds)} kinds; state_kinds must name each tensor")
+        raise ValueError(
+            f"a state of {len(state)} tensors has {len(kinds)} kinds; state_kinds must name each tensor"
+        )
     sizes = {"recurrent": 0, "conv": 0, "growing": 0}
     for tensor, kind in zip(state, kinds, strict=True):
         if kind == "counter":

@@ -11,6 +11,7 @@ import importlib.metadata
 import inspect
 import os
 import pkgutil
+import re
 import sys
 import types
 import typing
@@ -25,6 +26,7 @@ from architectures.foreign import Foreign, foreign_config
 from architectures.primitive import Primitive
 
 MIXES = ("time", "channel", "stream")
+_KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,27 @@ class Entry:
 
     def config(self, options: dict[str, Any]) -> Any:
         """The frozen config of this layer with `options`; unknown names and wrong types are refused."""
-        fields = {f.name: f for f in dataclasses.fields(self.cls.Config)}
-        hints = _hints(self.cls.Config)
         for key, value in options.items():
-            if key not in fields:
-                raise ValueError(f"{self.name} has no option {key!r}{_suggest(key, fields)}; {_list(fields)}")
-            _check_type(f"{self.name}[{key}]", value, hints[key])
-        values = {**self.defaults, **options}
-        # An int is a fine float; stored as one, so that both spellings are the same architecture.
-        values = {k: float(v) if hints[k] is float else v for k, v in values.items()}
+            self.check(key, value)
+        values = {k: _as_stored(v, self.kind(k)) for k, v in {**self.defaults, **options}.items()}
         return self.cls.Config(**values)
+
+    def kind(self, option: str) -> Any:
+        """The annotation of an option; a name that is no option is refused."""
+        hints = _hints(self.cls.Config)
+        if option not in hints:
+            raise ValueError(
+                f"{self.name} has no option {option!r}{_suggest(option, hints)}; {self.choices()}"
+            )
+        return hints[option]
+
+    def check(self, option: str, value: Any) -> None:
+        """Refuse a value that the annotation of its option does not allow."""
+        _check_type(f"{self.name}[{option}]", value, self.kind(option))
+
+    def choices(self) -> str:
+        """The options of this layer, for a message."""
+        return _list(_hints(self.cls.Config)) if _hints(self.cls.Config) else "it takes no options"
 
     def changed(self, options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
         """The options that differ from this name's defaults, in the order of the fields."""
@@ -68,7 +81,9 @@ _entries: dict[str, Entry] = {}
 _P = TypeVar("_P", bound=type[Primitive])
 
 
-def primitive(name: str, *, mixes: str, version: int = 1, paper: str = "", example: str = "") -> Callable[[_P], _P]:
+def primitive(
+    name: str, *, mixes: str, version: int = 1, paper: str = "", example: str = ""
+) -> Callable[[_P], _P]:
     """Register a `Primitive` under a kebab-case name.
 
     `mixes`: "time", "channel" or "stream" (a wrapper around layers). `version` rises with any change of the
@@ -79,27 +94,37 @@ def primitive(name: str, *, mixes: str, version: int = 1, paper: str = "", examp
 
     def register(cls: _P) -> _P:
         if not (isinstance(cls, type) and issubclass(cls, Primitive)):
-            raise TypeError(f"{cls!r} cannot be primitive {name!r}: it is not a subclass of architectures.Primitive")
-        config = cls.Config
-        if not (dataclasses.is_dataclass(config) and config.__dataclass_params__.frozen):  # type: ignore[attr-defined]
-            raise TypeError(f"{cls.__name__}.Config must be a frozen dataclass: @dataclass(frozen=True, kw_only=True)")
-        cls.name, cls.mixes, cls.version, cls.paper = name, mixes, version, paper
+            raise TypeError(
+                f"{cls!r} cannot be primitive {name!r}: it is not a subclass of architectures.Primitive"
+            )
+        _check_config(cls)
         ours = cls.__module__.startswith("architectures.")
         source = "" if ours else source_hash(cls)
         _add(Entry(name, cls, {}, mixes, version, paper, example or name, source))
+        cls.name, cls.mixes, cls.version, cls.paper = name, mixes, version, paper
         return cls
 
     return register
 
 
 def variant(name: str, *, of: str, version: int | None = None, paper: str = "", **defaults: Any) -> None:
-    """Register another name for a primitive, with other defaults: variant("mh-attention", of="attention", heads=None)."""
+    """Register another name for a primitive, with other defaults.
+
+    variant("mh-attention", of="attention", heads=None)
+    """
+    if of not in _entries:
+        raise ValueError(f"variant {name!r} is of an unknown primitive {unknown(of, _entries)}")
     base = _entries[of]
+    base.config(defaults)
     example = base.example.replace(of, name, 1)
     entry = dataclasses.replace(
-        base, name=name, defaults=defaults, version=version or base.version, paper=paper or base.paper, example=example
+        base,
+        name=name,
+        defaults=defaults,
+        version=version or base.version,
+        paper=paper or base.paper,
+        example=example,
     )
-    entry.config({})
     _add(entry)
 
 
@@ -115,7 +140,7 @@ def get(name: str) -> Entry:
         return _foreign(name)
     _discover()
     if name not in _entries:
-        raise ValueError(f"unknown primitive {name!r}{_suggest(name, _entries)}; {_list(_entries)}")
+        raise ValueError(f"unknown primitive {unknown(name, _entries)}")
     return _entries[name]
 
 
@@ -125,14 +150,33 @@ def source_hash(obj: Any) -> str:
         return hashlib.sha256(Path(inspect.getfile(obj)).read_bytes()).hexdigest()
     except (TypeError, OSError) as error:
         name = getattr(obj, "__name__", repr(obj))
-        raise ValueError(f"{name} is not defined in a file, so its source cannot be hashed; put it in a module") from error
+        raise ValueError(
+            f"{name} is not defined in a file, so its source cannot be hashed; put it in a module"
+        ) from error
 
 
 def _add(entry: Entry) -> None:
+    if not _KEBAB.fullmatch(entry.name):
+        raise ValueError(f"primitive {entry.name!r} is not in kebab-case; choose a name such as 'delta-net'")
     known = _entries.get(entry.name)
-    if known is not None and known.cls.__qualname__ != entry.cls.__qualname__:
-        raise ValueError(f"primitive {entry.name!r} is already registered by {known.cls.__module__}; choose another name")
+    # The same class again is a module that was reloaded.
+    if known is not None and _identity(known) != _identity(entry):
+        raise ValueError(
+            f"primitive {entry.name!r} is already registered by {known.cls.__module__}; choose another name"
+        )
     _entries[entry.name] = entry
+
+
+def _identity(entry: Entry) -> tuple[Any, ...]:
+    return entry.cls.__module__, entry.cls.__qualname__, entry.defaults
+
+
+def _check_config(cls: type[Primitive]) -> None:
+    config = cls.Config
+    if not (dataclasses.is_dataclass(config) and config.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        raise TypeError(
+            f"{cls.__name__}.Config must be a frozen dataclass: @dataclass(frozen=True, kw_only=True)"
+        )
 
 
 @functools.cache
@@ -146,20 +190,29 @@ def _discover() -> None:
             point.load()
         except Exception as error:
             raise ValueError(
-                f"entry point {point.name!r} of group mad.primitives ({point.value}) cannot be loaded: {error}; "
-                "repair or uninstall its package"
+                f"entry point {point.name!r} of group mad.primitives ({point.value}) cannot be loaded: "
+                f"{error}; repair or uninstall its package"
             ) from error
 
 
 def _foreign(name: str) -> Entry:
     cls = load_object(name)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise ValueError(f"{name} is a {type(cls).__name__}, not a class; name a Primitive or an nn.Module class")
+        found = (
+            f"the class {cls.__name__}" if isinstance(cls, type) else f"a {type(cls).__name__}, not a class"
+        )
+        raise ValueError(f"{name} is {found}; name a Primitive or an nn.Module class")
     source = source_hash(cls)
     if issubclass(cls, Primitive):
+        _check_config(cls)
         return Entry(name, cls, {}, cls.mixes, cls.version, cls.paper, name, source)
-    adapter = type(cls.__name__, (Foreign,), {"inner": cls, "Config": foreign_config(cls), "__module__": cls.__module__})
-    return Entry(name, adapter, {}, "time", 1, "", name, source)
+    return Entry(name, _adapter(typing.cast(Any, cls)), {}, "time", 1, "", name, source)
+
+
+@functools.cache
+def _adapter(cls: type[nn.Module]) -> type[Primitive]:
+    namespace = {"inner": cls, "Config": foreign_config(cls), "__module__": cls.__module__}
+    return type(cls.__name__, (Foreign,), namespace)
 
 
 def load_object(path: str) -> Any:
@@ -170,15 +223,28 @@ def load_object(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is not None and not module_name.startswith(error.name):
-            raise ValueError(f"{path}: module {module_name} needs {error.name}, which is not installed") from error
+        if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"{path}: module {module_name} needs {error.name}, which is not installed"
+            ) from error
         raise ValueError(
-            f"{path}: there is no module {module_name}; run from the folder that holds it, or install its package"
+            f"{path}: there is no module {module_name}; run from the folder that holds it, "
+            "or install its package"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"{path}: module {module_name} cannot be imported: {type(error).__name__}: {error}; repair it"
         ) from error
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise ValueError(f"{path}: module {module_name} has no {attribute!r}{_suggest(attribute, public)}")
     return getattr(module, attribute)
+
+
+def unknown(name: str, known: typing.Iterable[str]) -> str:
+    """What to say about a name that is not known: the nearest one and all of them."""
+    known = set(known)
+    return f"{name!r}{_suggest(name, known)}; {_list(known)}"
 
 
 def _suggest(name: str, known: typing.Iterable[str]) -> str:
@@ -187,25 +253,36 @@ def _suggest(name: str, known: typing.Iterable[str]) -> str:
 
 
 def _list(known: typing.Iterable[str]) -> str:
-    found = sorted(known)
-    return f"available: {', '.join(found)}" if found else "it takes no options"
+    return f"available: {', '.join(sorted(known))}"
 
 
 @functools.cache
 def _hints(config: type) -> dict[str, Any]:
-    return typing.get_type_hints(config)
+    """The annotations of a config's fields, in their order."""
+    hints = typing.get_type_hints(config)
+    return {f.name: hints[f.name] for f in dataclasses.fields(config)}
+
+
+def _allowed(hint: Any) -> tuple[Any, ...]:
+    """The types of an annotation, one by one."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _as_stored(value: Any, hint: Any) -> Any:
+    """An int for a float stored as one, and -0 as 0: two spellings of one number are one architecture."""
+    allowed = _allowed(hint)
+    if type(value) is int and float in allowed and int not in allowed:
+        value = float(value)
+    return value + 0.0 if type(value) is float else value
 
 
 def _check_type(where: str, value: Any, hint: Any) -> None:
     """Refuse a value that the annotation does not allow; a bool is no int, an int is a fine float."""
     if hint is Any:
         return
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        allowed = typing.get_args(hint)
-    else:
-        allowed = (hint,)
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}
     words = []
-    for kind in allowed:
+    for kind in _allowed(hint):
         if typing.get_origin(kind) is typing.Literal:
             if value in typing.get_args(kind):
                 return
@@ -217,8 +294,8 @@ def _check_type(where: str, value: Any, hint: Any) -> None:
         elif type(value) is kind or (kind is float and type(value) is int):
             return
         else:
-            words.append({int: "an integer", float: "a number", bool: "true or false", str: "a word"}.get(kind, str(kind)))
-    raise ValueError(f"{where}={spell(value)} is not {' or '.join(words)}")
+            words.append(names.get(kind, str(kind)))
+    raise ValueError(f"{where}={spell(value)} is refused; expected {' or '.join(words)}")
 
 
 def spell(value: Any) -> str:

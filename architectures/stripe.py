@@ -9,16 +9,18 @@
     >>> parse("mamba[d_state=4] swiglu") == parse("mamba swiglu")
     True
 
-`+` is the parallel topology: the branches read the same normed input and are averaged. A preset's name stands for
-its layers, `package.module:Class` for a layer of the user's own. Where a preset and a layer share a name, the name
-alone is the preset and beside other layers the layer: "mamba" is a model, "1*mamba" one layer.
+`+` is the parallel topology: the branches read the same normed input and are averaged. A preset's name stands
+for its layers, `package.module:Class` for a layer of the user's own. Where a preset and a layer share a name,
+the name alone is the preset and beside other layers the layer: "mamba" is a model, "1*mamba" one layer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +28,12 @@ from architectures import registry
 from architectures.presets import PRESETS
 from architectures.registry import spell
 
+# Limits of what a string may spell, so that a slip of the keyboard is answered at once.
 MAX_LAYERS = 4096
+MAX_NESTING = 64
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w.]))"
+    r"\s*(?:(?P<number>-?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w.]))"
     r"|(?P<name>[A-Za-z_][\w.\-]*(?:\+\+)?(?::[A-Za-z_]\w*)?)"
     r"|(?P<mark>[*()\[\]{}+,=]))"
 )
@@ -40,7 +44,13 @@ class SpecError(ValueError):
     """A spec that cannot be read; the message shows the string with a caret."""
 
     def __init__(self, message: str, text: str, column: int) -> None:
-        super().__init__(f"{message}\n  {text}\n  {' ' * column}^")
+        # A line break or a control character would move the caret away from what it points at.
+        line = "".join(c if c.isprintable() else " " for c in text)
+        if len(line) > 120:
+            start = max(0, column - 60)
+            before, after = "..." if start else "", "..." if len(line) > column + 40 else ""
+            line, column = before + line[start : column + 40] + after, column - start + len(before)
+        super().__init__(f"{message}\n  {line}\n  {' ' * column}^")
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Layer:
 
     def __str__(self) -> str:
         options = f"[{', '.join(f'{k}={spell(v)}' for k, v in self.options)}]" if self.options else ""
-        return f"{self.name}{options}" + (f"{{{self.body}}}" if self.body else "")
+        return f"{self.name}{options}" + (f"{{{_fold(self.body.layers)}}}" if self.body else "")
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,15 @@ class Parallel:
     branches: tuple[Spec, ...]
 
     def __str__(self) -> str:
-        return f"({' + '.join(str(b) for b in self.branches)})"
+        return f"({' + '.join(_fold(b.layers) for b in self.branches)})"
 
 
 @dataclass(frozen=True)
 class Spec:
-    """An architecture: the flat sequence of its layers. Equal specs are equal architectures; str is canonical."""
+    """An architecture: the flat sequence of its layers. Equal specs are equal architectures.
+
+    `str` is canonical, and `parse` reads it back.
+    """
 
     layers: tuple[Layer | Parallel, ...]
 
@@ -99,13 +112,15 @@ def parse(text: str | Spec) -> Spec:
     if isinstance(text, Spec):
         return text
     if not text.strip():
-        raise SpecError("an architecture is empty; expected layers, such as '2*(mh-attention swiglu)'", text, 0)
+        raise SpecError(
+            "an architecture is empty; expected layers, such as '2*(mh-attention swiglu)'", text, 0
+        )
     preset = PRESETS.get(text.strip())
     return _Parser(preset.spec if preset else text).parse()
 
 
 def scale(spec: str | Spec, *, depth: int | None = None, dim: int | None = None, from_dim: int = 128) -> Spec:
-    """The stripe pattern repeated or cut to `depth` layers, its options carried from width `from_dim` to `dim`.
+    """The stripe pattern repeated or cut to `depth` layers, its options carried from `from_dim` to `dim`.
 
     Options that count widths or heads grow in proportion; sizes of one head and absolute sizes stay. Only
     options that the spec states are touched: defaults follow the width by themselves.
@@ -113,12 +128,12 @@ def scale(spec: str | Spec, *, depth: int | None = None, dim: int | None = None,
     spec = parse(spec)
     layers = spec.layers
     if depth is not None:
-        if depth < 1:
-            raise ValueError(f"depth={depth} must be at least 1")
+        if not 1 <= depth <= MAX_LAYERS:
+            raise ValueError(f"depth={depth} is not between 1 and {MAX_LAYERS}")
         layers = tuple(layers[i % len(layers)] for i in range(depth))
     if dim is not None:
-        if dim < 1:
-            raise ValueError(f"dim={dim} must be at least 1")
+        if dim < 1 or from_dim < 1:
+            raise ValueError(f"dim={dim} and from_dim={from_dim} must be at least 1")
         layers = tuple(_widen(item, dim, from_dim) for item in layers)
     return Spec(layers)
 
@@ -134,10 +149,11 @@ def _widen(item: Layer | Parallel, dim: int, from_dim: int) -> Layer | Parallel:
     options = {}
     for name, value in item.options:
         if kinds[name] == "width" and isinstance(value, int):
-            if value * dim % from_dim:
+            unit = from_dim // math.gcd(value, from_dim)
+            if dim % unit:
                 raise ValueError(
                     f"{item.name}[{name}={value}] at width {from_dim} is no whole number at width {dim}; "
-                    f"choose a width that is a multiple of {from_dim}, or state {name} for that width"
+                    f"choose a width that is a multiple of {unit}, or state {name} for that width"
                 )
             value = value * dim // from_dim
         options[name] = value
@@ -145,13 +161,19 @@ def _widen(item: Layer | Parallel, dim: int, from_dim: int) -> Layer | Parallel:
 
 
 def _fold(layers: tuple[Layer | Parallel, ...]) -> str:
-    """The shortest reading with one level of repetition: at each place, the repeat that covers most layers."""
+    """The layers with one level of repetition: at each place, the repeat that covers most of them."""
+    known: dict[Layer | Parallel, int] = {}
+    ids = [known.setdefault(layer, len(known)) for layer in layers]  # integers compare faster than layers
     words, i = [], 0
     while i < len(layers):
         best, period = 0, 1
         for p in range(1, (len(layers) - i) // 2 + 1):
+            if best == len(layers) - i:
+                break
+            if ids[i + p] != ids[i]:
+                continue
             n = 1
-            while layers[i + n * p : i + (n + 1) * p] == layers[i : i + p]:
+            while ids[i + n * p : i + (n + 1) * p] == ids[i : i + p]:
                 n += 1
             if n > 1 and n * p > best:
                 best, period = n * p, p
@@ -166,22 +188,25 @@ def _fold(layers: tuple[Layer | Parallel, ...]) -> str:
 
 
 class _Parser:
-    """Recursive descent over the tokens; `at` is the column of the current one."""
+    """Recursive descent over the tokens; `here` is the place of the current one."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.tokens: list[tuple[str, str, int]] = []
-        position = 0
-        while text[position:].strip():
+        position, end = 0, len(text.rstrip())
+        while position < end:
             match = _TOKEN.match(text, position)
             if not match:
-                column = position + len(text[position:]) - len(text[position:].lstrip())
-                raise SpecError(f"{text[column]!r} is not part of the grammar; expected a layer", text, column)
+                column = end - len(text[position:end].lstrip())
+                raise SpecError(
+                    f"{text[column]!r} is not part of the grammar; expected a layer", text, column
+                )
             kind = str(match.lastgroup)
             self.tokens.append((kind, match[kind], match.start(kind)))
             position = match.end()
         self.tokens.append(("end", "", len(text)))
         self.here = 0
+        self.nesting = 0
 
     def parse(self) -> Spec:
         layers = self.items()
@@ -198,8 +223,20 @@ class _Parser:
     def word(self) -> str:
         return self.tokens[self.here][1]
 
+    @property
+    def column(self) -> int:
+        return self.tokens[self.here][2]
+
     def error(self, message: str, column: int | None = None) -> SpecError:
-        return SpecError(message, self.text, self.tokens[self.here][2] if column is None else column)
+        return SpecError(message, self.text, self.column if column is None else column)
+
+    @contextlib.contextmanager
+    def pointing(self, column: int) -> Iterator[None]:
+        """Give a refusal from elsewhere the string and a caret at `column`."""
+        try:
+            yield
+        except ValueError as error:
+            raise self.error(str(error), column) from error
 
     def take(self, word: str, why: str) -> None:
         if self.word != word:
@@ -210,82 +247,112 @@ class _Parser:
     def items(self) -> list[Layer | Parallel]:
         """item+"""
         layers: list[Layer | Parallel] = []
+        size = 0
         while self.kind in ("number", "name") or self.word == "(":
-            start = self.tokens[self.here][2]
-            layers += self.item()
-            if len(layers) > MAX_LAYERS:
-                raise self.error(f"more than {MAX_LAYERS} layers; choose a smaller number of repeats", start)
+            start = self.column
+            new, count = self.item()
+            # Counted before anything is repeated: nested repeats multiply.
+            size += count * _size(new)
+            if size > MAX_LAYERS:
+                raise self.error(
+                    f"more than {MAX_LAYERS} layers; expected a smaller number of repeats", start
+                )
+            layers += count * new
         if not layers:
             found = repr(self.word) if self.word else "the end"
             raise self.error(f"expected a layer, a number of repeats or '(', found {found}")
         return layers
 
-    def item(self) -> list[Layer | Parallel]:
+    def item(self) -> tuple[list[Layer | Parallel], int]:
+        """A layer or the layers of a group, and how often they are repeated."""
         count = 1
         if self.kind == "number":
-            if not self.word.isdigit() or int(self.word) < 1:
+            digits = self.word.lstrip("0")
+            if not self.word.isdigit() or not digits:
                 raise self.error(f"{self.word} repeats; expected a whole number of at least 1")
-            if int(self.word) > MAX_LAYERS:
-                raise self.error(f"{self.word} repeats; at most {MAX_LAYERS} layers are allowed")
-            count = int(self.word)
+            if len(digits) > len(str(MAX_LAYERS)) or int(digits) > MAX_LAYERS:
+                raise self.error(f"too many repeats; expected at most {MAX_LAYERS} layers")
+            count = int(digits)
             self.here += 1
             self.take("*", "after a number of repeats")
         if self.word == "(":
-            return count * self.group()
+            return self.group(), count
         if self.kind != "name":
             found = repr(self.word) if self.word else "the end"
             raise self.error(f"expected a layer or '(', found {found}")
-        return count * self.layer()
+        return self.layer(), count
 
     def group(self) -> list[Layer | Parallel]:
-        self.here += 1
+        self.open()
         branches = [self.items()]
         while self.word == "+":
             self.here += 1
             branches.append(self.items())
-        self.take(")", "to close the group")
+        self.close(")", "to close the group")
         if len(branches) == 1:
             return branches[0]
         return [Parallel(tuple(Spec(tuple(b)) for b in branches))]
 
-    def layer(self) -> list[Layer | Parallel]:
-        name, column = self.word, self.tokens[self.here][2]
+    def open(self) -> None:
+        self.nesting += 1
+        if self.nesting > MAX_NESTING:
+            raise self.error(f"nested too deeply; expected at most {MAX_NESTING} brackets inside each other")
         self.here += 1
-        options = self.options()
-        try:
-            if name in PRESETS and name not in registry.names() and not options:
-                return list(_Parser(PRESETS[name].spec).parse().layers)
+
+    def close(self, word: str, why: str) -> None:
+        self.take(word, why)
+        self.nesting -= 1
+
+    def layer(self) -> list[Layer | Parallel]:
+        name, column = self.word, self.column
+        known = registry.names()
+        if name in PRESETS and name not in known:
+            self.here += 1
+            if self.word in ("[", "{"):
+                spec = PRESETS[name].spec
+                raise self.error(
+                    f"preset {name} takes no options and no body; expected its layers instead: {spec}"
+                )
+            return list(parse(name).layers)
+        if name not in known and ":" not in name:
+            raise self.error(f"unknown layer {registry.unknown(name, [*known, *PRESETS])}")
+        with self.pointing(column):
             entry = registry.get(name)
+        self.here += 1
+        options = self.options(entry)
+        with self.pointing(column):
             changed = entry.changed(options)
-        except ValueError as error:
-            raise SpecError(str(error), self.text, column) from error
         body = None
         if self.word == "{":
             if entry.mixes != "stream":
-                raise self.error(f"{name} takes no body; remove the braces")
-            self.here += 1
+                raise self.error(f"{name} takes no body; expected a layer, a number or the end")
+            self.open()
             body = Spec(tuple(self.items()))
-            self.take("}", f"to close the body of {name}")
+            self.close("}", f"to close the body of {name}")
         elif entry.mixes == "stream":
             raise self.error(f"{name} wraps layers; expected a body, such as {entry.example}", column)
         return [Layer(name, changed, body)]
 
-    def options(self) -> dict[str, Any]:
+    def options(self, entry: registry.Entry) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if self.word != "[":
             return found
         self.here += 1
         while True:
             if self.kind != "name":
-                raise self.error("expected an option, such as d_state=4")
+                raise self.error(f"expected an option of {entry.name}; {entry.choices()}")
             key = self.word
+            with self.pointing(self.column):
+                entry.kind(key)
             if key in found:
-                raise self.error(f"option {key!r} is given twice")
+                raise self.error(f"option {key!r} is given twice; expected another option")
             self.here += 1
             self.take("=", f"after option {key!r}")
             if self.kind not in ("name", "number"):
                 raise self.error(f"expected a value for {key!r}: a number, true, false, none or a word")
             found[key] = self.value()
+            with self.pointing(self.column):
+                entry.check(key, found[key])
             self.here += 1
             if self.word != ",":
                 break
@@ -296,4 +363,16 @@ class _Parser:
     def value(self) -> Any:
         if self.kind == "name":
             return _WORDS.get(self.word, self.word)
-        return int(self.word) if re.fullmatch(r"[-+]?\d+", self.word) else float(self.word)
+        if len(self.word) > 30:
+            raise self.error("a number of more than 30 characters; expected a shorter one")
+        if re.fullmatch(r"-?\d+", self.word):
+            return int(self.word)
+        value = float(self.word)
+        if not math.isfinite(value):
+            raise self.error(f"{self.word} is too large; expected a finite number")
+        return value
+
+
+def _size(layers: Iterable[Layer | Parallel]) -> int:
+    """The number of layers, those in branches and bodies too."""
+    return sum(1 for _ in Spec(tuple(layers)).walk())

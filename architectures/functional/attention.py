@@ -6,6 +6,7 @@ here carries its own rule, so that R replicas of batch B run as one call of batc
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -49,16 +50,10 @@ def _window_mask(length: int, window: int, like: Tensor) -> Tensor:
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> tuple[Tensor, Tensor]:
+        forward = _forward_fused if q.device.type == "cpu" else _forward_written_out
         mask = None if window is None else _window_mask(q.shape[1], window, q)
         qh, kh, vh = (z.transpose(1, 2) for z in (q, k, v))  # (B, H, T, K)
-        if q.device.type == "cpu":
-            out, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(
-                qh, kh, vh, 0.0, mask is None, attn_mask=mask, scale=scale
-            )
-        else:
-            scores = _scores(qh, kh, scale, mask)
-            logsumexp = scores.logsumexp(-1)
-            out = torch.exp(scores - logsumexp[..., None]).to(v.dtype) @ vh
+        out, logsumexp = forward(qh, kh, vh, scale, mask)
         return out.transpose(1, 2), logsumexp
 
     @staticmethod
@@ -73,30 +68,82 @@ class _Attend(torch.autograd.Function):
         q, k, v, out, logsumexp = ctx.saved_tensors
         mask = None if ctx.window is None else _window_mask(q.shape[1], ctx.window, q)
         g, qh, kh, vh, oh = (z.transpose(1, 2) for z in (grad, q, k, v, out))
-        if q.device.type == "cpu":
-            grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                g, qh, kh, vh, oh, logsumexp, 0.0, mask is None, attn_mask=mask, scale=ctx.scale
-            )
-        else:
-            p = torch.exp(_scores(qh, kh, ctx.scale, mask) - logsumexp[..., None])
-            high = p.dtype
-            inner = (g.to(high) * oh.to(high)).sum(-1, keepdim=True)
-            ds = p * (g.to(high) @ vh.to(high).mT - inner) * ctx.scale
-            grads = (
-                (ds @ kh.to(high)).to(q.dtype),
-                (ds.mT @ qh.to(high)).to(k.dtype),
-                (p.mT @ g.to(high)).to(v.dtype),
-            )
+        backward = _backward_fused if q.device.type == "cpu" else _backward_written_out
+        grads = backward(g, qh, kh, vh, oh, logsumexp, ctx.scale, mask)
         return (*(z.transpose(1, 2) for z in grads), None, None)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        window: int | None,
     ) -> tuple[Any, Any]:
         size = info.batch_size
         folded = [fold(z, dim, size) for z, dim in zip((q, k, v), in_dims[:3], strict=True)]
         out, logsumexp = _Attend.apply(*folded, scale, window)
         return (unfold(out, size), unfold(logsumexp, size)), (0, 0)
+
+
+def _forward_fused(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale
+    )
+
+
+def _backward_fused(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad, q, k, v, out, logsumexp, 0.0, mask is None, attn_mask=mask, scale=scale
+    )
+
+
+def _forward_written_out(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(B, H, T, .) -> the output and the logarithm of the softmax's denominator (B, H, T)."""
+    # Autocast would round the scores to bfloat16 here but not in the backward pass, which then disagrees.
+    with _no_autocast(q.device.type):
+        scores = _scores(q, k, scale, mask)
+        logsumexp = scores.logsumexp(-1)
+        return torch.exp(scores - logsumexp[..., None]).to(v.dtype) @ v, logsumexp
+
+
+def _no_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
+    available = torch.amp.autocast_mode.is_autocast_available(device)  # not on meta
+    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
+
+
+def _backward_written_out(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    scale: float,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v, from the weights computed once more."""
+    p = torch.exp(_scores(q, k, scale, mask) - logsumexp[..., None])
+    high = p.dtype
+    g = grad.to(high)
+    inner = (g * out.to(high)).sum(-1, keepdim=True)
+    ds = p * (g @ v.to(high).mT - inner) * scale
+    return (ds @ k.to(high)).to(q.dtype), (ds.mT @ q.to(high)).to(k.dtype), (p.mT @ g).to(v.dtype)
 
 
 def _scores(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
@@ -108,4 +155,3 @@ def _scores(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
         return scores.masked_fill(future, float("-inf"))
     return scores + mask.to(high)
-

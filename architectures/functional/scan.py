@@ -15,9 +15,9 @@ from architectures.functional.fold import fold, unfold
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
     """h_t = a_t h_{t-1} + b_t with h_0 = 0 along axis 1: a, b (B, T, ...) -> h (B, T, ...).
 
-    The time axis is cut into about sqrt(T) chunks that advance together, then the chunks' ends are chained: the
-    sequential depth is about 3 sqrt(T), and the memory traffic a few passes, where the usual doubling scan makes
-    log2(T) of them. The gradient is the same scan run backwards, so only a and h are kept.
+    The time axis is cut into about sqrt(T) chunks that advance together, then the chunks' ends are chained:
+    the sequential depth is about 3 sqrt(T), and the memory traffic a few passes, where the usual doubling
+    scan makes log2(T) of them. The gradient is the same scan run backwards, so only a and h are kept.
     """
     return _Scan.apply(a, b)
 
@@ -26,6 +26,8 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
         length = b.shape[1]
+        if b.is_meta:
+            return torch.empty_like(b)  # accounting asks for the shape only
         a, b = _cut(a), _cut(b)  # (B, T/C, C, ...)
         h, whole = b.clone(), a[:, :, 0].clone()
         for i in range(1, a.shape[2]):

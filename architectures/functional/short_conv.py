@@ -27,7 +27,10 @@ def next_tail(x: Tensor, tail: Tensor) -> Tensor:
 
 
 class _ShortConv(torch.autograd.Function):
-    """x (B, T + taps - 1, D). Its own gradient: that of the slices one by one fills a padded tensor for each tap."""
+    """x (B, T + taps - 1, D).
+
+    Its own gradient: that of the slices one by one fills a padded tensor for each tap.
+    """
 
     generate_vmap_rule = True
 

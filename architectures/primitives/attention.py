@@ -15,15 +15,18 @@ from architectures.registry import primitive, variant
 
 @primitive("attention", mixes="time", version=1, paper="arXiv:1706.03762")
 class Attention(Primitive):
-    """o_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s, queries and keys rotated by RoPE (arXiv:2104.09864).
+    """o_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s.
 
     x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). No biases. With a `window`, position t sees
-    itself and the window - 1 positions before it. Differs from the paper: RoPE instead of position embeddings.
+    itself and the window - 1 positions before it. Differs from the paper: queries and keys are rotated by
+    RoPE (arXiv:2104.09864) instead of position embeddings.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        heads: int | None = option(1, "number of heads; none: one for each 16 channels of the width", scales="width")
+        heads: int | None = option(
+            1, "number of heads; none: one for each 16 channels of the width", scales="width"
+        )
         key_dim: int | None = option(None, "key width a head; none: width / heads", scales="head")
         value_dim: int | None = option(None, "value width a head; none: width / heads", scales="head")
         window: int | None = option(None, "visible positions, itself included; none: all earlier ones")
@@ -40,7 +43,8 @@ class Attention(Primitive):
         self.heads, self.key_dim, self.value_dim = head_widths(config, dim)
         if config.rope and self.key_dim % 2:
             raise ValueError(
-                f"key width {self.key_dim} a head is odd, and RoPE rotates pairs; choose an even key_dim or rope=false"
+                f"key width {self.key_dim} a head is odd, and RoPE rotates pairs; "
+                "choose an even key_dim or rope=false"
             )
         self.scale = self.key_dim**-0.5
         self.query = nn.Linear(dim, self.heads * self.key_dim, bias=False)
@@ -109,11 +113,13 @@ class Attention(Primitive):
 
 
 def head_widths(config: Attention.Config, dim: int) -> tuple[int, int, int]:
-    """Heads, key width and value width a head at a model width; refuses a width that the heads do not divide."""
+    """Heads, key width and value width a head; refuses a model width that the heads do not divide."""
     heads = config.heads
     if heads is None:
         if dim % 16:
-            raise ValueError(f"dim {dim} is not divisible by the default head width 16; state heads= or change dim")
+            raise ValueError(
+                f"dim {dim} is not divisible by the default head width 16; state heads= or change dim"
+            )
         heads = dim // 16
     if (config.key_dim is None or config.value_dim is None) and dim % heads:
         choices = ", ".join(str(d) for d in divisors(dim))

@@ -20,11 +20,11 @@ TAPS = 3
 class Hyena(Primitive):
     """y = W_o [q * (h conv (k * v) + d * (k * v))] with q, k, v = short_conv(W_i x); h is a network of time.
 
-    (B, T, D) -> (B, T, D), inner width `expand` * D. The filter h (T, inner) is a sine network of the position,
-    of width `order`, under a fixed exponential window; its length is tied to `max_len`. The operator is of
-    order 2. The nominal state is the distilled one: `order` elements a channel. Differs from the paper: the
-    position features are fixed. Differs from the public MAD code (athms/mad-lab): q, k and v are projected
-    independently; there they share features.
+    (B, T, D) -> (B, T, D), inner width `expand` * D. The filter h (T, inner) is a sine network of the
+    position, of width `order`, under a fixed exponential window; its length is tied to `max_len`. The
+    operator is of order 2. The nominal state is the distilled one: `order` elements a channel. Differs from
+    the paper: the position features are fixed. Differs from the public MAD code (athms/mad-lab): q, k and v
+    are projected independently; there they share features.
     """
 
     exact_causality = False
@@ -73,6 +73,7 @@ class Hyena(Primitive):
         q, k, v = short_conv(z, self.conv_weight, self.conv_bias, tail).chunk(3, dim=-1)
         u = k * v
         history = torch.cat([history, u], dim=1)
+        self.check_length(history.shape[1])
         h = self.filter(history.shape[1]).flip(0)
         y = (h.to(u.dtype) * history).sum(1) + self.skip * u[:, 0]
         return self.out(q[:, 0] * y), (history, next_tail(z, tail))
@@ -84,6 +85,7 @@ class Hyena(Primitive):
         u = k * v
         past = history.shape[1]
         history = torch.cat([history, u], dim=1)
+        self.check_length(history.shape[1])
         y = long_conv(history, self.filter(history.shape[1]))[:, past:] + self.skip * u
         return self.out(q * y), (history, next_tail(z, tail))
 
@@ -115,6 +117,9 @@ class ImplicitFilter(nn.Module):
     window's rates delta are spread over the channels and fixed.
     """
 
+    features: Tensor
+    rates: Tensor
+
     def __init__(self, channels: int, order: int, max_len: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(3, order), nn.Linear(order, order), nn.Linear(order, order)])
@@ -123,7 +128,9 @@ class ImplicitFilter(nn.Module):
         t = torch.linspace(0, 1, max_len)
         # One band of frequency 1e-4 turns: as good as constant, kept because the paper's features have it.
         angle = 1e-4 * 2 * math.pi * torch.arange(max_len) / max_len
-        self.register_buffer("features", torch.stack([t, angle.cos(), -angle.sin()], dim=-1), persistent=False)
+        self.register_buffer(
+            "features", torch.stack([t, angle.cos(), -angle.sin()], dim=-1), persistent=False
+        )
         rates = torch.linspace(math.log(0.01) / 1.5, math.log(0.01) / 0.3, channels).abs()
         self.register_buffer("rates", rates, persistent=False)
 

@@ -18,14 +18,16 @@ from architectures.registry import primitive, variant
 class LinearAttention(Primitive):
     """S_t = S_{t-1} + phi(k_t) v_t^T,  z_t = z_{t-1} + phi(k_t),  o_t = S_t^T phi(q_t) / (z_t . phi(q_t)).
 
-    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). No biases, no position information. A feature
-    map that can be negative ("identity") has no safe denominator: there the output is normalised per head by
-    RMSNorm instead. Differs from the paper: nothing with feature_map=elu.
+    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). No biases, no position information. A
+    feature map that can be negative ("identity") has no safe denominator: there the output is normalised per
+    head by RMSNorm instead. Differs from the paper: nothing with feature_map=elu.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        heads: int | None = option(1, "number of heads; none: one for each 16 channels of the width", scales="width")
+        heads: int | None = option(
+            1, "number of heads; none: one for each 16 channels of the width", scales="width"
+        )
         feature_map: Literal["elu", "relu", "identity"] = option("elu", "phi: elu(x) + 1, relu(x) or x")
         chunk: int = option(64, "positions whose pairs are multiplied out; changes speed, not the function")
 
@@ -80,14 +82,16 @@ class LinearAttention(Primitive):
         q, k, v = (F.pad(z, pad).unflatten(1, (-1, chunk)) for z in (q, k, v))
         written = torch.einsum("bnchk,bnchv->bnhkv", k, v)
         # What each chunk finds written: an exclusive sum, so that not even rounding of a later chunk enters.
-        before = torch.cat([self._join(state)[:, None], written[:, :-1]], dim=1).cumsum(1)  # (B, T/C, H, K, V)
+        entering = torch.cat([self._join(state)[:, None], written[:, :-1]], dim=1)
+        before = entering.cumsum(1)  # (B, T/C, H, K, V)
         pairs = torch.einsum("bnchk,bnshk->bnhcs", q, k).tril()
         o = torch.einsum("bnhcs,bnshv->bnchv", pairs, v) + torch.einsum("bnchk,bnhkv->bnchv", q, before)
         o = o.flatten(1, 2)[:, :length]
         return self._read(o, x.dtype), self._split(before[:, -1] + written[:, -1])
 
     def flops(self, length: int) -> int:
-        return 8 * length * self.dim**2 + 4 * length * self.heads * self.width * (self.width + self.normalised)
+        state = self.heads * self.width * (self.width + self.normalised)
+        return 8 * length * self.dim**2 + 4 * length * state
 
     def executed(self, length: int) -> int:
         chunk = min(self.config.chunk, length)
@@ -111,7 +115,7 @@ class LinearAttention(Primitive):
     def _feature(self, x: Tensor) -> Tensor:
         match self.config.feature_map:
             case "elu":
-                # Not F.elu: its compiled backward pass assumes strides that the operator does not return (torch 2.13).
+                # Not F.elu: its compiled backward pass assumes strides that it does not return (torch 2.13).
                 return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
             case "relu":
                 return F.relu(x)

@@ -21,8 +21,8 @@ class Mamba(Primitive):
 
     (B, T, D) -> (B, T, D), inner width expand * D; h is (inner, N), one small diagonal system a channel, with
     A = -exp(log_a) fixed in time and delta, B, C computed from the token. x passes a short causal convolution
-    and silu first. The layer mixes time and channels, so it needs no channel mixer beside it. Differs from the
-    paper: N = 4 by default, the state of the iso-state comparison of arXiv:2403.17844.
+    and silu first. The layer mixes time and channels, so it needs no channel mixer beside it. Differs from
+    the paper: N = 4 by default, the state of the iso-state comparison of arXiv:2403.17844.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,9 @@ class Mamba(Primitive):
         d_state: int = option(4, "N, state elements a channel")
         expand: int = option(2, "inner width over the model's width")
         conv: int = option(4, "taps of the short convolution")
-        dt_rank: int | None = option(None, "rank of the step size's map; none: width / 16, rounded up", scales="width")
+        dt_rank: int | None = option(
+            None, "rank of the step size's map; none: width / 16, rounded up", scales="width"
+        )
 
         def __post_init__(self) -> None:
             for name in ("d_state", "expand", "conv", "dt_rank"):
@@ -51,7 +53,8 @@ class Mamba(Primitive):
         # Step sizes start log-uniform in [1e-3, 1e-1]; the bias is their inverse softplus.
         dt = torch.exp(torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1))).clamp(min=1e-4)
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
-        self.log_a = nn.Parameter(torch.arange(1.0, config.d_state + 1).log()[:, None].repeat(1, inner))  # (N, inner)
+        log_a = torch.arange(1.0, config.d_state + 1).log()[:, None].repeat(1, inner)  # (N, inner)
+        self.log_a = nn.Parameter(log_a)
         self.skip = nn.Parameter(torch.ones(inner))
         self.out = nn.Linear(inner, dim, bias=False)
 
@@ -106,6 +109,9 @@ class Mamba(Primitive):
         # A cell: delta A, its exponential, B (delta x), multiply-add of the state.
         scan = 5 * length * self.inner * self.config.d_state
         return short + scan + 4 * length * self.inner  # delta x, skip and its sum, gate
+
+    def nominal_state(self, length: int) -> int:
+        return self.inner * self.config.d_state
 
     def hints(self) -> dict[str, Hint]:
         return {name: Hint(decay=False) for name in ("log_a", "skip", "dt_bias", "conv_weight")}

@@ -1,0 +1,58 @@
+# Everything on a fresh machine: `make quickstart` and `make test` build their own environment in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Reaches isolated builds too, so that no build environment pulls an unpinned package.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP := $(BIN)/python -m pip install --quiet --progress-bar off
+
+.PHONY: help quickstart test slow lint format index clean
+
+help:
+	@echo "make quickstart   install, run the quick suite on three architectures, print the leaderboard"
+	@echo "make test         install with test extras, run linters, type checks and the fast tests"
+	@echo "make slow         run the tests marked slow (kill -9, Inductor, whole suites)"
+	@echo "make index        regenerate the index of primitives that the listings read"
+
+# A few pinned steps: one large resolution takes minutes.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed; run make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (torch first; minutes on a slow line)"
+	@$(PIP) torch numpy
+	@$(PIP) lightning torchmetrics pandas scipy
+	@$(PIP) pydantic typer rich wandb matplotlib
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(PIP) pytest pytest-xdist hypothesis ruff mypy
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+quickstart: $(VENV)/.installed
+	$(BIN)/mad bench transformer++ striped-hyena mamba --suite quick
+	$(BIN)/mad leaderboard --suite quick
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# One thread a worker: two workers on two cores beat two threads on one.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+slow: $(VENV)/.installed-dev
+	$(BIN)/pytest -m slow
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+index: $(VENV)/.installed
+	$(BIN)/python -m architectures.index
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,30 @@
+"""Mechanistic architecture design: benchmark sequence-model architectures on synthetic tasks.
+
+    >>> import mad
+    >>> mad.bench("2*(mh-attention swiglu)", suite="quick")        # doctest: +SKIP
+    >>> mad.leaderboard(suite="quick")                             # doctest: +SKIP
+
+The functions are imported on first use: importing this is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mad.api import bench, leaderboard, train
+
+__all__ = ["bench", "leaderboard", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'mad' has no attribute {name!r}")
+    value = getattr(importlib.import_module("mad.api"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

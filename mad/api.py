@@ -1,0 +1,223 @@
+"""The Python interface: `bench`, `train`, `leaderboard`. The command line is a thin layer over this file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mad.board import frame
+from mad.config import Record
+from mad.protocol import Setting, get_protocol, get_suite
+from mad.score import Scores, score
+from mad.store import Store
+
+if TYPE_CHECKING:
+    import pandas
+
+    from mad.sweep import Cell, Group
+    from mad.trainer import Progress
+
+# What a run's display is told: the group and where it stands, or the group and its records when it has ended.
+Report = Callable[["Group", "Progress"], None]
+Ended = Callable[["Group", list[Record]], None]
+
+
+def bench(
+    specs: Any,
+    *,
+    suite: str = "quick",
+    protocol: str = "sound",
+    seeds: int | None = None,
+    tasks: Sequence[str] | None = None,
+    store: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "32-true",
+    compile: bool = False,
+    replicas: Literal["auto", "batched", "turns"] = "auto",
+) -> pandas.DataFrame:
+    """Run the battery on one architecture or several and return their rows of the leaderboard.
+
+    specs      a spec, a preset's name, package.module:name, a factory `(task) -> nn.Module`, or a list of
+    these
+    suite      "smoke", "quick", "baseline", "mad-2024"
+    protocol   "sound" or "public-code"
+    seeds      how many seeds; None: the suite's own number
+    tasks      names of the suite's tasks to run; None: all
+    store      path of the store; None: $MAD_STORE, else the user's data directory
+    device     "auto", "cpu", "cuda", "cuda:N", "mps"
+    precision  "32-true" or "bf16-mixed"; part of a run's identity, as is `compile`
+    replicas   "batched" trains a group's grid as one model, "turns" one after another, "auto" what is faster
+
+    Runs that the store holds are not repeated. What cannot work is refused with a ValueError before any
+    training.
+    """
+    prepared = prepare(
+        specs, suite=suite, protocol=protocol, seeds=seeds, tasks=tasks, precision=precision, compile=compile
+    )
+    return frame(execute(prepared, store=store, device=device, replicas=replicas).scores)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep that was checked and not yet run."""
+
+    cells: list[Cell]
+    suite: str
+    protocol: str
+
+    @property
+    def groups(self) -> list[Group]:
+        return [group for cell in self.cells for group in cell.groups()]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The records of a sweep and the scores of its architectures."""
+
+    records: list[Record]
+    scores: Scores
+
+    @property
+    def failures(self) -> list[Record]:
+        return [record for record in self.records if record.status == "failed"]
+
+
+def prepare(
+    specs: Any,
+    *,
+    suite: str,
+    protocol: str,
+    seeds: int | None = None,
+    tasks: Sequence[str] | None = None,
+    precision: str = "32-true",
+    compile: bool = False,
+) -> Prepared:
+    """Resolve architectures and settings, build each model once and run two rows through it."""
+    from mad.runner import check_cell
+    from mad.sweep import plan
+
+    many = list(specs) if isinstance(specs, list | tuple) else [specs]
+    if not many:
+        raise ValueError("no architecture is given; name at least one, such as '2*(mh-attention swiglu)'")
+    cells = plan(
+        many,
+        get_suite(suite),
+        get_protocol(protocol),
+        seeds=seeds,
+        tasks=list(tasks) if tasks else None,
+        precision=precision,
+        compile=compile,
+    )
+    for cell in cells:
+        check_cell(cell)
+    return Prepared(cells, suite, protocol)
+
+
+def execute(
+    prepared: Prepared,
+    *,
+    store: str | Path | None = None,
+    device: str = "auto",
+    replicas: Literal["auto", "batched", "turns"] = "auto",
+    report: Report = lambda group, progress: None,
+    ended: Ended = lambda group, records: None,
+) -> Finished:
+    """Run what the store does not hold yet; every group's records are committed as it ends."""
+    from mad.engines import inline
+    from mad.trainer import make_fabric
+
+    fabric = make_fabric(device, prepared.cells[0].precision)
+    records: list[Record] = []
+    needed = any(cell.architecture.stored for cell in prepared.cells)
+    opened = Store(store) if needed else None
+    try:
+        for group, found in inline.run(
+            prepared.groups, opened, fabric=fabric, replicas=replicas, report=report
+        ):
+            records += found
+            ended(group, found)
+    finally:
+        if opened is not None:
+            opened.close()
+    scores = score(records, get_suite(prepared.suite), get_protocol(prepared.protocol))
+    return Finished(records, scores)
+
+
+def train(
+    spec: Any,
+    task: str,
+    *,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    train_examples: int = 12_800,
+    epochs: int = 10,
+    batch_size: int = 128,
+    evaluations: int = 10,
+    dim: int = 128,
+    seed: int = 0,
+    protocol: str = "sound",
+    store: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "32-true",
+    compile: bool = False,
+    report: Report = lambda group, progress: None,
+) -> Record:
+    """Train one architecture on one setting with one configuration, and return its record.
+
+    `task` is a task with its options, such as "in-context-recall[vocab_size=32]"; `dim` is the model's width.
+    The run is stored like those of `bench`, and not repeated where the store holds it.
+    """
+    from mad.engines import inline
+    from mad.runner import check_cell
+    from mad.sweep import Cell, resolve
+    from mad.trainer import make_fabric
+
+    referee = get_protocol(protocol)
+    setting = Setting(
+        task=task,
+        train_examples=train_examples,
+        epochs=epochs,
+        batch_size=batch_size,
+        lrs=(lr,),
+        weight_decays=(weight_decay,),
+        evaluations=evaluations,
+    )
+    cell = Cell(
+        architecture=resolve(spec, dim=dim, protocol=referee),
+        setting=setting,
+        protocol=referee,
+        seeds=(seed,),
+        precision=precision,
+        compile=compile,
+    )
+    check_cell(cell)
+    fabric = make_fabric(device, precision)
+    opened = Store(store) if cell.architecture.stored else None
+    try:
+        ((_, (record,)),) = inline.run(cell.groups(), opened, fabric=fabric, report=report)
+    finally:
+        if opened is not None:
+            opened.close()
+    if record.status == "failed":
+        raise RuntimeError(f"training {record.given} on {task} failed:\n{record.error}")
+    return record
+
+
+def scores_of(*, suite: str = "quick", protocol: str = "sound", store: str | Path | None = None) -> Scores:
+    """Score everything in the store that belongs to a suite; needs no torch."""
+    from architectures.index import read
+
+    versions = {entry["name"]: entry["version"] for entry in read()}
+    with Store(store, read_only=True) as opened:
+        return score(opened.records(), get_suite(suite), get_protocol(protocol), versions=versions)
+
+
+def leaderboard(
+    *, suite: str = "quick", protocol: str = "sound", store: str | Path | None = None
+) -> pandas.DataFrame:
+    """The leaderboard of a suite: one row an architecture, best first; scores from 0 to 1 with 95 %
+    intervals.
+    """
+    return frame(scores_of(suite=suite, protocol=protocol, store=store))

@@ -1,0 +1,260 @@
+"""The leaderboard: scores as a table for a terminal, Markdown, CSV or JSON.
+
+A score stands between the chance and the ceiling of its task, which are printed below it, and the MAD score
+carries its interval: a solved or capped task cannot pose as quality, nor noise as progress.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from mad.interval import average
+from mad.score import ArchitectureScore, Scores
+
+if TYPE_CHECKING:
+    import pandas
+
+WIDTH = 100
+# Headings that let the six tasks fit a terminal; a task without one keeps its name.
+HEADINGS = {
+    "in-context-recall": "recall",
+    "noisy-in-context-recall": "noisy",
+    "fuzzy-in-context-recall": "fuzzy",
+    "selective-copying": "copying",
+    "compression": "compr.",
+    "memorization": "memor.",
+}
+# Columns that are read from the left; "MAD" is padded to its numbers.
+LEFT = ("architecture", "  MAD")
+WHO = ("given", "spec", "precision", "backend", "compile")
+WHOLE = ("params", "core_params", "state", "nominal_state", "seeds")
+INTERVALS = {"seeds": "bootstrap over seeds", "rows": "binomial over test rows of one seed"}
+
+
+def frame(scores: Scores) -> pandas.DataFrame:
+    """One row an architecture, best first. Scores are fractions from 0 to 1, NaN where there is none."""
+    import pandas
+
+    names = ("mad", *scores.tasks, *(f"{task}_{end}" for task in scores.tasks for end in ("low", "high")))
+    columns = [
+        "rank",
+        "architecture",
+        *WHO,
+        "params",
+        "core_params",
+        "flops_per_token",
+        "state",
+        "nominal_state",
+    ]
+    columns += ["mad", "mad_low", "mad_high", *names[1:], "seeds", "interval", "stale", "missing", "notes"]
+    table = pandas.DataFrame([_cells(row, scores.tasks) for row in scores.architectures], columns=columns)
+    numbers = dict.fromkeys([*names, "mad_low", "mad_high", "flops_per_token"], "float64")
+    # A pandas integer can be missing without becoming a float.
+    return table.astype(numbers | dict.fromkeys(["rank", *WHOLE], "Int64"))
+
+
+def render(scores: Scores, format: str = "table", *, width: int = WIDTH, color: bool = False) -> str:
+    """The leaderboard as text: "table", "md", "csv" or "json". `width` and `color` matter to "table" only."""
+    formats: dict[str, Callable[[], str]] = {
+        "table": lambda: _table(scores, width, color),
+        "md": lambda: _markdown(scores),
+        "csv": lambda: str(frame(scores).to_csv(index=False)),
+        "json": lambda: _json(scores),
+    }
+    if format not in formats:
+        close = difflib.get_close_matches(format, list(formats), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown format {format!r}{hint}; choose one of {', '.join(formats)}")
+    return formats[format]()
+
+
+def _cells(row: ArchitectureScore, tasks: tuple[str, ...]) -> dict[str, Any]:
+    estimates = {"mad": row.mad} | {task: row.tasks.get(task) for task in tasks}
+    cells = {name: getattr(row, name) for name in ("rank", *WHO, *WHOLE, "flops_per_token", "stale")}
+    for name, estimate in estimates.items():
+        cells[name] = estimate and estimate.value
+        cells[f"{name}_low"] = estimate and estimate.low
+        cells[f"{name}_high"] = estimate and estimate.high
+    words = {"missing": "; ".join(row.missing), "notes": "; ".join(row.notes), "interval": row.interval_kind}
+    return cells | words | {"architecture": row.label}
+
+
+def _json(scores: Scores) -> str:
+    content = dataclasses.asdict(scores)
+    return json.dumps(content, indent=1, allow_nan=False, default=lambda cost: cost.model_dump()) + "\n"
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """What the table and Markdown show: the text of every cell, and the lines below."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    bounds: tuple[tuple[str, ...], ...]
+    lines: tuple[str, ...]
+
+
+def _sheet(scores: Scores) -> _Sheet:
+    rows = scores.architectures
+    # How it was computed is shown only where it differs between rows.
+    how = [
+        name for name in ("precision", "backend", "compile") if len({getattr(row, name) for row in rows}) > 1
+    ]
+    costs = ("params", "state")
+
+    def bound(name: str, values: Mapping[str, float]) -> tuple[str, ...]:
+        each = [values.get(task) for task in scores.tasks]
+        known = [value for value in each if value is not None]
+        mean = average(known) if len(known) == len(each) else None
+        return (
+            "",
+            name,
+            *("" for _ in (*how, *costs)),
+            f"{_percent(mean):>5}",
+            *(_percent(value) for value in each),
+        )
+
+    return _Sheet(
+        headings=(
+            "#",
+            "architecture",
+            *how,
+            *costs,
+            "  MAD",
+            *(HEADINGS.get(task, task) for task in scores.tasks),
+        ),
+        rows=tuple(
+            (
+                str(row.rank),
+                _name(row, scores),
+                *(str(getattr(row, name)) for name in how),
+                *(_short(getattr(row, name)) for name in costs),
+                _mad(row),
+                *(_percent(row.tasks[task].value if task in row.tasks else None) for task in scores.tasks),
+            )
+            for row in rows
+        ),
+        bounds=(bound("chance", scores.chance), bound("ceiling", scores.ceiling)),
+        lines=tuple(_lines(scores)),
+    )
+
+
+def _lines(scores: Scores) -> Iterator[str]:
+    rows = scores.architectures
+    seeds = sorted({row.seeds for row in rows if row.mad})
+    count = (
+        f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else _plural(seeds[0] if seeds else 0, "seed")
+    )
+    kinds = dict.fromkeys(row.interval_kind for row in rows if row.mad)
+    yield (
+        f"{scores.suite}, protocol {scores.protocol}: {scores.metric} accuracy in %, {count}. "
+        f"+- is half of the 95 % interval ({', or '.join(INTERVALS[kind] for kind in kinds) or 'none yet'}); "
+        "ranks tie where intervals overlap."
+    )
+    for row in rows:
+        said = [*([f"missing {_missing(row, scores)}"] if row.missing else []), *row.notes]
+        if said:
+            yield f"{_name(row, scores)}: {'; '.join(said)}."
+
+
+def _missing(row: ArchitectureScore, scores: Scores) -> str:
+    """The runs that lack, or where they are many, the settings by task."""
+    if len(row.missing) <= 3:
+        return ", ".join(row.missing)
+    wanted = {task: len(settings) for task, settings in scores.settings.items()}
+    found = {task: len(row.tasks[task].settings) if task in row.tasks else 0 for task in wanted}
+    lacking = [
+        f"{task} (has {found[task]} of {wanted[task]})" for task in wanted if found[task] < wanted[task]
+    ]
+    return ", ".join(lacking) or f"{len(row.missing)} groups of further seeds"
+
+
+def _table(scores: Scores, width: int, color: bool) -> str:
+    from rich.box import Box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not scores.architectures:
+        return _nothing(scores)
+    sheet = _sheet(scores)
+    rule = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+    table = Table(box=rule, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+    for heading in sheet.headings:
+        wraps = heading == "architecture" or heading in scores.tasks
+        justify: Literal["left", "right"] = "left" if heading in LEFT else "right"
+        table.add_column(Text(heading), justify=justify, no_wrap=not wraps, overflow="fold")
+    for i, row in enumerate(sheet.rows):
+        table.add_row(*map(Text, row), end_section=i == len(sheet.rows) - 1)
+    for row in sheet.bounds:
+        table.add_row(*map(Text, row), style="dim")
+    # Records come from other machines too: nothing in them is read as markup, an emoji code or a link.
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        highlight=False,
+    )
+    console.print(table)
+    for line in sheet.lines:
+        console.print(Text(line), style="dim")
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    return text if color else "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def _markdown(scores: Scores) -> str:
+    if not scores.architectures:
+        return _nothing(scores)
+    sheet = _sheet(scores)
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (sheet.headings, *sheet.rows)]
+    dim = [[f"*{cell}*" if cell else "" for cell in row] for row in sheet.bounds]
+    marks = [":--" if heading in LEFT else "--:" for heading in sheet.headings]
+    grid = "\n".join(f"| {' | '.join(row)} |" for row in (escaped[0], marks, *escaped[1:], *dim))
+    return f"{grid}\n\n" + "\n\n".join(sheet.lines) + "\n"
+
+
+def _nothing(scores: Scores) -> str:
+    suite, protocol = (label.partition("@")[0] for label in (scores.suite, scores.protocol))
+    return (
+        f"No run of {scores.suite} under protocol {scores.protocol} is stored yet. "
+        f'Make some: mad bench "2*(hyena swiglu)" --suite {suite} --protocol {protocol}\n'
+    )
+
+
+def _name(row: ArchitectureScore, scores: Scores) -> str:
+    label = "".join(c if c.isprintable() else "?" for c in row.label)
+    complete = sum(task.complete for task in row.tasks.values())
+    marks = ["stale"] if row.stale else []
+    marks += [] if row.complete else [f"{complete}/{len(scores.tasks)} tasks"]
+    return f"{label} ({', '.join(marks)})" if marks else label
+
+
+def _mad(row: ArchitectureScore) -> str:
+    value = f"{_percent(row.mad.value if row.mad else None):>5}"
+    return f"{value} +-{_percent(row.mad.half)}" if row.mad else value
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _short(number: int | None) -> str:
+    """Three digits or so: 950, 4.1k, 412k, 1.2M."""
+    if number is None:
+        return "-"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.0f}{unit}" if number >= 99.95 * size else f"{number / size:.1f}{unit}"
+    return str(number)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

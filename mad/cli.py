@@ -1,0 +1,427 @@
+"""The command line: few verbs, each a thin layer over `mad.api`. Heavy imports stay inside the verbs that
+need them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mad.api import Prepared
+
+app = typer.Typer(
+    name="mad",
+    help="Benchmark sequence-model architectures on synthetic tasks that predict how they scale.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+tasks_app = typer.Typer(help="List the tasks, or show one.", rich_markup_mode=None)
+app.add_typer(tasks_app, name="tasks")
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option("--store", help="Path of the store; default $MAD_STORE or the user's data directory."),
+]
+SuiteOption = Annotated[str, typer.Option("--suite", help="smoke, quick, baseline or mad-2024.")]
+ProtocolOption = Annotated[
+    str, typer.Option("--protocol", help="sound, or public-code to compare with published scores.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="32-true or bf16-mixed; part of a run's identity.")
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Train with torch.compile; part of a run's identity.")
+]
+
+
+@app.command()
+def bench(
+    specs: Annotated[
+        list[str],
+        typer.Argument(metavar="SPEC...", help="Architectures: '2*(hyena swiglu)', a preset, module:Class."),
+    ],
+    suite: SuiteOption = "quick",
+    protocol: ProtocolOption = "sound",
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds; default the suite's.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Only these tasks of the suite, separated by commas.")
+    ] = None,
+    store: StoreOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "32-true",
+    compile: CompileOption = False,
+    replicas: Annotated[
+        str, typer.Option(help="auto, batched or turns: how a grid's runs share the device.")
+    ] = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and how long it takes; train nothing.")
+    ] = False,
+) -> None:
+    """Run the battery on architectures and print their scores. What is stored is not repeated."""
+    from mad import api
+
+    if replicas not in ("auto", "batched", "turns"):
+        raise ValueError(f"replicas {replicas!r} is not one of auto, batched, turns")
+    chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else None
+    prepared = api.prepare(
+        specs, suite=suite, protocol=protocol, seeds=seeds, tasks=chosen, precision=precision, compile=compile
+    )
+    if dry_run:
+        _dry_run(prepared, store, device)
+        return
+    from mad.board import render
+    from mad.estimate import work
+    from mad.progress import Display
+
+    console = Console(stderr=True)
+    console.print(_headline(prepared, store), highlight=False, markup=False, soft_wrap=True)
+    with Display(
+        prepared.groups, lambda group: work(group.cell) * len(group.cell.setting.grid), console
+    ) as display:
+        finished = api.execute(
+            prepared,
+            store=store,
+            device=device,
+            replicas=replicas,  # type: ignore[arg-type]
+            report=display.report,
+            ended=display.ended,
+        )
+    _print(render(finished.scores, "table", width=_width(), color=sys.stdout.isatty()))
+    if finished.failures:
+        first = finished.failures[0]
+        console.print(
+            f"{len(finished.failures)} runs failed; the first, {first.id}:\n{first.error}\n"
+            "Run the same command again to repeat them.",
+            highlight=False,
+            markup=False,
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    spec: Annotated[str, typer.Argument(help="One architecture.")],
+    task: Annotated[str, typer.Argument(help="A task with its options: 'in-context-recall[seq_len=64]'.")],
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0,
+    examples: Annotated[int, typer.Option(help="Training examples.")] = 12_800,
+    epochs: Annotated[int, typer.Option(help="Passes over them.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 128,
+    evaluations: Annotated[int, typer.Option(help="Points of the curve.")] = 10,
+    dim: Annotated[int, typer.Option(help="Width of the model.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed of data, order and initial weights.")] = 0,
+    protocol: ProtocolOption = "sound",
+    store: StoreOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "32-true",
+    compile: CompileOption = False,
+) -> None:
+    """Train one architecture on one task with one configuration, and print its curve."""
+    from mad import api
+    from mad.progress import Display
+
+    display: list[Display] = []
+
+    def report(group: Any, progress: Any) -> None:
+        if not display:
+            display.append(Display([group], lambda group: 1.0))
+            display[0].__enter__()
+        display[0].report(group, progress)
+
+    try:
+        record = api.train(
+            spec,
+            task,
+            lr=lr,
+            weight_decay=weight_decay,
+            train_examples=examples,
+            epochs=epochs,
+            batch_size=batch_size,
+            evaluations=evaluations,
+            dim=dim,
+            seed=seed,
+            protocol=protocol,
+            store=store,
+            device=device,
+            precision=precision,
+            compile=compile,
+            report=report,
+        )
+    finally:
+        for shown in display:
+            shown.__exit__(None, None, None)
+    from mad.show import show_record
+
+    show_record(record, _console())
+
+
+@app.command()
+def leaderboard(
+    suite: SuiteOption = "quick",
+    protocol: ProtocolOption = "sound",
+    store: StoreOption = None,
+    format: Annotated[str, typer.Option("--format", help="table, md, csv or json.")] = "table",
+) -> None:
+    """Compare every architecture in the store."""
+    from mad.api import scores_of
+    from mad.board import render
+
+    scores = scores_of(suite=suite, protocol=protocol, store=store)
+    _print(render(scores, format, width=_width(), color=sys.stdout.isatty()))
+
+
+@app.command()
+def show(
+    what: Annotated[
+        str, typer.Argument(metavar="SPEC|RUN", help="An architecture, or the id of a stored run.")
+    ],
+    dim: Annotated[int, typer.Option(help="Width of the model.")] = 128,
+    seq_len: Annotated[int, typer.Option(help="Length at which FLOPs and state are counted.")] = 128,
+    vocab_size: Annotated[int, typer.Option(help="Size of the vocabulary.")] = 16,
+    store: StoreOption = None,
+) -> None:
+    """Show an architecture layer by layer (parameters, FLOPs, state), or a stored run."""
+    from mad.show import find_run, show_architecture, show_record
+
+    record = find_run(what, store)
+    if record is not None:
+        show_record(record, _console())
+    else:
+        show_architecture(what, _console(), dim=dim, seq_len=seq_len, vocab_size=vocab_size)
+
+
+@tasks_app.callback(invoke_without_command=True)
+def tasks(ctx: typer.Context) -> None:
+    """List the tasks, or show one."""
+    if ctx.invoked_subcommand is not None:
+        return
+    import synthetic_tasks
+
+    table = _table("task", "defaults", "chance", "answers at", "what is asked")
+    for name in synthetic_tasks.names():
+        task = synthetic_tasks.get(name)
+        options = ", ".join(f"{k}={v}" for k, v in task.content().items() if k not in ("name", "version"))
+        where = {"every": "each position", "last": "the end, all at once"}[task.readout]
+        table.add_row(name, options, f"{task.chance:.3f}", where, _first_line(type(task)))
+    _console().print(table)
+
+
+@tasks_app.command("show")
+def show_task(
+    name: Annotated[str, typer.Argument(help="A task, with options if you like: 'compression[seq_len=8]'.")],
+    seed: Annotated[int, typer.Option(help="Seed of the example.")] = 0,
+) -> None:
+    """Draw an example of a task and explain it."""
+    import synthetic_tasks
+    from mad.show import draw_example
+
+    draw_example(synthetic_tasks.parse(name), seed, _console())
+
+
+@app.command()
+def primitives() -> None:
+    """List the layers that a spec can name, and the presets."""
+    from architectures.index import read
+
+    from architectures.presets import PRESETS
+
+    table = _table("layer", "mixes", "parameters", "state", "paper", "options")
+    for entry in read():
+        options = ", ".join(
+            f"{name}={_spell(option['default'])}" for name, option in entry["options"].items()
+        )
+        state = entry["state"]["total"]
+        grows = " (grows)" if entry["state"]["growing"] else ""
+        table.add_row(
+            entry["name"],
+            entry["mixes"],
+            f"{entry['params']:,}",
+            f"{state:,}{grows}",
+            entry["paper"],
+            options,
+        )
+    console = _console()
+    console.print(table)
+    console.print("Parameters at width 128; state: elements a row after 128 tokens.\n", style="dim")
+    table = _table("preset", "spec", "")
+    for name, preset in PRESETS.items():
+        table.add_row(name, preset.spec, preset.about)
+    console.print(table)
+    for point in importlib.metadata.entry_points(group="mad.primitives"):
+        package = point.dist.name if point.dist else point.value
+        console.print(f"{point.name}: from package {package}", highlight=False)
+
+
+@app.command("export")
+def export_(
+    file: Annotated[Path, typer.Argument(help="Where to write: .jsonl or .parquet.")],
+    store: StoreOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+) -> None:
+    """Write every record of the store to a file, one line a run."""
+    from mad.store import Store, export_records
+
+    with Store(store, read_only=True) as opened:
+        count = export_records(opened, file, overwrite=force)
+    _print(f"{count} runs written to {file}\n")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A file that `mad export` wrote.")],
+    store: StoreOption = None,
+) -> None:
+    """Merge the records of a file into the store. All or nothing; runs no code."""
+    from mad.store import Store, import_records
+
+    with Store(store) as opened:
+        report = import_records(opened, file)
+    conflicts = f" ({report.conflicts} with other numbers; the store's were kept)" if report.conflicts else ""
+    _print(f"{report.added} runs added, {report.replaced} replaced, {report.known} known{conflicts}\n")
+
+
+# What typer raises of a wrong command line. Its parser is an outside package in some releases and its own in others.
+UsageError = typer.BadParameter.__bases__[0]
+
+
+def main() -> None:
+    """Entry point: errors are one line on standard error and exit status 2."""
+    arguments = sys.argv[1:] or ["--help"]
+    _add_commands(arguments)
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(args=arguments, prog_name="mad", standalone_mode=False)
+    except UsageError as error:
+        raise SystemExit(_fail(f"{error.format_message()} See `mad --help`.", 2)) from None  # type: ignore[attr-defined]
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("MAD_TRACEBACK"):
+            raise
+        raise SystemExit(_fail(str(error), 2)) from None
+    except (KeyboardInterrupt, typer.Abort):
+        raise SystemExit(
+            _fail("interrupted; what was finished is stored, run the same command to go on", 130)
+        ) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(1) from None
+    raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _add_commands(arguments: list[str]) -> None:
+    """Commands of other packages, from the entry-point group mad.commands; loaded only where one may be
+    meant.
+    """
+    ours = {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    }
+    if arguments and arguments[0] in ours | {"tasks"}:
+        return
+    for point in importlib.metadata.entry_points(group="mad.commands"):
+        try:
+            app.add_typer(point.load(), name=point.name)
+        except Exception as error:
+            raise SystemExit(
+                _fail(
+                    f"command {point.name!r} ({point.value}) cannot be loaded: {error}; repair its package", 2
+                )
+            ) from error
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"mad: {one_line(message)}\n")
+    return status
+
+
+def one_line(message: str) -> str:
+    """A message on one line; where a caret pointed at a column, it stands in the text instead."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    if len(lines) >= 3 and lines[-1].strip() == "^":
+        text = lines[-2].strip()
+        column = lines[-1].index("^") - lines[-2].index(text)
+        return " ".join([*lines[:-2], f"(here ^): {text[:column]}^{text[column:]}".replace("  ", " ")])
+    return " ".join(line.strip() for line in lines)
+
+
+def _dry_run(prepared: Prepared, store: Path | None, device: str) -> None:
+    from mad.engines.inline import missing
+    from mad.estimate import estimate
+    from mad.progress import clock
+    from mad.store import Store, default_path
+
+    path = store or default_path()
+    groups = prepared.groups
+    if path.exists():
+        with Store(path, read_only=True) as opened:
+            groups = [g for g in groups if not g.cell.architecture.stored or missing(g, opened)]
+    table = _table("architecture", "task", "examples", "grid", "seeds", "steps a run")
+    for cell in prepared.cells:
+        setting = cell.setting
+        table.add_row(
+            cell.architecture.given,
+            str(cell.task),
+            f"{setting.train_examples:,}",
+            str(len(setting.grid)),
+            str(len(cell.seeds)),
+            f"{setting.steps:,}",
+        )
+    _console().print(table)
+    found = estimate(groups, device=device)
+    cached = len(prepared.groups) - len(groups)
+    _print(
+        f"{len(prepared.cells)} cells, {found.groups} groups to run ({cached} stored already), {found.runs} runs, "
+        f"{found.steps:,} steps\nat most about {clock(found.seconds)} here; less where a task is solved early\n"
+    )
+
+
+def _headline(prepared: Prepared, store: Path | None) -> str:
+    from mad.store import default_path
+
+    suite, protocol = prepared.cells[0].suite, prepared.cells[0].protocol
+    names = len({cell.architecture.given for cell in prepared.cells})
+    runs = sum(len(group.cell.setting.grid) for group in prepared.groups)
+    return (
+        f"{suite}, protocol {protocol.name}@{protocol.version}: {names} architecture{'s' * (names > 1)}, "
+        f"{len(prepared.groups)} groups, {runs} runs; store {store or default_path()}"
+    )
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+def _spell(value: Any) -> str:
+    return "none" if value is None else json.dumps(value).strip('"')
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _width() -> int:
+    return max(100, Console().width) if sys.stdout.isatty() else 100
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+
+
+if __name__ == "__main__":
+    main()

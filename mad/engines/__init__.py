@@ -1,0 +1,1 @@
+"""How the groups of a sweep are run: one module an engine."""

@@ -1,0 +1,67 @@
+"""Where a store may lie, and who may write to it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# SQLite's locks and shared memory do not work between the machines that mount one of these.
+NETWORK = frozenset(
+    "nfs nfs4 cifs smb2 smb3 smbfs lustre gpfs beegfs beegfs_nodev afs ceph panfs wekafs pvfs2 orangefs "
+    "fuse.sshfs fuse.ceph fuse.ceph-fuse fuse.glusterfs fuse.juicefs fuse.s3fs fuse.gcsfuse".split()
+)
+
+
+def default_path() -> Path:
+    """$MAD_STORE, else `store.sqlite` in the platform's folder for user data."""
+    named = os.environ.get("MAD_STORE")
+    if named:
+        return Path(named).expanduser().resolve()
+    if sys.platform == "win32":
+        folder = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        folder = "~/Library/Application Support"
+    else:
+        folder = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(folder).expanduser().resolve() / "mad-suite" / "store.sqlite"
+
+
+def network_file_system(path: Path, mounts: str | None = None) -> str | None:
+    """The type of the network file system that holds the path, or None; `mounts` as in /proc/mounts."""
+    if mounts is None:
+        table = Path("/proc/mounts")
+        mounts = table.read_text(errors="replace") if table.exists() else ""
+    best, kind = -1, ""
+    for line in mounts.splitlines():
+        _, point, found, *_ = line.split(" ")
+        folder = Path(point.replace("\\040", " "))
+        # The deepest mount holds the path; of two on one point the later hides the earlier.
+        if path.is_relative_to(folder) and len(folder.parts) >= best:
+            best, kind = len(folder.parts), found
+    return kind if kind in NETWORK else None
+
+
+@contextmanager
+def writer_lock(path: Path) -> Iterator[None]:
+    """Hold the store's lock file; the system lets go of it when the process dies, however it dies."""
+    if sys.platform == "win32":
+        # No flock here: SQLite keeps transactions apart, but two drivers would repeat each other's runs.
+        yield
+        return
+    import fcntl
+
+    with open(path.with_name(f"{path.name}.lock"), "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"store {path} is in use by another writer; wait for it to end, or pass another --store "
+                "and merge later with `mad export` and `mad import`"
+            ) from None
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # Also where a forked child still has the file open.

@@ -1,0 +1,124 @@
+"""What a person sees while a sweep runs: a live bar with time left, or plain lines where there is no
+terminal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from mad.config import Record
+
+if TYPE_CHECKING:
+    from mad.sweep import Group
+    from mad.trainer import Progress
+
+
+class Display:
+    """Follows a sweep on standard error. `weight` says how much work a group is, so that the time left is
+    fair.
+    """
+
+    def __init__(
+        self, groups: list[Group], weight: Callable[[Group], float], console: Console | None = None
+    ) -> None:
+        self.console = console or Console(stderr=True)
+        self.weights = [weight(group) for group in groups]
+        self.total, self.done, self.finished = sum(self.weights), 0.0, 0
+        self.started = self.last = time.monotonic()
+        self.bar: Bar | None = None
+        if self.console.is_terminal:
+            self.bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:3.0f}%"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self.task = self.bar.add_task("starting", total=self.total)
+
+    def __enter__(self) -> Display:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def report(self, group: Group, progress: Progress) -> None:
+        """Where the running group stands; a few times a second is enough."""
+        now = time.monotonic()
+        if self.bar is None or now - self.last < 0.1:
+            return
+        self.last = now
+        share = progress.step / progress.steps
+        if progress.accuracy is not None:
+            best = f"best {progress.accuracy:.3f}"
+        else:
+            best = "training"
+        self.bar.update(
+            self.task,
+            completed=self.done + share * self.weights[self.finished],
+            description=f"{_where(group)}  step {progress.step}/{progress.steps}  {best}",
+        )
+
+    def ended(self, group: Group, records: list[Record]) -> None:
+        """One line a group: what came of it."""
+        self.done += self.weights[self.finished]
+        self.finished += 1
+        if self.bar is not None:
+            self.bar.update(self.task, completed=self.done)
+        line = f"[{self.finished}/{len(self.weights)}] {_where(group)}: {_outcome(records)}"
+        if self.bar is None and self.finished < len(self.weights):
+            elapsed = time.monotonic() - self.started
+            line += f", about {clock(elapsed * (self.total - self.done) / max(self.done, 1e-9))} left"
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{max(seconds, 0):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _where(group: Group) -> str:
+    seed = f" seed {group.seed}" if len(group.cell.seeds) > 1 else ""
+    return f"{group.cell.architecture.given} on {group.cell.task}{seed}"
+
+
+def _outcome(records: list[Record]) -> str:
+    seconds = sum(record.cost.seconds for record in records if record.cost)
+    statuses = {record.status for record in records}
+    if statuses & {"failed", "interrupted"}:
+        words = (records[0].error or "interrupted").strip().splitlines()
+        return f"{records[0].status}: {words[-1] if words else ''}"
+    scored = [r for r in records if r.status == "ok" and r.metrics and r.metrics.test]
+    if not scored:
+        return "diverged, scored at chance"
+    best = max(scored, key=lambda r: _watched(r))
+    assert best.metrics and best.metrics.test
+    accuracy = best.metrics.test.accuracy(best.config.protocol.metric)
+    diverged = sum(record.status == "diverged" for record in records)
+    note = f", {diverged} diverged" if diverged else ""
+    return f"{accuracy:.3f} on test (lr {best.config.lr:g}){note} in {clock(seconds)}"
+
+
+def _watched(record: Record) -> float:
+    protocol = record.config.protocol
+    measure = getattr(record.metrics, protocol.select_on)
+    return float(measure.accuracy(protocol.metric))

@@ -1,0 +1,171 @@
+"""Run one group and make its records: the step between the trainer and the store."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+
+from architectures import SequenceModel, account
+from architectures.accounting import Account, account_model
+from mad.config import Cost, Record, RunConfig, Status
+from mad.sweep import Cell, Group
+from mad.trainer import Outcome, Progress, Replicas, train
+from synthetic_tasks import Task
+
+
+def run_group(
+    group: Group,
+    *,
+    fabric: Fabric,
+    replicas: Replicas = "auto",
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> list[Record]:
+    """Train a group and return a record of each of its runs. What the training raises becomes "failed".
+
+    An interruption (control-C) is not caught: the caller records it with `unfinished` and stops.
+    """
+    cell, task = group.cell, group.cell.task
+    runs = group.runs
+    environment = environment_of(fabric)
+    try:
+        model = cell.architecture.build(task, group.seed)
+        cost = cost_of(cell, task)
+        outcomes = train(runs, task, model, fabric=fabric, replicas=replicas, report=report)
+    except (
+        Exception
+    ) as error:  # A user's layer may raise anything; the record says what, and the sweep goes on.
+        return unfinished(group, "failed", environment, "".join(traceback.format_exception(error)))
+    return [
+        _record(group, run, outcome, cost, environment) for run, outcome in zip(runs, outcomes, strict=True)
+    ]
+
+
+def unfinished(
+    group: Group, status: Status, environment: dict[str, Any], error: str | None = None
+) -> list[Record]:
+    """Records of a group that came to nothing; the next call replaces them."""
+    return [
+        Record(
+            id=run.id,
+            group=group.id,
+            status=status,
+            config=run,
+            given=group.cell.architecture.given,
+            suite=group.cell.suite,
+            environment=environment,
+            error=error,
+            created=_now(),
+        )
+        for run in group.runs
+    ]
+
+
+def _record(
+    group: Group, run: RunConfig, outcome: Outcome, cost: Cost, environment: dict[str, Any]
+) -> Record:
+    return Record(
+        id=run.id,
+        group=group.id,
+        status=outcome.status,
+        config=run,
+        given=group.cell.architecture.given,
+        suite=group.cell.suite,
+        metrics=outcome.metrics,
+        cost=cost.model_copy(
+            update={"seconds": round(outcome.seconds, 3), "peak_memory": outcome.peak_memory}
+        ),
+        environment=environment if outcome.note is None else environment | {"note": outcome.note},
+        created=_now(),
+    )
+
+
+def cost_of(cell: Cell, task: Task) -> Cost:
+    """Parameters, FLOPs and state of a cell's model at its task's length."""
+    architecture = cell.architecture
+    model = architecture.build(task, 0)
+    if not isinstance(model, SequenceModel):
+        return Cost(params=sum(p.numel() for p in model.parameters()))
+    try:
+        found = account(
+            model.spec,
+            vocab_size=task.vocab_size,
+            dim=model.dim,
+            seq_len=task.seq_len,
+            readout=task.readout,
+            options=model.options,
+        )
+    except (RuntimeError, NotImplementedError):
+        # A layer of the user's own need not run on the meta device.
+        found = account_model(model, task.seq_len)
+    return _cost(found)
+
+
+def _cost(found: Account) -> Cost:
+    return Cost(
+        params=found.params,
+        core_params=found.core,
+        flops_per_token=found.flops,
+        state=found.state,
+        nominal_state=found.nominal,
+    )
+
+
+def check_cell(cell: Cell) -> None:
+    """Build the cell's model and run two rows through it: what cannot work is refused before any training."""
+    task = cell.task
+    rows = torch.from_numpy(task.draw(0, "train", 2).inputs)
+    model = cell.architecture.build(task, 0)
+    with torch.no_grad():
+        logits = model.eval()(rows)
+    expected = (*rows.shape, task.vocab_size)
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(
+            f"{cell.architecture.given} on {task} returned {got} for tokens {tuple(rows.shape)}; "
+            f"a model returns logits (B, T, vocab_size) = {expected}"
+        )
+
+
+def environment_of(fabric: Fabric) -> dict[str, Any]:
+    """Where the numbers were made; not part of a run's identity."""
+    device = fabric.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "mad_suite": version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(terse=True),
+        "device": device.type,
+        "device_name": name,
+        "threads": torch.get_num_threads(),
+    }
+
+
+@functools.cache
+def version() -> str:
+    try:
+        return importlib.metadata.version("mad-suite")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+@functools.cache
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

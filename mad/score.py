@@ -1,0 +1,357 @@
+"""From records to scores: of a setting, of a task, and the MAD score, each with a 95 % interval.
+
+For one architecture, one setting and one seed, the runs of the grid form a group. The protocol's split
+chooses the best of them, and its test accuracy counts; a group that diverged altogether counts at chance. A
+setting's score is the mean over seeds, a task's the mean over its settings, and the MAD score the unweighted
+mean over tasks. Runs belong to a suite by content, whatever they were called when they were made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+import synthetic_tasks
+from mad.config import DONE, Cost, Record, setting_key
+from mad.interval import RESAMPLES, Array, Estimate, average, mean, over_rows, over_seeds
+from mad.protocol import Protocol, Setting, Suite
+from mad.selection import Choice, Group, Point, choose, metrics_of
+
+Answers = dict[str, dict[int, Group]]  # by setting key and seed
+
+PRESET = re.compile(r"[a-z][a-z0-9+.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingScore(Estimate):
+    """One architecture on one setting: the mean over its complete seeds.
+
+    `chosen` is the grid point of each seed. `edges` names the axes on which one of them lies at an end of the
+    grid. `diverged` counts runs of all seeds. `cost` is that of the first seed's chosen run.
+    """
+
+    setting: str
+    task: str
+    micro: float
+    macro: float
+    chance: float
+    ceiling: float
+    seeds: tuple[int, ...]
+    chosen: tuple[Point, ...]
+    edges: tuple[str, ...]
+    diverged: int
+    cost: Cost | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScore(Estimate):
+    """The mean over the settings of a task that are there; `complete` where none is missing."""
+
+    settings: tuple[SettingScore, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureScore:
+    """A row of the leaderboard.
+
+    Costs are those of the suite's first setting that was scored. `mad` is the mean over the tasks that are
+    there, None where there is none. `seeds` is the smallest number of seeds of a setting.
+    """
+
+    rank: int
+    label: str
+    given: str
+    spec: str
+    architecture_key: str
+    precision: str
+    backend: str
+    compile: bool
+    params: int | None
+    core_params: int | None
+    flops_per_token: float | None
+    state: int | None
+    nominal_state: int | None
+    mad: Estimate | None
+    interval_kind: Literal["seeds", "rows"]
+    tasks: dict[str, TaskScore]
+    seeds: int
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+    stale: bool
+    complete: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The scores of a suite under a protocol, best first; `settings` are those of each task."""
+
+    suite: str
+    protocol: str
+    metric: str
+    settings: dict[str, tuple[str, ...]]
+    chance: dict[str, float]
+    ceiling: dict[str, float]
+    architectures: tuple[ArchitectureScore, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.settings)
+
+
+def score(
+    records: Iterable[Record],
+    suite: Suite,
+    protocol: Protocol,
+    *,
+    versions: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Score every architecture that has a run of the suite under the protocol.
+
+    `versions` are the primitives' current ones: an older one makes a row stale. `seed` is the bootstrap's.
+    """
+    exam = _exam(suite, protocol)
+    answers: dict[str, Answers] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    for record in records:
+        config = record.config
+        key, point = config.setting_key, (config.lr, config.weight_decay)
+        # A suite fixes the width as well; a factory of whole models has none to fix.
+        if key in exam and point in exam[key].setting.grid and config.architecture.dim in (None, suite.dim):
+            answers[config.architecture_key][key][config.seed][point] = record
+    most = max((len(groups) for settings in answers.values() for groups in settings.values()), default=1)
+    # A row of uniform numbers a seed: the same ones resample every setting and every architecture.
+    uniform = np.random.default_rng(seed).random((most, RESAMPLES))
+    rows = [
+        _architecture(key, found, exam, suite, protocol, versions or {}, uniform)
+        for key, found in sorted(answers.items())
+    ]
+    settings: dict[str, tuple[str, ...]] = {}
+    for question in exam.values():
+        settings[question.task] = (*settings.get(question.task, ()), question.label)
+    return Scores(
+        suite=suite.label,
+        protocol=f"{protocol.name}@{protocol.version}",
+        metric=protocol.metric,
+        settings=settings,
+        chance=_bound(rows, lambda setting: setting.chance),
+        ceiling=_bound(rows, lambda setting: setting.ceiling),
+        architectures=tuple(_ranked(_distinct(rows))),
+    )
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A setting of the suite, the name of its task and its label."""
+
+    setting: Setting
+    task: str
+    label: str
+
+
+def _exam(suite: Suite, protocol: Protocol) -> dict[str, _Question]:
+    """The suite's settings by key. The first one of a task is its baseline, which names the others."""
+    baselines: dict[str, Setting] = {}
+    exam = {}
+    for setting in suite.settings:
+        task = synthetic_tasks.parse(setting.task)
+        baseline = baselines.setdefault(task.name, setting)
+        budget = (
+            ""
+            if setting.train_examples == baseline.train_examples
+            else f", {setting.train_examples} examples"
+        )
+        exam[setting_key(setting, protocol)] = _Question(setting, task.name, f"{task}{budget}")
+    return exam
+
+
+def _architecture(
+    key: str,
+    answers: Answers,
+    exam: Mapping[str, _Question],
+    suite: Suite,
+    protocol: Protocol,
+    versions: Mapping[str, int],
+    uniform: Array,
+) -> ArchitectureScore:
+    chosen: dict[str, dict[int, Choice]] = {}
+    missing: list[str] = []
+    for at, question in exam.items():
+        groups = dict(sorted(answers.get(at, {}).items()))
+        choices = {seed: choose(group, question.setting, protocol) for seed, group in groups.items()}
+        complete = {seed: choice for seed, choice in choices.items() if choice is not None}
+        if complete:
+            chosen[at] = complete
+        missing += [_lack(question, seed, groups[seed]) for seed in choices if seed not in complete]
+        missing += [] if groups else [f"{question.label}: not run"]
+
+    counts = [len(choices) for choices in chosen.values()] or [0]
+    kind: Literal["seeds", "rows"] = "seeds" if min(counts) >= 2 else "rows"
+    parts: dict[str, list[tuple[SettingScore, Estimate]]] = defaultdict(list)
+    for at, choices_of_seeds in chosen.items():
+        parts[exam[at].task].append(_setting(exam[at], answers[at], choices_of_seeds, kind, uniform))
+    numbers = {name: mean([number for _, number in pairs]) for name, pairs in parts.items()}
+    number_of_settings = Counter(question.task for question in exam.values())
+    tasks = {
+        name: TaskScore(
+            value=number.value,
+            low=number.low,
+            high=number.high,
+            settings=tuple(setting for setting, _ in parts[name]),
+            complete=len(parts[name]) == number_of_settings[name],
+        )
+        for name, number in numbers.items()
+    }
+    mad = mean(list(numbers.values())) if numbers else None
+
+    records = [run for groups in answers.values() for group in groups.values() for run in group.values()]
+    config = records[0].config
+    spec, given = _spelling(records)
+    old = [
+        f"{name}@{version} is now {name}@{versions[name]}"
+        for name, version in config.architecture.versions.items()
+        if version < versions.get(name, version)
+    ]
+    cost = next((setting.cost for task in tasks.values() for setting in task.settings), None)
+    return ArchitectureScore(
+        rank=0,
+        label=given if PRESET.fullmatch(given) else spec,
+        given=given,
+        spec=spec,
+        architecture_key=key,
+        precision=config.precision,
+        backend=config.backend,
+        compile=config.compile,
+        params=cost.params if cost else None,
+        core_params=cost.core_params if cost else None,
+        flops_per_token=cost.flops_per_token if cost else None,
+        state=cost.state.get("total") if cost and cost.state else None,
+        nominal_state=cost.nominal_state if cost else None,
+        mad=mad and Estimate(value=mad.value, low=mad.low, high=mad.high),
+        interval_kind=kind,
+        tasks=tasks,
+        seeds=min(counts),
+        missing=tuple(missing),
+        notes=tuple(_notes(tasks, number_of_settings, counts, suite.seeds, old)),
+        stale=bool(old),
+        complete=len(chosen) == len(exam),
+    )
+
+
+def _setting(
+    question: _Question,
+    groups: Mapping[int, Group],
+    choices: Mapping[int, Choice],
+    kind: Literal["seeds", "rows"],
+    uniform: Array,
+) -> tuple[SettingScore, Estimate]:
+    values = np.array([choice.value for choice in choices.values()])
+    value = average(values)
+    if kind == "seeds":
+        drawn = (uniform[: len(values)] * len(values)).astype(int)  # (seeds, resamples), indices of seeds
+        number: Estimate = over_seeds(value, values[drawn].mean(axis=0))
+    else:
+        # Seeds share the test rows, so more of them do not make more rows.
+        number = over_rows(value, question.setting.test_examples)
+    metrics = [metrics_of(choice.record) for choice in choices.values()]
+    runs = [groups[seed][point] for seed in choices for point in question.setting.grid]
+    setting = SettingScore(
+        value=value,
+        low=number.low,
+        high=number.high,
+        setting=question.label,
+        task=question.task,
+        micro=average([choice.micro for choice in choices.values()]),
+        macro=average([choice.macro for choice in choices.values()]),
+        chance=average([found.chance for found in metrics]),
+        ceiling=average([found.ceiling for found in metrics]),
+        seeds=tuple(choices),
+        chosen=tuple(choice.point for choice in choices.values()),
+        edges=tuple(sorted({edge for choice in choices.values() for edge in choice.edges})),
+        diverged=sum(run.status == "diverged" for run in runs),
+        cost=next(iter(choices.values())).record.cost,
+    )
+    return setting, number
+
+
+def _lack(question: _Question, seed: int, group: Group) -> str:
+    statuses = Counter(run.status for run in group.values())
+    done = sum(statuses[status] for status in DONE)
+    failed = f", {statuses['failed']} failed" if statuses["failed"] else ""
+    return f"{question.label}: seed {seed} has {done} of {len(question.setting.grid)} runs{failed}"
+
+
+def _spelling(records: Sequence[Record]) -> tuple[str, str]:
+    """The canonical spec with the model options that differ, and what was typed: a preset's name if any."""
+    architecture = records[0].config.architecture
+    options = ", ".join(f"{name}={value}" for name, value in sorted(architecture.options.items()))
+    given = min({record.given for record in records}, key=lambda text: (not PRESET.fullmatch(text), text))
+    return f"{architecture.label} ({options})" if options else architecture.label, given
+
+
+def _notes(
+    tasks: Mapping[str, TaskScore],
+    settings: Mapping[str, int],
+    counts: Sequence[int],
+    seeds: int,
+    old: Sequence[str],
+) -> Iterator[str]:
+    """What a reader must know of a row before trusting its scores."""
+    edges: dict[str, list[str]] = defaultdict(list)
+    for name, task in tasks.items():
+        for axis, number in Counter(axis for setting in task.settings for axis in setting.edges).items():
+            edges[axis].append(
+                name if settings[name] == 1 else f"{name} ({number} of {settings[name]} settings)"
+            )
+    yield from (
+        f"best at the edge of the grid ({axis}) in {', '.join(where)}" for axis, where in edges.items()
+    )
+    for name, task in tasks.items():
+        diverged = sum(setting.diverged for setting in task.settings)
+        if diverged:
+            yield f"{diverged} diverged in {name}"
+    least, most = min(counts), max(counts)
+    if 0 < least < most:
+        yield f"{least} to {most} seeds"
+    elif 0 < most < seeds:
+        yield f"{most} of {seeds} seeds"
+    if old:
+        yield f"stale: {', '.join(old)}"
+
+
+def _distinct(rows: Sequence[ArchitectureScore]) -> list[ArchitectureScore]:
+    """Where one name meant different architectures, each is called by its spec."""
+    specs: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        specs[row.label].add(row.spec)
+    return [row if len(specs[row.label]) == 1 else replace(row, label=row.spec) for row in rows]
+
+
+def _ranked(rows: Sequence[ArchitectureScore]) -> list[ArchitectureScore]:
+    """Rank 1 + the number of those surely better. Incomplete rows follow complete ones; stale are last."""
+    tiers: dict[tuple[bool, bool, bool], list[ArchitectureScore]] = defaultdict(list)
+    for row in rows:
+        tiers[row.stale, row.mad is None, not row.complete].append(row)
+    ranked: list[ArchitectureScore] = []
+    for _, tier in sorted(tiers.items()):
+        estimates = [row.mad or Estimate(value=0, low=0, high=0) for row in tier]
+        better = [sum(other.low > own.high for other in estimates) for own in estimates]
+        ranked += [
+            replace(row, rank=len(ranked) + 1 + ahead) for row, ahead in zip(tier, better, strict=True)
+        ]
+    return sorted(ranked, key=lambda r: (r.rank, -(r.mad.value if r.mad else 0), r.label, r.architecture_key))
+
+
+def _bound(rows: Iterable[ArchitectureScore], of: Callable[[SettingScore], float]) -> dict[str, float]:
+    """Chance or ceiling of each task: the mean over its settings, of the mean over those who answered."""
+    seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        for name, task in row.tasks.items():
+            for setting in task.settings:
+                seen[name][setting.setting].append(of(setting))
+    return {name: average([average(values) for values in found.values()]) for name, found in seen.items()}

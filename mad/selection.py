@@ -1,0 +1,84 @@
+"""Which run of a group counts: the best of the grid by one split, reported on another.
+
+A group is what one architecture did on one setting with one seed: a run for each grid point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mad.config import Measure, Metrics, Record
+from mad.protocol import Protocol, Setting
+
+Point = tuple[float, float]  # (learning rate, weight decay)
+Group = dict[Point, Record]
+
+# An optimum at the edge of the grid matters only where the axis matters by more than this.
+FLAT = 0.01
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen run of a group and what it scores."""
+
+    point: Point
+    record: Record
+    value: float
+    micro: float
+    macro: float
+    edges: tuple[str, ...]
+
+
+def choose(group: Group, setting: Setting, protocol: Protocol) -> Choice | None:
+    """The best grid point by the protocol's split; None while the group is incomplete."""
+    solved = any(run.status == "ok" and metrics_of(run).solved for run in group.values())
+    # A run was stopped because another one of its group solved the task: without that one it says nothing.
+    done = ("ok", "diverged", "stopped") if solved else ("ok", "diverged")
+    if not all(point in group and group[point].status in done for point in setting.grid):
+        return None
+    runs = {point: group[point] for point in setting.grid}
+    scored = [point for point, run in runs.items() if run.status == "ok"]
+    watched = {point: measure_of(runs[point], protocol.select_on) for point in scored}
+    accuracy = {point: found.accuracy(protocol.metric) for point, found in watched.items()}
+    accuracy |= {point: metrics_of(run).chance for point, run in runs.items() if run.status == "diverged"}
+    if not scored:
+        point, chance = setting.grid[0], metrics_of(runs[setting.grid[0]]).chance
+        return Choice(point, runs[point], chance, chance, chance, ())
+
+    def preference(point: Point) -> tuple[float, float]:
+        loss = measure_of(runs[point], "validation").loss
+        return -accuracy[point], math.inf if loss is None else loss
+
+    best = min(scored, key=preference)  # `min` keeps the first of equals, so the grid's order decides last.
+    test = measure_of(runs[best], "test")
+    edges = () if accuracy[best] >= protocol.solved_at else tuple(_edges(best, accuracy, setting))
+    return Choice(best, runs[best], test.accuracy(protocol.metric), test.micro, test.macro, edges)
+
+
+def _edges(best: Point, accuracy: dict[Point, float], setting: Setting) -> Iterator[str]:
+    """The axes that matter on which the optimum lies at an end, beyond which a better one may lie.
+
+    With fewer than three points every point is at an end, and nothing lies beyond a weight decay of 0.
+    """
+    for i, (name, axis) in enumerate((("lr", setting.lrs), ("weight_decay", setting.weight_decays))):
+        along = [value for point, value in accuracy.items() if point[1 - i] == best[1 - i]]
+        at_end = best[i] in (min(axis), max(axis)) and best[i] != 0
+        if len(set(axis)) >= 3 and at_end and accuracy[best] - min(along) > FLAT:
+            yield f"{name}={best[i]:g}"
+
+
+def metrics_of(record: Record) -> Metrics:
+    if record.metrics is None:
+        raise ValueError(
+            f"run {record.id} is {record.status!r} but has no metrics; run it again in a new store"
+        )
+    return record.metrics
+
+
+def measure_of(record: Record, split: str) -> Measure:
+    found: Measure | None = getattr(metrics_of(record), split)
+    if found is None:
+        raise ValueError(f"run {record.id} has no {split} measure; run it again in a new store")
+    return found

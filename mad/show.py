@@ -1,0 +1,148 @@
+"""Pictures in a terminal: an architecture layer by layer, a stored run, an example of a task."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mad.config import Record
+from mad.store import Store, default_path
+from synthetic_tasks import IGNORE, Task
+
+if TYPE_CHECKING:
+    from architectures import Account
+
+
+def find_run(what: str, store: str | Path | None) -> Record | None:
+    """The stored run with this id, or with an id that begins so (6 digits or more); None where `what` is no
+    id.
+    """
+    if not re.fullmatch(r"[0-9a-f]{6,20}", what):
+        return None
+    with Store(store, read_only=True) as opened:
+        found = [record for record in opened.records() if record.id.startswith(what)]
+    if len(found) != 1:
+        count = "no run" if not found else f"{len(found)} runs"
+        raise ValueError(
+            f"{count} in {store or default_path()} with an id that begins {what!r}; give a full id"
+        )
+    return found[0]
+
+
+def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, vocab_size: int) -> None:
+    """The layer table: parameters, forward FLOPs a token, state by kind."""
+    import architectures
+    from architectures.accounting import account_model
+    from architectures.model import resolve_options
+
+    spec = architectures.parse(given)
+    options = resolve_options(given)
+    size = {"vocab_size": vocab_size, "dim": dim}
+    found: Account
+    if ":" in str(spec):  # A layer of the user's own need not run on the meta device.
+        found = account_model(
+            architectures.build(spec, max_len=seq_len, seed=0, options=options, **size), seq_len
+        )
+    else:
+        found = architectures.account(spec, seq_len=seq_len, options=options, **size)
+    console.print(f"{spec}   width {dim}, length {seq_len}, vocabulary {vocab_size}\n", markup=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer")
+    for name in ("parameters", "FLOPs a token", "state", "recurrent", "conv", "growing", "nominal"):
+        table.add_column(name, justify="right")
+    table.add_row("embedding, readout", f"{found.embedding:,}", f"{2 * dim * vocab_size:,}")
+    for layer in found.layers:
+        table.add_row(
+            layer.name, f"{layer.params:,}", f"{layer.flops:,.0f}", *_state(layer.state, layer.nominal)
+        )
+    table.add_section()
+    table.add_row(
+        "in all",
+        f"{found.params:,}",
+        f"{found.flops:,.0f}",
+        *_state(found.state, found.nominal),
+        style="bold",
+    )
+    console.print(table)
+    console.print(
+        f"\n{found.core:,} parameters without embedding and readout (norms included). State: elements a row after "
+        f"{seq_len} tokens. FLOPs: forward, multiply-add = 2, mean over the sequence.",
+        style="dim",
+    )
+
+
+def _state(state: dict[str, int] | None, nominal: int | None) -> list[str]:
+    if state is None:
+        return ["unknown", "", "", "", ""]
+    return [f"{state[kind]:,}" for kind in ("total", "recurrent", "conv", "growing")] + [f"{nominal:,}"]
+
+
+def show_record(record: Record, console: Console) -> None:
+    """A run: what it was, its curve, its scores and its cost."""
+    config = record.config
+    task = ", ".join(f"{k}={v}" for k, v in config.task.items() if k not in ("name", "version"))
+    rows = [
+        ("run", f"{record.id}  ({record.status})"),
+        ("architecture", f"{config.architecture.label}   width {config.architecture.dim}"),
+        ("task", f"{config.task['name']}@{config.task['version']}  {task}"),
+        (
+            "training",
+            f"{config.train_examples:,} examples, {config.epochs} epochs, batch {config.batch_size}",
+        ),
+        ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),
+        ("protocol", f"{config.protocol.name}@{config.protocol.version}, {config.precision}"),
+    ]
+    if record.cost is not None:
+        rows.append(("cost", f"{record.cost.params:,} parameters, {record.cost.seconds:.1f} s"))
+    rows.append(("made", f"{record.created}  {record.environment.get('device_name', '')}"))
+    for name, value in rows:
+        console.print(f"{name:13} {value}", markup=False, soft_wrap=True)
+    if record.metrics is not None:
+        _show_metrics(record, console)
+    if record.error is not None:
+        console.print(f"\n{record.error}", markup=False)
+
+
+def _show_metrics(record: Record, console: Console) -> None:
+    metrics = record.metrics
+    assert metrics is not None
+    watched = record.config.protocol.select_on
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("step", "lr", "train loss", f"{watched} loss", f"{watched} accuracy"):
+        table.add_column(name, justify="right")
+    for point in metrics.curve:
+        losses = [f"{x:.4f}" if x is not None else "-" for x in (point.train_loss, point.loss)]
+        table.add_row(f"{point.step:,}", f"{point.lr:.2e}", *losses, f"{point.accuracy:.4f}")
+    console.print("")
+    console.print(table)
+    if metrics.test is not None:
+        test = metrics.test
+        console.print(
+            f"\ntest accuracy {test.micro:.4f} (macro {test.macro:.4f}) over {test.targets:,} targets in {test.rows:,} "
+            f"rows; chance {metrics.chance:.4f}, ceiling {metrics.ceiling:.4f}",
+            soft_wrap=True,
+        )
+
+
+def draw_example(task: Task, seed: int, console: Console) -> None:
+    """The task's description and one test example: what goes in, and the answers under the scored
+    positions.
+    """
+    console.print(f"{task}   version {task.version}, chance {task.chance:.4f}", style="bold", markup=False)
+    console.print((type(task).__doc__ or "").split(">>>")[0].rstrip(), markup=False)
+    batch = task.draw(seed, "test", 1)
+    inputs, targets = batch.inputs[0], batch.targets[0]
+    width = len(str(task.vocab_size - 1)) + 1
+    per_line = max(8, (console.width - 9) // width)
+    console.print(f"\nAn example (seed {seed}): tokens, and below them what is to be answered there.\n")
+    for start in range(0, task.seq_len, per_line):
+        part = slice(start, start + per_line)
+        console.print("tokens  " + "".join(f"{t:>{width}}" for t in inputs[part]), soft_wrap=True)
+        answers = "".join(f"{'.' if t == IGNORE else t:>{width}}" for t in targets[part])
+        console.print(Text("answer  " + answers, style="green"), soft_wrap=True)
+        console.print("")

@@ -1,0 +1,192 @@
+"""From architectures and a suite to cells: what there is to run, and in which groups."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+import architectures
+from architectures.model import resolve_options, seeded
+from architectures.registry import get, load_object, source_hash
+from mad.config import ArchitectureConfig, RunConfig, content_hash, setting_fields
+from mad.protocol import Protocol, Setting, Suite
+from synthetic_tasks import Task
+
+Factory = Callable[[Task], nn.Module]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Who answers: `config` identifies it, `build` makes it. `stored` is False for a nameless factory."""
+
+    given: str
+    config: ArchitectureConfig
+    factory: Factory | None = None
+    stored: bool = True
+
+    def build(self, task: Task, seed: int) -> nn.Module:
+        if self.factory is None:
+            assert self.config.dim is not None
+            return architectures.build(
+                self.config.spec,
+                vocab_size=task.vocab_size,
+                dim=self.config.dim,
+                max_len=task.seq_len,
+                readout=task.readout,
+                seed=seed,
+                options=architectures.ModelOptions(**self.config.options),
+            )
+        with seeded(seed, "model"):
+            model = self.factory(task)
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                f"{self.given} returned a {type(model).__name__} for task {task}; a factory returns an "
+                "nn.Module that maps tokens (B, T) to logits (B, T, vocab_size)"
+            )
+        return model
+
+
+def resolve(given: str | architectures.Spec | Factory, *, dim: int, protocol: Protocol) -> Architecture:
+    """The architecture of a spec, a preset's name, package.module:name or a factory `(task) -> module`."""
+    if (
+        isinstance(given, str)
+        and ":" in given
+        and given.replace(":", "").replace(".", "").replace("_", "").isalnum()
+    ):
+        loaded = load_object(given)
+        if inspect.isfunction(loaded):
+            return _from_factory(loaded, given)
+    if isinstance(given, str | architectures.Spec):
+        return _from_spec(given, dim, protocol)
+    if callable(given):
+        name = f"{getattr(given, '__module__', '')}:{getattr(given, '__qualname__', '')}"
+        return _from_factory(given, name)
+    raise ValueError(
+        f"{given!r} is no architecture; give a spec, a preset's name or a factory (task) -> nn.Module"
+    )
+
+
+def _from_spec(given: str | architectures.Spec, dim: int, protocol: Protocol) -> Architecture:
+    spec = architectures.parse(given)
+    entries = {layer.name: get(layer.name) for layer in spec.walk()}
+    options = dataclasses.asdict(resolve_options(given)) | protocol.model
+    default = dataclasses.asdict(architectures.ModelOptions())
+    config = ArchitectureConfig(
+        spec=str(spec),
+        dim=dim,
+        options={k: v for k, v in options.items() if v != default[k]},
+        versions={name: entry.version for name, entry in sorted(entries.items())},
+        sources={name: entry.source for name, entry in sorted(entries.items()) if entry.source},
+    )
+    return Architecture(given=str(given).strip(), config=config)
+
+
+def _from_factory(factory: Factory, name: str) -> Architecture:
+    # A lambda, a local function or one typed into a session cannot be found again under its name.
+    named = "<" not in name and not name.startswith("__main__:") and inspect.isfunction(factory)
+    source = source_hash(factory) if named else ""
+    version = int(getattr(factory, "version", 1))
+    config = ArchitectureConfig(
+        spec=name, dim=None, versions={name: version}, sources={name: source} if source else {}
+    )
+    return Architecture(given=name, config=config, factory=factory, stored=named)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One (architecture, setting): the unit of work. It holds one group a seed."""
+
+    architecture: Architecture
+    setting: Setting
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    suite: str | None = None
+    precision: str = "32-true"
+    compile: bool = False
+
+    @property
+    def task(self) -> Task:
+        return self.setting.resolve(self.protocol)
+
+    def groups(self) -> list[Group]:
+        return [Group(self, seed) for seed in self.seeds]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The grid points of one seed: replicas that share data, order and initial weights."""
+
+    cell: Cell
+    seed: int
+
+    @property
+    def runs(self) -> list[RunConfig]:
+        cell = self.cell
+        fixed: dict[str, Any] = {
+            "architecture": cell.architecture.config,
+            "seed": self.seed,
+            "precision": cell.precision,
+            "compile": cell.compile,
+            **setting_fields(cell.setting, cell.protocol),
+        }
+        return [RunConfig(lr=lr, weight_decay=wd, **fixed) for lr, wd in cell.setting.grid]
+
+    @property
+    def id(self) -> str:
+        return content_hash([run.id for run in self.runs])
+
+
+def plan(
+    specs: list[Any],
+    suite: Suite,
+    protocol: Protocol,
+    *,
+    seeds: int | None = None,
+    tasks: list[str] | None = None,
+    precision: str = "32-true",
+    compile: bool = False,
+) -> list[Cell]:
+    """Every cell of the architectures in a suite, after refusing what cannot be built. Nothing is trained.
+
+    `tasks` keeps the settings of these task names; `seeds` replaces the suite's number of seeds.
+    """
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"seeds={seeds} must be at least 1")
+    settings = list(_chosen(suite, tasks))
+    cells, seen = [], set()
+    for given in specs:
+        architecture = resolve(given, dim=suite.dim, protocol=protocol)
+        identity = content_hash(architecture.config.model_dump(mode="json"))
+        if identity in seen:
+            continue
+        seen.add(identity)
+        for setting in settings:
+            cell = Cell(
+                architecture=architecture,
+                setting=setting,
+                protocol=protocol,
+                seeds=tuple(range(seeds or suite.seeds)),
+                suite=suite.label,
+                precision=precision,
+                compile=compile,
+            )
+            cells.append(cell)
+    return cells
+
+
+def _chosen(suite: Suite, tasks: list[str] | None) -> Iterator[Setting]:
+    import synthetic_tasks
+
+    present = {synthetic_tasks.parse(s.task).name: None for s in suite.settings}
+    for name in tasks or []:
+        if name not in present:
+            synthetic_tasks.get(name)  # An unknown name is answered with the nearest one.
+            raise ValueError(f"task {name!r} is not in suite {suite.label}, which has {', '.join(present)}")
+    for setting in suite.settings:
+        if not tasks or synthetic_tasks.parse(setting.task).name in tasks:
+            yield setting

@@ -1,0 +1,1 @@
+"""Scaling laws: from language-model runs to compute-optimal and state-optimal laws."""

