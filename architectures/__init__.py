@@ -1,7 +1,7 @@
 """Sequence-model architectures as strings of layers.
 
-Names are resolved on first use, so importing this package is cheap. The decorators for new layers, `primitive`
-and `variant`, are in `architectures.registry`.
+Names are resolved on first use, so importing this package is cheap. The decorators for new layers,
+`primitive` and `variant`, are in `architectures.registry`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from architectures.options import ModelOptions
     from architectures.primitive import Context, Hint, Primitive, State, option
     from architectures.registry import get, names
-    from architectures.stripe import Spec, SpecError, parse, scale
+    from architectures.spec import Spec
+    from architectures.stripe import SpecError, parse, scale
 
 _HOMES = {
     "Account": "accounting",
@@ -30,7 +31,7 @@ _HOMES = {
     "option": "primitive",
     "get": "registry",
     "names": "registry",
-    "Spec": "stripe",
+    "Spec": "spec",
     "SpecError": "stripe",
     "parse": "stripe",
     "scale": "stripe",

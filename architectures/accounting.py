@@ -10,7 +10,7 @@ import torch
 from architectures.model import SequenceModel, build
 from architectures.options import ModelOptions
 from architectures.primitive import Primitive, UnknownState
-from architectures.stripe import Layer, Spec
+from architectures.spec import Layer, Spec
 
 KINDS = ("recurrent", "conv", "growing", "total")
 
@@ -81,8 +81,11 @@ def account_model(model: SequenceModel, seq_len: int) -> Account:
         state: dict[str, int] | None
         nominal: int | None
         try:
-            state, nominal = layer.measure_state(seq_len), layer.nominal_state(seq_len)
-        except (UnknownState, NotImplementedError):
+            state = layer.measure_state(seq_len)
+            # The default would measure once more.
+            measured = type(layer).nominal_state is Primitive.nominal_state
+            nominal = state["recurrent"] if measured else layer.nominal_state(seq_len)
+        except UnknownState:
             # A plain nn.Module, or a layer without `step`: its state is unknown, which is not none.
             state = nominal = None
         layers.append(

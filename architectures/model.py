@@ -5,89 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from architectures import registry
+from architectures.blocks import Block, Branches, Change, Part, add, owns_stream
 from architectures.functional.norms import RMSNorm
 from architectures.options import ModelOptions
 from architectures.presets import PRESETS
 from architectures.primitive import Context, Hint, Primitive, State
-from architectures.stripe import Layer, Parallel, Spec, parse
+from architectures.spec import Layer, Parallel, Spec
+from architectures.stripe import parse
 
 READOUTS = ("every", "last")
-
-
-class Block(nn.Module):
-    """A norm and a layer; the residual is added by whoever owns the stream."""
-
-    def __init__(self, layer: Primitive | Branches, dim: int) -> None:
-        super().__init__()
-        self.norm = RMSNorm(dim)
-        self.layer = layer
-
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.layer(self.norm(x), ctx)
-
-    def init_state(self, batch: int, length: int | None = None) -> State:
-        return self.layer.init_state(batch, length)
-
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        return self.layer.step(self.norm(x), state, ctx)
-
-    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        return self.layer.prefill(self.norm(x), state, ctx)
-
-
-class Branches(nn.Module):
-    """The parallel topology: every branch reads the same normed input, their outputs are averaged.
-
-    The first layer of a branch reads that input as it is; further layers are pre-norm residual blocks on the
-    branch's own output.
-    """
-
-    def __init__(self, branches: list[list[Part]]) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList([nn.ModuleList(branch) for branch in branches])
-
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        outputs = []
-        for head, *rest in self._chains():
-            y = head(x, ctx)
-            for block in rest:
-                y = add(block, y, ctx)
-            outputs.append(y)
-        return torch.stack(outputs).mean(0)
-
-    def init_state(self, batch: int, length: int | None = None) -> State:
-        return tuple(t for chain in self._chains() for part in chain for t in part.init_state(batch, length))
-
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        return self._advance("step", x, state, ctx)
-
-    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        return self._advance("prefill", x, state, ctx)
-
-    def _chains(self) -> list[list[Part]]:
-        return [list(cast("Iterable[Part]", branch)) for branch in self.branches]
-
-    def _advance(self, verb: str, x: Tensor, state: State, ctx: Context | None) -> tuple[Tensor, State]:
-        outputs, states, at = [], [], 0
-        for head, *rest in self._chains():
-            size = state_size(head)
-            y, new = getattr(head, verb)(x, state[at : at + size], ctx)
-            states += new
-            at += size
-            for block in rest:
-                size = state_size(block)
-                change, new = getattr(block, verb)(y, state[at : at + size], ctx)
-                y = change if owns_stream(block) else y + change
-                states += new
-                at += size
-            outputs.append(y)
-        return torch.stack(outputs).mean(0), tuple(states)
 
 
 class SequenceModel(nn.Module):
@@ -206,9 +138,12 @@ class SequenceModel(nn.Module):
 
 
 class Decoder(nn.Module):
-    positions: Tensor
+    """Two hidden layers from one vector and a position's code to that position's vector.
 
-    """Two hidden layers from one vector and a position's code to the position's vector: (B, D) -> (B, T, D)."""
+    (B, D) -> (B, T, D).
+    """
+
+    positions: Tensor
 
     def __init__(self, dim: int, max_len: int) -> None:
         super().__init__()
@@ -226,25 +161,6 @@ class Decoder(nn.Module):
         for norm, linear in zip(self.norms, self.maps, strict=True):
             x = nn.functional.gelu(linear(norm(x)))
         return x
-
-
-# What a spec's item is built into; the type checker sees only modules inside a ModuleList.
-Part: TypeAlias = Block | Branches | Primitive
-
-
-def add(block: Part, x: Tensor, ctx: Context | None) -> Tensor:
-    """The stream after a block: x + block(x), or what a stream wrapper makes of it."""
-    y = block(x, ctx)
-    return y if owns_stream(block) else x + y
-
-
-def owns_stream(block: Part) -> bool:
-    return isinstance(block, Primitive) and block.mixes == "stream"
-
-
-def state_size(part: Part) -> int:
-    """The number of tensors in a part's state."""
-    return len(part.init_state(1))
 
 
 def build(
@@ -338,6 +254,7 @@ class _Builder:
         if item.body is None:
             with self.seeded(path):
                 return entry.cls(config, **where)
-        body = self.blocks(item.body, f"{path}.body")
+        parts = self.blocks(item.body, f"{path}.body")
+        body = [Change(part) if isinstance(part, Primitive) else part for part in parts]
         with self.seeded(path):
             return entry.cls(config, body=body, **where)  # type: ignore[call-arg]

@@ -11,8 +11,8 @@ class ModelOptions:
 
     tied           the readout uses the embedding's weights, scaled by 1 / sqrt(dim)
     embedding_std  standard deviation of the initial embedding. With 1, what a token is outweighs what fresh
-                   layers add to the stream, and recall is learned in a few hundred steps; with the 0.02 of the
-                   public MAD code it takes thousands at the same learning rate (measured: docs/quick-suite.md)
+                   layers add to the stream, and recall is learned in a few hundred steps; with the 0.02 of
+                   the public MAD code it takes thousands at that rate (measured: docs/quick-suite.md)
     """
 
     tied: bool = False

@@ -55,7 +55,7 @@ class Context:
 
     shared       values that an earlier layer leaves for later ones, for the same tokens
     losses       auxiliary terms, already weighted; the trainer adds them to the task's loss
-    updates      new values of buffers (dotted name -> tensor), written by the trainer after the optimiser step
+    updates      new values of buffers (dotted name -> tensor), which the trainer writes after its step
     granularity  nested widths of this step, the same for all replicas; None for the full model
     seed, step   key of the noise; a context without a seed has no noise, and layers are deterministic
     """
@@ -176,6 +176,8 @@ class Primitive(nn.Module):
 
     def measure_state(self, length: int) -> dict[str, int]:
         """Floating elements of one row's state after `length` tokens, by kind, measured on the state."""
+        if type(self).step is Primitive.step and self.mixes != "channel":
+            raise UnknownState(f"the state of {type(self).__name__} is unknown: it defines no step")
         weight = next(self.parameters(), torch.empty(0))
         with torch.no_grad():
             x = torch.zeros(1, length, self.dim, device=weight.device, dtype=weight.dtype)

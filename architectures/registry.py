@@ -204,7 +204,10 @@ def _foreign(name: str) -> Entry:
         raise ValueError(f"{name} is {found}; name a Primitive or an nn.Module class")
     source = source_hash(cls)
     if issubclass(cls, Primitive):
-        _check_config(cls)
+        try:
+            _check_config(cls)
+        except TypeError as error:
+            raise ValueError(f"{name}: {error}") from error
         return Entry(name, cls, {}, cls.mixes, cls.version, cls.paper, name, source)
     return Entry(name, _adapter(typing.cast(Any, cls)), {}, "time", 1, "", name, source)
 
@@ -244,6 +247,7 @@ def load_object(path: str) -> Any:
 def unknown(name: str, known: typing.Iterable[str]) -> str:
     """What to say about a name that is not known: the nearest one and all of them."""
     known = set(known)
+    name = name if len(name) <= 60 else f"{name[:60]}..."
     return f"{name!r}{_suggest(name, known)}; {_list(known)}"
 
 

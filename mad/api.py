@@ -15,6 +15,7 @@ from mad.store import Store
 
 if TYPE_CHECKING:
     import pandas
+    from lightning.fabric import Fabric
 
     from mad.sweep import Cell, Group
     from mad.trainer import Progress
@@ -54,9 +55,16 @@ def bench(
     training.
     """
     prepared = prepare(
-        specs, suite=suite, protocol=protocol, seeds=seeds, tasks=tasks, precision=precision, compile=compile
+        specs,
+        suite=suite,
+        protocol=protocol,
+        seeds=seeds,
+        tasks=tasks,
+        device=device,
+        precision=precision,
+        compile=compile,
     )
-    return frame(execute(prepared, store=store, device=device, replicas=replicas).scores)
+    return frame(execute(prepared, store=store, replicas=replicas).scores)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Prepared:
     cells: list[Cell]
     suite: str
     protocol: str
+    fabric: Fabric
 
     @property
     def groups(self) -> list[Group]:
@@ -91,12 +100,14 @@ def prepare(
     protocol: str,
     seeds: int | None = None,
     tasks: Sequence[str] | None = None,
+    device: str = "auto",
     precision: str = "32-true",
     compile: bool = False,
 ) -> Prepared:
-    """Resolve architectures and settings, build each model once and run two rows through it."""
+    """Resolve architectures, settings and device, build each model once and run two rows through it."""
     from mad.runner import check_cell
     from mad.sweep import plan
+    from mad.trainer import make_fabric
 
     many = list(specs) if isinstance(specs, list | tuple) else [specs]
     if not many:
@@ -110,31 +121,29 @@ def prepare(
         precision=precision,
         compile=compile,
     )
+    fabric = make_fabric(device, precision)
     for cell in cells:
         check_cell(cell)
-    return Prepared(cells, suite, protocol)
+    return Prepared(cells, suite, protocol, fabric)
 
 
 def execute(
     prepared: Prepared,
     *,
     store: str | Path | None = None,
-    device: str = "auto",
     replicas: Literal["auto", "batched", "turns"] = "auto",
     report: Report = lambda group, progress: None,
     ended: Ended = lambda group, records: None,
 ) -> Finished:
     """Run what the store does not hold yet; every group's records are committed as it ends."""
     from mad.engines import inline
-    from mad.trainer import make_fabric
 
-    fabric = make_fabric(device, prepared.cells[0].precision)
     records: list[Record] = []
     needed = any(cell.architecture.stored for cell in prepared.cells)
     opened = Store(store) if needed else None
     try:
         for group, found in inline.run(
-            prepared.groups, opened, fabric=fabric, replicas=replicas, report=report
+            prepared.groups, opened, fabric=prepared.fabric, replicas=replicas, report=report
         ):
             records += found
             ended(group, found)

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -75,10 +75,17 @@ def bench(
         raise ValueError(f"replicas {replicas!r} is not one of auto, batched, turns")
     chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else None
     prepared = api.prepare(
-        specs, suite=suite, protocol=protocol, seeds=seeds, tasks=chosen, precision=precision, compile=compile
+        specs,
+        suite=suite,
+        protocol=protocol,
+        seeds=seeds,
+        tasks=chosen,
+        device=device,
+        precision=precision,
+        compile=compile,
     )
     if dry_run:
-        _dry_run(prepared, store, device)
+        _dry_run(prepared, store)
         return
     from mad.board import render
     from mad.estimate import work
@@ -92,7 +99,6 @@ def bench(
         finished = api.execute(
             prepared,
             store=store,
-            device=device,
             replicas=replicas,  # type: ignore[arg-type]
             report=display.report,
             ended=display.ended,
@@ -233,7 +239,6 @@ def show_task(
 def primitives() -> None:
     """List the layers that a spec can name, and the presets."""
     from architectures.index import read
-
     from architectures.presets import PRESETS
 
     table = _table("layer", "mixes", "parameters", "state", "paper", "options")
@@ -283,16 +288,18 @@ def import_(
     store: StoreOption = None,
 ) -> None:
     """Merge the records of a file into the store. All or nothing; runs no code."""
-    from mad.store import Store, import_records
+    from mad.store import Store, read_records
 
+    records = read_records(file)
     with Store(store) as opened:
-        report = import_records(opened, file)
+        report = opened.merge(records)
     conflicts = f" ({report.conflicts} with other numbers; the store's were kept)" if report.conflicts else ""
     _print(f"{report.added} runs added, {report.replaced} replaced, {report.known} known{conflicts}\n")
 
 
-# What typer raises of a wrong command line. Its parser is an outside package in some releases and its own in others.
-UsageError = typer.BadParameter.__bases__[0]
+# What typer raises of a wrong command line. Its parser is an outside package in some releases and its own
+# in others.
+UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
 
 
 def main() -> None:
@@ -303,7 +310,8 @@ def main() -> None:
     try:
         status = command.main(args=arguments, prog_name="mad", standalone_mode=False)
     except UsageError as error:
-        raise SystemExit(_fail(f"{error.format_message()} See `mad --help`.", 2)) from None  # type: ignore[attr-defined]
+        message = cast(Any, error).format_message()
+        raise SystemExit(_fail(f"{message} See `mad --help`.", 2)) from None
     except (ValueError, FileNotFoundError) as error:
         if os.environ.get("MAD_TRACEBACK"):
             raise
@@ -353,7 +361,7 @@ def one_line(message: str) -> str:
     return " ".join(line.strip() for line in lines)
 
 
-def _dry_run(prepared: Prepared, store: Path | None, device: str) -> None:
+def _dry_run(prepared: Prepared, store: Path | None) -> None:
     from mad.engines.inline import missing
     from mad.estimate import estimate
     from mad.progress import clock
@@ -376,11 +384,12 @@ def _dry_run(prepared: Prepared, store: Path | None, device: str) -> None:
             f"{setting.steps:,}",
         )
     _console().print(table)
-    found = estimate(groups, device=device)
+    found = estimate(groups, prepared.fabric)
     cached = len(prepared.groups) - len(groups)
     _print(
-        f"{len(prepared.cells)} cells, {found.groups} groups to run ({cached} stored already), {found.runs} runs, "
-        f"{found.steps:,} steps\nat most about {clock(found.seconds)} here; less where a task is solved early\n"
+        f"{len(prepared.cells)} cells, {found.groups} groups to run ({cached} stored already), "
+        f"{found.runs} runs, {found.steps:,} steps\n"
+        f"at most about {clock(found.seconds)} here; less where a task is solved early\n"
     )
 
 

@@ -6,11 +6,12 @@ import time
 from dataclasses import dataclass
 
 import torch
+from lightning.fabric import Fabric
 
 from mad.data import load
 from mad.runner import cost_of
 from mad.sweep import Cell, Group
-from mad.trainer import Turns, make_fabric
+from mad.trainer import Turns
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def work(cell: Cell) -> float:
     )
 
 
-def estimate(groups: list[Group], *, device: str) -> Estimate:
+def estimate(groups: list[Group], fabric: Fabric) -> Estimate:
     """Measure a few steps of each architecture on its first setting, and scale by the work of the others."""
     rates: dict[str, float] = {}
     seconds = 0.0
@@ -45,16 +46,15 @@ def estimate(groups: list[Group], *, device: str) -> Estimate:
         cell = group.cell
         name = cell.architecture.given
         if name not in rates:
-            rates[name] = _seconds_per_step(group, device) / (work(cell) / cell.setting.steps)
+            rates[name] = _seconds_per_step(group, fabric) / (work(cell) / cell.setting.steps)
         seconds += rates[name] * work(cell) * len(cell.setting.grid)
     runs = sum(len(group.cell.setting.grid) for group in groups)
     steps = sum(len(group.cell.setting.grid) * group.cell.setting.steps for group in groups)
     return Estimate(len(groups), runs, steps, seconds)
 
 
-def _seconds_per_step(group: Group, device: str) -> float:
+def _seconds_per_step(group: Group, fabric: Fabric) -> float:
     cell = group.cell
-    fabric = make_fabric(device, cell.precision)
     rows = min(cell.setting.batch_size, cell.setting.train_examples)
     data = load(cell.task, seed=group.seed, split="train", rows=rows, device=fabric.device, training=True)
     learner = Turns(cell.architecture.build(cell.task, 0).to(fabric.device), group.runs[:1], fabric)

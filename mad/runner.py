@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import platform
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,19 +95,13 @@ def cost_of(cell: Cell, task: Task) -> Cost:
     model = architecture.build(task, 0)
     if not isinstance(model, SequenceModel):
         return Cost(params=sum(p.numel() for p in model.parameters()))
-    try:
-        found = account(
-            model.spec,
-            vocab_size=task.vocab_size,
-            dim=model.dim,
-            seq_len=task.seq_len,
-            readout=task.readout,
-            options=model.options,
-        )
-    except (RuntimeError, NotImplementedError):
-        # A layer of the user's own need not run on the meta device.
-        found = account_model(model, task.seq_len)
-    return _cost(found)
+    where: dict[str, Any] = {"vocab_size": task.vocab_size, "dim": model.dim, "seq_len": task.seq_len}
+    where |= {"readout": task.readout, "options": model.options}
+    # A layer of the user's own need not run on the meta device, nor know its FLOPs.
+    for count in (partial(account, model.spec, **where), partial(account_model, model, task.seq_len)):
+        with contextlib.suppress(RuntimeError):
+            return _cost(count())
+    return Cost(params=sum(p.numel() for p in model.parameters()))
 
 
 def _cost(found: Account) -> Cost:

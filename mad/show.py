@@ -42,14 +42,14 @@ def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, v
 
     spec = architectures.parse(given)
     options = resolve_options(given)
-    size = {"vocab_size": vocab_size, "dim": dim}
     found: Account
     if ":" in str(spec):  # A layer of the user's own need not run on the meta device.
-        found = account_model(
-            architectures.build(spec, max_len=seq_len, seed=0, options=options, **size), seq_len
+        model = architectures.build(
+            spec, vocab_size=vocab_size, dim=dim, max_len=seq_len, seed=0, options=options
         )
+        found = account_model(model, seq_len)
     else:
-        found = architectures.account(spec, seq_len=seq_len, options=options, **size)
+        found = architectures.account(spec, vocab_size=vocab_size, dim=dim, seq_len=seq_len, options=options)
     console.print(f"{spec}   width {dim}, length {seq_len}, vocabulary {vocab_size}\n", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer")
@@ -70,8 +70,8 @@ def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, v
     )
     console.print(table)
     console.print(
-        f"\n{found.core:,} parameters without embedding and readout (norms included). State: elements a row after "
-        f"{seq_len} tokens. FLOPs: forward, multiply-add = 2, mean over the sequence.",
+        f"\n{found.core:,} parameters without embedding and readout (norms included). State: elements a row "
+        f"after {seq_len} tokens. FLOPs: forward, multiply-add = 2, mean over the sequence.",
         style="dim",
     )
 
@@ -123,8 +123,8 @@ def _show_metrics(record: Record, console: Console) -> None:
     if metrics.test is not None:
         test = metrics.test
         console.print(
-            f"\ntest accuracy {test.micro:.4f} (macro {test.macro:.4f}) over {test.targets:,} targets in {test.rows:,} "
-            f"rows; chance {metrics.chance:.4f}, ceiling {metrics.ceiling:.4f}",
+            f"\ntest accuracy {test.micro:.4f} (macro {test.macro:.4f}) over {test.targets:,} targets "
+            f"in {test.rows:,} rows; chance {metrics.chance:.4f}, ceiling {metrics.ceiling:.4f}",
             soft_wrap=True,
         )
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from mad.config import DONE, Record
 from mad.location import default_path, network_file_system, writer_lock
 
-__all__ = ["ImportReport", "Store", "default_path", "export_records", "import_records"]
+__all__ = ["ImportReport", "Store", "default_path", "export_records", "import_records", "read_records"]
 
 SCHEMA = 1
 APPLICATION = 0x4D414453  # "MADS": tells our files from other SQLite databases.
@@ -267,6 +267,11 @@ def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -
 
 def import_records(store: Store, file: str | Path) -> ImportReport:
     """Add the records of an exported file, all or none. Nothing that a record names is run."""
+    return store.merge(read_records(file))
+
+
+def read_records(file: str | Path) -> list[Record]:
+    """The records of an exported file, every line of them checked."""
     path = Path(file).expanduser()
     suffix = _suffix(path)
     if not path.is_file():
@@ -275,9 +280,7 @@ def import_records(store: Store, file: str | Path) -> ImportReport:
         _read_parquet(path) if suffix == ".parquet" else path.read_bytes().splitlines()
     )
     word = "row" if suffix == ".parquet" else "line"
-    return store.merge(
-        [_parse(line, f"{path.name} {word} {i}") for i, line in enumerate(lines, 1) if line.strip()]
-    )
+    return [_parse(line, f"{path.name} {word} {i}") for i, line in enumerate(lines, 1) if line.strip()]
 
 
 def _parse(line: bytes | str, where: str) -> Record:

@@ -335,7 +335,9 @@ def _learner(
     learner = Batched(model, runs, fabric)
     try:
         learner.probe(data)
-    except Exception as error:  # A user's layer may raise anything; what is not vmap's fault is raised in turns.
+    except (
+        Exception
+    ) as error:  # A user's layer may raise anything; what is not vmap's fault is raised in turns.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         return Turns(model, runs, fabric), f"replicas ran in turns: vmap failed ({reason})"
     return learner, None

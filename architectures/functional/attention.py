@@ -23,6 +23,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None 
 
     Position i sees the positions j with 0 <= i - j < `window` (all j <= i without one).
     """
+    if scale <= 0:
+        raise ValueError(
+            f"scale={scale} must be positive"
+        )  # the kernel multiplies what is hidden, -inf, by it
     width, value_width = q.shape[-1], v.shape[-1]
     # The fused kernel wants equal widths; zeros change neither the scores nor the values.
     if width < value_width:
@@ -115,7 +119,6 @@ def _forward_written_out(
     q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(B, H, T, .) -> the output and the logarithm of the softmax's denominator (B, H, T)."""
-    # Autocast would round the scores to bfloat16 here but not in the backward pass, which then disagrees.
     with _no_autocast(q.device.type):
         scores = _scores(q, k, scale, mask)
         logsumexp = scores.logsumexp(-1)
@@ -123,6 +126,7 @@ def _forward_written_out(
 
 
 def _no_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
+    """Autocast would round the scores to bfloat16, and often in the forward pass only."""
     available = torch.amp.autocast_mode.is_autocast_available(device)  # not on meta
     return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
 
@@ -138,12 +142,13 @@ def _backward_written_out(
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v, from the weights computed once more."""
-    p = torch.exp(_scores(q, k, scale, mask) - logsumexp[..., None])
-    high = p.dtype
-    g = grad.to(high)
-    inner = (g * out.to(high)).sum(-1, keepdim=True)
-    ds = p * (g @ v.to(high).mT - inner) * scale
-    return (ds @ k.to(high)).to(q.dtype), (ds.mT @ q.to(high)).to(k.dtype), (p.mT @ g).to(v.dtype)
+    with _no_autocast(q.device.type):
+        p = torch.exp(_scores(q, k, scale, mask) - logsumexp[..., None])
+        high = p.dtype
+        g = grad.to(high)
+        inner = (g * out.to(high)).sum(-1, keepdim=True)
+        ds = p * (g @ v.to(high).mT - inner) * scale
+        return (ds @ k.to(high)).to(q.dtype), (ds.mT @ q.to(high)).to(k.dtype), (p.mT @ g).to(v.dtype)
 
 
 def _scores(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:

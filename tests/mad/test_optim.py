@@ -1,4 +1,5 @@
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ def model(spec: str = "mamba swiglu") -> nn.Module:
     return architectures.build(spec, vocab_size=8, dim=16, max_len=12, seed=0)
 
 
-def optimizer(parameters: dict[str, Tensor], **changes: Any) -> Optimizer:
+def optimizer(parameters: Mapping[str, Tensor], **changes: Any) -> Optimizer:
     options: dict[str, Any] = {"hints": {name: Hint() for name in parameters}, "protocol": SOUND}
     options |= {"lr": 1e-2, "weight_decay": 0.1, **changes}
     hints, protocol = options.pop("hints"), options.pop("protocol")
@@ -47,7 +48,9 @@ def test_the_cosine_is_that_of_torch() -> None:
     adamw = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=base)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adamw, T_max=steps)
     for step in range(steps):
-        assert base * learning_rate("cosine", step, steps) == pytest.approx(schedule.get_last_lr()[0], rel=1e-6)
+        assert base * learning_rate("cosine", step, steps) == pytest.approx(
+            schedule.get_last_lr()[0], rel=1e-6
+        )
         adamw.step()
         schedule.step()
 
@@ -112,7 +115,8 @@ def test_vectors_and_the_embedding_are_not_decayed() -> None:
 def test_what_a_layer_says_reaches_the_optimiser() -> None:
     built = model("mamba swiglu")
     hints = hints_of(built, SOUND)
-    said = {f"blocks.0.layer.{n}": hint for n, hint in built.get_submodule("blocks.0.layer").hints().items()}
+    layer: Any = built.get_submodule("blocks.0.layer")
+    said = {f"blocks.0.layer.{name}": hint for name, hint in layer.hints().items()}
     assert said and {name: hints[name] for name in said} == said
     opt = optimizer(dict(built.named_parameters()), hints=hints)
     decayed = {id(p) for group in opt.adamw.param_groups if group["weight_decay"] for p in group["params"]}

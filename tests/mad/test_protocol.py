@@ -171,13 +171,15 @@ def test_a_suite_is_found_by_name_and_version_but_not_by_another_version() -> No
         get_suite("mad-2042@1")
 
 
-@pytest.mark.parametrize("data", [SOUND, MAD_2024.settings[0], MAD_2024], ids=["protocol", "setting", "suite"])
+@pytest.mark.parametrize(
+    "data", [SOUND, MAD_2024.settings[0], MAD_2024], ids=["protocol", "setting", "suite"]
+)
 def test_protocols_and_suites_are_frozen_and_refuse_unknown_fields(data: Protocol | Setting | Suite) -> None:
     first = next(iter(type(data).model_fields))
     with pytest.raises(ValidationError, match="frozen"):
         setattr(data, first, "other")
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
-        type(data)(**data.model_dump(), dropout=0.1)
+        type(data).model_validate(data.model_dump() | {"dropout": 0.1})
 
 
 @pytest.mark.parametrize("field", ["epochs", "batch_size", "train_examples", "evaluations", "test_examples"])
@@ -231,7 +233,15 @@ CHANGES: dict[str, Any] = {
     "backend": "kernel",
     "compile": True,
 }
-ASKED = ("task", "train_examples", "epochs", "batch_size", "evaluations", "validation_examples", "test_examples")
+ASKED = (
+    "task",
+    "train_examples",
+    "epochs",
+    "batch_size",
+    "evaluations",
+    "validation_examples",
+    "test_examples",
+)
 
 
 def test_the_identity_of_a_run_is_what_it_was() -> None:

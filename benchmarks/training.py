@@ -1,0 +1,365 @@
+"""Seconds a step of the training loop, beside a bare loop and a plain Lightning Trainer in the same process.
+
+    python benchmarks/training.py                        # both sizes, some minutes on two cores
+    python benchmarks/training.py --fast                 # half a minute: the small size, few repetitions
+    python benchmarks/training.py --sizes tiny,baseline --device cuda --json training.json
+
+Machines are noisy, so contenders take turns in short blocks of steps, and a ratio is the median of the
+ratios within each round of blocks. All train the same model from the same weights on the same batches. Where
+there is a CUDA device, replicas of one group are timed as well: batched against in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import lightning.pytorch as lightning  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
+from torchmetrics.classification import MulticlassAccuracy  # noqa: E402
+
+from mad.config import RunConfig  # noqa: E402
+from mad.data import Split, load, order  # noqa: E402
+from mad.metrics import cross_entropy  # noqa: E402
+from mad.protocol import Setting, get_protocol  # noqa: E402
+from mad.runner import environment_of  # noqa: E402
+from mad.sweep import Cell, Group, resolve  # noqa: E402
+from mad.trainer import Batched, Turns, make_fabric  # noqa: E402
+from synthetic_tasks import IGNORE  # noqa: E402
+
+SPEC = "2*(mh-attention swiglu)"
+LR, WEIGHT_DECAY = 1e-3, 0.1
+# One learning rate and one group of parameters: the bare loop is a few lines and still the same training.
+PROTOCOL = get_protocol("public-code")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A shape and its repetitions: `rounds` blocks of `block` steps each."""
+
+    dim: int
+    length: int
+    batch: int
+    rounds: int
+    block: int
+
+    def __str__(self) -> str:
+        return f"({self.dim}, {self.length}, {self.batch})"
+
+
+SIZES = {
+    "tiny": [Size(16, 8, 2, rounds=40, block=25)],  # Almost no arithmetic: what is left is the loop itself.
+    "quick": [Size(64, 64, 64, rounds=15, block=6)],
+    "baseline": [Size(128, 128, 32, rounds=12, block=4), Size(128, 128, 128, rounds=7, block=2)],
+}
+FAST = {
+    "tiny": [Size(16, 8, 2, rounds=10, block=10)],
+    "quick": [Size(64, 64, 64, rounds=5, block=3)],
+    "baseline": [Size(128, 128, 32, rounds=3, block=2)],
+}
+
+
+@dataclass
+class Contest:
+    """One model, one training set and one order of batches for every contender at one size."""
+
+    size: Size
+    device: str
+    cell: Cell = field(init=False)
+    data: Split = field(init=False)
+    batches: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows = 16 * self.size.batch
+        setting = Setting(
+            task=f"in-context-recall[seq_len={self.size.length}]",
+            train_examples=rows,
+            epochs=1000,
+            batch_size=self.size.batch,
+            lrs=(LR,),
+            weight_decays=(WEIGHT_DECAY,),
+        )
+        who = resolve(SPEC, dim=self.size.dim, protocol=PROTOCOL)
+        self.cell = Cell(architecture=who, setting=setting, protocol=PROTOCOL, seeds=(0,))
+        device = make_fabric(self.device).device
+        self.data = load(self.cell.task, seed=0, split="train", rows=rows, device=device, training=True)
+        steps = self.size.block * (self.size.rounds + 1)
+        self.batches = list(itertools.islice(order(0, rows, self.size.batch, device), steps))
+
+    def model(self) -> nn.Module:
+        return self.cell.architecture.build(self.cell.task, 0).to(self.data.inputs.device)
+
+    def runs(self, replicas: int = 1, **changes: Any) -> list[RunConfig]:
+        """As many runs as replicas; the further ones at slightly other learning rates."""
+        (run,) = Group(self.cell, 0).runs
+        return [run.model_copy(update={"lr": LR * (1 + r / 100), **changes}) for r in range(replicas)]
+
+    def blocks(self) -> list[list[Tensor]]:
+        """Warm-up and rounds."""
+        size = self.size.block
+        return [self.batches[i : i + size] for i in range(0, len(self.batches), size)]
+
+    def loss(self, model: nn.Module) -> float:
+        """Of the training set's first rows, at the end, where all should have come to the same point."""
+        with torch.no_grad():
+            rows = slice(0, self.size.batch)
+            return float(cross_entropy(model.eval()(self.data.inputs[rows]), self.data.targets[rows]))
+
+
+@dataclass
+class Contender:
+    """`train(block)` does the steps of one block and returns when the device has done them."""
+
+    name: str
+    train: Callable[[int], None]
+    model: Callable[[], nn.Module]
+    seconds: list[float] = field(default_factory=list)
+
+    def run(self, block: int) -> None:
+        start = time.perf_counter()
+        self.train(block)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if block:  # The first block warms up.
+            self.seconds.append(time.perf_counter() - start)
+
+
+def bare(contest: Contest) -> Contender:
+    """Forward, cross entropy, backward, fused AdamW; nothing else."""
+    model, data, blocks = contest.model().train(), contest.data, contest.blocks()
+    adamw = torch.optim.AdamW(
+        model.parameters(), lr=LR, betas=PROTOCOL.betas, weight_decay=WEIGHT_DECAY, fused=True
+    )
+
+    def train(block: int) -> None:
+        for batch in blocks[block]:
+            loss = cross_entropy(model(data.inputs[batch]), data.targets[batch])
+            loss.backward()
+            adamw.step()
+            adamw.zero_grad()
+
+    return Contender("bare loop", train, lambda: model)
+
+
+def ours(
+    contest: Contest, name: str, *, replicas: int = 1, batched: bool = False, **changes: Any
+) -> Contender:
+    """The loop of `mad.trainer`, for one replica or for a group."""
+    runs, blocks = contest.runs(replicas, **changes), contest.blocks()
+    kind: type[Batched] | type[Turns] = Batched if batched else Turns
+    learner = kind(contest.model(), runs, make_fabric(contest.device, runs[0].precision))
+
+    def train(block: int) -> None:
+        first = block * contest.size.block
+        learner.advance(contest.data, blocks[block], first, [True] * replicas, lambda replica, done: None)
+
+    def model() -> nn.Module:
+        return learner.objective.model if isinstance(learner, Batched) else learner.objectives[0].model
+
+    return Contender(name, train, model)
+
+
+class Module(lightning.LightningModule):
+    """The same model as one writes it for a Lightning Trainer."""
+
+    def __init__(self, model: nn.Module, vocab_size: int) -> None:
+        super().__init__()
+        self.model = model
+        self.accuracy = MulticlassAccuracy(vocab_size, average="micro", ignore_index=IGNORE)
+
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        tokens, targets = batch
+        logits = self.model(tokens)
+        loss = cross_entropy(logits, targets)
+        self.accuracy(logits.mT, targets)
+        self.log_dict({"loss": loss, "accuracy": self.accuracy})
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.parameters(), lr=LR, betas=PROTOCOL.betas, weight_decay=WEIGHT_DECAY, fused=True
+        )
+
+
+class Order:
+    """A batch sampler that deals the batches of the contest."""
+
+    def __init__(self, batches: list[Tensor]) -> None:
+        self.batches = [batch.tolist() for batch in batches]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class Rounds(lightning.Callback):
+    """Times the Trainer in blocks, and lets the others run between them: `fit` cannot be left and resumed."""
+
+    def __init__(self, block: int, between: Callable[[int], None]) -> None:
+        self.block, self.between = block, between
+        self.seconds: list[float] = []
+        self.start = 0.0
+
+    def on_train_start(self, *_: Any) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        done = index + 1
+        if done % self.block:
+            return
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - self.start)
+        self.between(done // self.block - 1)
+        self.start = time.perf_counter()
+
+
+def compete(contest: Contest, contenders: list[Contender]) -> Contender:
+    """Run every round: the given contenders between the blocks of a Lightning Trainer, which is returned."""
+    module = Module(contest.model(), contest.cell.task.vocab_size)
+    # The rows as drawn, on the host, as a DataLoader has them.
+    rows = TensorDataset(contest.data.inputs.cpu(), contest.data.targets.cpu())
+
+    def between(block: int) -> None:
+        # Another order each round, so that nobody always follows the same one.
+        for i in range(len(contenders)):
+            contenders[(block + i) % len(contenders)].run(block)
+
+    rounds = Rounds(contest.size.block, between)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # It advises workers and a progress bar.
+        trainer = lightning.Trainer(
+            accelerator=contest.data.inputs.device.type,
+            devices=1,
+            max_epochs=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[rounds],
+        )
+        trainer.fit(module, DataLoader(rows, batch_sampler=Order(contest.batches)))
+    name = "lightning.Trainer, DataLoader, torchmetrics"
+    return Contender(name, lambda block: None, lambda: module.model, rounds.seconds[1:])
+
+
+def race(contest: Contest, fast: bool) -> list[dict[str, Any]]:
+    """The contenders at one size: seconds a step, ratio to the bare loop, and the loss that they end with."""
+    base, loop = bare(contest), ours(contest, "ours")
+    others = [ours(contest, "ours, bf16-mixed", precision="bf16-mixed")]
+    if not fast:
+        others.append(ours(contest, "ours, compile", compile=True))
+    trainer = compete(contest, [base, loop, *others])
+    rows = []
+    for contender in (base, loop, trainer, *others):
+        rows.append(
+            row(contest, contender, base)
+            | {"loss": contest.loss(contender.model().to(contest.data.inputs.device))}
+        )
+    return rows
+
+
+def row(contest: Contest, contender: Contender, base: Contender) -> dict[str, Any]:
+    ratios = [a / b for a, b in zip(contender.seconds, base.seconds, strict=True)]
+    return {
+        "size": str(contest.size),
+        "contender": contender.name,
+        "seconds_per_step": median(contender.seconds) / contest.size.block,
+        "ratio": median(ratios),
+    }
+
+
+def agree(rows: list[dict[str, Any]]) -> str:
+    """Whether the first three, which do the same arithmetic, ended with the same loss."""
+    first, *others = [r["loss"] for r in rows[:3]]
+    error = max(abs(loss - first) / first for loss in others)
+    if error > 1e-4:
+        raise SystemExit(
+            f"{rows[0]['size']}: the losses {first}, {others} differ by {error:.1e}; nothing was compared"
+        )
+    same = f"bare loop, ours and the Trainer end with the same loss, {first:.5f}, within {error:.0e}"
+    return f"{rows[0]['size']}: {same}"
+
+
+def replicas(contest: Contest) -> list[dict[str, Any]]:
+    """On an accelerator: seconds a step of a whole group, batched over in turns."""
+    rows = []
+    for count in (1, 6, 24):
+        pair = [
+            ours(contest, f"{count} replicas, in turns", replicas=count),
+            ours(contest, f"{count} replicas, batched", replicas=count, batched=True),
+        ]
+        for block in range(contest.size.rounds + 1):
+            for contender in pair:
+                contender.run(block)
+        rows += [row(contest, contender, pair[0]) for contender in pair]
+    return rows
+
+
+def table(rows: list[dict[str, Any]], over: str) -> str:
+    lines = [f"| (width, length, batch) | contender | ms a step | over {over} |", "|---|---|---|---|"]
+    for r in rows:
+        lines.append(
+            f"| {r['size']} | {r['contender']} | {1e3 * r['seconds_per_step']:.2f} | {r['ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Seconds a training step, beside a bare loop and a Lightning Trainer."
+    )
+    parser.add_argument(
+        "--sizes", default="quick,baseline", help="of tiny, quick, baseline; separated by commas"
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
+    )
+    parser.add_argument("--fast", action="store_true", help="few repetitions, no compiler: does it run?")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads; one is steadier where others compute as well"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to this file")
+    arguments = parser.parse_args()
+    unknown = set(arguments.sizes.split(",")) - set(SIZES)
+    if unknown:
+        parser.error(f"--sizes {arguments.sizes}: choose from {', '.join(SIZES)}")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    here = environment_of(make_fabric(arguments.device))
+    rows, groups, notes = [], [], []
+    for name in arguments.sizes.split(","):
+        for size in (FAST if arguments.fast else SIZES)[name]:
+            contest = Contest(size, arguments.device)
+            found = race(contest, arguments.fast)
+            rows += found
+            notes.append(agree(found))
+            if arguments.device.startswith("cuda"):
+                groups += replicas(contest)
+    threads = f"{here['threads']} thread{'s' * (here['threads'] > 1)}"
+    print(f"{here['device_name']}, torch {here['torch']}, {threads}\n")
+    print(table(rows, "bare"), *notes, sep="\n")
+    if groups:
+        print(f"\n{table(groups, 'in turns')}")
+    if arguments.json:
+        content = {"environment": here, "records": rows, "replicas": groups}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

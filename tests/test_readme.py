@@ -1,0 +1,91 @@
+"""The README is executed: its examples run as they are printed, and what it shows is what there is."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mad.protocol import SUITES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def files() -> dict[str, str]:
+    return dict(re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", README, flags=re.S))
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of a language that are not files."""
+    rest = re.sub(r"<!-- file: \S+ -->\n```python\n.*?```", "", README, flags=re.S)
+    return re.findall(rf"```{language}\n(.*?)```", rest, flags=re.S)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in files().items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def execute(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "MAD_STORE": str(folder / "store.sqlite"),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_examples_of_a_layer_and_a_task_are_short() -> None:
+    assert set(files()) == {"ema.py", "reverse.py"}
+    for name, text in files().items():
+        lines = [
+            line for line in text.splitlines() if line.strip() and not line.startswith(("import", "from"))
+        ]
+        assert len(lines) <= 25, f"{name} has {len(lines)} lines besides its imports"
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.splitlines()[-1][:40])
+def test_python_examples_run(block: str, folder: Path) -> None:
+    result = execute([sys.executable, "-c", block], folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("mad ")]
+QUICK = [c for c in COMMANDS if "ema:Ema" in c or c.startswith(("mad show", "mad tasks", "mad primitives"))]
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_commands_run(command: str, folder: Path) -> None:
+    words = command.split("#")[0].strip()
+    result = execute(["sh", "-c", words.replace("mad ", f"{sys.executable} -m mad.cli ", 1)], folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+
+
+def test_every_suite_and_command_is_named() -> None:
+    import typer
+
+    from mad.cli import app
+
+    assert all(f"`{name}`" in README for name in SUITES)
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert all(f"mad {name}" in README for name in commands)
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("command", re.findall(r"<!-- output of: (.*?) -->", README))
+def test_printed_outputs_are_leaderboards_of_the_current_suite(command: str) -> None:
+    shown = README.split(f"<!-- output of: {command} -->\n```text\n")[1].split("```")[0]
+    assert SUITES["quick"].label in shown and "recall" in shown and "chance" in shown
