@@ -5,18 +5,13 @@ need them.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
-from rich.table import Table
-
-if TYPE_CHECKING:
-    from mad.api import Prepared
 
 app = typer.Typer(
     name="mad",
@@ -85,14 +80,16 @@ def bench(
         compile=compile,
     )
     if dry_run:
-        _dry_run(prepared, store)
+        from mad.plan import show_plan
+
+        show_plan(prepared, store, _console())
         return
     from mad.board import render
-    from mad.estimate import work
+    from mad.plan import headline, work
     from mad.progress import Display
 
     console = Console(stderr=True)
-    console.print(_headline(prepared, store), highlight=False, markup=False, soft_wrap=True)
+    console.print(headline(prepared, store), highlight=False, markup=False, soft_wrap=True)
     with Display(
         prepared.groups, lambda group: work(group.cell) * len(group.cell.setting.grid), console
     ) as display:
@@ -212,15 +209,9 @@ def tasks(ctx: typer.Context) -> None:
     """List the tasks, or show one."""
     if ctx.invoked_subcommand is not None:
         return
-    import synthetic_tasks
+    from mad.listings import list_tasks
 
-    table = _table("task", "defaults", "chance", "answers at", "what is asked")
-    for name in synthetic_tasks.names():
-        task = synthetic_tasks.get(name)
-        options = ", ".join(f"{k}={v}" for k, v in task.content().items() if k not in ("name", "version"))
-        where = {"every": "each position", "last": "the end, all at once"}[task.readout]
-        table.add_row(name, options, f"{task.chance:.3f}", where, _first_line(type(task)))
-    _console().print(table)
+    list_tasks(_console())
 
 
 @tasks_app.command("show")
@@ -238,34 +229,9 @@ def show_task(
 @app.command()
 def primitives() -> None:
     """List the layers that a spec can name, and the presets."""
-    from architectures.index import read
-    from architectures.presets import PRESETS
+    from mad.listings import list_primitives
 
-    table = _table("layer", "mixes", "parameters", "state", "paper", "options")
-    for entry in read():
-        options = ", ".join(
-            f"{name}={_spell(option['default'])}" for name, option in entry["options"].items()
-        )
-        state = entry["state"]["total"]
-        grows = " (grows)" if entry["state"]["growing"] else ""
-        table.add_row(
-            entry["name"],
-            entry["mixes"],
-            f"{entry['params']:,}",
-            f"{state:,}{grows}",
-            entry["paper"],
-            options,
-        )
-    console = _console()
-    console.print(table)
-    console.print("Parameters at width 128; state: elements a row after 128 tokens.\n", style="dim")
-    table = _table("preset", "spec", "")
-    for name, preset in PRESETS.items():
-        table.add_row(name, preset.spec, preset.about)
-    console.print(table)
-    for point in importlib.metadata.entry_points(group="mad.primitives"):
-        package = point.dist.name if point.dist else point.value
-        console.print(f"{point.name}: from package {package}", highlight=False)
+    list_primitives(_console())
 
 
 @app.command("export")
@@ -359,65 +325,6 @@ def one_line(message: str) -> str:
         column = lines[-1].index("^") - lines[-2].index(text)
         return " ".join([*lines[:-2], f"(here ^): {text[:column]}^{text[column:]}".replace("  ", " ")])
     return " ".join(line.strip() for line in lines)
-
-
-def _dry_run(prepared: Prepared, store: Path | None) -> None:
-    from mad.engines.inline import missing
-    from mad.estimate import estimate
-    from mad.progress import clock
-    from mad.store import Store, default_path
-
-    path = store or default_path()
-    groups = prepared.groups
-    if path.exists():
-        with Store(path, read_only=True) as opened:
-            groups = [g for g in groups if not g.cell.architecture.stored or missing(g, opened)]
-    table = _table("architecture", "task", "examples", "grid", "seeds", "steps a run")
-    for cell in prepared.cells:
-        setting = cell.setting
-        table.add_row(
-            cell.architecture.given,
-            str(cell.task),
-            f"{setting.train_examples:,}",
-            str(len(setting.grid)),
-            str(len(cell.seeds)),
-            f"{setting.steps:,}",
-        )
-    _console().print(table)
-    found = estimate(groups, prepared.fabric)
-    cached = len(prepared.groups) - len(groups)
-    _print(
-        f"{len(prepared.cells)} cells, {found.groups} groups to run ({cached} stored already), "
-        f"{found.runs} runs, {found.steps:,} steps\n"
-        f"at most about {clock(found.seconds)} here; less where a task is solved early\n"
-    )
-
-
-def _headline(prepared: Prepared, store: Path | None) -> str:
-    from mad.store import default_path
-
-    suite, protocol = prepared.cells[0].suite, prepared.cells[0].protocol
-    names = len({cell.architecture.given for cell in prepared.cells})
-    runs = sum(len(group.cell.setting.grid) for group in prepared.groups)
-    return (
-        f"{suite}, protocol {protocol.name}@{protocol.version}: {names} architecture{'s' * (names > 1)}, "
-        f"{len(prepared.groups)} groups, {runs} runs; store {store or default_path()}"
-    )
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().splitlines()[0]
-
-
-def _spell(value: Any) -> str:
-    return "none" if value is None else json.dumps(value).strip('"')
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
 
 
 def _width() -> int:

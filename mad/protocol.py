@@ -188,7 +188,7 @@ def _quick(task: str, epochs: int, train_examples: int = 12_800) -> Setting:
         task=task,
         train_examples=train_examples,
         epochs=epochs,
-        batch_size=64,
+        batch_size=32,
         lrs=(3e-3,),
         weight_decays=(0.0,),
         evaluations=10,
@@ -223,16 +223,16 @@ SUITES = {
             dim=64,
             seeds=1,
             settings=(
-                _quick("in-context-recall[vocab_size=32, seq_len=48, train_targets=answers]", 3),
-                _quick("noisy-in-context-recall[seq_len=48, train_targets=answers]", 3),
+                _quick("in-context-recall[vocab_size=32, seq_len=32, train_targets=answers]", 2),
+                _quick("noisy-in-context-recall[seq_len=32, train_targets=answers]", 2),
                 _quick(
                     "fuzzy-in-context-recall[vocab_size=12, seq_len=48, key_motif_max=2, value_motif_max=2, "
                     "train_targets=answers]",
-                    3,
+                    2,
                 ),
-                _quick("selective-copying[seq_len=32, num_tokens_to_copy=8]", 4),
-                _quick("compression[seq_len=8]", 5),
-                _quick("memorization[vocab_size=1024]", 100, train_examples=256),
+                _quick("selective-copying[seq_len=32, num_tokens_to_copy=8]", 2),
+                _quick("compression[seq_len=8]", 3),
+                _quick("memorization[vocab_size=1024]", 50, train_examples=256),
             ),
         ),
         Suite(

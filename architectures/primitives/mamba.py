@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.scan import linear_scan
+from architectures.functional.scan import selective_scan
 from architectures.functional.short_conv import next_tail, short_conv
 from architectures.primitive import Context, Hint, Primitive, State, option
 from architectures.registry import primitive
@@ -74,30 +74,26 @@ class Mamba(Primitive):
         return h, weight.new_zeros(batch, self.config.conv - 1, self.inner)
 
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, state = self._run(x[:, None], state)
+        y, state = self.prefill(x[:, None], state, ctx)
         return y[:, 0], state
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        return self._run(x, state)
+        y, h, u = self._run(x, state)
+        return y, (h, next_tail(u, state[1]))
 
-    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, the state after the last token, and the input of the short convolution."""
         u, z = self.project(x).chunk(2, dim=-1)  # (B, T, inner)
-        tail = None if state is None else state[1]
-        v = F.silu(short_conv(u, self.conv_weight, self.conv_bias, tail))
+        v = F.silu(short_conv(u, self.conv_weight, self.conv_bias, None if state is None else state[1]))
         n = self.config.d_state
         dt, b, c = self.select(v).split([self.rank, n, n], dim=-1)
         high = torch.promote_types(x.dtype, torch.float32)
         delta = F.softplus(F.linear(dt, self.dt_weight).to(high) + self.dt_bias)  # (B, T, inner)
-        decay = torch.exp(delta[:, :, None] * -torch.exp(self.log_a.to(high)))  # (B, T, N, inner)
-        write = b.to(high)[..., None] * (delta * v.to(high))[:, :, None]
-        if state is not None:
-            # The state that enters is one more write, at the first position.
-            write = torch.cat([write[:, :1] + decay[:, :1] * state[0][:, None], write[:, 1:]], dim=1)
-        h = linear_scan(decay, write)  # (B, T, N, inner)
-        y = (c.to(high)[:, :, None] @ h)[:, :, 0] + self.skip * v
-        y = self.out((y * F.silu(z)).to(x.dtype))
-        empty = u.new_zeros(u.shape[0], self.config.conv - 1, self.inner) if tail is None else tail
-        return y, (h[:, -1], next_tail(u, empty))
+        rate = -torch.exp(self.log_a.to(high))  # (N, inner)
+        first = delta.new_zeros(x.shape[0], n, self.inner) if state is None else state[0]
+        y, h = selective_scan(delta, rate, b.to(high), c.to(high), v.to(high), first)
+        y = y + self.skip * v
+        return self.out((y * F.silu(z)).to(x.dtype)), h, u
 
     def flops(self, length: int) -> int:
         # In and out projections, the selection, the step size's map, and the reading of the state.

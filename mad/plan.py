@@ -1,15 +1,22 @@
-"""How long a sweep will take: the work in FLOPs, and the speed of a few measured steps."""
+"""What a sweep is before it runs: its cells, its work in FLOPs, and the time by a few measured steps."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
+from rich.console import Console
 
+from mad.api import Prepared
 from mad.data import load
+from mad.engines.inline import missing
+from mad.listings import new_table
+from mad.progress import clock
 from mad.runner import cost_of
+from mad.store import Store, default_path
 from mad.sweep import Cell, Group
 from mad.trainer import Turns
 
@@ -63,3 +70,42 @@ def _seconds_per_step(group: Group, fabric: Fabric) -> float:
     start = time.perf_counter()
     learner.advance(data, [batch] * 3, 0, [True], lambda replica, step: None)
     return (time.perf_counter() - start) / 3
+
+
+def headline(prepared: Prepared, store: Path | None) -> str:
+    """One line: what is about to run, and where its results go."""
+    suite, protocol = prepared.cells[0].suite, prepared.cells[0].protocol
+    names = len({cell.architecture.given for cell in prepared.cells})
+    runs = sum(len(group.cell.setting.grid) for group in prepared.groups)
+    return (
+        f"{suite}, protocol {protocol.name}@{protocol.version}: {names} architecture{'s' * (names > 1)}, "
+        f"{len(prepared.groups)} groups, {runs} runs; store {store or default_path()}"
+    )
+
+
+def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
+    """Print the cells, what is stored already, and how long the rest takes."""
+    path = store or default_path()
+    groups = prepared.groups
+    if path.exists():
+        with Store(path, read_only=True) as opened:
+            groups = [g for g in groups if not g.cell.architecture.stored or missing(g, opened)]
+    table = new_table("architecture", "task", "examples", "grid", "seeds", "steps a run")
+    for cell in prepared.cells:
+        setting = cell.setting
+        table.add_row(
+            cell.architecture.given,
+            str(cell.task),
+            f"{setting.train_examples:,}",
+            str(len(setting.grid)),
+            str(len(cell.seeds)),
+            f"{setting.steps:,}",
+        )
+    console.print(table, markup=False)
+    found = estimate(groups, prepared.fabric)
+    cached = len(prepared.groups) - len(groups)
+    console.print(
+        f"{len(prepared.cells)} cells, {found.groups} groups to run ({cached} stored already), "
+        f"{found.runs} runs, {found.steps:,} steps\n"
+        f"at most about {clock(found.seconds)} here; less where a task is solved early"
+    )
