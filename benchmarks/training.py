@@ -33,11 +33,12 @@ from torchmetrics.classification import MulticlassAccuracy  # noqa: E402
 
 from mad.config import RunConfig  # noqa: E402
 from mad.data import Split, load, order  # noqa: E402
+from mad.learners import Batched, Turns  # noqa: E402
 from mad.metrics import cross_entropy  # noqa: E402
 from mad.protocol import Setting, get_protocol  # noqa: E402
 from mad.runner import environment_of  # noqa: E402
 from mad.sweep import Cell, Group, resolve  # noqa: E402
-from mad.trainer import Batched, Turns, make_fabric  # noqa: E402
+from mad.trainer import make_fabric  # noqa: E402
 from synthetic_tasks import IGNORE  # noqa: E402
 
 SPEC = "2*(mh-attention swiglu)"

@@ -13,12 +13,12 @@ from rich.console import Console
 from mad.api import Prepared
 from mad.data import load
 from mad.engines.inline import missing
+from mad.learners import Turns
 from mad.listings import new_table
 from mad.progress import clock
 from mad.runner import cost_of
 from mad.store import Store, default_path
 from mad.sweep import Cell, Group
-from mad.trainer import Turns
 
 
 @dataclass(frozen=True)

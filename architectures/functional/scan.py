@@ -25,11 +25,11 @@ def linear_scan(a: Tensor, b: Tensor) -> Tensor:
 def selective_scan(
     delta: Tensor, rate: Tensor, b: Tensor, c: Tensor, x: Tensor, first: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The state space of arXiv:2312.00752: h_t = exp(delta_t rate) h_{t-1} + delta_t b_t x_t,  y_t = c_t . h_t.
+    """The state space of arXiv:2312.00752: h_t = exp(delta_t rate) h_{t-1} + delta_t b_t x_t; y_t = c_t h_t.
 
-    delta, x (B, T, D); rate (N, D), negative; b, c (B, T, N); first (B, N, D), the state before the first token
-    -> y (B, T, D) and the state after the last. One function with a gradient of its own, because the states
-    (B, T, N, D) are N times as large as everything else: what counts is how often they are passed over.
+    delta, x (B, T, D); rate (N, D), negative; b, c (B, T, N); first (B, N, D), the state before the first
+    token -> y (B, T, D) and the state after the last. One function with a gradient of its own, because the
+    states (B, T, N, D) are N times as large as everything else: what counts is how often they are read.
     """
     y, last, _, _ = _SelectiveScan.apply(delta, rate[None, None], b, c, x, first)
     return y, last
@@ -62,7 +62,7 @@ class _Scan(torch.autograd.Function):
 
 
 class _SelectiveScan(torch.autograd.Function):
-    """`rate` is (1, 1, N, D), or (B, 1, N, D) where replicas with rates of their own are folded into the batch."""
+    """`rate` is (1, 1, N, D), or (B, 1, N, D) where replicas with their own rates are folded."""
 
     @staticmethod
     def forward(
@@ -108,7 +108,9 @@ class _SelectiveScan(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Any, Any]:
         size = info.batch_size
         delta, rate, b, c, x, first = inputs
-        rest = [fold(z, d, size) for z, d in zip((delta, b, c, x, first), (in_dims[0], *in_dims[2:]), strict=True)]
+        rest = [
+            fold(z, d, size) for z, d in zip((delta, b, c, x, first), (in_dims[0], *in_dims[2:]), strict=True)
+        ]
         if in_dims[1] is not None:
             rate = rate.movedim(in_dims[1], 0)
             rows = rest[0].shape[0] // size

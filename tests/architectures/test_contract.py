@@ -21,7 +21,9 @@ STEPPED = [n for n in NAMES if get(n).cls.causal]
 DIM = 48
 
 
-def make(name: str, *, dim: int = DIM, max_len: int = 80, seed: int = 0, index: int = 0, depth: int = 1) -> Primitive:
+def make(
+    name: str, *, dim: int = DIM, max_len: int = 80, seed: int = 0, index: int = 0, depth: int = 1
+) -> Primitive:
     """One layer as the model builds it, wrappers by their registered example."""
     spec = architectures.parse(f"1*{get(name).example}")
     block = _Builder(spec, dim, max_len, seed).blocks(spec, "blocks")[0]
@@ -53,7 +55,9 @@ def unroll(layer: Primitive, x: Tensor) -> tuple[Tensor, Any]:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(3, 1, 48), (1, 2, 16), (3, 37, 48), (2, 65, 80)])
-def test_any_length_and_any_width_divisible_by_16_keep_shape_and_dtype(name: str, shape: tuple[int, int, int]) -> None:
+def test_any_length_and_any_width_divisible_by_16_keep_shape_and_dtype(
+    name: str, shape: tuple[int, int, int]
+) -> None:
     layer = make(name, dim=shape[2])
     y = layer(noise(*shape, dtype=torch.float32))
     assert y.shape == shape and y.dtype == torch.float32 and bool(torch.isfinite(y).all())
@@ -202,7 +206,10 @@ def _fused_attention_flops(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
 def test_executed_flops_agree_with_the_counter(name: str, length: int) -> None:
     layer = make(name)
     fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={fused: _fused_attention_flops}) as counter:
+    with (
+        torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping={fused: _fused_attention_flops}) as counter,
+    ):
         layer(noise(1, length, DIM, dtype=torch.float32))
     assert counter.get_total_flops() == layer.executed(length) - layer.unseen(length)
 
@@ -256,7 +263,9 @@ def test_vmap_over_stacked_parameters_equals_the_loop(name: str, shared: bool) -
         for n, p in layer.named_parameters():
             assert p.grad is not None and stacked[n].grad is not None
             scale = float(p.grad.abs().max())
-            torch.testing.assert_close(stacked[n].grad[r], p.grad, rtol=0, atol=1e-5 * scale, msg=f"gradient of {n}")
+            torch.testing.assert_close(
+                stacked[n].grad[r], p.grad, rtol=0, atol=1e-5 * scale, msg=f"gradient of {n}"
+            )
 
 
 def _compiles(name: str, backend: str) -> None:
@@ -294,7 +303,10 @@ def test_nothing_is_drawn_in_forward_and_nothing_is_kept(name: str) -> None:
     attributes = set(vars(layer))
     first, second = layer(x), layer(x)
     assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(t, before[n]) for n, t in layer.state_dict().items()) and set(vars(layer)) == attributes
+    assert (
+        all(torch.equal(t, before[n]) for n, t in layer.state_dict().items())
+        and set(vars(layer)) == attributes
+    )
     held = [n for m in layer.modules() for n, v in vars(m).items() if isinstance(v, Tensor)]
     assert not held, "tensors kept as plain attributes do not follow the module"
 

@@ -20,21 +20,13 @@ from architectures.primitive import Context, Primitive
 from mad.config import Metrics, Record
 from mad.data import load, order
 from mad.engines import inline
+from mad.learners import Batched, Turns
 from mad.optim import learning_rate
 from mad.protocol import Protocol, get_protocol
 from mad.runner import check_cell, cost_of, run_group
 from mad.store import Store
 from mad.sweep import Cell, Group, resolve
-from mad.trainer import (
-    Batched,
-    Outcome,
-    Progress,
-    Replicas,
-    Turns,
-    evaluation_steps,
-    make_fabric,
-    train,
-)
+from mad.trainer import Outcome, Progress, Replicas, evaluation_steps, make_fabric, train
 from synthetic_tasks import Task
 from tests.mad.records import setting
 
