@@ -46,11 +46,6 @@ class ArchitectureConfig(Data):
             text = text.replace(name, f"{name.rpartition(':')[2]}@{source[:4]}")
         return text
 
-    @property
-    def runs_code(self) -> bool:
-        """Whether running it again would import a module that is not ours."""
-        return ":" in self.spec
-
 
 class RunConfig(Data):
     """One run, fully resolved: everything that decides its numbers and nothing else."""

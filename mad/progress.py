@@ -30,7 +30,7 @@ class Display:
     ) -> None:
         self.console = console or Console(stderr=True)
         self.weights = [weight(group) for group in groups]
-        self.total, self.done, self.finished = sum(self.weights), 0.0, 0
+        self.total, self.done, self.finished, self.share = sum(self.weights), 0.0, 0, 0.0
         self.started = self.last = time.monotonic()
         self.bar: Bar | None = None
         if self.console.is_terminal:
@@ -58,33 +58,36 @@ class Display:
             self.bar.stop()
 
     def report(self, group: Group, progress: Progress) -> None:
-        """Where the running group stands; a few times a second is enough."""
+        """Where the running group stands: on the bar, or as a line a minute."""
         now = time.monotonic()
-        if self.bar is None or now - self.last < 0.1:
+        if now - self.last < (60.0 if self.bar is None else 0.1):
             return
         self.last = now
-        share = progress.step / progress.steps
-        if progress.accuracy is not None:
-            best = f"best {progress.accuracy:.3f}"
-        else:
-            best = "training"
-        self.bar.update(
-            self.task,
-            completed=self.done + share * self.weights[self.finished],
-            description=f"{_where(group)}  step {progress.step}/{progress.steps}  {best}",
-        )
+        best = "training" if progress.accuracy is None else f"best {progress.accuracy:.3f}"
+        text = f"{_where(group)}: step {progress.step}/{progress.steps}, {best}"
+        if self.bar is None:
+            self._line(f"    {text}")
+            return
+        # Replicas in turns go back to the start of their interval; the bar does not.
+        self.share = max(self.share, progress.step / progress.steps)
+        done = self.done + self.share * self.weights[self.finished]
+        self.bar.update(self.task, completed=done, description=text)
 
     def ended(self, group: Group, records: list[Record]) -> None:
         """One line a group: what came of it."""
         self.done += self.weights[self.finished]
         self.finished += 1
+        self.share, self.last = 0.0, time.monotonic()
         if self.bar is not None:
             self.bar.update(self.task, completed=self.done)
         line = f"[{self.finished}/{len(self.weights)}] {_where(group)}: {_outcome(records)}"
         if self.bar is None and self.finished < len(self.weights):
             elapsed = time.monotonic() - self.started
             line += f", about {clock(elapsed * (self.total - self.done) / max(self.done, 1e-9))} left"
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._line(line)
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

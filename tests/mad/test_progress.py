@@ -1,0 +1,68 @@
+"""What a person sees while a sweep runs."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+import mad.progress
+from mad.plan import estimate, work
+from mad.progress import Display, clock
+from mad.protocol import get_protocol, get_suite
+from mad.sweep import Group, plan
+from mad.trainer import Progress, make_fabric
+
+
+def groups() -> list[Group]:
+    cells = plan(["swiglu"], get_suite("smoke"), get_protocol("sound"), tasks=["compression", "memorization"])
+    return [group for cell in cells for group in cell.groups()]
+
+
+def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(mad.progress.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    first, second = groups()
+    with Display([first, second], lambda group: 1.0, Console(file=out, width=40)) as display:
+        display.report(first, Progress(1, 8, 0, 2))
+        assert out.getvalue() == "", "nothing in the first minute"
+        now[0] = 61.0
+        display.report(first, Progress(4, 8, 0, 2, 0.25))
+        display.report(first, Progress(5, 8, 0, 2, 0.25))
+        display.ended(first, [])
+        display.ended(second, [])
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 3 and "\x1b" not in out.getvalue()
+    assert "step 4/8, best 0.250" in lines[0]
+    assert lines[1].startswith("[1/2] swiglu on compression") and "61 s left" in lines[1]
+    assert lines[2].startswith("[2/2]") and "left" not in lines[2]
+
+
+def test_a_bar_with_time_left_on_a_terminal() -> None:
+    out = io.StringIO()
+    first, second = groups()
+    console = Console(file=out, width=120, force_terminal=True)
+    with Display([first, second], lambda group: 1.0, console) as display:
+        display.last = -1.0
+        display.report(first, Progress(8, 8, 0, 2, 0.5))
+        assert display.bar is not None and display.bar.tasks[0].completed == 1.0
+        display.last = -1.0
+        display.report(first, Progress(2, 8, 1, 2, 0.5))
+        assert display.bar.tasks[0].completed == 1.0, "the bar never goes back"
+        display.ended(first, [])
+    assert "step 8/8" in out.getvalue() and "[1/2]" in out.getvalue()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (45, "45 s"), (300, "5 min"), (9000, "2.5 h")])
+def test_time_as_people_say_it(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+def test_the_estimate_counts_runs_and_steps_and_scales_with_the_work() -> None:
+    few = groups()
+    found = estimate(few, make_fabric("cpu"))
+    assert (found.groups, found.runs, found.steps) == (2, 4, 32) and found.seconds > 0
+    by_name = {group.cell.task.name: work(group.cell) for group in few}
+    assert by_name["memorization"] != by_name["compression"] and min(by_name.values()) > 0
