@@ -48,11 +48,12 @@ def test_a_bar_with_time_left_on_a_terminal() -> None:
         display.last = -1.0
         display.report(first, Progress(8, 8, 0, 2, 0.5))
         assert display.bar is not None and display.bar.tasks[0].completed == 1.0
+        assert "step 8/8, best 0.500" in display.bar.tasks[0].description
         display.last = -1.0
         display.report(first, Progress(2, 8, 1, 2, 0.5))
         assert display.bar.tasks[0].completed == 1.0, "the bar never goes back"
         display.ended(first, [])
-    assert "step 8/8" in out.getvalue() and "[1/2]" in out.getvalue()
+    assert "left" in out.getvalue() and "[1/2]" in out.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (45, "45 s"), (300, "5 min"), (9000, "2.5 h")])
