@@ -191,18 +191,16 @@ def test_a_store_killed_in_the_middle_resumes_and_loses_at_most_the_running_cell
     broken = tmp_path / "broken.sqlite"
     seen: set[str] = set()
     for kills in range(3):
-        process = bench(broken)
-        assert process.stderr is not None
-        # Killed right after the line of a new group: the next one is running, or its records are being
-        # written.
-        fresh = 0
-        for line in process.stderr:
-            fresh += line.startswith("[")
-            if fresh > len(seen) // 2 + 1:
-                break
-        time.sleep(0.02 * kills)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        with bench(broken) as process:
+            assert process.stderr is not None
+            # Killed after the line of a new group: the next one is running, or its records are being written.
+            fresh = 0
+            for line in process.stderr:
+                fresh += line.startswith("[")
+                if fresh > len(seen) // 2 + 1:
+                    break
+            time.sleep(0.02 * kills)
+            process.send_signal(signal.SIGKILL)
         with Store(broken, read_only=True) as opened:
             records = opened.records()
         assert seen <= {r.id for r in records}, "what was finished is kept"
