@@ -62,7 +62,8 @@ class SequenceModel(nn.Module):
             self.head_scale = dim**-0.5
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self._logits(tokens, None)
+        # A context without a seed: layers are deterministic, and can still share values of the same tokens.
+        return self._logits(tokens, Context())
 
     def call(self, tokens: Tensor, ctx: Context) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Logits, weighted auxiliary losses, new values of buffers."""
@@ -115,7 +116,7 @@ class SequenceModel(nn.Module):
                 plain[full] = hint
         return plain
 
-    def _logits(self, tokens: Tensor, ctx: Context | None) -> Tensor:
+    def _logits(self, tokens: Tensor, ctx: Context) -> Tensor:
         self._check_length(tokens.shape[1])
         x = self.embedding(tokens)  # (B, T, D)
         for block in self._parts():
