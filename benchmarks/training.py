@@ -65,12 +65,12 @@ class Size:
 
 SIZES = {
     "tiny": [Size(16, 8, 2, rounds=40, block=25)],  # Almost no arithmetic: what is left is the loop itself.
-    "quick": [Size(64, 64, 64, rounds=15, block=6)],
+    "quick": [Size(64, 32, 32, rounds=15, block=12), Size(64, 64, 64, rounds=15, block=6)],
     "baseline": [Size(128, 128, 32, rounds=12, block=4), Size(128, 128, 128, rounds=7, block=2)],
 }
 FAST = {
     "tiny": [Size(16, 8, 2, rounds=10, block=10)],
-    "quick": [Size(64, 64, 64, rounds=5, block=3)],
+    "quick": [Size(64, 32, 32, rounds=5, block=6), Size(64, 64, 64, rounds=5, block=3)],
     "baseline": [Size(128, 128, 32, rounds=3, block=2)],
 }
 
