@@ -1,4 +1,4 @@
-"""Channel mixers that act on each position by itself: MLP and SwiGLU."""
+"""Channel mixers that act on each position by itself: MLP, squared-ReLU MLP and SwiGLU."""
 
 from __future__ import annotations
 
@@ -38,6 +38,33 @@ class MLP(Primitive):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         return self.down(F.gelu(self.up(x)))
+
+    def flops(self, length: int) -> int:
+        return 4 * length * self.dim * self.inner
+
+
+@primitive("relu2-mlp", mixes="channel", version=1, paper="arXiv:2109.08668")
+class ReLU2MLP(Primitive):
+    """y = W_out relu(W_in x)^2, position by position, without biases: (B, T, D) -> (B, T, D).
+
+    Differs from the paper: no biases.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        inner: int | None = option(None, "inner width; none: 4 times the width", scales="width")
+
+        def __post_init__(self) -> None:
+            check_inner(self.inner)
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.inner = config.inner or 4 * dim
+        self.up = nn.Linear(dim, self.inner, bias=False)
+        self.down = nn.Linear(self.inner, dim, bias=False)
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        return self.down(F.relu(self.up(x)).square())
 
     def flops(self, length: int) -> int:
         return 4 * length * self.dim * self.inner

@@ -1,0 +1,199 @@
+"""The recurrence S -> (diag(a) + x y^T) S + k v^T on a matrix state, in chunks.
+
+Within a chunk every position sees its predecessors through one unit-triangular system; the chunks are then
+chained by one small product each. Only that chain is sequential.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SCALAR_CHUNK = 32
+# Factors of one chunk grow to exp(16 * 5), which float32 still holds: callers clamp vector log a here.
+VECTOR_CHUNK = 16
+LOG_DECAY_MIN = -5.0
+
+
+def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / sqrt(sum(x^2) + eps) over the last axis."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
+
+
+def delta_rule(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_a: Tensor | None = None,
+    state: Tensor | None = None,
+    *,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    read: Literal["post", "pre"] = "post",
+    bonus: Tensor | None = None,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """S_t = (diag(a_t) + x_t y_t^T) S_{t-1} + k_t v_t^T; o_t = S_t^T q_t: all o and the last S.
+
+    q, k, x, y (B, T, H, K), v (B, T, H, V), state (B, H, K, V) or zeros -> o (B, T, H, V), S (B, H, K, V), in
+    at least float32. log_a: none for a = 1, (B, T, H) for one decay a head (<= 0, unbounded), (B, T, H, K)
+    for one a channel (at least LOG_DECAY_MIN). Without y nothing is corrected or solved; y without x
+    means x = -k, the delta rule, at half the work. read="pre": o_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t
+    with bonus (H, K), or no second term.
+    """
+    _check(x, y, read, bonus)
+    with _full_precision(q):
+        high = torch.promote_types(q.dtype, torch.float32)
+        batch, length, heads, key = q.shape
+        pre, vector = read == "pre", log_a is not None and log_a.dim() == q.dim()
+        size = min(chunk or (VECTOR_CHUNK if vector else SCALAR_CHUNK), length)
+
+        def cut(z: Tensor) -> Tensor:
+            """(B, T, H, .) -> (B, H, T/C, C, .); padding decays, writes and corrects nothing."""
+            z = F.pad(z.to(high), (0, 0, 0, 0, 0, -length % size))
+            return z.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
+
+        q, k, v = cut(q), cut(k), cut(v)
+        decay = None if log_a is None else _Decay(cut(log_a if vector else log_a[..., None]), vector)
+        seen = _pairs(q, k, decay, pre)
+        reads, keys = _entering(q, decay, pre), _leaving(k, decay)
+        if y is None:
+            inner, written, moved = seen @ v, keys.mT @ v, None
+        else:
+            y = cut(y)
+            asked = _entering(y, decay, True)
+            if x is None:
+                solved = _solve(_pairs(y, k, decay, True), torch.cat([-asked, v], dim=-1))
+                local, carried = seen @ solved, keys.mT @ solved
+                inner, written = local[..., key:], carried[..., key:]
+            else:
+                x = cut(x)
+                own = _pairs(y, k, decay, True) @ v
+                solved = _solve(-_pairs(y, x, decay, True), torch.cat([asked, own], dim=-1))
+                local, carried = _pairs(q, x, decay, pre) @ solved, _leaving(x, decay).mT @ solved
+                inner, written = local[..., key:] + seen @ v, carried[..., key:] + keys.mT @ v
+            reads, moved = reads + local[..., :key], carried[..., :key]
+        if bonus is not None:
+            inner = inner + (q * bonus.to(high)[:, None, None] * k).sum(-1, keepdim=True) * v
+
+        s = v.new_zeros(batch, heads, key, v.shape[-1]) if state is None else state.to(high)
+        kept = None if decay is None else decay.after[..., -1, :, None].exp()  # (B, H, T/C, K or 1, 1)
+        if moved is not None:
+            moved = moved + torch.eye(key, dtype=high, device=q.device) * (1 if kept is None else kept)
+        entering = []
+        for n, new in enumerate(written.unbind(2)):
+            entering.append(s)
+            if moved is not None:
+                s = moved.select(2, n) @ s + new
+            else:
+                s = new + (s if kept is None else kept.select(2, n) * s)
+        o = inner + reads @ torch.stack(entering, dim=2)
+        return o.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length], s
+
+
+def delta_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_a: Tensor | None,
+    state: Tensor,
+    *,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+    read: Literal["post", "pre"] = "post",
+    bonus: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`delta_rule` for one token: q, k, x, y (B, H, K), v (B, H, V), log_a (B, H) or (B, H, K)."""
+    _check(x, y, read, bonus)
+    with _full_precision(q):
+        high = torch.promote_types(q.dtype, torch.float32)
+        q, k, v, before = q.to(high), k.to(high), v.to(high), state.to(high)
+        after, written = before, v
+        if log_a is not None:
+            decay = log_a.to(high).exp()
+            after = before * (decay[..., None] if log_a.dim() == q.dim() else decay[..., None, None])
+        if y is not None:
+            found = (y.to(high)[..., None, :] @ before)[..., 0, :]
+            if x is None:
+                written = v - found
+            else:
+                after = after + x.to(high)[..., None] * found[..., None, :]
+        after = after + k[..., None] * written[..., None, :]
+        o = (q[..., None, :] @ (before if read == "pre" else after))[..., 0, :]
+        if bonus is not None:
+            o = o + (q * bonus.to(high) * k).sum(-1, keepdim=True) * v
+        return o, after
+
+
+def delta_flops(
+    length: int, key: int, value: int, *, chunk: int, form: Literal["plain", "tied", "free"]
+) -> tuple[int, int]:
+    """FLOPs of `delta_rule` for one row and head as it is written: matrix products, and what is not one.
+
+    form: "plain" without y, "tied" with y alone, "free" with x and y.
+    """
+    chunk = min(chunk, length)
+    chunks = -(-length // chunk)
+    padded = chunks * chunk
+    pairs, both = 2 * padded * chunk, key + value
+    through = 2 * padded * key * value  # the reading of what entered the chunk; writing costs as much
+    if form == "plain":
+        return pairs * both + 2 * through, 2 * chunks * key * value
+    solved = pairs * both + 2 * padded * key * both + 2 * chunks * key * key * value
+    products = 2 * pairs * key + solved + through
+    if form == "free":
+        products += 2 * pairs * both + through
+    return products, padded * chunk * both + chunks * key * value
+
+
+class _Decay:
+    """Sums of log a from the start of a chunk, up to and including a position, and up to the one before."""
+
+    def __init__(self, log_a: Tensor, vector: bool) -> None:
+        self.after = log_a.cumsum(-2)
+        self.before = F.pad(self.after[..., :-1, :], (0, 0, 1, 0))
+        self.vector = vector
+
+
+def _entering(z: Tensor, decay: _Decay | None, pre: bool) -> Tensor:
+    return z if decay is None else z * (decay.before if pre else decay.after).exp()
+
+
+def _leaving(z: Tensor, decay: _Decay | None) -> Tensor:
+    return z if decay is None else z * (decay.after[..., -1:, :] - decay.after).exp()
+
+
+def _pairs(left: Tensor, right: Tensor, decay: _Decay | None, pre: bool) -> Tensor:
+    """left_i . right_j with the decay between them, for j <= i, or j < i where `pre`; (..., C, C)."""
+    diagonal = -1 if pre else 0
+    if decay is None:
+        return (left @ right.mT).tril(diagonal)
+    if decay.vector:
+        return (_entering(left, decay, pre) @ (right * (-decay.after).exp()).mT).tril(diagonal)
+    gap = (decay.before if pre else decay.after) - decay.after.mT
+    future = torch.ones(gap.shape[-2:], dtype=torch.bool, device=gap.device).triu(diagonal + 1)
+    # -inf before the exponential: afterwards an overflow times zero would be no number.
+    return (left @ right.mT) * gap.masked_fill(future, float("-inf")).exp()
+
+
+def _solve(below: Tensor, right: Tensor) -> Tensor:
+    """(1 + below)^-1 right; the diagonal of `below` is not read."""
+    return torch.linalg.solve_triangular(below, right, upper=False, unitriangular=True)
+
+
+def _check(x: Tensor | None, y: Tensor | None, read: str, bonus: Tensor | None) -> None:
+    if x is not None and y is None:
+        raise ValueError("x without y corrects nothing; pass y as well")
+    if read not in ("post", "pre"):
+        raise ValueError(f"read={read!r} is not one of post, pre")
+    if bonus is not None and read == "post":
+        raise ValueError("a bonus needs read='pre': reading after writing sees the token already")
+
+
+def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """No autocast inside: the state and the triangular system are at least float32."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

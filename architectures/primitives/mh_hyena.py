@@ -1,0 +1,137 @@
+"""Multi-head Hyena: a long implicit convolution of the outer products of keys and values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from architectures.functional.implicit_filter import ImplicitFilter
+from architectures.functional.long_conv import long_conv
+from architectures.functional.short_conv import next_tail, short_conv
+from architectures.primitive import Context, Hint, Primitive, State, divisors, option
+from architectures.registry import primitive
+
+TAPS = 3
+
+
+@primitive("mh-hyena", mixes="time", version=1, paper="arXiv:2310.18780")
+class MHHyena(Primitive):
+    """S_t = sum_{s <= t} h_{t-s} k_s v_s^T + d k_t v_t^T,  o_t = S_t^T q_t,  y = W_o o, for each head.
+
+    (B, T, D) -> (B, T, D), q, k, v = short_conv(W_i x) (B, T, H, K) with K = `head_dim`; one filter h and one
+    skip d for each head. The filter (T, H) is that of `hyena`: a sine network of the position, of width
+    `order`, under a fixed exponential window, its length tied to `max_len`. The nominal state is the
+    distilled one: `order` copies of H (K, K) matrices, as in arXiv:2403.17844, 2,048 at width 128; the state
+    of `step` is the history of k and v. Differs from the paper: the position features are fixed. Differs from
+    the public MAD code (athms/mad-lab): q, k and v share no features, and there the number of heads and
+    their width change places (8 heads of 16).
+    """
+
+    exact_causality = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        head_dim: int = option(8, "K, channels of one head", scales="head")
+        order: int = option(2, "width of the filter's network; nominal states a head")
+
+        def __post_init__(self) -> None:
+            for name in ("head_dim", "order"):
+                if getattr(self, name) < 1:
+                    raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.width = config.head_dim
+        if dim % self.width:
+            raise ValueError(
+                f"dim {dim} is not divisible by head_dim {self.width}; "
+                f"choose head_dim from {', '.join(map(str, divisors(dim)))}"
+            )
+        self.heads = dim // self.width
+        self.project = nn.Linear(dim, 3 * dim)
+        bound = TAPS**-0.5
+        self.conv_weight = nn.Parameter(torch.empty(3 * dim, TAPS).uniform_(-bound, bound))
+        self.conv_bias = nn.Parameter(torch.empty(3 * dim).uniform_(-bound, bound))
+        self.filter = ImplicitFilter(self.heads, config.order, max_len)
+        self.skip = nn.Parameter(torch.randn(self.heads))
+        self.out = nn.Linear(dim, dim)
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        return ("growing", "growing", "conv")
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        q, k, v = self._split(short_conv(self.project(x), self.conv_weight, self.conv_bias))
+        return self._read(q, k, v, self._convolve(q, k, v))
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        """The histories of k and v (B, t, H, K) and the tail of the short convolution (B, 2, 3 D)."""
+        self.check_length(length)
+        weight = self.project.weight
+        history = weight.new_zeros(batch, 0, self.heads, self.width)
+        return history, history.clone(), weight.new_zeros(batch, TAPS - 1, 3 * self.dim)
+
+    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        q, k, v, state = self._extend(x[:, None], state)
+        keys, values, _ = state
+        h = self.filter(keys.shape[1]).flip(0).to(q.dtype)  # (t, H)
+        # The same sum with q inside: no outer product is formed for one token.
+        o = ((h * (q * keys).sum(-1))[..., None] * values).sum(1, keepdim=True)
+        return self._read(q, k, v, o)[:, 0], state
+
+    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        past = state[0].shape[1]
+        q, k, v, state = self._extend(x, state)
+        return self._read(q, k, v, self._convolve(q, state[0], state[1], past)), state
+
+    def flops(self, length: int) -> int:
+        return 8 * length * self.dim**2 + self.filter.flops(length) + self.unseen(length)
+
+    def unseen(self, length: int) -> int:
+        short = 2 * TAPS * length * 3 * self.dim
+        cells = self.dim * self.width  # H K^2
+        n = 2 * length
+        # Each cell to its spectrum and back, the filters (K copies a head) to theirs, and their products.
+        fft = round(5 * n * math.log2(n) * (2 * cells + self.dim)) + 6 * (length + 1) * cells
+        skip = length * (4 * self.dim + self.heads)  # q . k, times d, times v, and the sum
+        return short + 3 * length * cells + fft + skip  # 3: the outer product, and the reading by q
+
+    def nominal_state(self, length: int) -> int:
+        return self.heads * self.width**2 * self.config.order
+
+    def hints(self) -> dict[str, Hint]:
+        # The filter is a function, not a map of features: decaying it pulls its frequencies to zero.
+        names = [f"filter.{name}" for name, _ in self.filter.named_parameters()]
+        return {name: Hint(decay=False) for name in (*names, "conv_weight", "skip")}
+
+    def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v (B, T, H, K)."""
+        q, k, v = (part.unflatten(-1, (self.heads, self.width)) for part in z.chunk(3, dim=-1))
+        return q, k, v
+
+    def _extend(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, State]:
+        """q, k, v of the new tokens, and the state with them."""
+        keys, values, tail = state
+        z = self.project(x)
+        q, k, v = self._split(short_conv(z, self.conv_weight, self.conv_bias, tail))
+        keys, values = torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
+        self.check_length(keys.shape[1])
+        return q, k, v, (keys, values, next_tail(z, tail))
+
+    def _convolve(self, q: Tensor, k: Tensor, v: Tensor, past: int = 0) -> Tensor:
+        """The convolved outer products of k and v, read by q, which starts at position `past`."""
+        q, k = (z.movedim(-1, 1)[..., None] for z in (q, k))  # (B, K, T, H, 1)
+        cells = k * v[:, None]  # (B, K, T, H, K)
+        # The rows of k are as good as more sequences, and only v needs copies of the filter. With none, where
+        # v is folded too, Inductor (torch 2.13, CPU) gave the filter wrong gradients.
+        h = self.filter(v.shape[1])[..., None].expand(-1, -1, self.width).flatten(1)  # (T, D)
+        s = long_conv(cells.flatten(3).flatten(0, 1), h).view_as(cells)[:, :, past:]
+        return (q * s).sum(1)  # (B, T, H, K)
+
+    def _read(self, q: Tensor, k: Tensor, v: Tensor, o: Tensor) -> Tensor:
+        """The output of what the convolution gave; the skip needs only the product of q and k."""
+        score = self.skip * (q * k).sum(-1)
+        return self.out((o + score[..., None] * v).flatten(-2))

@@ -1,0 +1,129 @@
+"""RG-LRU: a gated diagonal recurrence whose decay is set by the token, in the block of Griffin and Hawk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from architectures.functional.scan import linear_scan
+from architectures.functional.short_conv import next_tail, short_conv
+from architectures.primitive import Context, Hint, Primitive, State, divisors, option
+from architectures.registry import primitive
+
+# The exponent of the decay, and the smallest 1 - a^2, at which the slope of the root is 1000.
+SHARPNESS = 8.0
+FLOOR = 2.5e-7
+
+
+@primitive("rg-lru", mixes="time", version=1, paper="arXiv:2402.19427")
+class RGLRU(Primitive):
+    """h_t = a_t * h_{t-1} + m_t * (i_t * c_t),  y_t = W_o [gelu(W_y x_t) * h_t],  c = short_conv(W_x x).
+
+    (B, T, D) -> (B, T, D); h is (B, R), R = `expand` * D. The gates r, i = sigmoid(W c + b) are
+    block-diagonal over the heads; log a = -8 softplus(rate) r, and m = sqrt(1 - a^2), but m = 1 at the first
+    token of a sequence. The state counts the tokens to know the first one. The recurrence runs at least in
+    float32, with 1 - a^2 floored where the slope of its root is 1000, the bound of the public code
+    (google-deepmind/recurrentgemma). Differs from the paper: the initial rates are those of that code,
+    rho = sigmoid(-rate) with rho^2 uniform in [0.9^2, 0.999^2], where the paper draws rho^8; the three
+    projections have no biases; one gate head for each 16 channels.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        expand: float = option(1.0, "width of the recurrence over the model's, to the nearest multiple of 16")
+        heads: int | None = option(
+            None, "blocks of the gates; none: one for each 16 channels of the recurrence", scales="width"
+        )
+        conv: int = option(4, "taps of the short convolution")
+
+        def __post_init__(self) -> None:
+            if not 0 < self.expand < math.inf:
+                raise ValueError(f"expand={self.expand} must be positive and finite")
+            for name in ("heads", "conv"):
+                value = getattr(self, name)
+                if value is not None and value < 1:
+                    raise ValueError(f"{name}={value} must be at least 1")
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.inner = inner = max(16, 16 * round(config.expand * dim / 16))
+        self.heads = config.heads or inner // 16
+        if inner % self.heads:
+            raise ValueError(
+                f"the recurrence's width {inner} is not divisible by heads {self.heads}; "
+                f"choose heads from {', '.join(map(str, divisors(inner)))}"
+            )
+        self.width = width = inner // self.heads
+        self.project = nn.Linear(dim, 2 * inner, bias=False)
+        bound = config.conv**-0.5
+        self.conv_weight = nn.Parameter(torch.empty(inner, config.conv).uniform_(-bound, bound))
+        self.conv_bias = nn.Parameter(torch.zeros(inner))
+        # Of each head, r and i beside each other.
+        self.gate_weight = nn.Parameter(torch.randn(self.heads, width, 2 * width) * width**-0.5)
+        self.gate_bias = nn.Parameter(torch.zeros(self.heads, 2 * width))
+        rho = torch.empty(inner).uniform_(0.9**2, 0.999**2).sqrt()
+        self.rate = nn.Parameter(torch.log(1 / rho - 1))
+        self.out = nn.Linear(inner, dim, bias=False)
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        return ("recurrent", "conv", "counter")
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        return self._run(x, None)[0]
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        """h (B, R), the tail of the short convolution (B, taps - 1, R) and the tokens seen (B,)."""
+        self.check_length(length)
+        weight = self.project.weight
+        high = torch.promote_types(weight.dtype, torch.float32)
+        return (
+            weight.new_zeros(batch, self.inner, dtype=high),
+            weight.new_zeros(batch, self.config.conv - 1, self.inner),
+            torch.zeros(batch, dtype=torch.long, device=weight.device),
+        )
+
+    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        y, state = self.prefill(x[:, None], state, ctx)
+        return y[:, 0], state
+
+    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        y, h, u = self._run(x, state)
+        return y, (h[:, -1], next_tail(u, state[1]), state[2] + x.shape[1])
+
+    def flops(self, length: int) -> int:
+        products = 6 * length * self.dim * self.inner + 4 * length * self.inner * self.width
+        return products + self.unseen(length)
+
+    def unseen(self, length: int) -> int:
+        # A cell: log a and its exponential, 1 - a^2 and its root, m * i * c, multiply-add of the state, gate.
+        return (2 * self.config.conv + 10) * length * self.inner
+
+    def hints(self) -> dict[str, Hint]:
+        return {name: Hint(decay=False) for name in ("rate", "gate_bias", "conv_weight")}
+
+    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, the states (B, T, R), and the input of the short convolution."""
+        z, u = self.project(x).chunk(2, dim=-1)  # (B, T, R)
+        c = short_conv(u, self.conv_weight, self.conv_bias, None if state is None else state[1])
+        log_a, i = self._gates(c)
+        a = log_a.exp()
+        m = torch.sqrt((-torch.expm1(2 * log_a)).clamp(min=FLOOR))
+        seen = torch.zeros(1, dtype=torch.long, device=x.device) if state is None else state[2]
+        first = (seen[:, None] + torch.arange(x.shape[1], device=x.device) == 0)[..., None]
+        b = torch.where(first, torch.ones_like(m), m) * (i * c)
+        if state is not None:
+            b = torch.cat([b[:, :1] + a[:, :1] * state[0][:, None], b[:, 1:]], dim=1)
+        h = linear_scan(a, b)
+        return self.out((F.gelu(z) * h).to(x.dtype)), h, u
+
+    def _gates(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """log a and i (B, T, R), at least in float32."""
+        high = torch.promote_types(c.dtype, torch.float32)
+        gates = torch.einsum("bthi,hio->btho", c.unflatten(-1, (self.heads, self.width)), self.gate_weight)
+        r, i = torch.sigmoid(gates.to(high) + self.gate_bias).chunk(2, dim=-1)
+        return -SHARPNESS * F.softplus(self.rate.to(high)) * r.flatten(-2), i.flatten(-2)

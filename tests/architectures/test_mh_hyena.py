@@ -1,0 +1,99 @@
+"""Multi-head Hyena against its double sum in float64; the contract tests cover the rest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import architectures
+from architectures.functional.implicit_filter import ImplicitFilter
+from architectures.primitive import Primitive
+
+DIM = 16
+
+
+def make(options: str = "", *, dim: int = DIM, name: str = "mh-hyena") -> Primitive:
+    model = architectures.build(f"1*{name}{options}", vocab_size=5, dim=dim, max_len=32, seed=0)
+    return model.layers()[0][1].double()
+
+
+def noise(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def naive(layer: Primitive, x: Tensor) -> Tensor:
+    width = layer.config.head_dim
+    z = x @ layer.project.weight.T + layer.project.bias
+    padded = torch.cat([torch.zeros(x.shape[0], 2, z.shape[2], dtype=z.dtype), z], dim=1)
+    mixed = layer.conv_bias + sum(
+        layer.conv_weight[:, i] * padded[:, i : i + x.shape[1]] for i in range(layer.conv_weight.shape[1])
+    )
+    q, k, v = mixed.split(x.shape[2], dim=-1)
+    h = layer.filter(x.shape[1])
+    heads = []
+    for j in range(x.shape[2] // width):
+        part = slice(j * width, (j + 1) * width)
+        rows = []
+        for t in range(x.shape[1]):
+            s = layer.skip[j] * torch.einsum("bk,bv->bkv", k[:, t, part], v[:, t, part])
+            for u in range(t + 1):
+                s = s + h[t - u, j] * torch.einsum("bk,bv->bkv", k[:, u, part], v[:, u, part])
+            rows.append(torch.einsum("bk,bkv->bv", q[:, t, part], s))
+        heads.append(torch.stack(rows, dim=1))
+    return torch.cat(heads, dim=-1) @ layer.out.weight.T + layer.out.bias
+
+
+@pytest.mark.parametrize("options", ["", "[head_dim=4, order=3]", "[head_dim=1]", "[head_dim=16]"])
+def test_forward_and_its_gradient_are_those_of_the_double_sum(options: str) -> None:
+    layer = make(options)
+    x, weight = noise(2, 11, DIM), noise(2, 11, DIM, seed=5)
+    expected = naive(layer, x)
+    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-12)
+    parameters = list(layer.parameters())
+    ours = torch.autograd.grad((layer(x) * weight).sum(), parameters)
+    theirs = torch.autograd.grad((expected * weight).sum(), parameters)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_heads_of_one_channel_are_hyena_without_expansion() -> None:
+    ours, theirs = make("[head_dim=1, order=4]"), make("[expand=1]", name="hyena")
+    theirs.load_state_dict(ours.state_dict())
+    x = noise(2, 19, DIM)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
+
+
+def test_the_nominal_state_is_the_published_one_and_the_history_is_counted() -> None:
+    layer = make(dim=128)
+    assert layer.heads == 16 and layer.nominal_state(32) == 2048
+    sizes = layer.measure_state(32)
+    assert sizes == {"recurrent": 0, "conv": 2 * 3 * 128, "growing": 2 * 32 * 128, "total": 768 + 8192}
+
+
+def test_there_is_one_filter_and_one_skip_for_each_head() -> None:
+    layer = make()
+    assert isinstance(layer.filter, ImplicitFilter)
+    assert layer.filter(7).shape == (7, 2) and layer.skip.shape == (2,)
+    hints = layer.hints()
+    assert all(not hints[f"filter.{n}"].decay for n, _ in layer.filter.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("head_dim=5", "dim 16 is not divisible by head_dim 5; choose head_dim from 1, 2, 4, 8, 16"),
+        ("head_dim=0", "head_dim=0 must be at least 1"),
+        ("order=0", "order=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(options: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(f"[{options}]")
+
+
+def test_more_tokens_than_the_filter_is_long_are_refused() -> None:
+    layer = make()
+    _, state = layer.prefill(noise(1, 32, DIM), layer.init_state(1))
+    with pytest.raises(ValueError, match="max_len 32"):
+        layer.step(noise(1, DIM), state)
