@@ -19,12 +19,14 @@ KINDS = ("recurrent", "conv", "growing", "total")
 class LayerAccount:
     """One layer by its name in the spec.
 
-    `params` its own parameters, `flops` forward FLOPs a token, `state` elements by kind.
+    `params` its own parameters, `active` those that one token uses, `flops` forward FLOPs a
+    token, `state` elements by kind.
     """
 
     name: str
     mixes: str
     params: int
+    active: int
     flops: float
     state: dict[str, int] | None
     nominal: int | None
@@ -93,6 +95,7 @@ def account_model(model: SequenceModel, seq_len: int) -> Account:
                 name=name,
                 mixes=layer.mixes,
                 params=sum(p.numel() for p in layer.parameters()),
+                active=layer.active_params(),
                 flops=layer.flops(seq_len) / seq_len,
                 state=state,
                 nominal=nominal,
@@ -109,7 +112,7 @@ def account_model(model: SequenceModel, seq_len: int) -> Account:
         seq_len=seq_len,
         params=params,
         embedding=embedding,
-        active=params - embedding,
+        active=params - embedding - sum(layer.params - layer.active for layer in layers),
         flops=sum(layer.flops for layer in layers) + readout,
         state={kind: sum(s[kind] for s in known) for kind in KINDS} if complete else None,
         nominal=sum(layer.nominal or 0 for layer in layers) if complete else None,

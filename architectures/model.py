@@ -56,6 +56,8 @@ class SequenceModel(nn.Module):
         self.norm = RMSNorm(dim)
         with builder.seeded("head"):
             self.head = nn.Linear(dim, vocab_size, bias=False)
+        for path, layer in self.layers():
+            layer.path = path
         self.head_scale = 1.0
         if options.tied:
             self.head.weight = self.embedding.weight

@@ -30,15 +30,31 @@ class UnknownState(ValueError):
 SCALES = ("absolute", "head", "width")
 
 
-def option(default: Any, doc: str = "", *, scales: str = "absolute") -> Any:
-    """A field of a `Config`: its default, one line about it, and how it follows the model's width.
+# What `architectures.solve` may turn an option for.
+SETS = ("", "params", "state")
+
+
+def option(default: Any, doc: str = "", *, scales: str = "absolute", sets: str = "") -> Any:
+    """A field of a `Config`: its default, one line about it, how it follows the width, what it is sized for.
 
     `scales`: "absolute" (a window, a kernel length: unchanged), "head" (a size of one head: unchanged,
     the number of heads grows instead) or "width" (an inner width, a number of heads: grows with the width).
+    `sets`: "params" (an inner width) or "state" (a size of the state) marks the integer that `solve` turns to
+    reach a number of parameters or of state elements; "" for none.
     """
     if scales not in SCALES:
         raise ValueError(f"scales={scales!r} is not one of {', '.join(SCALES)}")
-    return field(default=default, metadata={"doc": doc, "scales": scales})
+    if sets not in SETS:
+        raise ValueError(f"sets={sets!r} is not one of params, state, or empty")
+    return field(default=default, metadata={"doc": doc, "scales": scales, "sets": sets})
+
+
+def at_least(config: Any, **minima: int) -> None:
+    """Refuse an option below its minimum; none is allowed."""
+    for name, minimum in minima.items():
+        value = getattr(config, name)
+        if value is not None and value < minimum:
+            raise ValueError(f"{name}={value} must be at least {minimum}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +118,15 @@ class Primitive(nn.Module):
     causal: ClassVar[bool] = True
     # False for FFT convolutions, whose rounding lets the future leak at the level of the last bit.
     exact_causality: ClassVar[bool] = True
+    # A mixer whose values the wrapper value-residual may mix with those of the first.
+    shares_values: ClassVar[bool] = False
     # Tensors of a routed layer, of which one batch may use only a part.
     routed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__()
+        # The layer's dotted name in its model, set by the model: the key of its noise, losses and updates.
+        self.path = ""
         self.config = config
         self.dim = dim
         self.max_len = max_len
@@ -164,6 +184,10 @@ class Primitive(nn.Module):
         """State as the iso-state literature counts it: here the recurrent elements after `length` tokens."""
         return self.measure_state(length)["recurrent"]
 
+    def active_params(self) -> int:
+        """Parameters that one token uses: all of them, unless the layer selects."""
+        return sum(p.numel() for p in self.parameters())
+
     def hints(self) -> dict[str, Hint]:
         """Optimiser hints by dotted name, relative to this layer; matrices without one are decayed."""
         return {}
@@ -206,6 +230,30 @@ def count_state(state: State, kinds: tuple[str, ...]) -> dict[str, int]:
 def round_up(value: float, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `value`."""
     return math.ceil(value / multiple) * multiple
+
+
+def head_widths(
+    dim: int, heads: int | None, key_dim: int | None, value_dim: int | None
+) -> tuple[int, int, int]:
+    """Heads, key width and value width a head; refuses a model width that the heads do not divide.
+
+    heads=None: one for each 16 channels; a width of None: dim / heads.
+    """
+    if heads is None:
+        if dim % 16:
+            raise ValueError(
+                f"dim {dim} is not divisible by the default head width 16; state heads= or change dim"
+            )
+        heads = dim // 16
+    if (key_dim is None or value_dim is None) and dim % heads:
+        choices = ", ".join(str(d) for d in divisors(dim))
+        raise ValueError(f"dim {dim} is not divisible by heads {heads}; choose heads from {choices}")
+    return heads, key_dim or dim // heads, value_dim or dim // heads
+
+
+def linear_flops(module: nn.Module) -> int:
+    """Forward FLOPs a token of every `nn.Linear` in `module`, 2 a weight."""
+    return sum(2 * m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
 
 
 def divisors(n: int) -> list[int]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from architectures.functional.attention import attend, visible_pairs
 from architectures.functional.rotary import rotate
-from architectures.primitive import Context, Primitive, State, divisors, option
+from architectures.primitive import Context, Primitive, State, at_least, head_widths, option
 from architectures.registry import primitive, variant
 
 
@@ -29,18 +29,19 @@ class Attention(Primitive):
         )
         key_dim: int | None = option(None, "key width a head; none: width / heads", scales="head")
         value_dim: int | None = option(None, "value width a head; none: width / heads", scales="head")
-        window: int | None = option(None, "visible positions, itself included; none: all earlier ones")
+        window: int | None = option(
+            None, "visible positions, itself included; none: all earlier ones", sets="state"
+        )
         rope: bool = option(True, "rotate queries and keys by their position")
 
         def __post_init__(self) -> None:
-            for name in ("heads", "key_dim", "value_dim", "window"):
-                value = getattr(self, name)
-                if value is not None and value < 1:
-                    raise ValueError(f"{name}={value} must be at least 1")
+            at_least(self, heads=1, key_dim=1, value_dim=1, window=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.heads, self.key_dim, self.value_dim = head_widths(config, dim)
+        self.heads, self.key_dim, self.value_dim = head_widths(
+            dim, config.heads, config.key_dim, config.value_dim
+        )
         if config.rope and self.key_dim % 2:
             raise ValueError(
                 f"key width {self.key_dim} a head is odd, and RoPE rotates pairs; "
@@ -110,21 +111,6 @@ class Attention(Primitive):
         if self.config.rope:
             q, k = rotate(q, positions), rotate(k, positions)
         return q, k, v
-
-
-def head_widths(config: Attention.Config, dim: int) -> tuple[int, int, int]:
-    """Heads, key width and value width a head; refuses a model width that the heads do not divide."""
-    heads = config.heads
-    if heads is None:
-        if dim % 16:
-            raise ValueError(
-                f"dim {dim} is not divisible by the default head width 16; state heads= or change dim"
-            )
-        heads = dim // 16
-    if (config.key_dim is None or config.value_dim is None) and dim % heads:
-        choices = ", ".join(str(d) for d in divisors(dim))
-        raise ValueError(f"dim {dim} is not divisible by heads {heads}; choose heads from {choices}")
-    return heads, config.key_dim or dim // heads, config.value_dim or dim // heads
 
 
 variant("mh-attention", of="attention", heads=None)

@@ -32,7 +32,7 @@ class Hyena(Primitive):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         expand: int = option(4, "inner width over the model's width")
-        order: int = option(4, "width of the filter's network; nominal state a channel")
+        order: int = option(4, "width of the filter's network; nominal state a channel", sets="state")
 
         def __post_init__(self) -> None:
             for name in ("expand", "order"):

@@ -27,7 +27,7 @@ class Mamba(Primitive):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        d_state: int = option(4, "N, state elements a channel")
+        d_state: int = option(4, "N, state elements a channel", sets="state")
         expand: int = option(2, "inner width over the model's width")
         conv: int = option(4, "taps of the short convolution")
         dt_rank: int | None = option(

@@ -35,7 +35,7 @@ class MHHyena(Primitive):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         head_dim: int = option(8, "K, channels of one head", scales="head")
-        order: int = option(2, "width of the filter's network; nominal states a head")
+        order: int = option(2, "width of the filter's network; nominal states a head", sets="state")
 
         def __post_init__(self) -> None:
             for name in ("head_dim", "order"):

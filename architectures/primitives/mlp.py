@@ -25,7 +25,9 @@ class MLP(Primitive):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        inner: int | None = option(None, "inner width; none: 4 times the width", scales="width")
+        inner: int | None = option(
+            None, "inner width; none: 4 times the width", scales="width", sets="params"
+        )
 
         def __post_init__(self) -> None:
             check_inner(self.inner)
@@ -52,7 +54,9 @@ class ReLU2MLP(Primitive):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        inner: int | None = option(None, "inner width; none: 4 times the width", scales="width")
+        inner: int | None = option(
+            None, "inner width; none: 4 times the width", scales="width", sets="params"
+        )
 
         def __post_init__(self) -> None:
             check_inner(self.inner)
@@ -77,7 +81,10 @@ class SwiGLU(Primitive):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         inner: int | None = option(
-            None, "inner width; none: 8/3 of the width, rounded up to a multiple of 16", scales="width"
+            None,
+            "inner width; none: 8/3 of the width, rounded up to a multiple of 16",
+            scales="width",
+            sets="params",
         )
 
         def __post_init__(self) -> None:

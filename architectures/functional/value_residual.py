@@ -1,0 +1,35 @@
+"""Values of the first mixer, mixed into those of later ones (arXiv:2410.17897).
+
+The wrapper `value-residual` leaves the weights of the mix in the context; a mixer that shares its values
+passes them through `share_value` and needs to know nothing else.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from architectures.primitive import Context
+
+FIRST = "value-residual/first"
+
+
+def mix_key(index: int) -> str:
+    """Where the wrapper leaves the two weights of the time mixer `index`; an empty tensor for the first."""
+    return f"value-residual/{index}"
+
+
+def share_value(v: Tensor, ctx: Context | None, index: int) -> Tensor:
+    """v (B, T, H, V), or w_0 v + w_1 v_first inside the wrapper; the first mixer's values are left there."""
+    weights = None if ctx is None else ctx.shared.get(mix_key(index))
+    if ctx is None or weights is None:
+        return v
+    first = ctx.shared.setdefault(FIRST, v)
+    if not weights.numel():
+        return v
+    if first.shape[2:].numel() != v.shape[2:].numel():
+        raise ValueError(
+            f"the values of time mixer {index} are {v.shape[2:].numel()} wide, those of the first "
+            f"{first.shape[2:].numel()}; value-residual needs equal widths, so change heads or value_dim"
+        )
+    weights = weights.to(v.dtype)
+    return weights[0] * v + weights[1] * first.reshape(v.shape).to(v.dtype)
