@@ -89,7 +89,7 @@ class MatrixMemory(Primitive):
         self.scale = self.key_dim**-0.5
 
     def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
-        """(B, T, D) and the carry -> the vectors of the recurrence, in at least float32, and the next carry."""
+        """(B, T, D) and the carry -> the recurrence's vectors, in at least float32, and the next carry."""
         raise NotImplementedError(f"{type(self).__name__} defines no write")
 
     def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
