@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from architectures.options import ModelOptions
     from architectures.primitive import Context, Hint, Primitive, State, option
     from architectures.registry import get, names
+    from architectures.solving import Solution, solve
     from architectures.spec import Spec
     from architectures.stripe import SpecError, parse, scale
 
@@ -31,6 +32,8 @@ _HOMES = {
     "option": "primitive",
     "get": "registry",
     "names": "registry",
+    "Solution": "solving",
+    "solve": "solving",
     "Spec": "spec",
     "SpecError": "stripe",
     "parse": "stripe",
@@ -44,6 +47,7 @@ __all__ = [
     "ModelOptions",
     "Primitive",
     "SequenceModel",
+    "Solution",
     "Spec",
     "SpecError",
     "State",
@@ -54,6 +58,7 @@ __all__ = [
     "option",
     "parse",
     "scale",
+    "solve",
 ]
 
 

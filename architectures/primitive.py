@@ -117,7 +117,7 @@ class Primitive(nn.Module):
 
     causal: ClassVar[bool] = True
     # False for FFT convolutions, whose rounding lets the future leak at the level of the last bit.
-    exact_causality: ClassVar[bool] = True
+    exact_causality: bool = True
     # A mixer whose values the wrapper value-residual may mix with those of the first.
     shares_values: ClassVar[bool] = False
     # Tensors of a routed layer, of which one batch may use only a part.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,6 +37,7 @@ def bench(
     precision: str = "32-true",
     compile: bool = False,
     replicas: Literal["auto", "batched", "turns"] = "auto",
+    iso: str | Mapping[str, float] | None = None,
 ) -> pandas.DataFrame:
     """Run the battery on one architecture or several and return their rows of the leaderboard.
 
@@ -50,6 +51,9 @@ def bench(
     device     "auto", "cpu", "cuda", "cuda:N", "mps"
     precision  "32-true" or "bf16-mixed"; part of a run's identity, as is `compile`
     replicas   "batched" trains a group's grid as one model, "turns" one after another, "auto" what is faster
+    iso        sizes that every spec is brought to at the suite's width, within 2 %: "state=4096" (nominal
+    elements of the whole model), "total-state=", "params=" (without embedding and readout), "flops=" (a
+    token); several separated by commas, or a mapping
 
     Runs that the store holds are not repeated. What cannot work is refused with a ValueError before any
     training.
@@ -63,6 +67,7 @@ def bench(
         device=device,
         precision=precision,
         compile=compile,
+        iso=iso,
     )
     return frame(execute(prepared, store=store, replicas=replicas).scores)
 
@@ -103,8 +108,10 @@ def prepare(
     device: str = "auto",
     precision: str = "32-true",
     compile: bool = False,
+    iso: str | Mapping[str, float] | None = None,
 ) -> Prepared:
     """Resolve architectures, settings and device, build each model once and run two rows through it."""
+    from mad.iso import read_goals
     from mad.runner import check_cell
     from mad.sweep import plan
     from mad.trainer import make_fabric
@@ -120,6 +127,7 @@ def prepare(
         tasks=list(tasks) if tasks else None,
         precision=precision,
         compile=compile,
+        iso=read_goals(iso),
     )
     fabric = make_fabric(device, precision)
     for cell in cells:

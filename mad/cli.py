@@ -59,6 +59,10 @@ def bench(
     replicas: Annotated[
         str, typer.Option(help="auto, batched or turns: how a grid's runs share the device.")
     ] = "auto",
+    iso: Annotated[
+        str | None,
+        typer.Option(help="Equal sizes for all: state=4096, total-state=, params= or flops=, by commas."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and how long it takes; train nothing.")
     ] = False,
@@ -78,6 +82,7 @@ def bench(
         device=device,
         precision=precision,
         compile=compile,
+        iso=iso,
     )
     if dry_run:
         from mad.plan import show_plan

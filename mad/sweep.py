@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import architectures
 from architectures.model import resolve_options, seeded
 from architectures.registry import get, load_object, source_hash
 from mad.config import ArchitectureConfig, RunConfig, content_hash, setting_fields
+from mad.iso import Goals, equalise
 from mad.protocol import Protocol, Setting, Suite
 from synthetic_tasks import Task
 
@@ -51,18 +53,33 @@ class Architecture:
         return model
 
 
-def resolve(given: str | architectures.Spec | Factory, *, dim: int, protocol: Protocol) -> Architecture:
-    """The architecture of a spec, a preset's name, package.module:name or a factory `(task) -> module`."""
+def resolve(
+    given: str | architectures.Spec | Factory,
+    *,
+    dim: int,
+    protocol: Protocol,
+    equalise: Callable[[architectures.Spec], architectures.Spec] | None = None,
+) -> Architecture:
+    """The architecture of a spec, a preset's name, package.module:name or a factory `(task) -> module`.
+
+    `equalise` resizes a spec; a factory makes whole models, whose sizes are its own.
+    """
     if (
         isinstance(given, str)
         and ":" in given
         and given.replace(":", "").replace(".", "").replace("_", "").isalnum()
     ):
         loaded = load_object(given)
+        if inspect.isfunction(loaded) and equalise is not None:
+            raise ValueError(f"{given} makes whole models, whose sizes cannot be turned; leave iso out")
         if inspect.isfunction(loaded):
             return _from_factory(loaded, given)
     if isinstance(given, str | architectures.Spec):
-        return _from_spec(given, dim, protocol)
+        return _from_spec(given, dim, protocol, equalise or (lambda spec: spec))
+    if callable(given) and equalise is not None:
+        raise ValueError(
+            f"{given!r} makes whole models, whose sizes cannot be turned; leave iso out or give a spec"
+        )
     if callable(given):
         name = f"{getattr(given, '__module__', '')}:{getattr(given, '__qualname__', '')}"
         return _from_factory(given, name)
@@ -71,8 +88,11 @@ def resolve(given: str | architectures.Spec | Factory, *, dim: int, protocol: Pr
     )
 
 
-def _from_spec(given: str | architectures.Spec, dim: int, protocol: Protocol) -> Architecture:
-    spec = architectures.parse(given)
+def _from_spec(
+    given: str | architectures.Spec, dim: int, protocol: Protocol, equalise: Callable[..., architectures.Spec]
+) -> Architecture:
+    asked = architectures.parse(given)
+    spec = equalise(asked)
     entries = {layer.name: get(layer.name) for layer in spec.walk()}
     options = dataclasses.asdict(resolve_options(given)) | protocol.model
     default = dataclasses.asdict(architectures.ModelOptions())
@@ -83,7 +103,8 @@ def _from_spec(given: str | architectures.Spec, dim: int, protocol: Protocol) ->
         versions={name: entry.version for name, entry in sorted(entries.items())},
         sources={name: entry.source for name, entry in sorted(entries.items()) if entry.source},
     )
-    return Architecture(given=str(given).strip(), config=config)
+    # An architecture that was resized is no longer the one that was typed.
+    return Architecture(given=str(given).strip() if spec == asked else str(spec), config=config)
 
 
 def _from_factory(factory: Factory, name: str) -> Architecture:
@@ -150,17 +171,20 @@ def plan(
     tasks: list[str] | None = None,
     precision: str = "32-true",
     compile: bool = False,
+    iso: Goals | None = None,
 ) -> list[Cell]:
     """Every cell of the architectures in a suite, after refusing what cannot be built. Nothing is trained.
 
-    `tasks` keeps the settings of these task names; `seeds` replaces the suite's number of seeds.
+    `tasks` keeps the settings of these task names; `seeds` replaces the suite's number of seeds; `iso` holds
+    sizes that every architecture is brought to.
     """
     if seeds is not None and seeds < 1:
         raise ValueError(f"seeds={seeds} must be at least 1")
     settings = list(_chosen(suite, tasks))
+    resized = functools.partial(equalise, goals=iso, suite=suite, protocol=protocol) if iso else None
     cells, seen = [], set()
     for given in specs:
-        architecture = resolve(given, dim=suite.dim, protocol=protocol)
+        architecture = resolve(given, dim=suite.dim, protocol=protocol, equalise=resized)
         identity = content_hash(architecture.config.model_dump(mode="json"))
         if identity in seen:
             continue

@@ -1,0 +1,37 @@
+"""Repeat: layers run several times with the same weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from architectures.blocks import Block
+from architectures.functional.wrapper import Run, Wrapper
+from architectures.primitive import Context, at_least, option
+from architectures.registry import primitive
+
+
+@primitive("repeat", mixes="stream", version=1, paper="arXiv:1807.03819", example="repeat{mh-attention mlp}")
+class Repeat(Wrapper):
+    """x = body(x), `times` times over with the same weights: (B, T, D) -> (B, T, D).
+
+    Depth without parameters: what a model needs for several hops or for tracking a state. Each pass has a
+    state of its own. Differs from the paper: no code of the pass and no halting, every position is run
+    `times` times.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        times: int = option(2, "how often the body is run")
+
+        def __post_init__(self) -> None:
+            at_least(self, times=1)
+
+    def thread(self, x: Tensor, run: Run, ctx: Context) -> Tensor:
+        for block in self.order():
+            x = x + run(block, x)
+        return x
+
+    def order(self) -> list[Block]:
+        return self.config.times * super().order()

@@ -1,0 +1,202 @@
+"""Wrappers around layers against what they mean, written out block by block."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import architectures
+from architectures.accounting import account, account_model
+from architectures.blocks import Block
+from architectures.model import SequenceModel
+from architectures.primitive import Context, Primitive
+from architectures.primitives.hyper_connections import doubly_stochastic
+
+NESTED = [
+    "repeat[times=3]{delta-net (mlp + mamba)}",
+    "repeat{hyper-connections[streams=2]{mamba mlp}}",
+    "hyper-connections[kind=manifold]{repeat{delta-net} mlp (mlp + mamba)}",
+    "value-residual{delta-net mlp repeat{gated-delta-net} (mlp + delta-net)} delta-net",
+    "mlp value-residual{(delta-net + delta-net) hyper-connections{delta-net}} mlp",
+    "hyper-connections{hyena mlp} value-residual{repeat{mh-gated-linear-attention gated-delta-net}}",
+]
+
+
+def noise(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def make(spec: str, *, dim: int = 32, perturb: bool = True) -> Any:
+    """The one wrapper of a spec, in float64, away from its initialisation."""
+    model = architectures.build(spec, vocab_size=5, dim=dim, max_len=64, seed=0).double()
+    wrapper = model.blocks[0]
+    if perturb:
+        with torch.no_grad():
+            for i, p in enumerate(wrapper.parameters()):
+                p.add_(0.1 * noise(*p.shape, seed=i))
+    return wrapper
+
+
+def residual(blocks: list[Block], x: Tensor) -> Tensor:
+    for block in blocks:
+        x = x + block(x)
+    return x
+
+
+def close(a: Tensor, b: Tensor, atol: float = 1e-11) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=atol * max(1.0, float(b.detach().abs().max())))
+
+
+def test_repeat_runs_its_body_again_on_what_came_out() -> None:
+    x = noise(2, 19, 32)
+    thrice = make("repeat[times=3]{mh-attention (mlp + mamba)}")
+    close(thrice(x), residual(3 * list(thrice.body), x))
+    once = make("repeat[times=1]{mh-attention mlp}")
+    close(once(x), residual(list(once.body), x))
+    assert not torch.allclose(
+        make("repeat{mh-attention mlp}", perturb=False)(x), residual(list(once.body), x)
+    )
+
+
+def test_repeat_costs_no_parameters_and_every_pass_has_its_state() -> None:
+    once = account("repeat[times=1]{mamba swiglu}", vocab_size=5, dim=32, seq_len=16)
+    thrice = account("repeat[times=3]{mamba swiglu}", vocab_size=5, dim=32, seq_len=16)
+    assert once.params == thrice.params
+    assert once.state and thrice.state and thrice.state["total"] == 3 * once.state["total"] > 0
+    assert thrice.nominal == 3 * once.nominal  # type: ignore[operator]
+    assert thrice.layers[0].flops == 3 * once.layers[0].flops
+    with pytest.raises(ValueError, match="times=0 must be at least 1"):
+        architectures.build("repeat[times=0]{mlp}", vocab_size=5, dim=32, max_len=16, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic", "manifold"])
+@pytest.mark.parametrize("streams", [1, 2, 4])
+def test_hyper_connections_start_as_the_plain_residual(kind: str, streams: int) -> None:
+    wrapper = make(f"hyper-connections[streams={streams}, kind={kind}]{{delta-net mlp mamba}}", perturb=False)
+    x = noise(2, 11, 32)
+    # One stream under a sigmoid of 8 is 1 to 3e-4.
+    atol = 1e-3 if (kind, streams) == ("manifold", 1) else 1e-12
+    close(wrapper(x), residual(list(wrapper.body), x), atol=atol)
+
+
+@pytest.mark.parametrize("kind", ["static", "dynamic", "manifold"])
+def test_hyper_connections_by_their_definition(kind: str) -> None:
+    n, dim = 3, 32
+    wrapper = make(f"hyper-connections[streams={n}, kind={kind}]{{mlp swiglu}}")
+    x = noise(2, 5, dim)
+    expected = torch.zeros_like(x)
+    for b in range(2):
+        for t in range(5):
+            streams = [x[b, t].clone() for _ in range(n)]
+            for block, maps in zip(wrapper.body, wrapper.maps, strict=True):
+                pre, mixed, post = (p.detach().clone() for p in (maps.pre, maps.mixed, maps.post))
+                if kind == "dynamic":
+                    for i in range(n):
+                        found = torch.tanh(maps.norm(streams[i]) @ maps.weight)
+                        pre[i] += maps.scale[0] * found[0]
+                        mixed[i] += maps.scale[1] * found[1 : 1 + n]
+                        post[i] += maps.scale[2] * found[1 + n]
+                elif kind == "manifold":
+                    found = maps.norm(torch.cat(streams)) @ maps.weight
+                    pre = torch.sigmoid(pre + maps.scale[0] * found[:n])
+                    positive = torch.exp(mixed + maps.scale[1] * found[n : n + n * n].reshape(n, n))
+                    for _ in range(20):
+                        positive = positive / positive.sum(0, keepdim=True)
+                        positive = positive / positive.sum(1, keepdim=True)
+                    mixed = positive
+                    post = 2 * torch.sigmoid(post + maps.scale[2] * found[n + n * n :])
+                y = block(sum(pre[i] * streams[i] for i in range(n))[None, None])[0, 0]
+                streams = [sum(mixed[i, j] * streams[j] for j in range(n)) + post[i] * y for i in range(n)]
+            expected[b, t] = sum(streams) / n
+    close(wrapper(x), expected)
+
+
+def test_maps_between_streams_are_doubly_stochastic() -> None:
+    mixed = doubly_stochastic(noise(7, 4, 4))
+    assert bool((mixed > 0).all())
+    torch.testing.assert_close(mixed.sum(-1), torch.ones(7, 4).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(mixed.sum(-2), torch.ones(7, 4).double(), rtol=0, atol=1e-3)
+    wild = doubly_stochastic(torch.tensor([[80.0, -80.0], [-80.0, -80.0]]))
+    assert bool(torch.isfinite(wild).all())
+
+
+def test_streams_are_told_apart_by_their_first_block() -> None:
+    wrapper = make("hyper-connections[kind=static]{mlp mlp}", perturb=False)
+    assert [maps.pre.argmax().item() for maps in wrapper.maps] == [0, 1]
+    with pytest.raises(ValueError, match="streams=0 must be at least 1"):
+        make("hyper-connections[streams=0]{mlp}")
+
+
+def test_later_mixers_see_the_values_of_the_first() -> None:
+    wrapper = make("value-residual{delta-net mlp gated-delta-net mlp delta-net}")
+    x = noise(2, 21, 32)
+    expected, first, weights = x, None, iter(wrapper.mix)
+    for block in wrapper.body:
+        u = block.norm(expected)
+        layer = block.layer
+        if layer.mixes == "channel":
+            expected = expected + layer(u)
+            continue
+        s, *carry = layer.init_state(2)
+        tokens, _ = layer.write(u, tuple(carry), None)
+        if first is None:
+            first = tokens.v
+        else:
+            own, shared = next(weights)
+            tokens.v = own * tokens.v + shared * first
+        expected = expected + layer.read(layer.recur(tokens, s)[0], u, tokens)
+    close(wrapper(x), expected)
+    with torch.no_grad():
+        wrapper.mix.copy_(torch.tensor([1.0, 0.0]))
+    close(wrapper(x), residual(list(wrapper.body), x))
+
+
+def test_nothing_of_the_shared_values_is_left_behind() -> None:
+    ctx = Context()
+    wrapper = make("value-residual{delta-net delta-net}")
+    wrapper(noise(1, 4, 32), ctx)
+    assert ctx.shared == {}
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("value-residual{mlp}", "has 0 layers whose values can be shared"),
+        ("value-residual{value-residual{delta-net delta-net} mlp}", "stands inside another one"),
+        ("value-residual{delta-net mlp}", "has 1 layers whose values can be shared"),
+    ],
+)
+def test_a_body_without_values_to_share_is_refused(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(spec)
+
+
+def test_values_of_another_width_are_refused() -> None:
+    wrapper = make("value-residual{delta-net gated-delta-net[value_dim=8]}")
+    with pytest.raises(ValueError, match="values of time mixer 1 are 16 wide, those of the first 32"):
+        wrapper(noise(1, 4, 32))
+
+
+@pytest.mark.parametrize("spec", NESTED)
+def test_wrappers_nest(spec: str) -> None:
+    model = architectures.build(spec, vocab_size=5, dim=32, max_len=64, seed=0).double()
+    assert isinstance(model, SequenceModel)
+    tokens = torch.randint(5, (2, 23), generator=torch.Generator().manual_seed(0))
+    whole = model(tokens)
+    state, outputs = model.init_state(2), []
+    for t in range(9):
+        logits, state = model.step(tokens[:, t], state)
+        outputs.append(logits)
+    rest, _ = model.prefill(tokens[:, 9:], state)
+    close(torch.cat([torch.stack(outputs, 1), rest], 1), whole)
+    whole.square().sum().backward()
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+    assert account_model(model, 23).params == sum(p.numel() for p in model.parameters())
+
+
+def test_a_wrapper_is_as_exact_as_its_body() -> None:
+    exact, rounded = make("repeat{mamba mlp}"), make("repeat{mlp (mlp + hyena)}")
+    assert isinstance(exact, Primitive) and exact.exact_causality and not rounded.exact_causality
