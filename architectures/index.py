@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def describe() -> list[dict[str, Any]]:
 
     name, mixes, version, paper, summary (the first line of the docstring), options (default, doc, scales),
     and at width 128: params, state (after 128 tokens, by kind), nominal, flops (forward, a token, over 128
-    tokens). A wrapper is described with the body of its example.
+    tokens), formula (the state by kind as a function of width D and tokens T, fitted to what was measured). A
+    wrapper is described with the body of its example.
     """
     from architectures import registry
 
@@ -62,7 +64,41 @@ def _row(entry: Any) -> dict[str, Any]:
         "state": layer.state,
         "nominal": layer.nominal,
         "flops": layer.flops,
+        "formula": _formula(entry.example),
     }
+
+
+def _formula(example: str) -> dict[str, str]:
+    """The state by kind as a + b D + g D^2 + (e + c D) T, exact at every measured size; "" where it is not."""
+    from architectures.accounting import account
+
+    sizes = [(dim, length) for dim in (64, 128, 192, 256) for length in (64, 128)]
+    measured = {}
+    for dim, length in sizes:
+        found = account(f"1*{example}", vocab_size=1, dim=dim, seq_len=length).state
+        if found is None:
+            return {}
+        measured[dim, length] = found
+    formulas = {}
+    for kind in ("recurrent", "conv", "growing"):
+        y = {size: state[kind] for size, state in measured.items()}
+        if any(y.values()):
+            slope = {d: Fraction(y[d, 128] - y[d, 64], 64) for d in (64, 128, 192)}
+            c = (slope[128] - slope[64]) / 64
+            e = slope[64] - 64 * c
+            rest = {d: y[d, 64] - 64 * slope[d] for d in slope}
+            g = (rest[192] - 2 * rest[128] + rest[64]) / (2 * 64**2)
+            b = (rest[128] - rest[64]) / 64 - 192 * g
+            a = rest[64] - 64 * b - 64**2 * g
+            exact = all(a + b * d + g * d * d + (e + c * d) * t == y[d, t] for d, t in sizes)
+            terms = ((c, "D T"), (g, "D^2"), (b, "D"), (e, "T"), (a, ""))
+            formulas[kind] = " + ".join(_term(*term) for term in terms if term[0]) if exact else ""
+    return formulas
+
+
+def _term(factor: Fraction, of: str) -> str:
+    number = str(factor.numerator) if factor.denominator == 1 else f"{float(factor):g}"
+    return of if of and factor == 1 else f"{number} {of}".strip()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,154 @@
+"""Writes the generated parts of the documentation; a test keeps them true.
+
+    python docs/generate.py
+
+docs/primitives.md comes from the registry's index and from the measured step times. In the other pages,
+what stands between `<!-- generated: NAME -->` and `<!-- end -->` is replaced by the table of that name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from architectures import index  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results"
+TITLES = {"time": "Time mixers", "channel": "Channel mixers", "stream": "Around layers"}
+INTRODUCTION = """# Layers
+
+Every layer that a spec can name. Written by `python docs/generate.py` from the registry and from measurements,
+and kept true by a test; options and their defaults are listed by `mad primitives`.
+
+- **state**: elements that a row carries from token to token, as measured on the live state, D the model's
+  width and T the tokens so far; "conv" are the tails of short convolutions and token shifts.
+- **parameters** at width 128, with the layer's defaults.
+- **step**: forward + backward at (B 16, T 512, D 128) over `mh-attention[heads=16]`, its 16 heads 8 wide, in
+  the same process ({machine}).
+"""
+
+
+def measured(name: str) -> dict[str, Any]:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def primitives_page() -> str:
+    results = measured("primitives-cpu")
+    ratios = {row["name"]: row["ratio"] for row in results["steps"]}
+    machine = results["machine"]
+    about = f"torch {machine['torch']}, CPU, {machine['threads']} threads, {machine['clock']}"
+    parts = [INTRODUCTION.format(machine=about)]
+    for mixes, title in TITLES.items():
+        rows = [
+            [
+                f"`{row['name']}`",
+                f"`{equation(row['summary'])}`",
+                paper(row["paper"]),
+                state(row),
+                f"{row['params']:,}",
+                f"{ratios[row['name']]:.2f}" if row["name"] in ratios else "-",
+            ]
+            for row in index.read()
+            if row["mixes"] == mixes
+        ]
+        header = ["layer", "equation", "paper", "state", "parameters", "step"]
+        parts.append(f"## {title}\n\n{table(header, rows)}\n")
+    return "\n".join(parts)
+
+
+def equation(summary: str) -> str:
+    """The first line of a docstring up to the shapes, which are the same for all."""
+    return re.split(r"[:,;] *\(B, T, D\)", summary)[0].rstrip(" .:,;")
+
+
+def paper(reference: str) -> str:
+    number = reference.removeprefix("arXiv:")
+    return f"[{number}](https://arxiv.org/abs/{number})" if number != reference else reference
+
+
+def state(row: dict[str, Any]) -> str:
+    if row["state"] is None:
+        return "unknown"
+    parts = []
+    for kind, formula in row["formula"].items():
+        text = formula or f"{row['state'][kind]:,} at D = T = 128"
+        parts.append(f"{text} (conv)" if kind == "conv" else text)
+    return " + ".join(parts) or "none"
+
+
+def steps_table() -> str:
+    rows = [
+        [f"`{r['name']}`", f"{r['ms']:.0f}", f"{r['ratio']:.2f}"]
+        for r in sorted(measured("primitives-cpu")["steps"], key=lambda r: r["ratio"])
+    ]
+    return table(["layer", "ms", "over mh-attention[heads=16]"], rows)
+
+
+def kernel_table() -> str:
+    rows = [
+        [r["decay"], r["form"], str(r["chunk"]), f"{r['ms']:.0f}", f"{r['speedup']:.1f}"]
+        for r in measured("primitives-cpu")["kernel"]
+    ]
+    return table(["decay", "form", "chunk", "ms", "times the loop's speed"], rows)
+
+
+def memory_table() -> str:
+    lengths = ("1024", "2048", "4096", "8192")
+    rows = [
+        [f"`{r['name']}`", *(f"{r['bytes'][n] / 1024:,.1f}" for n in lengths), f"{r['growth']:.2f}"]
+        for r in sorted(measured("primitives-cpu")["memory"], key=lambda r: r["bytes"]["8192"])
+    ]
+    return table(["layer", *(f"KiB a token at {n}" for n in lengths), "8192 over 1024"], rows)
+
+
+def decode_table() -> str:
+    rows = []
+    for r in measured("primitives-cpu")["decode"]:
+        cells = [r["lengths"][n] for n in ("128", "1024", "8192")]
+        rows.append(
+            [
+                f"`{r['name']}`",
+                " / ".join(f"{c['prefill_ms']:,.1f}" for c in cells),
+                " / ".join(f"{c['tokens_per_second']:,.0f}" for c in cells),
+                " / ".join(f"{c['state_bytes'] / 1024:,.1f}" for c in cells),
+            ]
+        )
+    return table(["layer", "prefill, ms", "tokens a second", "state, KiB"], rows)
+
+
+TABLES = {"steps": steps_table, "kernel": kernel_table, "memory": memory_table, "decode": decode_table}
+
+
+def filled(text: str) -> str:
+    """A page with its marked tables written anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"<!-- generated: {match[1]} -->\n\n{TABLES[match[1]]()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- generated: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+def pages() -> dict[Path, str]:
+    """Every page with generated parts, as it should be."""
+    performance = ROOT / "docs" / "performance.md"
+    return {
+        ROOT / "docs" / "primitives.md": primitives_page(),
+        performance: filled(performance.read_text(encoding="utf-8")),
+    }
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
