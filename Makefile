@@ -7,13 +7,14 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install --quiet --progress-bar off
 
-.PHONY: help quickstart test slow lint format index clean
+.PHONY: help quickstart test slow lint format index docs clean
 
 help:
 	@echo "make quickstart   install, run the quick suite on three architectures, print the leaderboard"
 	@echo "make test         install with test extras, run linters, type checks and the fast tests"
 	@echo "make slow         run the tests marked slow (kill -9, Inductor, whole suites)"
 	@echo "make index        regenerate the index of primitives that the listings read"
+	@echo "make docs         regenerate the pages and tables of docs/ that come from the registry and measurements"
 
 # A few pinned steps: one large resolution takes minutes.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -53,6 +54,9 @@ format: $(VENV)/.installed-dev
 
 index: $(VENV)/.installed
 	$(BIN)/python -m architectures.index
+
+docs: index
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

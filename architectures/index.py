@@ -69,7 +69,7 @@ def _row(entry: Any) -> dict[str, Any]:
 
 
 def _formula(example: str) -> dict[str, str]:
-    """The state by kind as a + b D + g D^2 + (e + c D) T, exact at every measured size; "" where it is not."""
+    """The state by kind as a + b D + g D^2 + (e + c D) T, exact at every measured size, or ""."""
     from architectures.accounting import account
 
     sizes = [(dim, length) for dim in (64, 128, 192, 256) for length in (64, 128)]

@@ -23,8 +23,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 TITLES = {"time": "Time mixers", "channel": "Channel mixers", "stream": "Around layers"}
 INTRODUCTION = """# Layers
 
-Every layer that a spec can name. Written by `python docs/generate.py` from the registry and from measurements,
-and kept true by a test; options and their defaults are listed by `mad primitives`.
+Every layer that a spec can name. Written by `python docs/generate.py` from the registry and from
+measurements, and kept true by a test; options and their defaults are listed by `mad primitives`.
 
 - **state**: elements that a row carries from token to token, as measured on the live state, D the model's
   width and T the tokens so far; "conv" are the tails of short convolutions and token shifts.

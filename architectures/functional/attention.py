@@ -21,7 +21,8 @@ aten = torch.ops.aten
 def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None) -> Tensor:
     """Causal softmax attention: (B, T, H, K), (B, T, H, K), (B, T, H, V) -> (B, T, H, V).
 
-    Position i sees the positions j with 0 <= i - j < `window` (all j <= i without one).
+    Position i sees the positions j with 0 <= i - j < `window` (all j <= i without one). Memory on a CPU is
+    linear in T; elsewhere the scores are written out, all of them or those of a window's blocks.
     """
     if scale <= 0:
         raise ValueError(
@@ -34,8 +35,28 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None 
     elif value_width < width:
         v = F.pad(v, (0, width - value_width))
     dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
-    out, _ = _Attend.apply(q.to(dtype), k.to(dtype), v.to(dtype), scale, window)
-    return out[..., :value_width]
+    q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+    batch, length = q.shape[:2]
+    if window is None or not in_blocks(length, window):
+        out, _ = _Attend.apply(q, k, v, scale, window, 1)
+        return out[..., :value_width]
+    blocks = -(-length // window)
+    q, k, v = (F.pad(z, (0, 0, 0, 0, 0, -length % window)).unflatten(1, (blocks, window)) for z in (q, k, v))
+    k, v = (torch.cat([F.pad(z, (0, 0, 0, 0, 0, 0, 1, 0))[:, :-1], z], dim=2) for z in (k, v))
+    out, _ = _Attend.apply(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), scale, window, blocks)
+    return out.unflatten(0, (batch, blocks)).flatten(1, 2)[:, :length, :, :value_width]
+
+
+def in_blocks(length: int, window: int) -> bool:
+    """Whether a window is cut into blocks that see themselves and the one before: memory linear in time."""
+    return length > 2 * window
+
+
+def executed_pairs(length: int, window: int | None = None) -> int:
+    """The pairs that `attend` multiplies out, visible or not."""
+    if window is None or not in_blocks(length, window):
+        return length**2
+    return -(-length // window) * window * 2 * window
 
 
 def visible_pairs(length: int, window: int | None = None) -> int:
@@ -44,25 +65,38 @@ def visible_pairs(length: int, window: int | None = None) -> int:
     return w * (w + 1) // 2 + (length - w) * w
 
 
-def _window_mask(length: int, window: int, like: Tensor) -> Tensor:
-    """(T, T) with 0 where a key is visible and -inf elsewhere."""
-    ahead = torch.arange(length, device=like.device)[:, None] - torch.arange(length, device=like.device)
+def _window_mask(q: Tensor, k: Tensor, window: int | None, blocks: int) -> Tensor | None:
+    """(T, S), or (B, 1, T, S) for blocks, with 0 where a key is visible and -inf elsewhere; none: causal.
+
+    The last query and the last key are at the same position. Of `blocks` neighbours in the batch the first
+    one has nothing before it: the first half of its keys is padding.
+    """
+    if window is None:
+        return None
+    batch, length, keys = q.shape[0], q.shape[1], k.shape[1]
+    at = torch.arange(keys, device=q.device)
+    ahead = at[keys - length :, None] - at
     blind = (ahead < 0) | (ahead >= window)
-    return torch.zeros(length, length, dtype=like.dtype, device=like.device).masked_fill(blind, float("-inf"))
+    if blocks > 1:
+        first = torch.arange(batch, device=q.device) % blocks == 0
+        blind = blind | (first[:, None, None, None] & (at < keys - length))
+    return torch.zeros(blind.shape, dtype=q.dtype, device=q.device).masked_fill(blind, float("-inf"))
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, blocks: int
+    ) -> tuple[Tensor, Tensor]:
         forward = _forward_fused if q.device.type == "cpu" else _forward_written_out
-        mask = None if window is None else _window_mask(q.shape[1], window, q)
+        mask = _window_mask(q, k, window, blocks)
         qh, kh, vh = (z.transpose(1, 2) for z in (q, k, v))  # (B, H, T, K)
         out, logsumexp = forward(qh, kh, vh, scale, mask)
         return out.transpose(1, 2), logsumexp
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        q, k, v, ctx.scale, ctx.window = inputs
+        q, k, v, ctx.scale, ctx.window, ctx.blocks = inputs
         out, logsumexp = output
         ctx.mark_non_differentiable(logsumexp)
         ctx.save_for_backward(q, k, v, out, logsumexp)
@@ -70,11 +104,11 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, logsumexp = ctx.saved_tensors
-        mask = None if ctx.window is None else _window_mask(q.shape[1], ctx.window, q)
+        mask = _window_mask(q, k, ctx.window, ctx.blocks)
         g, qh, kh, vh, oh = (z.transpose(1, 2) for z in (grad, q, k, v, out))
         backward = _backward_fused if q.device.type == "cpu" else _backward_written_out
         grads = backward(g, qh, kh, vh, oh, logsumexp, ctx.scale, mask)
-        return (*(z.transpose(1, 2) for z in grads), None, None)
+        return (*(z.transpose(1, 2) for z in grads), None, None, None)
 
     @staticmethod
     def vmap(
@@ -85,10 +119,11 @@ class _Attend(torch.autograd.Function):
         v: Tensor,
         scale: float,
         window: int | None,
+        blocks: int,
     ) -> tuple[Any, Any]:
         size = info.batch_size
         folded = [fold(z, dim, size) for z, dim in zip((q, k, v), in_dims[:3], strict=True)]
-        out, logsumexp = _Attend.apply(*folded, scale, window)
+        out, logsumexp = _Attend.apply(*folded, scale, window, blocks)
         return (unfold(out, size), unfold(logsumexp, size)), (0, 0)
 
 

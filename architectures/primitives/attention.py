@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.attention import attend, visible_pairs
+from architectures.functional.attention import attend, executed_pairs, visible_pairs
 from architectures.functional.rotary import rotate
 from architectures.primitive import Context, Primitive, State, at_least, head_widths, option
 from architectures.registry import primitive, variant
@@ -97,9 +97,9 @@ class Attention(Primitive):
         return self._projections(length) + 2 * pairs * self.heads * (self.key_dim + self.value_dim)
 
     def executed(self, length: int) -> int:
-        # The fused kernel computes on equal widths, and its counter formula on the whole square.
+        # The fused kernel computes on equal widths, and its counter formula on every pair.
         width = max(self.key_dim, self.value_dim)
-        return self._projections(length) + 4 * length**2 * self.heads * width
+        return self._projections(length) + 4 * executed_pairs(length, self.config.window) * self.heads * width
 
     def _projections(self, length: int) -> int:
         return 4 * length * self.dim * self.heads * (self.key_dim + self.value_dim)

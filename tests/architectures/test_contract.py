@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
+from architectures.memory import PeakMemory
 from architectures.model import Block, _Builder
 from architectures.primitive import Primitive, count_state
 from architectures.registry import get
@@ -232,6 +233,19 @@ def test_bf16_autocast_stays_close_to_float32(name: str) -> None:
     # bfloat16 has 8 bits of mantissa; a handful of products in a row keeps two decimal digits.
     assert (low.float() - exact).abs().max() < 0.05 * exact.abs().max()
     assert all(bool(torch.isfinite(p.grad).all()) for p in layer.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", [n for n in STEPPED if not make(n).measure_state(32)["growing"]])
+def test_memory_is_linear_in_time_where_the_state_is_fixed(name: str) -> None:
+    def peak(length: int) -> int:
+        with torch.device("meta"):
+            layer = make(name, dim=32, max_len=8192)
+        x = torch.empty(1, length, 32, device="meta", requires_grad=True)
+        with PeakMemory() as memory:
+            layer(x).square().sum().backward()
+        return memory.peak
+
+    assert peak(8192) <= 2.05 * peak(4096)
 
 
 def _stacked(name: str, replicas: int) -> tuple[Primitive, dict[str, Tensor], list[Primitive]]:
