@@ -14,6 +14,71 @@ class Preset:
     about: str = ""
 
 
+# The layers of the MAD study with its settings at width 128 (arXiv:2403.17844): two mixers of 2,048 state
+# elements each, Mamba four of 1,024; SwiGLU 512 wide, mixtures of 8 experts 16 wide, 2 active.
+_ATTENTION = "mh-attention[heads=16]"
+_SWIGLU = "swiglu[inner=512]"
+_MOE = "moe-mlp[experts=8, top_k=2, inner=16]"
+_MIXERS = {
+    "transformer": (_ATTENTION, "attention with 16 heads of 8"),
+    "gla": ("mh-gated-linear-attention[heads=8]", "gated linear attention with 8 heads of 16"),
+    "hyena": ("hyena", "implicit long convolutions"),
+    "mh-hyena": ("mh-hyena", "multi-head long convolutions"),
+    "hyena-experts": ("hyena-experts", "routed long convolutions"),
+}
+# One attention layer for every `n - 1` other mixers.
+_SHARES = {"8": 12, "25": 4, "50": 2}
+
+
+def _mad_study() -> dict[str, Preset]:
+    """The 21 two-mixer architectures of the study, and its striping at three shares of attention.
+
+    The paper names the families and prints no list; these are the pure families with both channel mixers,
+    and the striped ones at one attention layer for each other mixer.
+    """
+    found = {
+        "mad-transformer": Preset(spec=f"2*({_ATTENTION} mlp)", about="MAD study: attention, MLP"),
+        "mad-linear-attention": Preset(
+            spec=f"2*(mh-linear-attention[heads=16] {_SWIGLU})", about="MAD study: linear attention, SwiGLU"
+        ),
+        "mad-mamba": Preset(spec="4*mamba", about="MAD study: mamba alone"),
+        "mad-striped-mamba": Preset(
+            spec=f"2*mamba {_ATTENTION} {_SWIGLU}", about="MAD study: mamba and attention, SwiGLU"
+        ),
+        "mad-striped-mamba-moe": Preset(
+            spec=f"2*mamba {_ATTENTION} {_MOE}", about="MAD study: mamba and attention, mixture of experts"
+        ),
+    }
+    for family, (mixer, words) in _MIXERS.items():
+        plain = "mad-transformer++" if family == "transformer" else f"mad-{family}"
+        found[plain] = Preset(spec=f"2*({mixer} {_SWIGLU})", about=f"MAD study: {words}, SwiGLU")
+        found[f"mad-{family}-moe"] = Preset(
+            spec=f"2*({mixer} {_MOE})", about=f"MAD study: {words}, mixture of experts"
+        )
+        if family in ("hyena", "mh-hyena", "hyena-experts"):
+            for channel, suffix in ((_SWIGLU, ""), (_MOE, "-moe")):
+                found[f"mad-striped-{family}{suffix}"] = Preset(
+                    spec=f"{mixer} {channel} {_ATTENTION} {channel}",
+                    about=f"MAD study: {words} and attention, {'mixture of experts' if suffix else 'SwiGLU'}",
+                )
+    return found
+
+
+def _striped() -> dict[str, Preset]:
+    """The study's stripes as patterns for deep models: `architectures.scale` repeats or cuts them."""
+    found = {}
+    for share, period in _SHARES.items():
+        for family in ("hyena", "mh-hyena", "hyena-experts", "mamba"):
+            for channel, suffix in (("swiglu", ""), ("moe-mlp", "-moe")):
+                mixer = "2*mamba" if family == "mamba" else f"{family} {channel}"
+                repeat = f"{period - 1}*({mixer})" if period > 2 else mixer
+                found[f"striped-{family}-{share}{suffix}"] = Preset(
+                    spec=f"{repeat} mh-attention {channel}",
+                    about=f"stripe with {share} % attention" + (", mixture of experts" if suffix else ""),
+                )
+    return found
+
+
 PRESETS: dict[str, Preset] = {
     "transformer++": Preset(
         spec="2*(mh-attention swiglu)",
@@ -25,4 +90,35 @@ PRESETS: dict[str, Preset] = {
     ),
     "mamba": Preset(spec="4*mamba", about="selective state spaces only; mamba mixes channels itself"),
     "striped-mamba": Preset(spec="2*mamba mh-attention swiglu", about="half mamba, half attention"),
+    "kimi-linear": Preset(
+        spec="3*(kda moe-mlp) mla[rope_dim=0] moe-mlp",
+        about="three KDA for each latent attention without positions, experts (arXiv:2510.26692)",
+    ),
+    "gated-delta-hybrid": Preset(
+        spec="3*(gated-delta-net swiglu) gated-attention swiglu",
+        about="three gated delta nets for each gated attention, as in Qwen3-Next",
+    ),
+    "jamba": Preset(
+        spec="2*(mamba swiglu mamba moe-mlp) mh-attention[rope=false] swiglu mamba moe-mlp "
+        "mamba swiglu mamba moe-mlp",
+        about="one attention for each seven mamba, experts in every second layer (arXiv:2403.19887)",
+    ),
+    "samba": Preset(
+        spec="2*(mamba swiglu mh-sliding-attention swiglu)",
+        about="mamba and sliding attention by turns (arXiv:2406.07522)",
+    ),
+    "striped-hyena-2": Preset(
+        spec="hyena-se swiglu hyena-mr swiglu hyena-li swiglu mh-attention swiglu",
+        about="short, medium and long convolutions and attention (arXiv:2503.01868)",
+    ),
+    "griffin": Preset(
+        spec="2*(rg-lru swiglu) mh-sliding-attention[kv_heads=1] swiglu",
+        about="two RG-LRU for each local multi-query attention (arXiv:2402.19427)",
+    ),
+    "falcon-h1": Preset(
+        spec="2*((mamba2 + mh-attention) swiglu)",
+        about="mamba-2 and attention beside each other (arXiv:2507.22448)",
+    ),
+    **_mad_study(),
+    **_striped(),
 }
