@@ -59,6 +59,21 @@ def executed_pairs(length: int, window: int | None = None) -> int:
     return -(-length // window) * window * 2 * window
 
 
+def attend_past(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None) -> Tensor:
+    """`attend` for the last T of S positions, written out: q (B, T, H, K), k (B, S, H, K), v (B, S, H, V)."""
+    length, total = q.shape[1], k.shape[1]
+    ahead = torch.arange(total - length, total, device=q.device)[:, None] - torch.arange(
+        total, device=q.device
+    )
+    blind = ahead < 0
+    if window is not None:
+        blind = blind | (ahead >= window)
+    scores = torch.einsum("bthk,bshk->bhts", q, k) * scale
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    weights = scores.masked_fill(blind, float("-inf")).softmax(-1).to(v.dtype)
+    return torch.einsum("bhts,bshv->bthv", weights, v)
+
+
 def visible_pairs(length: int, window: int | None = None) -> int:
     """The number of (query, key) pairs that causal attention over `length` positions sees."""
     w = min(length, window) if window else length
@@ -154,13 +169,13 @@ def _forward_written_out(
     q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(B, H, T, .) -> the output and the logarithm of the softmax's denominator (B, H, T)."""
-    with _no_autocast(q.device.type):
+    with no_autocast(q.device.type):
         scores = _scores(q, k, scale, mask)
         logsumexp = scores.logsumexp(-1)
         return torch.exp(scores - logsumexp[..., None]).to(v.dtype) @ v, logsumexp
 
 
-def _no_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
+def no_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
     """Autocast would round the scores to bfloat16, and often in the forward pass only."""
     available = torch.amp.autocast_mode.is_autocast_available(device)  # not on meta
     return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
@@ -177,7 +192,7 @@ def _backward_written_out(
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v, from the weights computed once more."""
-    with _no_autocast(q.device.type):
+    with no_autocast(q.device.type):
         p = torch.exp(_scores(q, k, scale, mask) - logsumexp[..., None])
         high = p.dtype
         g = grad.to(high)

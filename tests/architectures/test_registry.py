@@ -293,7 +293,7 @@ def test_options_are_typed() -> None:
         ({"heads": True}, "=true is refused; expected an integer or none"),
         ({"rope": 1}, "expected true or false"),
         ({"rope": None}, "=none is refused; expected true or false"),
-        ({"ropes": True}, "did you mean 'rope'.; available: heads, key_dim, rope, value_dim, window"),
+        ({"ropes": True}, "did you mean 'rope'.; available: conv, gate, group, heads, key_dim"),
     ]:
         with pytest.raises(ValueError, match=message):
             entry.config(options)

@@ -1,0 +1,213 @@
+"""A layer of softmax attention: its queries, keys and values, their cache, and the count of its work.
+
+A subclass says how queries meet keys; how they are made from tokens, and what is made of the answer, is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from architectures.functional.attention import visible_pairs
+from architectures.functional.norms import RMSNorm
+from architectures.functional.rotary import rotate
+from architectures.functional.short_conv import ShortConv
+from architectures.functional.value_residual import share_value
+from architectures.primitive import (
+    Context,
+    Hint,
+    Primitive,
+    State,
+    at_least,
+    divisors,
+    head_widths,
+    linear_flops,
+    option,
+)
+
+
+class KeyValueMemory(Primitive):
+    """The base of the layers with o_t = sum_{s <= t} softmax_s(score_ts) v_s and a cache of keys and values.
+
+    x (B, T, D) -> q (B, T, H, K), k (B, T, G, K), v (B, T, G, V) -> (B, T, D) with G = `kv_heads` of the H
+    heads. The state is (keys, values, count, *tails), the tails those of the short convolutions that have
+    taps, in the order in which the layer created them. `rotated` channels of q and k, set by the subclass,
+    are turned by their position.
+    """
+
+    shares_values = True
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        heads: int | None = option(
+            None, "number of heads; none: one for each 16 channels of the width", scales="width"
+        )
+        key_dim: int | None = option(None, "key width a head; none: width / heads", scales="head")
+        value_dim: int | None = option(None, "value width a head; none: width / heads", scales="head")
+        kv_heads: int | None = option(
+            None,
+            "heads of keys and values; none: the largest divisor of heads that is at most heads / group",
+            scales="width",
+        )
+        group: int = option(1, "query heads, at least, that share a key and value head if kv_heads is none")
+        qk_norm: bool = option(False, "RMSNorm of each head's queries and keys, before any rotation")
+        gate: bool = option(False, "multiply the output of the heads by a sigmoid of the input")
+        conv: int = option(0, "taps of a short convolution and silu on q, k and v; 0: none")
+
+        def __post_init__(self) -> None:
+            at_least(self, heads=1, key_dim=1, value_dim=1, kv_heads=1, group=1, conv=0)
+
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.heads, self.key_dim, self.value_dim = head_widths(
+            dim, config.heads, config.key_dim, config.value_dim
+        )
+        self.kv_heads = count_kv_heads(self.heads, config.kv_heads, config.group)
+        self.scale = self.key_dim**-0.5
+        self.rotated = 0
+        self.query = nn.Linear(dim, self.heads * self.key_dim, bias=False)
+        self.key = nn.Linear(dim, self.kv_heads * self.key_dim, bias=False)
+        self.value = nn.Linear(dim, self.kv_heads * self.value_dim, bias=False)
+        self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
+        self.gate: nn.Linear | None = None
+        self.query_norm: RMSNorm | None = None
+        self.key_norm: RMSNorm | None = None
+        if config.gate:
+            self.gate = nn.Linear(dim, self.heads * self.value_dim, bias=False)
+        if config.qk_norm:
+            self.query_norm, self.key_norm = RMSNorm(self.key_dim), RMSNorm(self.key_dim)
+        self.conv = ShortConv(
+            self.query.out_features + self.key.out_features + self.value.out_features, config.conv
+        )
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        return ("growing", "growing", "counter", *("conv" for _ in self.convs()))
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        """Keys (B, t, G, K), values (B, t, G, V), the number of tokens so far, and the tails."""
+        self.check_length(length)
+        like = self.query.weight
+        keys = like.new_zeros(batch, 0, self.kv_heads, self.key_dim)
+        values = like.new_zeros(batch, 0, self.kv_heads, self.value_dim)
+        count = torch.zeros((), dtype=torch.int64, device=like.device)
+        return keys, values, count, *self.init_tails(batch)
+
+    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        y, state = self.prefill(x[:, None], state, ctx)
+        return y[:, 0], state
+
+    def convs(self) -> list[ShortConv]:
+        return [m for m in self.modules() if isinstance(m, ShortConv) and m.taps]
+
+    def init_tails(self, batch: int) -> State:
+        return tuple(conv.init_tail(self.query.weight, batch) for conv in self.convs())
+
+    def project(
+        self, x: Tensor, positions: Tensor | None, tails: Sequence[Tensor], ctx: Context | None
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """q (B, T, H, K), k (B, T, G, K), v (B, T, G, V) of x (B, T, D), and the next tails."""
+        mixed, after = [self.query(x), self.key(x), self.value(x)], list(tails)
+        if self.conv.taps:
+            joined, after[0] = self.conv(torch.cat(mixed, dim=-1), tails[0])
+            mixed = list(joined.split([z.shape[-1] for z in mixed], dim=-1))
+        q = mixed[0].unflatten(-1, (self.heads, self.key_dim))
+        k = mixed[1].unflatten(-1, (self.kv_heads, self.key_dim))
+        v = mixed[2].unflatten(-1, (self.kv_heads, self.value_dim))
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if positions is not None and self.rotated:
+            q, k = (rotate_first(z, positions, self.rotated) for z in (q, k))
+        return q, k, share_value(v, ctx, self.index), after
+
+    def spread(self, z: Tensor) -> Tensor:
+        """(B, T, G, .) -> (B, T, H, .): each key and value head once for every query head that shares it."""
+        if self.kv_heads == self.heads:
+            return z
+        shape = (*z.shape[:3], self.heads // self.kv_heads, z.shape[3])
+        return z[:, :, :, None].expand(shape).flatten(2, 3)
+
+    def read(self, o: Tensor, x: Tensor) -> Tensor:
+        """What the heads found, o (B, T, H, V) -> (B, T, D)."""
+        o = o.flatten(-2)
+        return self.out(o if self.gate is None else o * self.gate(x).sigmoid())
+
+    def flops(self, length: int) -> int:
+        pairs = self.pairs(length) * self.heads
+        return self.products(length) + 2 * pairs * (self.key_dim + self.value_dim) + self.elementwise(length)
+
+    def executed(self, length: int) -> int:
+        # The fused kernel computes on equal widths, and its counter formula on every pair.
+        pairs, width = self.executed_pairs(length) * self.heads, max(self.score_width, self.value_dim)
+        return self.products(length) + 4 * pairs * width + self.elementwise(length)
+
+    def unseen(self, length: int) -> int:
+        return self.elementwise(length)
+
+    @property
+    def score_width(self) -> int:
+        """Channels of queries and keys as the kernel sees them."""
+        return self.key_dim
+
+    def pairs(self, length: int) -> int:
+        """Pairs of positions that see each other, of one head."""
+        return visible_pairs(length)
+
+    def executed_pairs(self, length: int) -> int:
+        """Pairs that are multiplied out, visible or not."""
+        return length**2
+
+    def products(self, length: int) -> int:
+        """FLOPs of every `nn.Linear`."""
+        return length * linear_flops(self)
+
+    def elementwise(self, length: int) -> int:
+        gate = 0 if self.gate is None else self.gate.out_features
+        return sum(conv.flops(length) for conv in self.convs()) + length * gate
+
+    def hints(self) -> dict[str, Hint]:
+        """Taps of a short convolution are not decayed."""
+        names = [n for n, m in self.named_modules() if isinstance(m, ShortConv) and m.taps]
+        return {f"{name}.weight": Hint(decay=False) for name in names}
+
+
+def count_kv_heads(heads: int, stated: int | None, group: int) -> int:
+    """Heads of keys and values: those stated, which must divide `heads`, or the most with enough a group."""
+    if stated is None:
+        return max(d for d in divisors(heads) if d * group <= heads or d == 1)
+    if heads % stated:
+        choices = ", ".join(str(d) for d in divisors(heads))
+        raise ValueError(
+            f"heads {heads} is not divisible by kv_heads {stated}; choose kv_heads from {choices}"
+        )
+    return stated
+
+
+def rotated_width(key_dim: int, fraction: float) -> int:
+    """How many of a head's channels RoPE turns: an even number, about `fraction` of them."""
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            f"rope_fraction={fraction} must be above 0 and at most 1; for no rotation, rope=false"
+        )
+    if fraction == 1 and key_dim % 2:
+        raise ValueError(
+            f"key width {key_dim} a head is odd, and RoPE rotates pairs; choose an even key_dim or rope=false"
+        )
+    width = 2 * round(fraction * key_dim / 2)
+    if not width:
+        raise ValueError(
+            f"rope_fraction={fraction} of key width {key_dim} is no pair of channels; choose at least "
+            f"{2 / key_dim:g}, or rope=false"
+        )
+    return width
+
+
+def rotate_first(x: Tensor, positions: Tensor, width: int) -> Tensor:
+    """RoPE on the first `width` channels of x (B, T, H, K); the others carry no position."""
+    if width == x.shape[-1]:
+        return rotate(x, positions)
+    return torch.cat([rotate(x[..., :width], positions), x[..., width:]], dim=-1)
