@@ -19,6 +19,7 @@ from architectures.stripe import Layer, Parallel, Spec
 
 NAMES = architectures.names()
 STEPPED = [n for n in NAMES if get(n).cls.causal]
+ROUTED = [n for n in NAMES if get(n).cls.routed]
 DIM = 48
 
 
@@ -150,6 +151,18 @@ def test_every_parameter_has_a_gradient(name: str) -> None:
     (layer(x) * noise(4, 37, DIM, seed=5)).sum().backward()
     for n, p in layer.named_parameters():
         assert p.grad is not None and bool(torch.isfinite(p.grad).all()) and p.grad.abs().max() > 0, n
+
+
+@pytest.mark.parametrize("name", ROUTED)
+def test_every_slice_of_a_routed_tensor_has_a_gradient_over_a_large_batch(name: str) -> None:
+    layer = perturbed(make(name))
+    (
+        layer(noise(96, 80, DIM, dtype=torch.float32)) * noise(96, 80, DIM, dtype=torch.float32, seed=5)
+    ).sum().backward()
+    found = {n: p for n, p in layer.named_parameters() if n in type(layer).routed}
+    assert found
+    for n, p in found.items():
+        assert p.grad is not None and bool((p.grad.flatten(1).abs().amax(1) > 0).all()), n
 
 
 @pytest.mark.parametrize("name", NAMES)
