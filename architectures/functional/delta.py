@@ -41,14 +41,14 @@ def delta_rule(
 
     q, k, x, y (B, T, H, K), v (B, T, H, V), state (B, H, K, V) or zeros -> o (B, T, H, V), S (B, H, K, V), in
     at least float32. log_a: none for a = 1, (B, T, H) for one decay a head (<= 0, unbounded), (B, T, H, K)
-    for one a channel (at least LOG_DECAY_MIN). Without y nothing is corrected or solved; y without x
-    means x = -k, the delta rule, at half the work. read="pre": o_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t
-    with bonus (H, K), or no second term.
+    for one a channel (at least LOG_DECAY_MIN). Without y nothing is corrected or solved, and one head of q
+    and k may serve all heads of v; y without x means x = -k, the delta rule, at half the work. read="pre":
+    o_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t with bonus (H, K), or no second term.
     """
     _check(x, y, read, bonus)
     with _full_precision(q):
         high = torch.promote_types(q.dtype, torch.float32)
-        batch, length, heads, key = q.shape
+        batch, length, _, key = q.shape
         pre, vector = read == "pre", log_a is not None and log_a.dim() == q.dim()
         size = min(chunk or (VECTOR_CHUNK if vector else SCALAR_CHUNK), length)
 
@@ -80,7 +80,7 @@ def delta_rule(
         if bonus is not None:
             inner = inner + (q * bonus.to(high)[:, None, None] * k).sum(-1, keepdim=True) * v
 
-        s = v.new_zeros(batch, heads, key, v.shape[-1]) if state is None else state.to(high)
+        s = v.new_zeros(batch, v.shape[1], key, v.shape[-1]) if state is None else state.to(high)
         kept = None if decay is None else decay.after[..., -1, :, None].exp()  # (B, H, T/C, K or 1, 1)
         if moved is not None:
             moved = moved + torch.eye(key, dtype=high, device=q.device) * (1 if kept is None else kept)
