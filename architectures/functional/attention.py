@@ -6,7 +6,6 @@ here carries its own rule, so that R replicas of batch B run as one call of batc
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from architectures.functional.fold import fold, unfold
+from architectures.functional.precision import full_precision
 
 aten = torch.ops.aten
 
@@ -169,16 +169,10 @@ def _forward_written_out(
     q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(B, H, T, .) -> the output and the logarithm of the softmax's denominator (B, H, T)."""
-    with no_autocast(q.device.type):
+    with full_precision(q):
         scores = _scores(q, k, scale, mask)
         logsumexp = scores.logsumexp(-1)
         return torch.exp(scores - logsumexp[..., None]).to(v.dtype) @ v, logsumexp
-
-
-def no_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
-    """Autocast would round the scores to bfloat16, and often in the forward pass only."""
-    available = torch.amp.autocast_mode.is_autocast_available(device)  # not on meta
-    return torch.autocast(device, enabled=False) if available else contextlib.nullcontext()
 
 
 def _backward_written_out(
@@ -192,7 +186,7 @@ def _backward_written_out(
     mask: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v, from the weights computed once more."""
-    with no_autocast(q.device.type):
+    with full_precision(q):
         p = torch.exp(_scores(q, k, scale, mask) - logsumexp[..., None])
         high = p.dtype
         g = grad.to(high)

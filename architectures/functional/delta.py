@@ -6,12 +6,14 @@ chained by one small product each. Only that chain is sequential.
 
 from __future__ import annotations
 
-import contextlib
+import math
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from architectures.functional.precision import full_precision
 
 SCALAR_CHUNK = 32
 # Factors of one chunk grow to exp(16 * 5), which float32 still holds: callers clamp vector log a here.
@@ -46,7 +48,7 @@ def delta_rule(
     o_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t with bonus (H, K), or no second term.
     """
     _check(x, y, read, bonus)
-    with _full_precision(q):
+    with full_precision(q):
         high = torch.promote_types(q.dtype, torch.float32)
         batch, length, _, key = q.shape
         pre, vector = read == "pre", log_a is not None and log_a.dim() == q.dim()
@@ -58,7 +60,12 @@ def delta_rule(
             return z.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
 
         q, k, v = cut(q), cut(k), cut(v)
-        decay = None if log_a is None else _Decay(cut(log_a if vector else log_a[..., None]), vector)
+        decay = None
+        if log_a is not None:
+            # A decay beyond the square of the rounding is none. Unbounded, one of -1e7 would take the digits
+            # of its neighbours in the sums of a chunk.
+            log_a = log_a.to(high).clamp(min=2 * math.log(torch.finfo(high).eps))
+            decay = _Decay(cut(log_a if vector else log_a[..., None]), vector)
         seen = _pairs(q, k, decay, pre)
         reads, keys = _entering(q, decay, pre), _leaving(k, decay)
         if y is None:
@@ -109,7 +116,7 @@ def delta_step(
 ) -> tuple[Tensor, Tensor]:
     """`delta_rule` for one token: q, k, x, y (B, H, K), v (B, H, V), log_a (B, H) or (B, H, K)."""
     _check(x, y, read, bonus)
-    with _full_precision(q):
+    with full_precision(q):
         high = torch.promote_types(q.dtype, torch.float32)
         q, k, v, before = q.to(high), k.to(high), v.to(high), state.to(high)
         after, written = before, v
@@ -192,8 +199,3 @@ def _check(x: Tensor | None, y: Tensor | None, read: str, bonus: Tensor | None) 
         raise ValueError(f"read={read!r} is not one of post, pre")
     if bonus is not None and read == "post":
         raise ValueError("a bonus needs read='pre': reading after writing sees the token already")
-
-
-def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
-    """No autocast inside: the state and the triangular system are at least float32."""
-    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

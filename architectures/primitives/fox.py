@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.attention import attend, attend_past, no_autocast
+from architectures.functional.attention import attend, attend_past
 from architectures.functional.key_values import KeyValueMemory, rotated_width
+from architectures.functional.precision import full_precision
 from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
@@ -57,7 +58,7 @@ class Fox(KeyValueMemory):
         before = sums[:, -1:].sum(1, keepdim=True)  # zeros before the first token
         sums = torch.cat([sums, before + self._log_forget(x).cumsum(1)], dim=1)
         q, biased = self._biased(q, self.spread(k), sums)
-        with no_autocast(x.device.type):  # F has more digits than bfloat16 holds
+        with full_precision(x):  # F has more digits than bfloat16 holds
             o = attend_past(q, biased, self.spread(v).to(q.dtype), scale=self.scale)
         return self.read(o.to(v.dtype), x), (k, v, count + x.shape[1], *tails, sums)
 

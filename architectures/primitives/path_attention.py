@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.attention import no_autocast
 from architectures.functional.delta import unit
 from architectures.functional.key_values import KeyValueMemory
+from architectures.functional.precision import full_precision
 from architectures.functional.short_conv import ShortConv
 from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
@@ -98,7 +98,7 @@ def path_attend(
     earlier keys. The system is that of the delta rule: what token i takes from a vector depends on what the
     earlier ones left of it.
     """
-    with no_autocast(q.device.type):
+    with full_precision(q):
         high = torch.promote_types(q.dtype, torch.float32)
         length, key = q.shape[1], q.shape[-1]
         past, groups, size = keys.shape[1], k.shape[2], min(chunk, length)

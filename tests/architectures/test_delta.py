@@ -168,7 +168,7 @@ def test_decays_at_their_bounds(form: str, decay: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("value", [-20.0, -50.0, -1000.0])
+@pytest.mark.parametrize("value", [-20.0, -50.0, -1000.0, -5e7, float("-inf")])
 def test_a_scalar_decay_has_no_bound(form: str, value: float) -> None:
     extreme(form, "scalar", value)
 
@@ -177,8 +177,9 @@ def extreme(form: str, decay: str, value: float, length: int = 100) -> None:
     """Finite in float32 forward and backward, and right."""
     values = tensors(length, form, decay)
     log_a = torch.full_like(values["log_a"], value)
-    # Half of the decays at the extreme, half at 1 next to it, and all of them.
-    for fixed in (log_a, torch.where(noise(*log_a.shape, seed=11) > 0, log_a, 0.0)):
+    some = noise(*log_a.shape, seed=11) > 0.5
+    # All of the decays at the extreme, a third of them next to 1, and next to ordinary ones.
+    for fixed in (log_a, torch.where(some, log_a, 0.0), torch.where(some, log_a, values["log_a"] / 20)):
         values["log_a"] = fixed
         leaves = {n: z.float().requires_grad_() for n, z in values.items()}
         outputs = delta_rule(**leaves)
