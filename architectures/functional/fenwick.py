@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.functional.delta import SCALAR_CHUNK, _full_precision
+from architectures.functional.delta import SCALAR_CHUNK
+from architectures.functional.precision import full_precision
 
 
 def levels_for(max_len: int) -> int:
@@ -38,7 +39,7 @@ def fenwick_rule(
     float32. Without `ask` nothing is corrected. A chunk may start anywhere in the tree: what enters it lies
     on levels that only ever rise, to the level that the first token of the chunk has for them.
     """
-    with _full_precision(q):
+    with full_precision(q):
         high = torch.promote_types(q.dtype, torch.float32)
         length, count, key = q.shape[1], weights.shape[-1], q.shape[-1]
         size = min(chunk, length)
@@ -97,7 +98,7 @@ def fenwick_step(
     ask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`fenwick_rule` for one token: q, k, ask (B, H, K), v (B, H, V), log_a (B, H), weights (B, H, L)."""
-    with _full_precision(q):
+    with full_precision(q):
         high = torch.promote_types(q.dtype, torch.float32)
         q, k, v, weights = q.to(high), k.to(high), v.to(high), weights.to(high)
         count = weights.shape[-1]
