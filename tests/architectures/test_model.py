@@ -24,7 +24,7 @@ HYBRIDS = [
     "transformer++",
     "striped-hyena",
     "striped-mamba",
-    "mh-sliding-attention[window=5] swiglu linear-attention[chunk=4] mlp",
+    "mh-sliding-attention[window=5] swiglu linear-attention[key_dim=4] mlp",
     "(mamba + mh-attention) swiglu",
     "(hyena swiglu + mlp + mamba mh-attention swiglu) mlp",
     "((mamba + mh-linear-attention mlp) swiglu + (hyena + attention)) mh-attention",
