@@ -35,7 +35,9 @@ class Based(FeatureMemory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        key_dim: int = option(16, "width of q and k a head, before phi", scales="head", sets="state")
+        key_dim: int | None = option(
+            16, "key width a head, before phi; none: width / heads", scales="head", sets="state"
+        )
         kernel: Literal["taylor", "square"] = option("taylor", "p: 1 + z + z^2 / 2, or z^2 after LayerNorm")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
