@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 from architectures.functional.implicit_filter import ImplicitFilter
 from architectures.functional.long_conv import long_conv, long_conv_flops
-from architectures.functional.short_conv import next_tail, short_conv
-from architectures.primitive import Context, Hint, Primitive, State, option
+from architectures.functional.short_conv import ShortConv
+from architectures.primitive import Context, Hint, Primitive, State, at_least, option
 from architectures.registry import primitive
-
-TAPS = 3
 
 
 @primitive("hyena", mixes="time", version=1, paper="arXiv:2302.10866")
@@ -33,19 +31,16 @@ class Hyena(Primitive):
     class Config:
         expand: int = option(4, "inner width over the model's width")
         order: int = option(4, "width of the filter's network; nominal state a channel", sets="state")
+        conv: int = option(3, "taps of the short convolution of q, k and v; 0: none")
 
         def __post_init__(self) -> None:
-            for name in ("expand", "order"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            at_least(self, expand=1, order=1, conv=0)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = config.expand * dim
         self.project = nn.Linear(dim, 3 * self.inner)
-        bound = TAPS**-0.5
-        self.conv_weight = nn.Parameter(torch.empty(3 * self.inner, TAPS).uniform_(-bound, bound))
-        self.conv_bias = nn.Parameter(torch.empty(3 * self.inner).uniform_(-bound, bound))
+        self.conv = ShortConv(3 * self.inner, config.conv, bias=True, activation=False)
         self.filter = ImplicitFilter(self.inner, config.order, max_len)
         self.skip = nn.Parameter(torch.randn(self.inner))
         self.out = nn.Linear(self.inner, dim)
@@ -55,47 +50,42 @@ class Hyena(Primitive):
         return ("growing", "conv")
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        z = short_conv(self.project(x), self.conv_weight, self.conv_bias)
-        q, k, v = z.chunk(3, dim=-1)  # (B, T, inner)
-        u = k * v
-        y = long_conv(u, self.filter(x.shape[1])) + self.skip * u
-        return self.out(q * y)
+        return self.prefill(x, self.init_state(x.shape[0]))[0]
 
     def init_state(self, batch: int, length: int | None = None) -> State:
-        """The history of k * v (B, t, inner) and the tail of the short convolution (B, 2, 3 inner)."""
+        """The history of k * v (B, t, inner) and the tail of the short convolution (B, taps - 1, 3 inner)."""
         self.check_length(length)
         weight = self.project.weight
-        return weight.new_zeros(batch, 0, self.inner), weight.new_zeros(batch, TAPS - 1, 3 * self.inner)
+        return weight.new_zeros(batch, 0, self.inner), self.conv.init_tail(weight, batch)
 
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         history, tail = state
-        z = self.project(x)[:, None]
-        q, k, v = short_conv(z, self.conv_weight, self.conv_bias, tail).chunk(3, dim=-1)
+        z, tail = self.conv(self.project(x)[:, None], tail)
+        q, k, v = z.chunk(3, dim=-1)
         u = k * v
         history = torch.cat([history, u], dim=1)
         self.check_length(history.shape[1])
         h = self.filter(history.shape[1]).flip(0)
         y = (h.to(u.dtype) * history).sum(1) + self.skip * u[:, 0]
-        return self.out(q[:, 0] * y), (history, next_tail(z, tail))
+        return self.out(q[:, 0] * y), (history, tail)
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         history, tail = state
-        z = self.project(x)
-        q, k, v = short_conv(z, self.conv_weight, self.conv_bias, tail).chunk(3, dim=-1)
+        z, tail = self.conv(self.project(x), tail)
+        q, k, v = z.chunk(3, dim=-1)  # (B, T, inner)
         u = k * v
         past = history.shape[1]
         history = torch.cat([history, u], dim=1)
         self.check_length(history.shape[1])
         y = long_conv(history, self.filter(history.shape[1]))[:, past:] + self.skip * u
-        return self.out(q * y), (history, next_tail(z, tail))
+        return self.out(q * y), (history, tail)
 
     def flops(self, length: int) -> int:
         return self._products(length) + self.unseen(length)
 
     def unseen(self, length: int) -> int:
-        short = 2 * TAPS * length * 3 * self.inner
         gates = 4 * length * self.inner  # k * v, skip * u and its sum, q * y
-        return short + gates + long_conv_flops(length, self.inner)
+        return self.conv.flops(length) + gates + long_conv_flops(length, self.inner)
 
     def nominal_state(self, length: int) -> int:
         return self.inner * self.config.order
@@ -103,7 +93,8 @@ class Hyena(Primitive):
     def hints(self) -> dict[str, Hint]:
         # The filter is a function, not a map of features: decaying it pulls its frequencies to zero.
         names = [f"filter.{name}" for name, _ in self.filter.named_parameters()]
-        return {name: Hint(decay=False) for name in (*names, "conv_weight", "skip")}
+        taps = ["conv.weight"] if self.config.conv else []
+        return {name: Hint(decay=False) for name in (*names, *taps, "skip")}
 
     def _products(self, length: int) -> int:
         return 8 * length * self.dim * self.inner + self.filter.flops(length)

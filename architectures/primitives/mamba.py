@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.functional.scan import selective_scan
-from architectures.functional.short_conv import next_tail, short_conv
-from architectures.primitive import Context, Hint, Primitive, State, option
+from architectures.functional.short_conv import ShortConv
+from architectures.primitive import Context, Hint, Primitive, State, at_least, option
 from architectures.registry import primitive
 
 
@@ -29,25 +29,20 @@ class Mamba(Primitive):
     class Config:
         d_state: int = option(4, "N, state elements a channel", sets="state")
         expand: int = option(2, "inner width over the model's width")
-        conv: int = option(4, "taps of the short convolution")
+        conv: int = option(4, "taps of the short convolution; 0: silu alone")
         dt_rank: int | None = option(
             None, "rank of the step size's map; none: width / 16, rounded up", scales="width"
         )
 
         def __post_init__(self) -> None:
-            for name in ("d_state", "expand", "conv", "dt_rank"):
-                value = getattr(self, name)
-                if value is not None and value < 1:
-                    raise ValueError(f"{name}={value} must be at least 1")
+            at_least(self, d_state=1, expand=1, conv=0, dt_rank=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = inner = config.expand * dim
         self.rank = rank = config.dt_rank or math.ceil(dim / 16)
         self.project = nn.Linear(dim, 2 * inner, bias=False)
-        bound = config.conv**-0.5
-        self.conv_weight = nn.Parameter(torch.empty(inner, config.conv).uniform_(-bound, bound))
-        self.conv_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound))
+        self.conv = ShortConv(inner, config.conv, bias=True, activation=False)
         self.select = nn.Linear(inner, rank + 2 * config.d_state, bias=False)
         self.dt_weight = nn.Parameter(torch.empty(inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
         # Step sizes start log-uniform in [1e-3, 1e-1]; the bias is their inverse softplus.
@@ -63,7 +58,7 @@ class Mamba(Primitive):
         return ("recurrent", "conv")
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self._run(x, None)[0]
+        return self.prefill(x, self.init_state(x.shape[0]))[0]
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """h (B, N, inner) and the tail of the short convolution (B, taps - 1, inner)."""
@@ -71,29 +66,25 @@ class Mamba(Primitive):
         weight = self.project.weight
         high = torch.promote_types(weight.dtype, torch.float32)
         h = weight.new_zeros(batch, self.config.d_state, self.inner, dtype=high)
-        return h, weight.new_zeros(batch, self.config.conv - 1, self.inner)
+        return h, self.conv.init_tail(weight, batch)
 
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         y, state = self.prefill(x[:, None], state, ctx)
         return y[:, 0], state
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, h, u = self._run(x, state)
-        return y, (h, next_tail(u, state[1]))
-
-    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The output, the state after the last token, and the input of the short convolution."""
-        u, z = self.project(x).chunk(2, dim=-1)  # (B, T, inner)
-        v = F.silu(short_conv(u, self.conv_weight, self.conv_bias, None if state is None else state[1]))
+        h, tail = state
+        v, z = self.project(x).chunk(2, dim=-1)  # (B, T, inner)
+        v, tail = self.conv(v, tail)
+        v = F.silu(v)
         n = self.config.d_state
         dt, b, c = self.select(v).split([self.rank, n, n], dim=-1)
         high = torch.promote_types(x.dtype, torch.float32)
         delta = F.softplus(F.linear(dt, self.dt_weight).to(high) + self.dt_bias)  # (B, T, inner)
         rate = -torch.exp(self.log_a.to(high))  # (N, inner)
-        first = delta.new_zeros(x.shape[0], n, self.inner) if state is None else state[0]
-        y, h = selective_scan(delta, rate, b.to(high), c.to(high), v.to(high), first)
+        y, h = selective_scan(delta, rate, b.to(high), c.to(high), v.to(high), h)
         y = y + self.skip * v
-        return self.out((y * F.silu(z)).to(x.dtype)), h, u
+        return self.out((y * F.silu(z)).to(x.dtype)), (h, tail)
 
     def flops(self, length: int) -> int:
         # In and out projections, the selection, the step size's map, and the reading of the state.
@@ -101,13 +92,13 @@ class Mamba(Primitive):
         return products + self.unseen(length)
 
     def unseen(self, length: int) -> int:
-        short = 2 * self.config.conv * length * self.inner
         # A cell: delta A, its exponential, B (delta x), multiply-add of the state.
         scan = 5 * length * self.inner * self.config.d_state
-        return short + scan + 4 * length * self.inner  # delta x, skip and its sum, gate
+        return self.conv.flops(length) + scan + 4 * length * self.inner  # delta x, skip and its sum, gate
 
     def nominal_state(self, length: int) -> int:
         return self.inner * self.config.d_state
 
     def hints(self) -> dict[str, Hint]:
-        return {name: Hint(decay=False) for name in ("log_a", "skip", "dt_bias", "conv_weight")}
+        taps = ["conv.weight"] if self.config.conv else []
+        return {name: Hint(decay=False) for name in ("log_a", "skip", "dt_bias", *taps)}

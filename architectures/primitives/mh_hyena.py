@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from architectures.functional.implicit_filter import ImplicitFilter
 from architectures.functional.long_conv import long_conv
-from architectures.functional.short_conv import next_tail, short_conv
-from architectures.primitive import Context, Hint, Primitive, State, divisors, option
+from architectures.functional.short_conv import ShortConv
+from architectures.primitive import Context, Hint, Primitive, State, at_least, divisors, option
 from architectures.registry import primitive
-
-TAPS = 3
 
 
 @primitive("mh-hyena", mixes="time", version=1, paper="arXiv:2310.18780")
@@ -36,11 +34,10 @@ class MHHyena(Primitive):
     class Config:
         head_dim: int = option(8, "K, channels of one head", scales="head")
         order: int = option(2, "width of the filter's network; nominal states a head", sets="state")
+        conv: int = option(3, "taps of the short convolution of q, k and v; 0: none")
 
         def __post_init__(self) -> None:
-            for name in ("head_dim", "order"):
-                if getattr(self, name) < 1:
-                    raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            at_least(self, head_dim=1, order=1, conv=0)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -52,9 +49,7 @@ class MHHyena(Primitive):
             )
         self.heads = dim // self.width
         self.project = nn.Linear(dim, 3 * dim)
-        bound = TAPS**-0.5
-        self.conv_weight = nn.Parameter(torch.empty(3 * dim, TAPS).uniform_(-bound, bound))
-        self.conv_bias = nn.Parameter(torch.empty(3 * dim).uniform_(-bound, bound))
+        self.conv = ShortConv(3 * dim, config.conv, bias=True, activation=False)
         self.filter = ImplicitFilter(self.heads, config.order, max_len)
         self.skip = nn.Parameter(torch.randn(self.heads))
         self.out = nn.Linear(dim, dim)
@@ -64,15 +59,14 @@ class MHHyena(Primitive):
         return ("growing", "growing", "conv")
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        q, k, v = self._split(short_conv(self.project(x), self.conv_weight, self.conv_bias))
-        return self._read(q, k, v, self._convolve(q, k, v))
+        return self.prefill(x, self.init_state(x.shape[0]))[0]
 
     def init_state(self, batch: int, length: int | None = None) -> State:
-        """The histories of k and v (B, t, H, K) and the tail of the short convolution (B, 2, 3 D)."""
+        """The histories of k and v (B, t, H, K) and the tail of the short convolution (B, taps - 1, 3 D)."""
         self.check_length(length)
         weight = self.project.weight
         history = weight.new_zeros(batch, 0, self.heads, self.width)
-        return history, history.clone(), weight.new_zeros(batch, TAPS - 1, 3 * self.dim)
+        return history, history.clone(), self.conv.init_tail(weight, batch)
 
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         q, k, v, state = self._extend(x[:, None], state)
@@ -91,13 +85,14 @@ class MHHyena(Primitive):
         return 8 * length * self.dim**2 + self.filter.flops(length) + self.unseen(length)
 
     def unseen(self, length: int) -> int:
-        short = 2 * TAPS * length * 3 * self.dim
         cells = self.dim * self.width  # H K^2
         n = 2 * length
         # Each cell to its spectrum and back, the filters (K copies a head) to theirs, and their products.
         fft = round(5 * n * math.log2(n) * (2 * cells + self.dim)) + 6 * (length + 1) * cells
         skip = length * (4 * self.dim + self.heads)  # q . k, times d, times v, and the sum
-        return short + 3 * length * cells + fft + skip  # 3: the outer product, and the reading by q
+        return (
+            self.conv.flops(length) + 3 * length * cells + fft + skip
+        )  # 3: the outer product, and the reading by q
 
     def nominal_state(self, length: int) -> int:
         return self.heads * self.width**2 * self.config.order
@@ -105,7 +100,8 @@ class MHHyena(Primitive):
     def hints(self) -> dict[str, Hint]:
         # The filter is a function, not a map of features: decaying it pulls its frequencies to zero.
         names = [f"filter.{name}" for name, _ in self.filter.named_parameters()]
-        return {name: Hint(decay=False) for name in (*names, "conv_weight", "skip")}
+        taps = ["conv.weight"] if self.config.conv else []
+        return {name: Hint(decay=False) for name in (*names, *taps, "skip")}
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (B, T, H, K)."""
@@ -115,11 +111,11 @@ class MHHyena(Primitive):
     def _extend(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, State]:
         """q, k, v of the new tokens, and the state with them."""
         keys, values, tail = state
-        z = self.project(x)
-        q, k, v = self._split(short_conv(z, self.conv_weight, self.conv_bias, tail))
+        z, tail = self.conv(self.project(x), tail)
+        q, k, v = self._split(z)
         keys, values = torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
         self.check_length(keys.shape[1])
-        return q, k, v, (keys, values, next_tail(z, tail))
+        return q, k, v, (keys, values, tail)
 
     def _convolve(self, q: Tensor, k: Tensor, v: Tensor, past: int = 0) -> Tensor:
         """The convolved outer products of k and v, read by q, which starts at position `past`."""

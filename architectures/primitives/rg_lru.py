@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.functional.scan import linear_scan
-from architectures.functional.short_conv import next_tail, short_conv
-from architectures.primitive import Context, Hint, Primitive, State, divisors, option
+from architectures.functional.short_conv import ShortConv
+from architectures.primitive import Context, Hint, Primitive, State, at_least, divisors, option
 from architectures.registry import primitive
 
 # The exponent of the decay, and the smallest 1 - a^2, at which the slope of the root is 1000.
@@ -38,15 +38,12 @@ class RGLRU(Primitive):
         heads: int | None = option(
             None, "blocks of the gates; none: one for each 16 channels of the recurrence", scales="width"
         )
-        conv: int = option(4, "taps of the short convolution")
+        conv: int = option(4, "taps of the short convolution; 0: none")
 
         def __post_init__(self) -> None:
             if not 0 < self.expand < math.inf:
                 raise ValueError(f"expand={self.expand} must be positive and finite")
-            for name in ("heads", "conv"):
-                value = getattr(self, name)
-                if value is not None and value < 1:
-                    raise ValueError(f"{name}={value} must be at least 1")
+            at_least(self, heads=1, conv=0)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -59,9 +56,8 @@ class RGLRU(Primitive):
             )
         self.width = width = inner // self.heads
         self.project = nn.Linear(dim, 2 * inner, bias=False)
-        bound = config.conv**-0.5
-        self.conv_weight = nn.Parameter(torch.empty(inner, config.conv).uniform_(-bound, bound))
-        self.conv_bias = nn.Parameter(torch.zeros(inner))
+        self.conv = ShortConv(inner, config.conv, activation=False)
+        self.conv_bias = nn.Parameter(torch.zeros(inner)) if config.conv else None
         # Of each head, r and i beside each other.
         self.gate_weight = nn.Parameter(torch.randn(self.heads, width, 2 * width) * width**-0.5)
         self.gate_bias = nn.Parameter(torch.zeros(self.heads, 2 * width))
@@ -74,7 +70,7 @@ class RGLRU(Primitive):
         return ("recurrent", "conv", "counter")
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self._run(x, None)[0]
+        return self.prefill(x, self.init_state(x.shape[0]))[0]
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """h (B, R), the tail of the short convolution (B, taps - 1, R) and the tokens seen (B,)."""
@@ -83,7 +79,7 @@ class RGLRU(Primitive):
         high = torch.promote_types(weight.dtype, torch.float32)
         return (
             weight.new_zeros(batch, self.inner, dtype=high),
-            weight.new_zeros(batch, self.config.conv - 1, self.inner),
+            self.conv.init_tail(weight, batch),
             torch.zeros(batch, dtype=torch.long, device=weight.device),
         )
 
@@ -92,8 +88,19 @@ class RGLRU(Primitive):
         return y[:, 0], state
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, h, u = self._run(x, state)
-        return y, (h[:, -1], next_tail(u, state[1]), state[2] + x.shape[1])
+        h, tail, seen = state
+        z, c = self.project(x).chunk(2, dim=-1)  # (B, T, R)
+        c, tail = self.conv(c, tail)
+        if self.conv_bias is not None:
+            c = c + self.conv_bias.to(c.dtype)
+        log_a, i = self._gates(c)
+        a = log_a.exp()
+        m = torch.sqrt((-torch.expm1(2 * log_a)).clamp(min=FLOOR))
+        first = (seen[:, None] + torch.arange(x.shape[1], device=x.device) == 0)[..., None]
+        b = torch.where(first, torch.ones_like(m), m) * (i * c)
+        b = torch.cat([b[:, :1] + a[:, :1] * h[:, None], b[:, 1:]], dim=1)
+        h = linear_scan(a, b)
+        return self.out((F.gelu(z) * h).to(x.dtype)), (h[:, -1], tail, seen + x.shape[1])
 
     def flops(self, length: int) -> int:
         products = 6 * length * self.dim * self.inner + 4 * length * self.inner * self.width
@@ -104,22 +111,8 @@ class RGLRU(Primitive):
         return (2 * self.config.conv + 10) * length * self.inner
 
     def hints(self) -> dict[str, Hint]:
-        return {name: Hint(decay=False) for name in ("rate", "gate_bias", "conv_weight")}
-
-    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The output, the states (B, T, R), and the input of the short convolution."""
-        z, u = self.project(x).chunk(2, dim=-1)  # (B, T, R)
-        c = short_conv(u, self.conv_weight, self.conv_bias, None if state is None else state[1])
-        log_a, i = self._gates(c)
-        a = log_a.exp()
-        m = torch.sqrt((-torch.expm1(2 * log_a)).clamp(min=FLOOR))
-        seen = torch.zeros(1, dtype=torch.long, device=x.device) if state is None else state[2]
-        first = (seen[:, None] + torch.arange(x.shape[1], device=x.device) == 0)[..., None]
-        b = torch.where(first, torch.ones_like(m), m) * (i * c)
-        if state is not None:
-            b = torch.cat([b[:, :1] + a[:, :1] * state[0][:, None], b[:, 1:]], dim=1)
-        h = linear_scan(a, b)
-        return self.out((F.gelu(z) * h).to(x.dtype)), h, u
+        taps = ["conv.weight"] if self.config.conv else []
+        return {name: Hint(decay=False) for name in ("rate", "gate_bias", *taps)}
 
     def _gates(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """log a and i (B, T, R), at least in float32."""

@@ -31,7 +31,7 @@ def test_forward_is_the_definition_written_as_loops(taps: int, length: int) -> N
     for t in range(length):
         y = torch.zeros(2, DIM, dtype=torch.float64)
         for back in range(min(taps, t + 1)):
-            y = y + layer.conv_weight[:, taps - 1 - back] * b[:, t - back] * z[:, t - back]
+            y = y + layer.conv.weight[:, taps - 1 - back] * b[:, t - back] * z[:, t - back]
         rows.append((c[:, t] * y) @ layer.out.weight.T)
     torch.testing.assert_close(layer(x), torch.stack(rows, dim=1), rtol=0, atol=1e-12)
 
@@ -48,7 +48,7 @@ def test_the_state_is_two_inputs_a_channel_and_the_layer_has_three_tensors() -> 
     layer = make(dim=128)
     assert layer.measure_state(50) == {"recurrent": 0, "conv": 256, "growing": 0, "total": 256}
     shapes = {n: tuple(p.shape) for n, p in layer.named_parameters()}
-    assert shapes == {"project.weight": (384, 128), "conv_weight": (128, 3), "out.weight": (128, 128)}
+    assert shapes == {"project.weight": (384, 128), "conv.weight": (128, 3), "out.weight": (128, 128)}
 
 
 def test_no_taps_are_refused() -> None:

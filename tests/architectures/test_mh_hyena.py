@@ -25,10 +25,11 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
 def naive(layer: Primitive, x: Tensor) -> Tensor:
     width = layer.config.head_dim
     z = x @ layer.project.weight.T + layer.project.bias
-    padded = torch.cat([torch.zeros(x.shape[0], 2, z.shape[2], dtype=z.dtype), z], dim=1)
-    mixed = layer.conv_bias + sum(
-        layer.conv_weight[:, i] * padded[:, i : i + x.shape[1]] for i in range(layer.conv_weight.shape[1])
-    )
+    taps = layer.config.conv
+    padded = torch.cat([torch.zeros(x.shape[0], max(taps - 1, 0), z.shape[2], dtype=z.dtype), z], dim=1)
+    mixed = z if not taps else layer.conv.bias
+    for i in range(taps):
+        mixed = mixed + layer.conv.weight[:, i] * padded[:, i : i + x.shape[1]]
     q, k, v = mixed.split(x.shape[2], dim=-1)
     h = layer.filter(x.shape[1])
     heads = []
@@ -44,7 +45,9 @@ def naive(layer: Primitive, x: Tensor) -> Tensor:
     return torch.cat(heads, dim=-1) @ layer.out.weight.T + layer.out.bias
 
 
-@pytest.mark.parametrize("options", ["", "[head_dim=4, order=3]", "[head_dim=1]", "[head_dim=16]"])
+@pytest.mark.parametrize(
+    "options", ["", "[head_dim=4, order=3]", "[head_dim=1]", "[head_dim=16, conv=5]", "[conv=0]"]
+)
 def test_forward_and_its_gradient_are_those_of_the_double_sum(options: str) -> None:
     layer = make(options)
     x, weight = noise(2, 11, DIM), noise(2, 11, DIM, seed=5)

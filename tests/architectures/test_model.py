@@ -24,7 +24,7 @@ HYBRIDS = [
     "transformer++",
     "striped-hyena",
     "striped-mamba",
-    "mh-sliding-attention[window=5] swiglu linear-attention[chunk=4] mlp",
+    "mh-sliding-attention[window=5] swiglu linear-attention[key_dim=4] mlp",
     "(mamba + mh-attention) swiglu",
     "(hyena swiglu + mlp + mamba mh-attention swiglu) mlp",
     "((mamba + mh-linear-attention mlp) swiglu + (hyena + attention)) mh-attention",
@@ -281,7 +281,7 @@ def test_a_model_that_cannot_be_is_refused(arguments: dict[str, object], message
             40,
             "dim 40 is not divisible by the default head width 16; state heads= or change dim",
         ),
-        ("mh-linear-attention", 8, "dim 8 is not divisible by heads"),
+        ("mh-linear-attention", 8, "dim 8 is not divisible by the default head width 16"),
         ("attention[heads=16]", 48, "key width 3 a head is odd.*choose an even key_dim or rope=false"),
     ],
 )

@@ -35,9 +35,9 @@ def naive(layer: Primitive, x: Tensor) -> Tensor:
     h = torch.zeros(x.shape[0], inner, dtype=torch.float64)
     rows = []
     for t in range(x.shape[1]):
-        c = layer.conv_bias.expand(x.shape[0], inner)
+        c = layer.conv_bias.expand(x.shape[0], inner) if taps else u[:, t]
         for back in range(min(taps, t + 1)):
-            c = c + layer.conv_weight[:, taps - 1 - back] * u[:, t - back]
+            c = c + layer.conv.weight[:, taps - 1 - back] * u[:, t - back]
         r, i = torch.sigmoid(c @ full_r + bias_r), torch.sigmoid(c @ full_i + bias_i)
         a = torch.sigmoid(-layer.rate) ** (8 * r)
         m = torch.sqrt(1 - a**2) if t else torch.ones_like(a)
@@ -47,7 +47,9 @@ def naive(layer: Primitive, x: Tensor) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-@pytest.mark.parametrize("options", ["", "[expand=1.5]", "[heads=1]", "[heads=8, conv=2]", "[conv=1]"])
+@pytest.mark.parametrize(
+    "options", ["", "[expand=1.5]", "[heads=1]", "[heads=8, conv=2]", "[conv=1]", "[conv=0]"]
+)
 def test_forward_and_its_gradient_are_those_of_the_recurrence(options: str) -> None:
     layer = make(options)
     with torch.no_grad():

@@ -244,7 +244,11 @@ CARETS = [
     ("attention[heads=two]", 16, "expected an integer or none"),
     ("attention[rope=1]", 15, "expected true or false"),
     ("attention[rope=True]", 15, "expected true or false"),
-    ("linear-attention[feature_map=gelu]", 29, "expected elu or relu or identity"),
+    (
+        "linear-attention[feature_map=gelu]",
+        29,
+        "expected elu or relu or hedgehog or elementwise-product or identity",
+    ),
     ("mlp mamba[d_state=0]", 4, "d_state=0 must be at least 1"),
     ("mamba[d_state=4, d_state=5]", 17, "option 'd_state' is given twice; expected another option"),
     ("mamba[d_state=]", 14, "expected a value for 'd_state'"),

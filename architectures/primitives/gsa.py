@@ -1,0 +1,126 @@
+"""Gated slot attention: softmax attention over a fixed number of slots that forget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from architectures.functional.delta import (
+    LOG_DECAY_MIN,
+    VECTOR_CHUNK,
+    _full_precision,
+    delta_flops,
+    delta_rule,
+)
+from architectures.functional.memory import CELL, MatrixMemory, Tokens
+from architectures.functional.norms import RMSNorm
+from architectures.functional.short_conv import ShortConv
+from architectures.primitive import Context, State, at_least, option
+from architectures.registry import primitive
+
+
+@primitive("gsa", mixes="time", version=1, paper="arXiv:2409.07146")
+class GatedSlotAttention(MatrixMemory):
+    """[P, U]_t = diag(a_t) [P, U]_{t-1} + (1 - a_t) [k_t, v_t]^T,  o_t = U_t^T softmax(P_t q_t).
+
+    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V), a (B, T, H, M) -> (B, T, D). A head keeps M slots, each
+    with a key, the row of P (M, K), and a value, that of U (M, V): moving averages whose rate is the slot's
+    gate, log a_t = logsigmoid(W x_t) / 8, kept above -5. q, k and v pass silu, after the short convolution
+    where there is one; silu(o) is normalised by RMSNorm over all heads. Differs from the paper: heads of 16
+    channels, and as many slots, by default.
+    """
+
+    decay = "vector"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MatrixMemory.Config):
+        key_dim: int | None = option(None, "key width a head; none: width / heads", scales="head")
+        slots: int | None = option(
+            None, "M, slots a head; none: as many as the key width", scales="head", sets="state"
+        )
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            at_least(self, slots=1)
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.slots = config.slots or self.key_dim
+        self.widths = [self.heads * w for w in (self.key_dim, self.key_dim, self.value_dim)]
+        self.project = nn.Linear(dim, sum(self.widths), bias=False)
+        self.conv = ShortConv(sum(self.widths), config.conv, activation=False)
+        self.forget = nn.Linear(dim, self.heads * self.slots, bias=False)
+        self.norm = RMSNorm(self.heads * self.value_dim)
+        self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
+
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
+        z, tail = self.conv(self.project(x), carry[0])
+        high = torch.promote_types(x.dtype, torch.float32)
+        q, k, v = (u.unflatten(-1, (self.heads, -1)) for u in F.silu(z.to(high)).split(self.widths, dim=-1))
+        log_a = F.logsigmoid(self.forget(x).to(high).unflatten(-1, (self.heads, -1))) / 8
+        return Tokens(q=q, k=k, v=v, log_a=log_a.clamp(min=LOG_DECAY_MIN)), (tail,)
+
+    def recur(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
+        assert z.log_a is not None
+        keys, values = s.split([self.key_dim, self.value_dim], dim=-1)
+        rate = -torch.expm1(z.log_a)
+        logits, keys = match(z.q, z.k, rate, z.log_a, keys)
+        o, values = delta_rule(logits.softmax(-1), rate, z.v, z.log_a, values)
+        return o, torch.cat([keys, values], dim=-1)
+
+    def recur_once(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
+        assert z.log_a is not None
+        with _full_precision(s):
+            log_a = z.log_a[:, 0, :, :, None]
+            new = torch.cat([z.k, z.v], dim=-1)[:, 0, :, None]
+            s = log_a.exp() * s - torch.expm1(log_a) * new
+            keys, values = s.split([self.key_dim, self.value_dim], dim=-1)
+            weights = (keys @ z.q[:, 0, :, :, None]).softmax(-2)
+            return (weights.mT @ values)[:, None, :, 0], s
+
+    def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
+        return self.out(self.norm(F.silu(o.flatten(-2))).to(x.dtype))
+
+    def memory_shape(self) -> tuple[int, ...]:
+        return self.heads, self.slots, self.key_dim + self.value_dim
+
+    def flops(self, length: int) -> int:
+        state = CELL["plain"] * length * math.prod(self.memory_shape())
+        return self.products(length) + state + self.elementwise(length)
+
+    def recur_flops(self, length: int) -> tuple[int, int]:
+        # Both passes multiply pairs of tokens, slots and one width; the first has slots for values.
+        first = delta_flops(length, self.key_dim, self.slots, chunk=VECTOR_CHUNK, form="plain")
+        second = delta_flops(length, self.slots, self.value_dim, chunk=VECTOR_CHUNK, form="plain")
+        return self.heads * (first[0] + second[0]), self.heads * (first[1] + second[1])
+
+
+def match(q: Tensor, k: Tensor, rate: Tensor, log_a: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """P_t q_t of every token, with P_t = diag(a_t) P_{t-1} + rate_t k_t^T, and the last P.
+
+    q, k (B, T, H, K), rate, log_a (B, T, H, M), s (B, H, M, K) -> (B, T, H, M), (B, H, M, K). The decay is on
+    the axis that is not summed over: the pairs of a chunk need none, and it multiplies what comes out.
+    """
+    length = q.shape[1]
+    size = min(VECTOR_CHUNK, length)
+
+    def cut(z: Tensor) -> Tensor:
+        """(B, T, H, .) -> (B, H, T/C, C, .); padding neither decays nor writes."""
+        z = F.pad(z, (0, 0, 0, 0, 0, -length % size))
+        return z.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
+
+    with _full_precision(q):
+        q, k, rate, total = cut(q), cut(k), cut(rate), cut(log_a).cumsum(-2)
+        inner = (q @ k.mT).tril() @ (rate * (-total).exp())
+        written = (rate * (total[..., -1:, :] - total).exp()).mT @ k  # (B, H, T/C, M, K)
+        kept = total[..., -1, :, None].exp()
+        entering = []
+        for n, new in enumerate(written.unbind(2)):
+            entering.append(s)
+            s = kept.select(2, n) * s + new
+        logits = total.exp() * (inner + q @ torch.stack(entering, dim=2).mT)
+        return logits.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length], s
