@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.delta import _full_precision, delta_step
+from architectures.functional.delta import delta_step
 from architectures.functional.feature_maps import pairs_of
 from architectures.functional.feature_memory import FeatureMemory
 from architectures.functional.memory import MatrixMemory, Tokens
+from architectures.functional.precision import full_precision
 from architectures.primitive import Context, State, option
 from architectures.registry import primitive, variant
 
@@ -77,7 +78,7 @@ class Based(FeatureMemory):
             u = F.pad(u, (0, 0, 0, 0, 0, -length % size))
             return u.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
 
-        with _full_precision(s):
+        with full_precision(s):
             # A padded key has features, but its value and its 1 are zero.
             q, k, v = cut(z.q), cut(z.k), cut(self.append_one(z.v))
             inner = self.kernel(q @ k.mT).tril() @ v

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from architectures.functional.delta import (
     LOG_DECAY_MIN,
     VECTOR_CHUNK,
-    _full_precision,
     delta_flops,
     delta_rule,
 )
 from architectures.functional.memory import CELL, MatrixMemory, Tokens
 from architectures.functional.norms import RMSNorm
+from architectures.functional.precision import full_precision
 from architectures.functional.short_conv import ShortConv
 from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
@@ -74,7 +74,7 @@ class GatedSlotAttention(MatrixMemory):
 
     def recur_once(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
         assert z.log_a is not None
-        with _full_precision(s):
+        with full_precision(s):
             log_a = z.log_a[:, 0, :, :, None]
             new = torch.cat([z.k, z.v], dim=-1)[:, 0, :, None]
             s = log_a.exp() * s - torch.expm1(log_a) * new
@@ -113,7 +113,7 @@ def match(q: Tensor, k: Tensor, rate: Tensor, log_a: Tensor, s: Tensor) -> tuple
         z = F.pad(z, (0, 0, 0, 0, 0, -length % size))
         return z.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
 
-    with _full_precision(q):
+    with full_precision(q):
         q, k, rate, total = cut(q), cut(k), cut(rate), cut(log_a).cumsum(-2)
         inner = (q @ k.mT).tril() @ (rate * (-total).exp())
         written = (rate * (total[..., -1:, :] - total).exp()).mT @ k  # (B, H, T/C, M, K)

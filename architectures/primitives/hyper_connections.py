@@ -53,7 +53,8 @@ class HyperConnections(Wrapper):
         self.maps = nn.ModuleList([Maps(dim, n, config.kind, i % n) for i in range(len(body))])
 
     def thread(self, x: Tensor, run: Run, ctx: Context) -> Tensor:
-        streams = x[..., None, :].expand(*x.shape[:-1], self.config.streams, self.dim)  # (..., n, D)
+        # Contiguous: a batched product of strided views is computed row by row.
+        streams = x[..., None, :].expand(*x.shape[:-1], self.config.streams, self.dim).contiguous()
         for block, maps in zip(self.order(), cast("Iterable[Maps]", self.maps), strict=True):
             pre, mixed, post = maps(streams)
             y = run(block, (pre[..., None, :] @ streams)[..., 0, :])
