@@ -18,7 +18,7 @@ class Preset:
 # elements each, Mamba four of 1,024; SwiGLU 512 wide, mixtures of 8 experts 16 wide, 2 active.
 _ATTENTION = "mh-attention[heads=16]"
 _SWIGLU = "swiglu[inner=512]"
-_MOE = "moe-mlp[experts=8, top_k=2, inner=16]"
+_MOE = "moe-mlp[inner=16]"
 _MIXERS = {
     "transformer": (_ATTENTION, "attention with 16 heads of 8"),
     "gla": ("mh-gated-linear-attention[heads=8]", "gated linear attention with 8 heads of 16"),
@@ -70,8 +70,9 @@ def _striped() -> dict[str, Preset]:
     for share, period in _SHARES.items():
         for family in ("hyena", "mh-hyena", "hyena-experts", "mamba"):
             for channel, suffix in (("swiglu", ""), ("moe-mlp", "-moe")):
-                mixer = "2*mamba" if family == "mamba" else f"{family} {channel}"
-                repeat = f"{period - 1}*({mixer})" if period > 2 else mixer
+                # Two mambas stand for a mixer and a channel mixer.
+                pair = f"{family} {channel}" if period == 2 else f"{period - 1}*({family} {channel})"
+                repeat = f"{2 * (period - 1)}*mamba" if family == "mamba" else pair
                 found[f"striped-{family}-{share}{suffix}"] = Preset(
                     spec=f"{repeat} mh-attention {channel}",
                     about=f"stripe with {share} % attention" + (", mixture of experts" if suffix else ""),

@@ -1,0 +1,49 @@
+"""Every preset is an architecture; those of the MAD study are what the study says of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import architectures
+from architectures.presets import PRESETS, _mad_study, _striped
+from architectures.registry import get
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_can_be_built_and_counted(name: str) -> None:
+    with torch.device("meta"):
+        model = architectures.build(name, vocab_size=7, dim=64, max_len=24, seed=0)
+        assert model(torch.zeros(2, 24, dtype=torch.int64, device="meta")).shape == (2, 24, 7)
+    counted = architectures.account(name, vocab_size=7, dim=64, seq_len=24)
+    assert counted.params == sum(p.numel() for p in model.parameters())
+    assert counted.state is not None and counted.flops > 0 and PRESETS[name].about
+
+
+def test_the_study_has_21_architectures() -> None:
+    assert len(_mad_study()) == 21
+    assert len({str(architectures.parse(name)) for name in _mad_study()}) == 21
+
+
+@pytest.mark.parametrize("name", sorted(_mad_study()))
+def test_two_fixed_state_mixers_of_the_study_hold_4096_elements(name: str) -> None:
+    counted = architectures.account(name, vocab_size=7, dim=128, seq_len=128)
+    mixers = [layer for layer in architectures.parse(name).walk() if get(layer.name).mixes == "time"]
+    attention = sum(layer.name == "mh-attention" for layer in mixers)
+    assert len(mixers) == (4 if name == "mad-mamba" else 3 if "mamba" in name else 2)
+    if "linear-attention" in name:
+        assert counted.nominal == 2048  # 16 heads of 8 x 8, as published
+    else:
+        assert counted.nominal == {0: 4096, 1: 2048, 2: 0}[attention]
+
+
+@pytest.mark.parametrize("name", sorted(_striped()))
+def test_the_share_of_attention_is_that_of_the_name(name: str) -> None:
+    layers = list(architectures.parse(name).walk())
+    attention = sum(layer.name == "mh-attention" for layer in layers)
+    # Two mambas stand for a mixer and a channel mixer.
+    share = attention / (len(layers) / 2)
+    assert f"-{100 * share:.0f}" in name
+    assert ("moe-mlp" in {layer.name for layer in layers}) == name.endswith("-moe")
+    deep = architectures.scale(name, depth=48)
+    assert len(deep) == 48
