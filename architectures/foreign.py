@@ -54,13 +54,20 @@ class Foreign(Primitive):
 
     def flops(self, length: int) -> int:
         weight = next(self.parameters(), torch.empty(0))
-        # The counter has no formula for the fused kernel of the CPU, and would take it for free.
-        known: dict[Any, Any] = {
-            torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_flops
-        }
-        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=known) as counter:
-            self.module(torch.zeros(1, length, self.dim, device=weight.device, dtype=weight.dtype))
-        return counter.get_total_flops()
+        with torch.no_grad():
+            x = torch.zeros(1, length, self.dim, device=weight.device, dtype=weight.dtype)
+            return counted_flops(self.module, x)
+
+
+def counted_flops(module: nn.Module, x: Tensor) -> int:
+    """Forward FLOPs of a call as torch's counter sees them: matrix products, neither element-wise nor FFT."""
+    # The counter has no formula for the fused kernel of the CPU, and would take it for free.
+    known: dict[Any, Any] = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_flops
+    }
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
+        module(x)
+    return counter.get_total_flops()
 
 
 def _fused_attention_flops(

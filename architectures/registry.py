@@ -257,7 +257,10 @@ def _suggest(name: str, known: typing.Iterable[str]) -> str:
 
 
 def _list(known: typing.Iterable[str]) -> str:
-    return f"available: {', '.join(sorted(known))}"
+    """All names, or the first of very many."""
+    names = sorted(known)
+    more = f" and {len(names) - 12} more, which `mad primitives` lists" if len(names) > 40 else ""
+    return f"available: {', '.join(names[:12] if more else names)}{more}"
 
 
 @functools.cache

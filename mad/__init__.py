@@ -13,9 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mad.api import bench, leaderboard, train
+    from mad.api import bench, check, leaderboard, train
 
-__all__ = ["bench", "leaderboard", "train"]
+__all__ = ["bench", "check", "leaderboard", "train"]
 
 
 def __getattr__(name: str) -> Any:

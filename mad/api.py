@@ -1,8 +1,8 @@
-"""The Python interface: `bench`, `train`, `leaderboard`. The command line is a thin layer over this file."""
+"""The Python interface: `bench`, `check`, `train`, `leaderboard`. The command line is a layer over it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas
     from lightning.fabric import Fabric
 
+    from mad.contract.checkup import Finding
     from mad.sweep import Cell, Group
     from mad.trainer import Progress
 
@@ -220,6 +221,32 @@ def train(
     if record.status == "failed":
         raise RuntimeError(f"training {record.given} on {task} failed:\n{record.error}")
     return record
+
+
+def check(
+    spec: str,
+    *,
+    dim: int = 64,
+    compile: bool = False,
+    only: Collection[str] | None = None,
+    size: tuple[int, int, int] | None = None,
+    report: Callable[[str], None] = lambda check: None,
+) -> list[Finding]:
+    """Test one layer against the contract that the registered ones keep, and return what each check found.
+
+    spec     package.module:Class, a registered name, or either with options: "mamba[d_state=8]"
+    dim      the width of most inputs; divisible by 16
+    compile  torch.compile too, which takes seconds
+    only     names of checks; None: all
+    size     (batch, length, width) of the one input to ask; None: several, and where a check fails the search
+             for the smallest that shows it
+    report   told the name of each check before it runs
+
+    What the layer raises is a finding. With MAD_TRACEBACK in the environment it is raised instead.
+    """
+    from mad.contract.checkup import examine
+
+    return examine(spec, dim=dim, compile=compile, only=only, size=size, report=report)
 
 
 def scores_of(*, suite: str = "quick", protocol: str = "sound", store: str | Path | None = None) -> Scores:

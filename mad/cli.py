@@ -13,6 +13,8 @@ from typing import Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from mad.contract.command import check
+
 app = typer.Typer(
     name="mad",
     help="Benchmark sequence-model architectures on synthetic tasks that predict how they scale.",
@@ -207,6 +209,9 @@ def show(
         show_record(record, _console())
     else:
         show_architecture(what, _console(), dim=dim, seq_len=seq_len, vocab_size=vocab_size)
+
+
+app.command()(check)
 
 
 @tasks_app.callback(invoke_without_command=True)

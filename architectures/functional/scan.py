@@ -7,6 +7,7 @@ log2(T) of them. Gradients are the same scan run backwards, so nothing but input
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -72,7 +73,8 @@ class _SelectiveScan(torch.autograd.Function):
         h = b[..., None] * (delta * x)[:, :, None]
         h[:, 0].addcmul_(decay[:, 0], first)
         h = _scan(decay, h)
-        y = (c[:, :, None] @ h)[:, :, 0]
+        with _as_given(h):
+            y = (c[:, :, None] @ h)[:, :, 0]
         return y, h[:, -1].clone(), h, decay
 
     @staticmethod
@@ -90,9 +92,10 @@ class _SelectiveScan(torch.autograd.Function):
         if glast is not None:
             g[:, -1] += glast
         g = _scan_back(decay, g)
-        gb = (g @ (delta * x)[..., None])[..., 0]
-        gc = (h @ gy[..., None])[..., 0]
-        written = (b[:, :, None] @ g)[:, :, 0]  # of delta * x
+        with _as_given(g):
+            gb = (g @ (delta * x)[..., None])[..., 0]
+            gc = (h @ gy[..., None])[..., 0]
+            written = (b[:, :, None] @ g)[:, :, 0]  # of delta * x
         gfirst = g[:, 0] * decay[:, 0]
         # From here on g is the gradient of the exponent delta * rate.
         g[:, 1:] *= h[:, :-1]
@@ -117,6 +120,11 @@ class _SelectiveScan(torch.autograd.Function):
             rate = rate.expand(size, rows, *rate.shape[2:]).flatten(0, 1)
         out = _SelectiveScan.apply(rest[0], rate, *rest[1:])
         return tuple(unfold(z, size) for z in out), (0, 0, 0, 0)
+
+
+def _as_given(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Products in the dtype of their factors: autocast would round states that were upcast on purpose."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def _scan(a: Tensor, b: Tensor) -> Tensor:

@@ -47,7 +47,16 @@ def layers(draw: st.DrawFn) -> Layer:
     entry = registry.get(draw(st.sampled_from(NAMES)))
     known = [key for key in VALUES if key in registry._hints(entry.cls.Config)]
     options = {key: draw(VALUES[key]) for key in draw(st.sets(st.sampled_from(known)))} if known else {}
-    return Layer(entry.name, entry.changed(options))
+    return Layer(entry.name, entry.changed({k: v for k, v in options.items() if accepts(entry, k, v)}))
+
+
+def accepts(entry: registry.Entry, key: str, value: Any) -> bool:
+    """Options of one name need not allow the same values everywhere."""
+    try:
+        entry.config({key: value})
+    except ValueError:
+        return False
+    return True
 
 
 def specs_of(items: st.SearchStrategy[Layer | Parallel]) -> st.SearchStrategy[Spec]:

@@ -1,0 +1,74 @@
+"""The command `mad check`: the findings on one layer as a table, or as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from mad.contract.checkup import Finding
+
+STYLES = {"passed": "green", "failed": "bold red"}
+
+
+def check(
+    spec: Annotated[
+        str, typer.Argument(help="One layer: package.module:Class or a name, with options if you like.")
+    ],
+    dim: Annotated[int, typer.Option(help="Width of most inputs, divisible by 16.")] = 64,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Check torch.compile too; takes seconds.")
+    ] = False,
+    only: Annotated[str | None, typer.Option(help="Only these checks, separated by commas.")] = None,
+    size: Annotated[str | None, typer.Option(help="The one input to ask: batch,length,width.")] = None,
+    format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+) -> None:
+    """Test one layer, your own too: causality, step against forward, gradients, vmap, FLOPs and more."""
+    from mad import api
+
+    if format not in ("table", "json"):
+        raise ValueError(f"format {format!r} is not one of table, json")
+    chosen = [name.strip() for name in only.split(",") if name.strip()] if only is not None else None
+    sides = _sides(size) if size is not None else None
+    with Console(stderr=True).status("importing") as status:
+        findings = api.check(spec, dim=dim, compile=compile, only=chosen, size=sides, report=status.update)
+    if format == "json":
+        sys.stdout.write(json.dumps([dataclasses.asdict(found) for found in findings], indent=2) + "\n")
+    else:
+        show_findings(spec, findings, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
+    if any(found.result == "failed" for found in findings):
+        raise typer.Exit(1)
+
+
+def show_findings(spec: str, findings: list[Finding], console: Console) -> None:
+    """One row a check; under a failure the smallest input and the command that asks it alone."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("check", "result", "what was seen"):
+        table.add_column(name, overflow="fold")
+    for found in findings:
+        seen = Text(found.seen)
+        if found.smallest is not None:
+            size = ",".join(str(side) for side in found.smallest)
+            seen.append(f"\nsmallest input: {found.smallest}")
+            seen.append(f"\nagain: mad check {shlex.quote(spec)} --only {found.check} --size {size}")
+        table.add_row(found.check, Text(found.result, style=STYLES.get(found.result, "dim")), seen)
+    console.print(table)
+    results = [found.result for found in findings]
+    counts = [f"{results.count(result)} {result}" for result in dict.fromkeys(results)]
+    console.print(f"\n{', '.join(counts)}")
+
+
+def _sides(size: str) -> tuple[int, int, int]:
+    try:
+        batch, length, width = (int(side) for side in size.split(","))
+    except ValueError:
+        raise ValueError(f"size {size!r} is not batch,length,width; write it as 2,5,64") from None
+    return batch, length, width

@@ -1,0 +1,134 @@
+"""What is asked of `step`, `prefill` and the state between them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from architectures.primitive import Context, State, count_state
+from mad.contract.subject import NotApplicable, Size, Subject, Violation, advance, gap, run, unroll, where
+
+KINDS = ("recurrent", "conv", "growing")
+
+
+def recurrence(subject: Subject, size: Size) -> str:
+    """`step`, token by token, is the same function as `forward`."""
+    layer, x = subject.stepped(size.dim), subject.noise(*size)
+    with torch.no_grad():
+        found = _same(unroll(layer, x)[0], run(layer, x), subject, "step and forward", size.length)
+    return f"step unrolled is forward within {found:.1g} (up to length {size.length})"
+
+
+def prefill(subject: Subject, size: Size) -> str:
+    """`prefill` continues from any state as `step` does, and steps continue from its state."""
+    layer, x = subject.stepped(size.dim), subject.noise(*size)
+    with torch.no_grad():
+        expected, _ = unroll(layer, x)
+        state, outputs = layer.init_state(size.batch), []
+        last = max(1, size.length - 1)
+        cuts = sorted({0, max(1, last // 2), last})
+        for start, end in zip(cuts, cuts[1:], strict=False):
+            y, state = layer.prefill(x[:, start:end].clone(), state, Context())
+            outputs.append(y)
+        if last < size.length:
+            y, state = advance(layer, x[:, last], state)
+            outputs.append(y[:, None])
+        pieces = f"prefill in pieces at {', '.join(str(c) for c in cuts[1:])} and step"
+        found = _same(torch.cat(outputs, dim=1), expected, subject, pieces, size.length)
+    return f"prefill in two pieces and a step are the steps within {found:.1g}"
+
+
+def _same(found: Tensor, expected: Tensor, subject: Subject, what: str, length: int) -> float:
+    difference = gap(found, expected)
+    if difference > subject.near(1e-9):
+        raise Violation(
+            f"T={length}: {what} differ by {float((found - expected).abs().max()):.2g} at position "
+            f"{where(found, expected)} (largest output {float(expected.abs().max()):.2g})"
+        )
+    return difference
+
+
+def step(subject: Subject, size: Size) -> str:
+    """`step` and `prefill` leave the state they are given as it was."""
+    layer, x = subject.stepped(size.dim), subject.noise(*size)
+    with torch.no_grad():
+        if not layer.init_state(size.batch):
+            raise NotApplicable("the layer has no state")
+        _, state = unroll(layer, x)
+        before = [s.clone() for s in state]
+        advance(layer, x[:, 0], state)
+        _untouched(state, before, "step")
+        layer.prefill(x.clone(), state)
+        _untouched(state, before, "prefill")
+    return "step and prefill leave the given state as it was"
+
+
+def _untouched(state: State, before: list[Tensor], verb: str) -> None:
+    for i, (a, b) in enumerate(zip(state, before, strict=True)):
+        if not torch.equal(a, b):
+            raise Violation(
+                f"{verb} edits tensor {i} of the given state in place, by {float((a - b).abs().max()):.2g}"
+            )
+
+
+def state(subject: Subject, size: Size) -> str:
+    """The state is what `state_kinds` names and `measure_state` says, for each row the same."""
+    layer, x = subject.stepped(size.dim), subject.noise(*size)
+    with torch.no_grad():
+        _, after = unroll(layer, x)
+    kinds, one, many = layer.state_kinds, layer.init_state(1), layer.init_state(size.batch)
+    if count_state(many, kinds)["total"] != size.batch * count_state(one, kinds)["total"]:
+        raise Violation(f"init_state({size.batch}) does not hold {size.batch} times what init_state(1) holds")
+    found, measured = count_state(after, kinds), layer.measure_state(size.length)
+    for kind in KINDS:
+        if found[kind] != size.batch * measured[kind]:
+            raise Violation(
+                f"T={size.length}: {size.batch} rows hold {found[kind]} {kind} elements after as many steps, "
+                f"and measure_state says {measured[kind]} a row"
+            )
+    nominal = layer.nominal_state(size.length)
+    if not isinstance(nominal, int) or nominal < 0:
+        raise Violation(f"nominal_state({size.length}) is {nominal!r}; expected a number of elements")
+    sizes = ", ".join(f"{kind} {measured[kind]:,}" for kind in KINDS)
+    return f"{sizes} elements a row after {size.length} tokens, nominal {nominal:,}"
+
+
+def growth(subject: Subject, size: Size) -> str:
+    """What is declared growing grows with every token, and the rest stops at some length."""
+    subject.stepped(size.dim)
+    layer = subject.build(size.dim, max_len=max(subject.max_len, size.length))
+    # A window fills up before its state is constant, so a longer sequence is asked where a shorter one grew.
+    for share in (16, 8, 4, 2):
+        half = max(1, size.length // share)
+        first, second = layer.measure_state(half), layer.measure_state(2 * half)
+        if second["growing"] and second["growing"] != 2 * first["growing"]:
+            raise Violation(
+                f"the growing state goes from {first['growing']:,} to {second['growing']:,} elements between "
+                f"{half} and {2 * half} tokens; what is declared growing does so in proportion"
+            )
+        still = [kind for kind in ("recurrent", "conv") if first[kind] != second[kind]]
+        if not still:
+            return (
+                "grows in proportion to the tokens"
+                if second["growing"]
+                else "constant in the number of tokens"
+            )
+    kind = still[0]
+    raise Violation(
+        f"the {kind} state goes from {first[kind]:,} to {second[kind]:,} elements between {half} and "
+        f"{2 * half} tokens; declare what grows as 'growing'"
+    )
+
+
+def refusal(subject: Subject, size: Size) -> str:
+    """More tokens than max_len are refused."""
+    if subject.plain:
+        raise NotApplicable("a plain nn.Module has no init_state")
+    layer = subject.build(size.dim, max_len=16)
+    try:
+        layer.init_state(2, 17)
+    except ValueError as error:
+        if "max_len" in str(error):
+            return "17 tokens are refused where max_len is 16"
+        raise
+    raise Violation("init_state(2, 17) takes more tokens than max_len 16; call self.check_length(length)")

@@ -1,0 +1,104 @@
+"""What a layer says of itself: how it is built, what it costs, how it is to be optimised and scaled."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from architectures.foreign import counted_flops
+from architectures.primitive import SCALES
+from mad.contract.subject import NotApplicable, Size, Subject, Unbuildable, Violation, bare, noise
+
+WIDTHS = (16, 48, 64, 80)
+
+
+def builds(subject: Subject, size: Size) -> str:
+    """The layer is built at any width divisible by 16, unless options that were stated forbid one."""
+    subject.build(size.dim)
+    built, refused = [], []
+    for dim in sorted({*WIDTHS, size.dim}):
+        try:
+            subject.build(dim)
+            built.append(dim)
+        except Unbuildable as error:
+            # heads=3 cannot divide every width; a default has to.
+            if not subject.item.options or not isinstance(error.__cause__, ValueError):
+                raise Violation(f"width {dim}: {error}") from error
+            refused.append(dim)
+    text = f"at widths {', '.join(str(d) for d in built)}"
+    return f"{text}; its options refuse {', '.join(str(d) for d in refused)}" if refused else text
+
+
+def seed(subject: Subject, size: Size) -> str:
+    """The same seed gives the same weights."""
+    first, second = subject.build(size.dim, seed=3), subject.build(size.dim, seed=3)
+    ours, theirs = dict(first.named_parameters()), dict(second.named_parameters())
+    if list(ours) != list(theirs):
+        raise Violation("two layers of one seed have different parameters")
+    for name in ours:
+        if not torch.equal(ours[name], theirs[name]):
+            raise Violation(f"{bare(name)} differs between two layers of one seed; draw from torch")
+    return "the same seed gives the same weights"
+
+
+def meta(subject: Subject, size: Size) -> str:
+    """The layer is built, and called, without memory or arithmetic: the accounting does so."""
+    if subject.plain:
+        raise NotApplicable("a plain nn.Module is counted on the CPU")
+    with torch.device("meta"):
+        layer = subject.build(size.dim)
+    places = {p.device.type for p in layer.parameters()}
+    if places - {"meta"}:
+        raise Violation("parameters are made on the CPU under torch.device('meta')")
+    found = layer(torch.empty(*size, device="meta")).shape
+    if found != size:
+        raise Violation(f"on the meta device an input {tuple(size)} gives a tensor {tuple(found)}")
+    return "builds and runs on the meta device"
+
+
+def flops(subject: Subject, size: Size) -> str:
+    """0 < flops <= executed, and executed without what is unseen is what torch's counter sees."""
+    if subject.plain:
+        raise NotApplicable("torch's counter counts a plain nn.Module")
+    layer, length = subject.build(size.dim), size.length
+    algorithmic, executed, unseen = layer.flops(length), layer.executed(length), layer.unseen(length)
+    if not 0 < algorithmic <= executed:
+        raise Violation(f"T={length}: flops {algorithmic:,} is not above 0 and at most executed {executed:,}")
+    with torch.no_grad():
+        counted = counted_flops(layer, noise(*size).float())
+    # Not at length 1: einsum multiplies a contraction of one element out, where the counter sees nothing.
+    if length > 1 and counted != size.batch * (executed - unseen):
+        raise Violation(
+            f"T={length}: executed - unseen = {executed:,} - {unseen:,} = {executed - unseen:,}, and torch's "
+            f"counter saw {counted:,}; what is element-wise or an FFT goes into unseen"
+        )
+    return f"{algorithmic / length:,.0f} a token at length {length}, executed as torch's counter saw"
+
+
+def hints(subject: Subject, size: Size) -> str:
+    """Hints name parameters of the layer."""
+    if subject.plain:
+        raise NotApplicable("a plain nn.Module gives no hints")
+    layer = subject.build(size.dim)
+    known, named = {n for n, _ in layer.named_parameters()}, layer.hints()
+    for name in named:
+        if name not in known:
+            raise Violation(
+                f"hints() names {name!r}, which is no parameter; there are {', '.join(sorted(known))}"
+            )
+    return f"{len(named)} of {len(known)} parameters have a hint" if named else "no hints"
+
+
+def options(subject: Subject, size: Size) -> str:
+    """Every option says what it is and how it follows the width."""
+    if subject.plain:
+        raise NotApplicable("a plain nn.Module documents its own arguments")
+    fields = dataclasses.fields(subject.cls.Config)
+    for field in fields:
+        if not field.metadata.get("doc") or field.metadata.get("scales") not in SCALES:
+            raise Violation(
+                f"option {field.name!r} does not say what it is and how it scales: "
+                "option(default, 'doc', scales='absolute')"
+            )
+    return f"documented: {', '.join(f.name for f in fields)}" if fields else "no options"

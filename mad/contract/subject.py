@@ -1,0 +1,181 @@
+"""The layer under question, the inputs it is given, and what a question may answer.
+
+A question is a function `(subject, size) -> str`: it returns what was seen where the contract holds, raises
+`Violation` where it does not, and `NotApplicable` where it cannot be asked. Whatever else the layer raises
+is a violation too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import architectures
+from architectures import Context, Primitive, Spec, State
+from architectures.foreign import Foreign
+from architectures.model import seeded
+from architectures.spec import Layer
+
+# Sequences are at most this long, where a question does not need longer ones.
+MAX_LEN = 80
+
+
+class Violation(Exception):
+    """The contract does not hold; the message says what was seen."""
+
+
+class NotApplicable(Exception):
+    """The question cannot be asked of this layer; the message says why."""
+
+
+class Unbuildable(Exception):
+    """The constructor raised at this width."""
+
+
+class Size(NamedTuple):
+    """Of an input (B, T, D)."""
+
+    batch: int
+    length: int
+    dim: int
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}, length {self.length}, width {self.dim}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One layer as a spec of one item; `dtype` is the widest in which it computes exactly."""
+
+    spec: Spec
+    dtype: torch.dtype = torch.float64
+    max_len: int = MAX_LEN
+
+    @property
+    def item(self) -> Layer:
+        (item,) = self.spec.layers
+        assert isinstance(item, Layer)
+        return item
+
+    @property
+    def plain(self) -> bool:
+        """A plain nn.Module, of which less is asked."""
+        return issubclass(self.cls, Foreign)
+
+    @property
+    def cls(self) -> type[Primitive]:
+        return architectures.get(self.item.name).cls
+
+    @property
+    def file(self) -> str:
+        return inspect.getfile(self.cls.inner if issubclass(self.cls, Foreign) else self.cls)
+
+    def build(self, dim: int, *, seed: int = 0, max_len: int | None = None) -> Primitive:
+        """The layer as a model holds it, in float32; a plain module without its noise."""
+        try:
+            model = architectures.build(
+                self.spec, vocab_size=2, dim=dim, max_len=max_len or self.max_len, seed=seed
+            )
+        except Exception as error:
+            raise Unbuildable(describe(error, self.file)) from error
+        layer = model.layers()[0][1]
+        return layer.eval() if self.plain else layer
+
+    def layer(self, dim: int, *, seed: int = 0) -> Primitive:
+        """The layer in the widest dtype, away from an initialisation whose zeros would hide errors."""
+        layer = self.build(dim, seed=seed)
+        generator = torch.Generator().manual_seed(seed + 7)
+        with torch.no_grad():
+            for p in layer.parameters():
+                if p.requires_grad:
+                    p.add_(0.02 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+        return layer.to(self.dtype)
+
+    def stepped(self, dim: int) -> Primitive:
+        """The same, where it can decode token by token."""
+        if self.plain:
+            raise NotApplicable("a plain nn.Module has no step")
+        if not self.cls.causal:
+            raise NotApplicable("the layer declares causal = False")
+        if self.cls.step is Primitive.step and self.cls.mixes != "channel":
+            raise NotApplicable("the layer defines no step, so it can be trained and not decoded")
+        return self.layer(dim)
+
+    def noise(self, *shape: int, seed: int = 1) -> Tensor:
+        return noise(*shape, seed=seed).to(self.dtype)
+
+    def near(self, tolerance: float) -> float:
+        """A relative tolerance of float64; float32 is allowed what a few sums lose."""
+        return tolerance if self.dtype == torch.float64 else 1e-4
+
+
+def noise(*shape: int, seed: int = 1) -> Tensor:
+    """Standard normal, float64."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def run(layer: Primitive, x: Tensor) -> Tensor:
+    """A forward on a copy of x, as a model calls it; a plain module's noise is keyed, as the trainer does."""
+    with seeded(0, "check"):
+        return layer(x.clone(), Context())
+
+
+def unroll(layer: Primitive, x: Tensor) -> tuple[Tensor, State]:
+    """`step` from the first token to the last: (B, T, D) -> (B, T, D) and the state after them."""
+    state, outputs = layer.init_state(x.shape[0]), []
+    for t in range(x.shape[1]):
+        y, state = advance(layer, x[:, t], state)
+        outputs.append(y)
+    return torch.stack(outputs, dim=1), state
+
+
+def advance(layer: Primitive, x: Tensor, state: State) -> tuple[Tensor, State]:
+    """One step; what it returns has the shapes of the contract."""
+    y, after = layer.step(x.clone(), state, Context())
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        raise Violation(f"step returns {name_of(y)} for an input {tuple(x.shape)}; it maps (B, D) to (B, D)")
+    if not isinstance(after, tuple) or len(after) != len(state):
+        raise Violation(f"step returns {name_of(after)} for a state of {len(state)} tensors")
+    return y, after
+
+
+def gap(found: Tensor, expected: Tensor) -> float:
+    """The largest difference relative to the largest value; infinite where one is not finite."""
+    if found.shape != expected.shape:
+        raise Violation(f"{name_of(found)} where {name_of(expected)} is expected")
+    if not found.numel():
+        return 0.0
+    scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
+    worst = float((found - expected).abs().max() / scale)
+    return worst if math.isfinite(worst) else math.inf
+
+
+def where(found: Tensor, expected: Tensor) -> int:
+    """The position in time of the largest difference of two (B, T, D)."""
+    return int((found - expected).abs().nan_to_num(nan=math.inf).amax(dim=(0, 2)).argmax())
+
+
+def name_of(value: Any) -> str:
+    """A value by its shape or its type."""
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def bare(name: str) -> str:
+    """A parameter as its class knows it: the adapter of a plain nn.Module calls the module `module`."""
+    return name.removeprefix("module.")
+
+
+def describe(error: Exception, file: str) -> str:
+    """What an exception says, on one line, and the line of the user's file that it came through last."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 240 else f"{text[:240]}..."
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    place = f" ({Path(file).name}, line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
