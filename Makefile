@@ -46,7 +46,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 slow: $(VENV)/.installed-dev
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n auto
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

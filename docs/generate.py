@@ -65,7 +65,18 @@ def primitives_page() -> str:
         ]
         header = ["layer", "equation", "paper", "state", "parameters", "step"]
         parts.append(f"## {title}\n\n{table(header, rows)}\n")
+    parts.append(agreement())
     return "\n".join(parts)
+
+
+def agreement() -> str:
+    found = measured("agreement")
+    rows = [[f"`{r['name']}`", f"`{r['operator']}`", f"{r['error']:.1e}"] for r in found["rows"]]
+    return (
+        f"## Agreement with a public library\n\nCompared once by hand with {found['peer']}: {found['note']}. The "
+        "library is no dependency; every\nchange is tested against each layer's plain definition in "
+        f"float64.\n\n{table(['layer', 'operator', 'error'], rows)}\n"
+    )
 
 
 def equation(summary: str) -> str:

@@ -314,9 +314,13 @@ def test_compile_gives_the_same_numbers(name: str) -> None:
     _compiles(name, "aot_eager")
 
 
+# One name a class: names of one class differ in sizes.
+CLASSES = sorted({get(n).cls: n for n in reversed(NAMES)}.values())
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_inductor_gives_the_same_numbers(name: str) -> None:
     _compiles(name, "inductor")
 
