@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -79,17 +80,13 @@ def account(
 def account_model(model: SequenceModel, seq_len: int) -> Account:
     """Count a model that is already built, on any device."""
     layers = []
+    measured: dict[Any, tuple[dict[str, int] | None, int | None]] = {}
     for name, layer in _outermost(model):
-        state: dict[str, int] | None
-        nominal: int | None
-        try:
-            state = layer.measure_state(seq_len)
-            # The default would measure once more.
-            measured = type(layer).nominal_state is Primitive.nominal_state
-            nominal = state["recurrent"] if measured else layer.nominal_state(seq_len)
-        except UnknownState:
-            # A plain nn.Module, or a layer without `step`: its state is unknown, which is not none.
-            state = nominal = None
+        # Equal layers have equal states; that of a wrapper depends on its body, which no config tells.
+        key = layer if layer.mixes == "stream" else (type(layer), layer.config)
+        if key not in measured:
+            measured[key] = _measure(layer, seq_len)
+        state, nominal = measured[key]
         layers.append(
             LayerAccount(
                 name=name,
@@ -118,6 +115,18 @@ def account_model(model: SequenceModel, seq_len: int) -> Account:
         nominal=sum(layer.nominal or 0 for layer in layers) if complete else None,
         layers=tuple(layers),
     )
+
+
+def _measure(layer: Primitive, seq_len: int) -> tuple[dict[str, int] | None, int | None]:
+    """The state by kind and the nominal one; none for both where it is unknown."""
+    try:
+        state = layer.measure_state(seq_len)
+        if type(layer).nominal_state is Primitive.nominal_state:
+            return state, state["recurrent"]  # the default would measure once more
+        return state, layer.nominal_state(seq_len)
+    except UnknownState:
+        # A plain nn.Module, or a layer without `step`: its state is unknown, which is not none.
+        return None, None
 
 
 def _outermost(model: SequenceModel) -> list[tuple[str, Primitive]]:

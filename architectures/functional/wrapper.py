@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from architectures.blocks import Block, state_size
 from architectures.primitive import Context, Primitive, State
 
+__all__ = ["Block", "Run", "Wrapper"]
+
 # A block of the body and its input -> what the block adds to the stream.
 Run = Callable[[Block, Tensor], Tensor]
 

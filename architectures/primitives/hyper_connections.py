@@ -10,9 +10,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from architectures.blocks import Block
 from architectures.functional.norms import RMSNorm
-from architectures.functional.wrapper import Run, Wrapper
+from architectures.functional.wrapper import Block, Run, Wrapper
 from architectures.primitive import Context, Hint, at_least, option
 from architectures.registry import primitive
 

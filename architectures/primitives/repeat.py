@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from architectures.blocks import Block
-from architectures.functional.wrapper import Run, Wrapper
+from architectures.functional.wrapper import Block, Run, Wrapper
 from architectures.primitive import Context, at_least, option
 from architectures.registry import primitive
 

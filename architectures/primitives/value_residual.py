@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from architectures.blocks import Block
 from architectures.functional.value_residual import FIRST, mix_key
-from architectures.functional.wrapper import Run, Wrapper
+from architectures.functional.wrapper import Block, Run, Wrapper
 from architectures.primitive import Context, Primitive, option
 from architectures.registry import primitive
 
