@@ -66,7 +66,7 @@ def options_of(layer: Primitive, sizes: dict[str, int]) -> dict[str, int]:
 
 
 def sized(item: Layer, layer: Primitive, sizes: dict[str, int], dim: int) -> Layer:
-    """The spec of a layer with these sizes at a width, with no more options than that takes."""
+    """The spec of a layer with these sizes at a width, stating no more options than it has to."""
     entry = registry.get(item.name)
 
     def fits(options: dict[str, Any]) -> bool:
@@ -90,7 +90,7 @@ def sized(item: Layer, layer: Primitive, sizes: dict[str, int], dim: int) -> Lay
                 f"{item.name} has widths beside its heads that follow the model's, and there is no rule for "
                 f"them; layers with rules are {KNOWN}"
             )
-        for name in reversed(pins):
+        for name in reversed([n for n in pins if n not in dict(item.options)]):
             fewer = {k: v for k, v in options.items() if k != name}
             options = fewer if fits(fewer) else options
     return Layer(item.name, entry.changed(options), item.body)
@@ -199,7 +199,8 @@ def _tensors(layer: Primitive) -> set[str]:
 
 
 def _present(axes: dict[str, str], layer: Primitive) -> dict[str, str]:
-    return {name: letters for name, letters in axes.items() if name in _tensors(layer)}
+    tensors = _tensors(layer)
+    return {name: letters for name, letters in axes.items() if name in tensors}
 
 
 RULES: tuple[tuple[Any, Callable[[Any], Anatomy | None]], ...] = (

@@ -167,7 +167,7 @@ def _chosen(
         _at_least(to, now, WORDS[what], path)
         found.append((path, anatomy))
     if not found:
-        raise ValueError(f"{verb} finds no layer with a {WORDS[what]} it can grow in {model.spec}; add one")
+        raise ValueError(f"{verb} finds no layer whose {WORDS[what]} it can grow in {model.spec}; add one")
     return found
 
 
