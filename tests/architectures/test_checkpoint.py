@@ -81,7 +81,7 @@ HOSTILE: list[tuple[Callable[[Any], Any], str]] = [
     (edited(dim=10**9), "overflowed"),
     (edited(vocab_size=10**12), "is not of shape"),
     (edited(dim=10**5), "is not of shape"),
-    (edited(max_len=10**9, readout="last"), "tensors are not those"),
+    (edited(readout="last"), "tensors are not those"),
     (edited(dim=-4), "must be at least 1"),
     (edited(layers={"mh-attention": 7, "moe-mlp": 1}), "of version 7"),
     (edited(options={"wings": 2}), "wings"),

@@ -30,7 +30,7 @@ from architectures.stored import stored_numbers
 VOCAB, LENGTH = 7, 12
 ATTENTION = [
     "attention[heads=2]",
-    "attention[heads=2, gate=true, conv=2]",
+    "attention[heads=4, kv_heads=2, gate=true, conv=2]",
     "attention[heads=4, kv_heads=2, qk_norm=true]",
     "attention[heads=2, qk_norm=true, rope_fraction=0.5]",
     "attention[heads=2, rope=false, qk_norm=true]",
@@ -551,7 +551,7 @@ def test_widening_gives_back_what_extraction_took() -> None:
     [
         ("3*(mh-attention swiglu)", 48),
         (
-            "mh-attention[heads=4, key_dim=20, value_dim=16] 2*swiglu[inner=100] (mlp + mla) mh-attention swiglu mlp",
+            "mh-attention[heads=3, key_dim=20, value_dim=16] swiglu (mlp + mla) mh-attention swiglu",
             32,
         ),
         ("mh-attention[kv_heads=2, value_dim=18] swiglu mh-attention swiglu", 32),
