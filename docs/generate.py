@@ -72,11 +72,11 @@ def primitives_page() -> str:
 def agreement() -> str:
     found = measured("agreement")
     rows = [[f"`{r['name']}`", f"`{r['operator']}`", f"{r['error']:.1e}"] for r in found["rows"]]
-    return (
-        f"## Agreement with a public library\n\nCompared once by hand with {found['peer']}: "
-        f"{found['note']}. The library is no dependency; every\nchange is tested against each layer's plain definition in "
-        f"float64.\n\n{table(['layer', 'operator', 'error'], rows)}\n"
+    text = (
+        f"Compared once by hand with {found['peer']}: {found['note']}. The library is no\n"
+        "dependency; every change is tested against each layer's plain definition in float64."
     )
+    return f"## Agreement with a public library\n\n{text}\n\n{table(['layer', 'operator', 'error'], rows)}\n"
 
 
 def equation(summary: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -180,13 +181,16 @@ def train(
     device: str = "auto",
     precision: str = "32-true",
     compile: bool = False,
+    save: str | Path | None = None,
     report: Report = lambda group, progress: None,
 ) -> Record:
     """Train one architecture on one setting with one configuration, and return its record.
 
     `task` is a task with its options, such as "in-context-recall[vocab_size=32]"; `dim` is the model's width.
-    The run is stored like those of `bench`, and not repeated where the store holds it.
+    The run is stored like those of `bench`, and not repeated where the store holds it. `save` writes the
+    trained model to a file that `architectures.checkpoint.load` reads; for that the run is repeated.
     """
+    from architectures.checkpoint import save as save_model
     from mad.engines import inline
     from mad.runner import check_cell
     from mad.sweep import Cell, resolve
@@ -210,11 +214,16 @@ def train(
         precision=precision,
         compile=compile,
     )
+    if save is not None and cell.architecture.config.dim is None:
+        raise ValueError(
+            f"{cell.architecture.given} makes whole models, which no spec spells; leave save out"
+        )
     check_cell(cell)
     fabric = make_fabric(device, precision)
     opened = Store(store) if cell.architecture.stored else None
+    keep = None if save is None else partial(save_model, path=save)
     try:
-        ((_, (record,)),) = inline.run(cell.groups(), opened, fabric=fabric, report=report)
+        ((_, (record,)),) = inline.run(cell.groups(), opened, fabric=fabric, report=report, keep=keep)
     finally:
         if opened is not None:
             opened.close()

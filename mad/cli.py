@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from mad.contract.command import check
+from mad.messages import one_line
 
 app = typer.Typer(
     name="mad",
@@ -136,6 +137,7 @@ def train(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "32-true",
     compile: CompileOption = False,
+    save: Annotated[Path | None, typer.Option(help="Write the trained model to this file.")] = None,
 ) -> None:
     """Train one architecture on one task with one configuration, and print its curve."""
     from mad import api
@@ -166,6 +168,7 @@ def train(
             device=device,
             precision=precision,
             compile=compile,
+            save=save,
             report=report,
         )
     finally:
@@ -242,6 +245,19 @@ def primitives() -> None:
     from mad.listings import list_primitives
 
     list_primitives(_console())
+
+
+@app.command()
+def grow(
+    checkpoint: Annotated[Path, typer.Argument(help="A model that `mad train --save` wrote.")],
+    to: Annotated[str, typer.Option(help="The larger architecture.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it.")],
+    dim: Annotated[int | None, typer.Option(help="Its width; default that of the model.")] = None,
+) -> None:
+    """Enlarge a trained model without changing what it computes."""
+    from mad.grow import grow_file
+
+    _print(grow_file(checkpoint, to=to, dim=dim, out=out))
 
 
 @app.command("export")
@@ -325,16 +341,6 @@ def _add_commands(arguments: list[str]) -> None:
 def _fail(message: str, status: int) -> int:
     sys.stderr.write(f"mad: {one_line(message)}\n")
     return status
-
-
-def one_line(message: str) -> str:
-    """A message on one line; where a caret pointed at a column, it stands in the text instead."""
-    lines = [line for line in message.splitlines() if line.strip()]
-    if len(lines) >= 3 and lines[-1].strip() == "^":
-        text = lines[-2].strip()
-        column = lines[-1].index("^") - lines[-2].index(text)
-        return " ".join([*lines[:-2], f"(here ^): {text[:column]}^{text[column:]}".replace("  ", " ")])
-    return " ".join(line.strip() for line in lines)
 
 
 def _width() -> int:

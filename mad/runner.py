@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from torch import nn
 
 from architectures import SequenceModel, account
 from architectures.accounting import Account, account_model
@@ -29,6 +30,7 @@ def run_group(
     fabric: Fabric,
     replicas: Replicas = "auto",
     report: Callable[[Progress], None] = lambda progress: None,
+    keep: Callable[[nn.Module], None] | None = None,
 ) -> list[Record]:
     """Train a group and return a record of each of its runs. What the training raises becomes "failed".
 
@@ -40,7 +42,7 @@ def run_group(
     try:
         model = cell.architecture.build(task, group.seed)
         cost = cost_of(cell, task)
-        outcomes = train(runs, task, model, fabric=fabric, replicas=replicas, report=report)
+        outcomes = train(runs, task, model, fabric=fabric, replicas=replicas, report=report, keep=keep)
     except (
         Exception
     ) as error:  # A user's layer may raise anything; the record says what, and the sweep goes on.

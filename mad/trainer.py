@@ -59,12 +59,13 @@ def train(
     fabric: Fabric,
     replicas: Replicas = "auto",
     report: Callable[[Progress], None] = lambda progress: None,
+    keep: Callable[[nn.Module], None] | None = None,
 ) -> list[Outcome]:
     """Train a group from the given initial weights and return one outcome a run, in the order of `runs`.
 
     Every run is evaluated at the same `evaluations` points. The group ends at the first of them at which a
     replica has solved the split that the protocol watches; the others become "stopped". A replica whose loss
-    or logits are not finite becomes "diverged".
+    or logits are not finite becomes "diverged". `keep` is given the trained model of a group of one run.
     """
     run = runs[0]
     protocol = run.protocol
@@ -115,6 +116,8 @@ def train(
         if any(solved) or not any(alive):
             break
 
+    if keep is not None and isinstance(learner, Turns):
+        keep(learner.objectives[0].model)
     final = {name: learner.measure(splits[name], task.vocab_size) for name in ("validation", "test")}
     ceiling = task.ceiling_for(splits["train"].drawn, splits["test"].drawn)
     peak = _peak_memory(device)

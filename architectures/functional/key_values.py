@@ -67,8 +67,9 @@ class KeyValueMemory(Primitive):
             dim, config.heads, config.key_dim, config.value_dim
         )
         self.kv_heads = count_kv_heads(self.heads, config.kv_heads, config.group)
+        # Stored, so that a layer whose keys are widened keeps its scores and the angles of its old pairs.
         self.scale = self.key_dim**-0.5
-        self.rotated = 0
+        self.rotated = self.rotary_width = 0
         self.query = nn.Linear(dim, self.heads * self.key_dim, bias=False)
         self.key = nn.Linear(dim, self.kv_heads * self.key_dim, bias=False)
         self.value = nn.Linear(dim, self.kv_heads * self.value_dim, bias=False)
@@ -119,10 +120,27 @@ class KeyValueMemory(Primitive):
         k = mixed[1].unflatten(-1, (self.kv_heads, self.key_dim))
         v = mixed[2].unflatten(-1, (self.kv_heads, self.value_dim))
         if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
+            q, k = self.query_norm(q, self._counted(q)), self.key_norm(k, self._counted(k))
         if positions is not None and self.rotated:
-            q, k = (rotate_first(z, positions, self.rotated) for z in (q, k))
+            q, k = (rotate_first(z, positions, self.rotated, self.rotary_width) for z in (q, k))
         return q, k, share_value(v, ctx, self.index), after
+
+    def _counted(self, z: Tensor) -> Tensor | None:
+        """The channels (B, T, H, .) that QK-norm sums; all of them unless the keys were widened.
+
+        New key channels start at 0 and new query channels do not, or neither would ever learn; so the sums
+        stay over the channels that the layer was built with. Widening puts new channels after the old ones of
+        each half of the rotated pairs and after the old ones of the rest.
+        """
+        assert self.key_norm is not None
+        count = self.key_norm.divisor
+        if count >= self.key_dim:
+            return None
+        first, second, rest = z.split(
+            [self.rotated // 2, self.rotated // 2, self.key_dim - self.rotated], dim=-1
+        )
+        old = self.rotary_width
+        return torch.cat([first[..., : old // 2], second[..., : old // 2], rest[..., : count - old]], dim=-1)
 
     def spread(self, z: Tensor) -> Tensor:
         """(B, T, G, .) -> (B, T, H, .): each key and value head once for every query head that shares it."""
@@ -206,8 +224,10 @@ def rotated_width(key_dim: int, fraction: float) -> int:
     return width
 
 
-def rotate_first(x: Tensor, positions: Tensor, width: int) -> Tensor:
-    """RoPE on the first `width` channels of x (B, T, H, K); the others carry no position."""
-    if width == x.shape[-1]:
-        return rotate(x, positions)
-    return torch.cat([rotate(x[..., :width], positions), x[..., width:]], dim=-1)
+def rotate_first(x: Tensor, positions: Tensor, count: int, width: int) -> Tensor:
+    """RoPE on the first `count` channels of x (B, T, H, K), with the angles of a `width`; the others carry
+    no position.
+    """
+    if count == x.shape[-1]:
+        return rotate(x, positions, width=width)
+    return torch.cat([rotate(x[..., :count], positions, width=width), x[..., count:]], dim=-1)

@@ -42,7 +42,7 @@ class Attention(KeyValueMemory):
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         if config.rope:
-            self.rotated = rotated_width(self.key_dim, config.rope_fraction)
+            self.rotated = self.rotary_width = rotated_width(self.key_dim, config.rope_fraction)
 
     @property
     def state_kinds(self) -> tuple[str, ...]:

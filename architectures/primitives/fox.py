@@ -32,7 +32,7 @@ class Fox(KeyValueMemory):
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         if config.rope:
-            self.rotated = rotated_width(self.key_dim, 1)
+            self.rotated = self.rotary_width = rotated_width(self.key_dim, 1)
         self.forget = nn.Linear(dim, self.heads)
 
     @property

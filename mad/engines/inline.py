@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from lightning.fabric import Fabric
+from torch import nn
 
 from mad.config import Record
 from mad.runner import environment_of, run_group, unfinished
@@ -21,19 +22,23 @@ def run(
     fabric: Fabric,
     replicas: Replicas = "auto",
     report: Callable[[Group, Progress], None] = lambda group, progress: None,
+    keep: Callable[[nn.Module], None] | None = None,
 ) -> Iterator[tuple[Group, list[Record]]]:
     """Run the groups that the store does not hold, commit each as it ends, and yield its records.
 
-    An interruption is recorded for the group that it hit, then raised.
+    An interruption is recorded for the group that it hit, then raised. `keep` is given the trained model of a
+    group of one run, which is trained for that even where the store holds the run.
     """
     for group in groups:
         kept = store if group.cell.architecture.stored else None
-        if kept is not None and not missing(group, kept):
+        if kept is not None and keep is None and not missing(group, kept):
             yield group, [record for id in ids(group) if (record := kept.get(id)) is not None]
             continue
         done = kept.hits(group.id, ids(group)) if kept is not None else {}
         try:
-            records = run_group(group, fabric=fabric, replicas=replicas, report=partial(report, group))
+            records = run_group(
+                group, fabric=fabric, replicas=replicas, report=partial(report, group), keep=keep
+            )
         except KeyboardInterrupt:
             if kept is not None:
                 lost = unfinished(group, "interrupted", environment_of(fabric))

@@ -1,0 +1,144 @@
+"""A model in a file: what rebuilds it, its weights, the numbers it stores beside them, its optimiser.
+
+The file is read with `weights_only=True`, which runs no code; everything in it is checked against a model of
+its spec on the meta device before any memory is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from architectures import registry
+from architectures.model import SequenceModel, build
+from architectures.options import ModelOptions
+from architectures.stored import restore_numbers, stored_numbers
+from architectures.stripe import parse
+
+FORMAT, VERSION = "mad-suite model", 1
+OPTIMIZERS: dict[str, type[Optimizer]] = {"AdamW": AdamW, "Adam": Adam, "SGD": SGD}
+# What a model may compute at its construction beside the tensors of the file, in numbers.
+CONSTANTS = 2**28
+KINDS = {"spec": str, "vocab_size": int, "dim": int, "max_len": int, "readout": str, "options": dict}
+KINDS |= {"layers": dict, "state": dict, "stored": dict}
+
+
+def save(model: SequenceModel, path: str | Path, optimizer: Optimizer | None = None) -> None:
+    """Write a model, and the state of its AdamW, Adam or SGD, to a file; an existing one is replaced."""
+    if not isinstance(model, SequenceModel):
+        raise ValueError(f"a {type(model).__name__} has no spec to be rebuilt from; save a SequenceModel")
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "spec": str(model.spec),
+        "layers": {layer.name: registry.get(layer.name).version for layer in model.spec.walk()},
+        "vocab_size": model.vocab_size,
+        "dim": model.dim,
+        "max_len": model.max_len,
+        "readout": model.readout,
+        "options": dataclasses.asdict(model.options),
+        "state": model.state_dict(),
+        "stored": stored_numbers(model),
+        "optimizer": None if optimizer is None else _pack(optimizer, model),
+    }
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    torch.save(content, part)
+    part.replace(path)
+
+
+def load(path: str | Path, *, foreign: bool = False) -> tuple[SequenceModel, Optimizer | None]:
+    """The model of a file that `save` wrote and its optimiser, if one was saved; anything else is refused.
+
+    `foreign`: whether layers given as package.module:Class may be imported, which runs their code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # The unpickler answers a foreign file with whatever it stumbles over.
+        raise ValueError(f"{path} is not a checkpoint of a model; write one with `save`") from error
+    try:
+        return _unpack(content, foreign)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be loaded: {reason}") from error
+
+
+def _unpack(content: Any, foreign: bool) -> tuple[SequenceModel, Optimizer | None]:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError("it is not a checkpoint of a model; write one with `save`")
+    if content.get("version") != VERSION:
+        raise ValueError(f"its format is {content.get('version')!r}, not {VERSION}; save it again")
+    for key, kind in KINDS.items():
+        if type(content.get(key)) is not kind and not (kind is dict and isinstance(content.get(key), dict)):
+            raise ValueError(f"its {key!r} is missing or no {kind.__name__}; save it again")
+    if ":" in content["spec"] and not foreign:
+        raise ValueError(
+            "it names layers outside this package, whose code would run; if you trust it, load(foreign=True)"
+        )
+    spec = parse(content["spec"])
+    for layer in spec.walk():
+        version, theirs = registry.get(layer.name).version, content["layers"].get(layer.name)
+        if version != theirs:
+            raise ValueError(
+                f"its {layer.name} is of version {theirs}, this one of {version}; train it again"
+            )
+    arguments: dict[str, Any] = {k: content[k] for k in ("vocab_size", "dim", "max_len", "readout")}
+    arguments["options"] = ModelOptions(**content["options"])
+    # First without memory: a file may claim any size.
+    with torch.device("meta"):
+        sketch = build(spec, seed=0, **arguments)
+    shapes = {n: t.shape for n, t in sketch.state_dict().items()}
+    constants = sum(b.numel() for n, b in sketch.named_buffers() if n not in shapes)
+    if constants > CONSTANTS:
+        raise ValueError(
+            f"it asks for constants of {constants} numbers; make it again with a smaller max_len"
+        )
+    state = content["state"]
+    if set(state) != set(shapes):
+        odd = min(set(state) ^ set(shapes), key=str)
+        raise ValueError(f"its tensors are not those of {spec}: {odd} is in one of them only")
+    for name, shape in shapes.items():
+        if not isinstance(state[name], torch.Tensor) or state[name].shape != shape:
+            raise ValueError(f"its tensor {name} is not of shape {tuple(shape)}, which {spec} has")
+    model = build(spec, seed=0, **arguments).to(state["embedding.weight"].dtype)
+    model.load_state_dict(state)
+    restore_numbers(model, content["stored"])
+    packed = content.get("optimizer")
+    return model, None if packed is None else _unpack_optimizer(packed, model)
+
+
+def _pack(optimizer: Optimizer, model: SequenceModel) -> dict[str, Any]:
+    kind = type(optimizer).__name__
+    names = {id(p): name for name, p in model.named_parameters()}
+    held = [[names.get(id(p)) for p in group["params"]] for group in optimizer.param_groups]
+    if OPTIMIZERS.get(kind) is not type(optimizer) or any(name is None for group in held for name in group):
+        raise ValueError(f"{kind} is not AdamW, Adam or SGD of this model's parameters; save without it")
+    state = optimizer.state_dict()
+    options = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
+    return {"kind": kind, "held": held, "options": options, "state": state["state"]}
+
+
+def _unpack_optimizer(packed: dict[str, Any], model: SequenceModel) -> Optimizer:
+    parameters = dict(model.named_parameters())
+    groups = [{"params": [parameters[name] for name in held]} for held in packed["held"]]
+    optimizer = OPTIMIZERS[packed["kind"]](groups, lr=1e-3)  # type: ignore[call-arg]
+    numbers = iter(range(len(parameters)))
+    options = [
+        {**group, "params": [next(numbers) for _ in held]}
+        for group, held in zip(packed["options"], packed["held"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": packed["state"], "param_groups": options})
+    for p, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.dim() and value.shape != p.shape:
+                raise ValueError(
+                    f"the optimiser's {key} has shape {tuple(value.shape)}, its tensor {tuple(p.shape)}"
+                )
+    return optimizer

@@ -1,0 +1,137 @@
+"""The operation that makes a model deeper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from architectures.blocks import Block, Branches
+from architectures.functional.wrapper import Wrapper
+from architectures.growth.engine import RULES, Grown, Rule, check_same
+from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
+from architectures.model import SequenceModel
+from architectures.spec import Spec
+from architectures.stored import restore_numbers, stored_numbers
+from architectures.stripe import parse
+
+WRITERS = ("out", "down")
+
+
+def add_layer(
+    model: SequenceModel,
+    optimizer: Optimizer | None = None,
+    *,
+    to: int,
+    at: int | None = None,
+    layer: str | Spec | None = None,
+    generator: torch.Generator | None = None,
+    layers: Iterable[int] | None = None,
+    rule: Rule = "keep",
+    fill: Fill | None = None,
+) -> Grown:
+    """Number of residual layers: what a new layer writes is zero, everything else of it is free.
+
+    `to`     the new total of layers in the spec, those in branches and bodies not counted
+    `at`     how many layers stand before the new ones; None: all
+    `layer`  a spec of what to add, repeated until there are `to`; None: the model's pattern goes on
+
+    `layers` belongs to the other operations and is refused. Other arguments: see `widen_mlp`. A new layer
+    with an auxiliary loss, such as a mixture's, adds that loss from the first step on; logits are the same.
+    """
+    if layers is not None or rule not in RULES:
+        raise ValueError("add_layer acts on no present layer: say where with at=, and leave layers= out")
+    now = len(model.spec)
+    at = now if at is None else at
+    if to < now:
+        raise ValueError(
+            f"to={to} is below the {now} layers of the model; growth only adds: choose {now} or more"
+        )
+    if not 0 <= at <= now:
+        raise ValueError(f"at={at} is not between 0 and the {now} layers of the model")
+    if layer is None and at != now:
+        raise ValueError(
+            "without layer= the pattern goes on at the end; say what to add, such as layer='swiglu'"
+        )
+    pattern = parse(layer).layers if layer is not None else model.spec.layers
+    start = 0 if layer is not None else now
+    added = [pattern[(start + i) % len(pattern)] for i in range(to - now)]
+    spec = Spec((*model.spec.layers[:at], *added, *model.spec.layers[at:]))
+    return insert(model, optimizer, spec, range(at, at + len(added)), generator=generator, fill=fill)
+
+
+def insert(
+    model: SequenceModel,
+    optimizer: Optimizer | None,
+    spec: Spec,
+    places: Iterable[int],
+    *,
+    generator: torch.Generator | None = None,
+    fill: Fill | None = None,
+) -> Grown:
+    """The model with the layers of `spec` that stand at `places` added; the others are those of the model."""
+    places = set(places)
+    new = rebuild(model, spec, model.dim, generator)
+    numbers = iter(range(len(model.spec)))
+    before = {i: next(numbers) for i in range(len(spec)) if i not in places}
+
+    def source(name: str) -> str:
+        """What a name of the new model was called, "" if it is new."""
+        match = re.match(r"blocks\.(\d+)(.*)", name)
+        if match is None:
+            return name
+        return f"blocks.{before[int(match[1])]}{match[2]}" if int(match[1]) in before else ""
+
+    old = dict(model.named_parameters())
+    moves = {}
+    for name, p in new.named_parameters():
+        if source(name):
+            moves[name] = Move(source=source(name), where=(None,) * p.dim())
+    lost = set(old) - {move.source for move in moves.values()}
+    strange = {move.source for move in moves.values()} - set(old)
+    if lost or strange:
+        raise ValueError(
+            f"a new layer there changes what {min(lost | strange)} is, for its layer depends on its place; "
+            "add the layer further back"
+        )
+    kept = stored_numbers(model)
+    restore_numbers(
+        new,
+        {
+            path: kept[source(path)] if source(path) in kept and (source(path) or not path) else numbers
+            for path, numbers in stored_numbers(new).items()
+        },
+    )
+    silent = [
+        name for i in sorted(places) for name in _writers(new.get_submodule(f"blocks.{i}"), f"blocks.{i}")
+    ]
+    copy_buffers(model, new, source)
+    transplant(model, new, moves, silent=silent, fill=fill)
+    check_same(model, new)
+    return new, carry(optimizer, model, new, moves)
+
+
+def _writers(part: nn.Module, path: str) -> Iterator[str]:
+    """The tensors whose zeros silence a layer: its last map."""
+    if isinstance(part, Block):
+        yield from _writers(part.layer, f"{path}.layer")
+    elif isinstance(part, Branches | Wrapper):
+        for name, child in part.named_modules():
+            if name and isinstance(child, Block) or (isinstance(part, Branches) and _is_head(part, name)):
+                yield from _writers(child, f"{path}.{name}")
+    else:
+        last = next((w for w in WRITERS if getattr(part, w, None) is not None), None)
+        found = [name for name, _ in part.named_parameters() if name.split(".")[0] == last]
+        if not found:
+            raise ValueError(
+                f"add_layer cannot silence {type(part).__name__} ({path}): it has no last map named "
+                f"{' or '.join(WRITERS)}; add another layer"
+            )
+        yield from (f"{path}.{name}" for name in found)
+
+
+def _is_head(part: Branches, name: str) -> bool:
+    return bool(re.fullmatch(r"branches\.\d+\.0", name))

@@ -1,0 +1,222 @@
+"""One step of widening: new sizes in, a model of the same function out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from architectures.blocks import Block
+from architectures.functional.key_values import KeyValueMemory
+from architectures.functional.norms import RMSNorm
+from architectures.growth.anatomy import KNOWN, Anatomy, describe, sized
+from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
+from architectures.model import SequenceModel
+from architectures.primitive import Primitive
+from architectures.primitives.repeat import Repeat
+from architectures.primitives.value_residual import ValueResidual
+from architectures.spec import Layer, Parallel, Spec
+from architectures.stored import Numbers, restore_numbers, stored_numbers
+
+Rule = Literal["keep", "rescale"]
+Grown = tuple[SequenceModel, Optimizer | None]
+Sizes = dict[str, dict[str, int]]  # path of a layer -> letter -> new size
+RULES = ("keep", "rescale")
+
+
+def widen(
+    model: SequenceModel,
+    optimizer: Optimizer | None,
+    targets: Sizes,
+    *,
+    dim: int | None = None,
+    rule: Rule = "keep",
+    generator: torch.Generator | None = None,
+    fill: Fill | None = None,
+) -> Grown:
+    """Give layers new sizes, and the model a new width, in one step."""
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r} is not one of {', '.join(RULES)}")
+    dim = model.dim if dim is None else dim
+    known = {path: describe(layer) for path, layer in model.layers()}
+    if dim != model.dim:
+        check_stream(model)
+    sizes = {path: a.sizes | targets.get(path, {}) for path, a in known.items() if a is not None}
+    spec = _respell(
+        model.spec, iter(model.layers()), known, sizes, dim if dim != model.dim else None, targets
+    )
+    new = rebuild(model, spec, dim, generator)
+
+    moves = {name: Move(source=name) for name, _ in new.named_parameters()}
+    for path, layer in new.layers():
+        before = known[path]
+        after = describe(layer)
+        if before is None or after is None:
+            continue
+        where = {
+            letter: places(letter, before.sizes[letter], size, model.get_submodule(path), layer)
+            for letter, size in after.sizes.items()
+        } | {"D": torch.arange(model.dim)}
+        grown = {x for x in before.sizes if before.sizes[x] != after.sizes[x]} | (
+            {"D"} if dim != model.dim else set()
+        )
+        full = {**after.sizes, "D": dim}
+        for tensor, axes in before.axes.items():
+            name = f"{path}.{tensor}"
+            index = tuple(_axis(a, where, full) if set(a) & grown else None for a in axes.split())
+            zero = any(tensor in before.zero.get(letter, ()) for letter in grown)
+            moves[name] = Move(source=name, where=index, zero=zero)
+    if dim != model.dim:
+        old = torch.arange(model.dim)
+        moves["embedding.weight"] = Move(source="embedding.weight", where=(None, old), zero=True)
+        if not model.options.tied:
+            moves["head.weight"] = Move(source="head.weight", where=(None, old))
+        for path in _stream_norms(model):
+            moves[f"{path}.weight"] = Move(source=f"{path}.weight", where=(old,))
+    default = stored_numbers(new)
+    restore_numbers(new, stored_numbers(model))
+    if rule == "rescale":
+        _rescale(model, new, moves, default, dim != model.dim)
+    copy_buffers(model, new)
+    transplant(model, new, moves, fill=fill)
+    if dim != model.dim and any(a is not None and not a.proved for a in known.values()):
+        check_same(model, new)
+    return new, carry(optimizer, model, new, moves)
+
+
+def places(letter: str, old: int, new: int, before: nn.Module, after: nn.Module) -> Tensor:
+    """The new index of each old one: the same, but for key channels under RoPE.
+
+    RoPE pairs i with i + half, so new channels go behind the old ones of each half, and behind the rest.
+    """
+    if letter != "K" or not isinstance(before, KeyValueMemory) or not isinstance(after, KeyValueMemory):
+        return torch.arange(old)
+    turned, turns = before.rotated, after.rotated
+    if turns < turned or new - turns < old - turned:
+        raise ValueError(
+            f"key width {new} with rope_fraction rotates {turns} channels, and the {turned} rotated and "
+            f"{old - turned} other ones of before do not fit; choose a multiple of {old}"
+        )
+    at = torch.arange(old)
+    return at + (at >= turned // 2) * (turns - turned) // 2 + (at >= turned) * ((turns - turned) // 2)
+
+
+def check_same(old: SequenceModel, new: SequenceModel) -> None:
+    """Refuse a new model that gives other logits; for layers whose rule was not written by hand."""
+    like = old.embedding.weight
+    tokens = torch.arange(min(8, old.max_len), device=like.device)[None] % old.vocab_size
+    modes = old.training, new.training
+    with torch.no_grad():
+        before, after = old.eval()(tokens), new.eval()(tokens)
+    old.train(modes[0]), new.train(modes[1])
+    error = float((after - before).abs().max() / before.abs().max().clamp(min=1e-12))
+    if not error <= (1e-9 if before.dtype == torch.float64 else 1e-3):
+        raise ValueError(
+            f"the grown model of {old.spec} would compute something else (relative change {error:.1e}): one "
+            "of its layers cannot be grown; replace or leave out that layer"
+        )
+
+
+def _rescale(
+    old: SequenceModel,
+    new: SequenceModel,
+    moves: dict[str, Move],
+    default: Numbers,
+    hidden: bool,
+) -> None:
+    """The paper's form: numbers of the new widths, old weights multiplied so that nothing changes."""
+
+    def scale(name: str, factor: float) -> None:
+        moves[name] = dataclasses.replace(moves[name], factor=moves[name].factor * factor)
+
+    for path, layer in new.layers():
+        before = old.get_submodule(path)
+        if not isinstance(layer, KeyValueMemory) or layer.key_dim == before.key_dim:
+            continue
+        if layer.query_norm is not None or layer.conv.taps:
+            raise ValueError(
+                f"rule='rescale' cannot widen the keys of {path}: its "
+                f"{'qk_norm' if layer.query_norm else 'conv'} takes the factor of W_k away; use rule='keep'"
+            )
+        layer.scale = default[path]["scale"]
+        scale(f"{path}.key.weight", before.scale / layer.scale)
+    if hidden:
+        stored = stored_numbers(old)
+        for path in _stream_norms(old):
+            was, divisor = stored[path], default[path]["divisor"]
+            norm = cast(RMSNorm, new.get_submodule(path))
+            norm.divisor, norm.eps = int(divisor), was["eps"] * was["divisor"] / divisor
+            scale(f"{path}.weight", math.sqrt(was["divisor"] / divisor))
+        if old.options.tied:
+            new.head_scale = default[""]["head_scale"]
+            scale("norm.weight", old.head_scale / new.head_scale)
+
+
+def check_stream(model: SequenceModel) -> None:
+    """Refuse a model whose function a wider stream would change."""
+    if model.readout != "every":
+        raise ValueError(
+            "widen_hidden cannot keep a model with readout='last': its sinusoidal position code is another "
+            "one at another width; widen its MLPs, heads, keys or values, or add layers"
+        )
+    for path, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.BatchNorm1d):
+            raise ValueError(
+                f"widen_hidden cannot keep {path}, a {type(module).__name__}: zeros in new channels change "
+                "its mean; use a layer with RMSNorm"
+            )
+    for path, layer in model.layers():
+        if describe(layer) is None and not isinstance(layer, Repeat | ValueResidual):
+            raise ValueError(
+                f"widen_hidden has no rule for {layer.name or type(layer).__name__} ({path}): which of its "
+                f"widths follow the model's is not known; layers with rules are {KNOWN}, and those around a "
+                "matrix state"
+            )
+
+
+def _stream_norms(model: SequenceModel) -> list[str]:
+    """The norms over the model's width."""
+    blocks = [f"{p}.norm" for p, m in model.named_modules() if isinstance(m, Block) and hasattr(m, "norm")]
+    return [*blocks, "norm"]
+
+
+def _respell(
+    spec: Spec,
+    layers: Iterator[tuple[str, Primitive]],
+    known: dict[str, Anatomy | None],
+    sizes: Sizes,
+    dim: int | None,
+    targets: Sizes,
+) -> Spec:
+    """The spec with the options of the new sizes; `layers` runs along in the order of reading."""
+    found: list[Layer | Parallel] = []
+    for item in spec:
+        if isinstance(item, Parallel):
+            branches = [_respell(b, layers, known, sizes, dim, targets) for b in item.branches]
+            found.append(Parallel(tuple(branches)))
+            continue
+        path, layer = next(layers)
+        if known[path] is not None and (dim is not None or path in targets):
+            item = sized(item, layer, sizes[path], layer.dim if dim is None else dim)
+        if item.body is not None:
+            item = Layer(item.name, item.options, _respell(item.body, layers, known, sizes, dim, targets))
+        found.append(item)
+    return Spec(tuple(found))
+
+
+def _axis(letters: str, where: dict[str, Tensor], sizes: dict[str, int]) -> Tensor:
+    """New index of each old one along an axis that is a sum of products of letters."""
+    parts, offset = [], 0
+    for product in letters.split("+"):
+        index, size = torch.zeros(1, dtype=torch.long), 1
+        for letter in product:
+            index = (index[:, None] * sizes[letter] + where[letter]).flatten()
+            size *= sizes[letter]
+        parts.append(index + offset)
+        offset += size
+    return torch.cat(parts)

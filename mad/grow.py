@@ -1,0 +1,36 @@
+"""`mad grow`: enlarge the model in a checkpoint, and say what was done and that it computes the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from architectures.checkpoint import load, save
+from architectures.growth import grow, plan
+
+
+def grow_file(checkpoint: Path, *, to: str, dim: int | None, out: Path, seed: int = 0) -> str:
+    """Grow the model of a file, and its optimiser if it holds one, into another file; returns the report."""
+    if out.resolve() == checkpoint.resolve():
+        raise ValueError(f"{out} is the checkpoint itself; choose another file with -o")
+    if not out.resolve().parent.is_dir():
+        raise ValueError(f"{out.parent} is no folder; create it or choose another file with -o")
+    model, optimizer = load(checkpoint)
+    steps = plan(model, to, dim=dim)
+    generator = torch.Generator().manual_seed(seed)
+    grown, carried = grow(model, to, optimizer, dim=dim, generator=generator)
+    tokens = torch.randint(model.vocab_size, (2, min(model.max_len, 256)), generator=generator)
+    with torch.no_grad():
+        before, after = model.eval()(tokens), grown.eval()(tokens)
+    error = float((after - before).abs().max() / before.abs().max())
+    save(grown, out, carried)
+    sizes = [sum(p.numel() for p in m.parameters()) for m in (model, grown)]
+    lines = [
+        f"{model.spec}, width {model.dim}: {sizes[0]:,} parameters",
+        *(f"  {step}" for step in steps),
+        f"{grown.spec}, width {grown.dim}: {sizes[1]:,} parameters",
+        f"largest change of a logit on random tokens: {error:.1e} of the largest logit",
+        f"written to {out}" + (", with the state of its optimiser" if carried is not None else ""),
+    ]
+    return "\n".join(lines)

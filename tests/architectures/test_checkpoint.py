@@ -1,0 +1,136 @@
+"""A checkpoint is read back as it was written; whatever else a file may hold is refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import architectures
+from architectures.checkpoint import load, save
+
+
+def make(spec: str = "mh-attention[heads=2] moe-mlp", **more: Any) -> Any:
+    return architectures.build(spec, vocab_size=5, dim=16, max_len=8, seed=0, **more)
+
+
+@pytest.mark.parametrize("readout", ["every", "last"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_comes_back_as_it_was(tmp_path: Path, readout: str, tied: bool) -> None:
+    model = make(readout=readout, options=architectures.ModelOptions(tied=tied))
+    model.blocks[0].layer.scale = 0.123
+    save(model, tmp_path / "m.pt")
+    loaded, optimizer = load(tmp_path / "m.pt")
+    tokens = torch.randint(5, (2, 8))
+    assert optimizer is None and torch.equal(loaded(tokens), model(tokens))
+    assert loaded.spec == model.spec and loaded.options == model.options
+    assert loaded.blocks[0].layer.scale == 0.123
+    assert (loaded.head.weight is loaded.embedding.weight) == tied
+    assert [p.name for p in tmp_path.iterdir()] == ["m.pt"]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD])
+def test_an_optimiser_goes_on_where_it_stood(tmp_path: Path, kind: Any) -> None:
+    model = make()
+    optimizer = kind(model.parameters(), lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
+    tokens = torch.randint(5, (2, 8))
+    for m, o in ((model, optimizer),):
+        m(tokens).square().sum().backward()
+        o.step()
+    save(model, tmp_path / "m.pt", optimizer)
+    loaded, again = load(tmp_path / "m.pt")
+    for m, o in ((model, optimizer), (loaded, again)):
+        assert o is not None
+        o.zero_grad()
+        m(tokens).square().sum().backward()
+        o.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return print, ("code of the file ran",)
+
+
+def edited(**changes: Any) -> Callable[[Any], Any]:
+    return lambda content: {**content, **changes}
+
+
+def without(name: str) -> Callable[[Any], Any]:
+    return lambda content: {k: v for k, v in content.items() if k != name}
+
+
+def reshaped(content: Any) -> Any:
+    return {**content, "state": {**content["state"], "norm.weight": torch.ones(3)}}
+
+
+HOSTILE: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda content: Evil(), "is not a checkpoint of a model"),
+    (lambda content: content["state"], "it is not a checkpoint of a model"),
+    (lambda content: [1, 2], "it is not a checkpoint of a model"),
+    (edited(version=99), "its format is 99"),
+    (edited(spec="mh-attention swiglu"), "its version|is of version None"),
+    (edited(spec="nonsense"), "unknown layer 'nonsense'"),
+    (edited(spec="os:path"), "layers outside this package"),
+    (edited(spec=3), "its 'spec' is missing or no str"),
+    (without("stored"), "its 'stored' is missing"),
+    (edited(dim=10**9), "overflowed"),
+    (edited(vocab_size=10**12), "is not of shape"),
+    (edited(dim=10**5), "is not of shape"),
+    (edited(readout="last"), "tensors are not those"),
+    (edited(dim=-4), "must be at least 1"),
+    (edited(layers={"mh-attention": 7, "moe-mlp": 1}), "of version 7"),
+    (edited(options={"wings": 2}), "wings"),
+    (edited(state={}), "its tensors are not those"),
+    (reshaped, "its tensor norm.weight is not of shape"),
+    (edited(stored={}), "stored numbers"),
+    (lambda c: {**c, "stored": {**c["stored"], "norm": {"divisor": float("nan"), "eps": 0}}}, "finite"),
+    (lambda c: {**c, "stored": {**c["stored"], "norm": {"divisor": "x", "eps": 0}}}, "finite"),
+    (edited(optimizer={"kind": "Evil", "held": []}), "cannot be loaded"),
+    (edited(optimizer={"kind": "AdamW", "held": [["nothing"]], "options": [], "state": {}}), "nothing"),
+]
+
+
+@pytest.mark.parametrize("change, message", HOSTILE)
+def test_hostile_files_are_refused_in_one_line(
+    tmp_path: Path, change: Callable[[Any], Any], message: str, capsys: Any
+) -> None:
+    path = tmp_path / "m.pt"
+    save(make(), path)
+    torch.save(change(torch.load(path, weights_only=True)), path)
+    with pytest.raises(ValueError, match=message) as error:
+        load(path)
+    assert "\n" not in str(error.value) and "ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"root:x:0:0:root:/root:/bin/sh\n", b"PK\x03\x04 cut short", b"\x80\x02]."]
+)
+def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.pt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a checkpoint of a model"):
+        load(path)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        load(tmp_path / "absent.pt")
+
+
+def test_a_file_cannot_ask_for_memory_that_it_does_not_hold(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    save(make(readout="last"), path)
+    torch.save({**torch.load(path, weights_only=True), "max_len": 10**9}, path)
+    with pytest.raises(ValueError, match="constants of 16000000000 numbers.*max_len"):
+        load(path)
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a Linear has no spec"):
+        save(nn.Linear(2, 2), tmp_path / "m.pt")  # type: ignore[arg-type]
+    model = make()
+    with pytest.raises(ValueError, match="save without it"):
+        save(model, tmp_path / "m.pt", torch.optim.RMSprop(model.parameters()))
+    assert not list(tmp_path.iterdir())
