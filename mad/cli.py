@@ -174,6 +174,14 @@ def train(
     show_record(record, _console())
 
 
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+def elastic(words: Annotated[list[str] | None, typer.Argument(metavar="SPEC")] = None) -> None:
+    """Train one nested model (MatFormer) and compare its sizes with models trained alone."""
+    from mad.elastic import main
+
+    main(words or ["--help"])
+
+
 @app.command()
 def leaderboard(
     suite: SuiteOption = "quick",
