@@ -76,12 +76,16 @@ class SequenceModel(nn.Module):
         """One state a block, before the first token."""
         return tuple(block.init_state(batch, length) for block in self._parts())
 
-    def step(self, tokens: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
+    def step(
+        self, tokens: Tensor, state: tuple[State, ...], ctx: Context | None = None
+    ) -> tuple[Tensor, tuple[State, ...]]:
         """One token a row (B,) -> logits (B, vocabulary) and the next state."""
-        logits, state = self.prefill(tokens[:, None], state)
+        logits, state = self.prefill(tokens[:, None], state, ctx)
         return logits[:, 0], state
 
-    def prefill(self, tokens: Tensor, state: tuple[State, ...]) -> tuple[Tensor, tuple[State, ...]]:
+    def prefill(
+        self, tokens: Tensor, state: tuple[State, ...], ctx: Context | None = None
+    ) -> tuple[Tensor, tuple[State, ...]]:
         """Tokens (B, T) -> logits (B, T, vocabulary) and the state after them."""
         if self.readout != "every":
             raise ValueError(
@@ -89,7 +93,7 @@ class SequenceModel(nn.Module):
             )
         self._check_length(tokens.shape[1])
         x, states = self.embedding(tokens), []
-        ctx = Context()
+        ctx = Context() if ctx is None else ctx
         for block, before in zip(self._parts(), state, strict=True):
             if x.shape[1] == 1:
                 y, after = block.step(x[:, 0], before, ctx)
@@ -99,6 +103,18 @@ class SequenceModel(nn.Module):
             x = y if owns_stream(block) else x + y
             states.append(after)
         return self._read(x), tuple(states)
+
+    def around(self, spec: Spec) -> SequenceModel:
+        """A fresh model that is like this one but for its layers, at their initial weights."""
+        return SequenceModel(
+            spec,
+            vocab_size=self.vocab_size,
+            dim=self.dim,
+            max_len=self.max_len,
+            readout=self.readout,
+            seed=0,
+            options=self.options,
+        )
 
     def layers(self) -> list[tuple[str, Primitive]]:
         """Every primitive of the model with its dotted name, in the order of the spec."""
@@ -202,6 +218,15 @@ def resolve_options(spec: str | Spec) -> ModelOptions:
     """The model options that belong to a preset's name; the defaults for anything else."""
     preset = PRESETS.get(spec.strip()) if isinstance(spec, str) else None
     return preset.options if preset else ModelOptions()
+
+
+def build_blocks(spec: Spec, *, dim: int, max_len: int, seed: int) -> nn.ModuleList:
+    """The layers of a spec as the module `blocks` of a model, which runs them with `blocks.add`."""
+    blocks = nn.ModuleList(_Builder(spec, dim, max_len, seed).blocks(spec, "blocks"))
+    for name, module in blocks.named_modules():
+        if isinstance(module, Primitive):
+            module.path = f"blocks.{name}"
+    return blocks
 
 
 @contextlib.contextmanager

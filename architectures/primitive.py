@@ -72,7 +72,8 @@ class Context:
     shared       values that an earlier layer leaves for later ones, for the same tokens
     losses       auxiliary terms, already weighted; the trainer adds them to the task's loss
     updates      new values of buffers (dotted name -> tensor), which the trainer writes after its step
-    granularity  nested widths of this step, the same for all replicas; None for the full model
+    granularity  size of the nested layers, 0 the smallest: a number for all, or by the layer's dotted name;
+                 the same for all replicas. None: what `architectures.elastic.set_granularity` set, else whole
     seed, step   key of the noise; a context without a seed has no noise, and layers are deterministic
     """
 

@@ -217,7 +217,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="into benchmarks/results/primitives-DEVICE.json")
     args = parser.parse_args()
     names = args.names.split(",") if args.names else architectures.names()
-    mixers = [n for n in names if architectures.get(n).mixes == "time"]
+    found = {n: architectures.get(n) for n in names}
+    mixers = [n for n, entry in found.items() if entry.mixes == "time" and entry.cls.causal]
     tables = {
         "steps": lambda: steps(names, args.device, args.rounds, args.compile),
         "kernel": lambda: kernel(args.device, args.rounds),

@@ -14,7 +14,9 @@ import typer
 from rich.console import Console
 
 from mad.contract.command import check
+from mad.flags import CompileOption, DeviceOption, PrecisionOption, ProtocolOption, StoreOption, SuiteOption
 from mad.messages import one_line
+from mad.single import train
 
 app = typer.Typer(
     name="mad",
@@ -25,22 +27,6 @@ app = typer.Typer(
 )
 tasks_app = typer.Typer(help="List the tasks, or show one.", rich_markup_mode=None)
 app.add_typer(tasks_app, name="tasks")
-
-StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Path of the store; default $MAD_STORE or the user's data directory."),
-]
-SuiteOption = Annotated[str, typer.Option("--suite", help="smoke, quick, baseline or mad-2024.")]
-ProtocolOption = Annotated[
-    str, typer.Option("--protocol", help="sound, or public-code to compare with published scores.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="32-true or bf16-mixed; part of a run's identity.")
-]
-CompileOption = Annotated[
-    bool, typer.Option("--compile", help="Train with torch.compile; part of a run's identity.")
-]
 
 
 @app.command()
@@ -120,63 +106,15 @@ def bench(
         raise typer.Exit(1)
 
 
-@app.command()
-def train(
-    spec: Annotated[str, typer.Argument(help="One architecture.")],
-    task: Annotated[str, typer.Argument(help="A task with its options: 'in-context-recall[seq_len=64]'.")],
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0,
-    examples: Annotated[int, typer.Option(help="Training examples.")] = 12_800,
-    epochs: Annotated[int, typer.Option(help="Passes over them.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 128,
-    evaluations: Annotated[int, typer.Option(help="Points of the curve.")] = 10,
-    dim: Annotated[int, typer.Option(help="Width of the model.")] = 128,
-    seed: Annotated[int, typer.Option(help="Seed of data, order and initial weights.")] = 0,
-    protocol: ProtocolOption = "sound",
-    store: StoreOption = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "32-true",
-    compile: CompileOption = False,
-    save: Annotated[Path | None, typer.Option(help="Write the trained model to this file.")] = None,
-) -> None:
-    """Train one architecture on one task with one configuration, and print its curve."""
-    from mad import api
-    from mad.progress import Display
+app.command()(train)
 
-    display: list[Display] = []
 
-    def report(group: Any, progress: Any) -> None:
-        if not display:
-            display.append(Display([group], lambda group: 1.0))
-            display[0].__enter__()
-        display[0].report(group, progress)
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+def elastic(words: Annotated[list[str] | None, typer.Argument(metavar="SPEC")] = None) -> None:
+    """Train one nested model (MatFormer) and compare its sizes with models trained alone."""
+    from mad.elastic import main
 
-    try:
-        record = api.train(
-            spec,
-            task,
-            lr=lr,
-            weight_decay=weight_decay,
-            train_examples=examples,
-            epochs=epochs,
-            batch_size=batch_size,
-            evaluations=evaluations,
-            dim=dim,
-            seed=seed,
-            protocol=protocol,
-            store=store,
-            device=device,
-            precision=precision,
-            compile=compile,
-            save=save,
-            report=report,
-        )
-    finally:
-        for shown in display:
-            shown.__exit__(None, None, None)
-    from mad.show import show_record
-
-    show_record(record, _console())
+    main(words or ["--help"])
 
 
 @app.command()

@@ -16,6 +16,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from architectures import SequenceModel
+from architectures.elastic import Sampling
 from architectures.primitive import Context
 from mad.config import Measure, RunConfig
 from mad.data import Split
@@ -26,17 +27,30 @@ Tick = Callable[[int, int], None]  # (replica, steps done)
 
 
 class Objective(nn.Module):
-    """A model with its loss: tokens and targets -> the loss and the new values of buffers."""
+    """A model with its loss: tokens and targets -> the loss and the new values of buffers.
+
+    A step of a nested model is one call at the size that was drawn, or one at every size, whose losses are
+    added: a context for each.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.sampling = Sampling.of(model)
 
-    def forward(self, tokens: Tensor, targets: Tensor, ctx: Context) -> tuple[Tensor, dict[str, Tensor]]:
+    def contexts(self, seed: int, step: int) -> tuple[Context, ...]:
+        """What the calls of a training step are told; the same for all replicas."""
+        sizes = self.sampling.all or (self.sampling.draw(seed, step),)
+        return tuple(Context(seed=seed, step=step, granularity=size) for size in sizes)
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor, *contexts: Context
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if not isinstance(self.model, SequenceModel):
             return cross_entropy(self.model(tokens), targets), {}
-        logits, losses, updates = self.model.call(tokens, ctx)
-        return cross_entropy(logits, targets) + sum(losses.values()), updates
+        calls = [self.model.call(tokens, ctx) for ctx in contexts]
+        losses = [cross_entropy(logits, targets) + sum(extra.values()) for logits, extra, _ in calls]
+        return torch.stack(losses).sum(0), calls[-1][2]  # updates as the last size, the whole model, has them
 
 
 class Turns:
@@ -52,7 +66,7 @@ class Turns:
         ]
         self.calls: list[Callable[..., Any]] = list(self.objectives)
         if runs[0].compile:
-            _forget_compiled()
+            _forget_compiled(len(runs) * len(self.objectives[0].sampling.probabilities))
             self.calls = [torch.compile(objective, dynamic=False) for objective in self.objectives]
         self.seconds = [0.0] * len(runs)
 
@@ -67,8 +81,9 @@ class Turns:
             with _keyed(self.seed, first, self.fabric.device):
                 for step, batch in enumerate(batches if alive[r] else [], start=first):
                     tokens, targets = data.inputs[batch], data.targets[batch]
+                    contexts = objective.contexts(self.seed, step)
                     with self.fabric.autocast():
-                        loss, updates = self.calls[r](tokens, targets, Context(seed=self.seed, step=step))
+                        loss, updates = self.calls[r](tokens, targets, *contexts)
                     loss.backward()
                     self.optimizers[r].step(learning_rate(self.protocol.schedule, step, self.steps))
                     objective.zero_grad(set_to_none=True)
@@ -125,7 +140,7 @@ class Batched:
         )
         self.call = self.eager
         if run.compile:
-            _forget_compiled()
+            _forget_compiled(len(self.objective.sampling.probabilities))
             self.call = torch.compile(self.eager, dynamic=False)
         self.seconds = [0.0] * size
 
@@ -137,9 +152,9 @@ class Batched:
         with _keyed(self.seed, first, self.fabric.device):
             for step, batch in enumerate(batches, start=first):
                 tokens, targets = data.inputs[batch], data.targets[batch]
-                ctx = Context(seed=self.seed, step=step)
+                contexts = self.objective.contexts(self.seed, step)
                 with self.fabric.autocast():
-                    losses, updates = self.call(self.parameters, self.buffers, tokens, targets, ctx)
+                    losses, updates = self.call(self.parameters, self.buffers, tokens, targets, contexts)
                 losses.sum().backward()
                 factor = learning_rate(self.protocol.schedule, step, self.steps)
                 for optimizer in self.optimizers:
@@ -164,12 +179,14 @@ class Batched:
     def probe(self, data: Split) -> None:
         """Raise what vmap raises on this model; nothing is changed."""
         buffers = {n: b.clone() for n, b in self.buffers.items()}
-        ctx = Context(seed=self.seed)
+        contexts = self.objective.contexts(self.seed, 0)
         with torch.no_grad(), self.fabric.autocast(), _keyed(self.seed, 0, self.fabric.device):
-            self.eager(self.parameters, buffers, data.inputs[:2], data.targets[:2], ctx)
+            self.eager(self.parameters, buffers, data.inputs[:2], data.targets[:2], contexts)
 
-    def _loss(self, parameters: Any, buffers: Any, tokens: Tensor, targets: Tensor, ctx: Context) -> Any:
-        return torch.func.functional_call(self.objective, (parameters, buffers), (tokens, targets, ctx))
+    def _loss(
+        self, parameters: Any, buffers: Any, tokens: Tensor, targets: Tensor, contexts: tuple[Context, ...]
+    ) -> Any:
+        return torch.func.functional_call(self.objective, (parameters, buffers), (tokens, targets, *contexts))
 
     def _logits(self, parameters: Any, buffers: Any, tokens: Tensor) -> Tensor:
         bare = {n.removeprefix("model."): t for n, t in itertools.chain(parameters.items(), buffers.items())}
@@ -181,9 +198,13 @@ def _optimizer(objective: nn.Module, parameters: Any, run: RunConfig, hints: dic
     return Optimizer(bare, hints, run.protocol, lr=run.lr, weight_decay=run.weight_decay)
 
 
-def _forget_compiled() -> None:
-    """Start from an empty cache: the compiler counts by code object and gives up after eight models."""
+def _forget_compiled(versions: int) -> None:
+    """Start from an empty cache: the compiler counts by code object and gives up after eight versions.
+
+    A replica of a nested model has a version for each size.
+    """
     torch.compiler.reset()
+    torch._dynamo.config.recompile_limit = max(8, versions)
 
 
 @contextlib.contextmanager

@@ -34,8 +34,8 @@ def list_primitives(console: Console) -> None:
         options = ", ".join(
             f"{name}={_spell(option['default'])}" for name, option in entry["options"].items()
         )
-        grows = " (grows)" if entry["state"]["growing"] else ""
-        state = f"{entry['state']['total']:,}{grows}"
+        held = entry["state"]  # none where a layer has no step
+        state = "-" if held is None else f"{held['total']:,}{' (grows)' if held['growing'] else ''}"
         table.add_row(entry["name"], entry["mixes"], f"{entry['params']:,}", state, entry["paper"], options)
     console.print(table)
     console.print("Parameters at width 128; state: elements a row after 128 tokens.\n", style="dim")

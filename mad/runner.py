@@ -18,6 +18,7 @@ from torch import nn
 
 from architectures import SequenceModel, account
 from architectures.accounting import Account, account_model
+from architectures.elastic import Sampling
 from mad.config import Cost, Record, RunConfig, Status
 from mad.sweep import Cell, Group
 from mad.trainer import Outcome, Progress, Replicas, train
@@ -121,6 +122,14 @@ def check_cell(cell: Cell) -> None:
     task = cell.task
     rows = torch.from_numpy(task.draw(0, "train", 2).inputs)
     model = cell.architecture.build(task, 0)
+    Sampling.of(model)
+    layers = model.layers() if isinstance(model, SequenceModel) and task.readout == "every" else []
+    future = [layer.name for _, layer in layers if not layer.causal]
+    if future:
+        raise ValueError(
+            f"{future[0]} sees later positions, where {task} has its answers; use a causal layer, or a task "
+            "that is answered after its last token, such as compression"
+        )
     with torch.no_grad():
         logits = model.eval()(rows)
     expected = (*rows.shape, task.vocab_size)

@@ -74,6 +74,13 @@ def attend_past(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | 
     return torch.einsum("bhts,bshv->bthv", weights, v)
 
 
+def attend_all(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
+    """Softmax attention in which every position sees every other, written out: memory grows with T * T."""
+    scores = torch.einsum("bthk,bshk->bhts", q, k) * scale
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return torch.einsum("bhts,bshv->bthv", scores.softmax(-1).to(v.dtype), v)
+
+
 def visible_pairs(length: int, window: int | None = None) -> int:
     """The number of (query, key) pairs that causal attention over `length` positions sees."""
     w = min(length, window) if window else length

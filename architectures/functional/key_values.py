@@ -112,13 +112,12 @@ class KeyValueMemory(Primitive):
         self, x: Tensor, positions: Tensor | None, tails: Sequence[Tensor], ctx: Context | None
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """q (B, T, H, K), k (B, T, G, K), v (B, T, G, V) of x (B, T, D), and the next tails."""
-        mixed, after = [self.query(x), self.key(x), self.value(x)], list(tails)
+        mixed, after = self.maps(x, ctx), list(tails)
         if self.conv.taps:
-            joined, after[0] = self.conv(torch.cat(mixed, dim=-1), tails[0])
+            joined, after[0] = self.convolve(torch.cat(mixed, dim=-1), tails[0])
             mixed = list(joined.split([z.shape[-1] for z in mixed], dim=-1))
-        q = mixed[0].unflatten(-1, (self.heads, self.key_dim))
-        k = mixed[1].unflatten(-1, (self.kv_heads, self.key_dim))
-        v = mixed[2].unflatten(-1, (self.kv_heads, self.value_dim))
+        # A nested layer maps to its first heads only.
+        q, k, v = (z.unflatten(-1, (-1, w)) for z, w in zip(mixed, self.head_sizes, strict=True))
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q, self._counted(q)), self.key_norm(k, self._counted(k))
         if positions is not None and self.rotated:
@@ -141,6 +140,17 @@ class KeyValueMemory(Primitive):
         )
         old = self.rotary_width
         return torch.cat([first[..., : old // 2], second[..., : old // 2], rest[..., : count - old]], dim=-1)
+
+    @property
+    def head_sizes(self) -> tuple[int, int, int]:
+        return self.key_dim, self.key_dim, self.value_dim
+
+    def maps(self, x: Tensor, ctx: Context | None) -> list[Tensor]:
+        """Queries, keys and values before they are split into heads."""
+        return [self.query(x), self.key(x), self.value(x)]
+
+    def convolve(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+        return self.conv(x, tail)
 
     def spread(self, z: Tensor) -> Tensor:
         """(B, T, G, .) -> (B, T, H, .): each key and value head once for every query head that shares it."""

@@ -1,0 +1,237 @@
+"""One model of many sizes (MatFormer, arXiv:2310.07707): choose, mix, cut out and compare its submodels.
+
+A granularity is a number a nested layer, 0 the smallest. `per_layer` is one number for all of them, or one
+each, in the order of the spec.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from architectures.functional.nested import Nested, probabilities
+from architectures.model import SequenceModel
+from architectures.primitive import Context, Primitive, State
+from architectures.registry import get
+from architectures.spec import Layer, Parallel, Spec
+
+PerLayer = int | Sequence[int]
+
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def nested_layers(model: nn.Module) -> dict[str, Nested]:
+    """The nested layers by their dotted names, in the order of the spec."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Nested)}
+
+
+def granularities(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """How many units (inner channels, heads of keys and values) each size of each nested layer has."""
+    return {name: layer.widths for name, layer in nested_layers(model).items()}
+
+
+def by_layer(model: nn.Module, per_layer: PerLayer) -> dict[str, int]:
+    """One granularity for each nested layer, by name, as a context takes them."""
+    layers = nested_layers(model)
+    if not layers:
+        raise ValueError("the model has no nested layer; use some, such as matformer-swiglu")
+    chosen = len(layers) * [per_layer] if isinstance(per_layer, int) else list(per_layer)
+    if len(chosen) != len(layers):
+        raise ValueError(
+            f"{len(chosen)} granularities are given for {len(layers)} nested layers; give one each, or one "
+            "number for all"
+        )
+    return {n: layer.check_granularity(g) for (n, layer), g in zip(layers.items(), chosen, strict=True)}
+
+
+def set_granularity(model: nn.Module, per_layer: PerLayer) -> None:
+    """Make the model one of its submodels, for every call whose context says nothing else."""
+    for name, granularity in by_layer(model, per_layer).items():
+        nested_layers(model)[name].granularity = granularity
+
+
+def count_params(model: nn.Module, per_layer: PerLayer) -> int:
+    """Parameters of the whole model that `extract` would make."""
+    saved = 0
+    for name, granularity in by_layer(model, per_layer).items():
+        layer = nested_layers(model)[name]
+        kept = sum(p.numel() for p in layer.prefix(granularity).values())
+        saved += sum(p.numel() for p in layer.parameters()) - kept
+    return sum(p.numel() for p in model.parameters()) - saved
+
+
+def mix_and_match(model: nn.Module, budget: float) -> tuple[int, ...]:
+    """The largest mix within a budget of parameters, whole model: a granularity for each nested layer.
+
+    Non-decreasing with depth and of least slope: the first t layers have one size, the others the next.
+    """
+    layers, count = len(nested_layers(model)), common_count(model)
+    slopes = [(count - 1,) * layers]
+    for g in reversed(range(count - 1)):
+        slopes += [(g,) * t + (g + 1,) * (layers - t) for t in range(1, layers + 1)]
+    for mix in slopes:  # from the largest to the smallest
+        if count_params(model, mix) <= budget:
+            return mix
+    raise ValueError(
+        f"budget {budget:g} is below the {count_params(model, 0):,} parameters of the smallest submodel; "
+        "raise it, or give the layers more granularities"
+    )
+
+
+def common_count(model: nn.Module) -> int:
+    """The number of sizes, which all nested layers must share."""
+    counts = {len(widths) for widths in granularities(model).values()}
+    if len(counts) != 1:
+        found = ", ".join(map(str, sorted(counts))) or "none"
+        raise ValueError(f"nested layers have {found} sizes; give all of them the same granularities=")
+    return counts.pop()
+
+
+def extract(model: _M, per_layer: PerLayer) -> _M:
+    """A real smaller model: plain layers, copied weights, and the spec of exactly these shapes."""
+    whole: Any = model  # anything with a `spec` that can be built `around` another
+    chosen = by_layer(model, per_layer)
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, Primitive)]
+    small = whole.around(_plain(whole.spec, iter(layers), chosen))
+    weights = dict(model.state_dict())
+    for name, granularity in chosen.items():
+        prefix = nested_layers(model)[name].prefix(granularity)
+        weights |= {f"{name}.{n}": p.detach() for n, p in prefix.items()}
+    small.load_state_dict(weights)
+    return small.to(next(model.parameters())).train(model.training)
+
+
+def _plain(spec: Spec, layers: Any, chosen: dict[str, int]) -> Spec:
+    """The spec with every nested layer spelled as the plain layer that its submodel is."""
+    items: list[Layer | Parallel] = []
+    for item in spec:
+        if isinstance(item, Parallel):
+            items.append(Parallel(tuple(_plain(branch, layers, chosen) for branch in item.branches)))
+            continue
+        name, module = next(layers)
+        if name in chosen:
+            plain, options = module.plain(chosen[name])
+            item = Layer(plain, get(plain).changed(options))
+        elif item.body is not None:
+            item = Layer(item.name, item.options, _plain(item.body, layers, chosen))
+        items.append(item)
+    return Spec(tuple(items))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model's nested layers are trained: from their option `draw`, in which they must agree.
+
+    `probabilities` of each size in a step, the same for all layers; none where every step uses `all` of them.
+    """
+
+    probabilities: tuple[float, ...] = ()
+    all: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Sampling:
+        layers = nested_layers(model)
+        if not layers:
+            return cls()
+        draws = {layer.config.draw for layer in layers.values()}
+        if len(draws) > 1:
+            raise ValueError(
+                f"nested layers are drawn in {len(draws)} ways ({', '.join(sorted(draws))}), but a step uses "
+                "one size for all; give every nested layer the same draw="
+            )
+        count = common_count(model)
+        found = probabilities(draws.pop(), count)
+        return cls(probabilities=found, all=() if found else tuple(range(count)))
+
+    def draw(self, seed: int, step: int) -> int | None:
+        """The size of a step, keyed by (seed, step) alone; None where nothing is drawn."""
+        if not self.probabilities:
+            return None
+        u = Context(seed=seed, step=step).noise("elastic/granularity", (), torch.empty(()))
+        assert u is not None
+        bounds = torch.tensor(self.probabilities, dtype=torch.float64).cumsum(0)[:-1]
+        return int((u.double() >= bounds).sum())
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """A submodel beside the whole: share of equal greedy tokens, and KL(small || whole) in nats a token."""
+
+    agreement: float
+    kl: float
+
+
+@torch.no_grad()
+def consistency(small: Tensor, whole: Tensor) -> Consistency:
+    """Compare logits (..., V) of two models for the same prefixes."""
+    p, q = (z.to(torch.promote_types(z.dtype, torch.float32)).log_softmax(-1) for z in (small, whole))
+    equal = (small.argmax(-1) == whole.argmax(-1)).double().mean()
+    return Consistency(float(equal), float((p.exp() * (p - q)).sum(-1).double().mean()))
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """What was decoded: `tokens` (B, count), the whole model's greedy answer.
+
+    `passes` of the whole model, and how many of the `drafted` tokens were `accepted`.
+    """
+
+    tokens: Tensor
+    passes: int
+    drafted: int
+    accepted: int
+
+
+@torch.no_grad()
+def speculate(
+    model: SequenceModel, prompt: Tensor, count: int, *, granularity: PerLayer = 0, drafts: int = 4
+) -> Speculation:
+    """Greedy decoding of `count` tokens after `prompt` (B, T): a submodel drafts, the whole model verifies.
+
+    One cache: the drafts start from the whole model's state, and what they added to it is thrown away for
+    what the whole model computes in their place. Rows go on together, by the fewest accepted among them.
+    """
+    if count < 1 or drafts < 1:
+        raise ValueError(f"count={count} and drafts={drafts} must be at least 1")
+    small, whole = by_layer(model, granularity), by_layer(model, common_count(model) - 1)
+    start = model.init_state(prompt.shape[0], prompt.shape[1] + count)
+    logits, state = model.prefill(prompt, start, Context(granularity=whole))
+    found = [logits[:, -1].argmax(-1)]
+    passes, drafted, accepted = 1, 0, 0
+    while len(found) < count:
+        ahead, draft = [found[-1]], state
+        for _ in range(min(drafts, count - len(found) - 1)):
+            logits, draft = model.step(ahead[-1], draft, Context(granularity=small))
+            ahead.append(logits.argmax(-1))
+        tokens = torch.stack(ahead, dim=1)
+        logits, after = model.prefill(tokens, state, Context(granularity=whole))
+        truth = logits.argmax(-1)  # (B, drafts + 1): what follows each of the tokens
+        right = (tokens[:, 1:] == truth[:, :-1]).long().cumprod(dim=1).sum(dim=1)
+        keep = int(right.min())
+        passes, drafted, accepted = passes + 1, drafted + len(ahead) - 1, accepted + keep
+        found += [truth[:, i] for i in range(keep + 1)]
+        if keep < len(ahead) - 1:
+            kept = _rewind(model, after, len(ahead) - 1 - keep)
+            if kept is None:  # a state that cannot be cut is computed once more, from before the drafts
+                kept = model.prefill(tokens[:, : keep + 1], state, Context(granularity=whole))[1]
+                passes += 1
+            after = kept
+        state = after
+    return Speculation(torch.stack(found, dim=1), passes, drafted, accepted)
+
+
+def _rewind(model: SequenceModel, state: tuple[State, ...], drop: int) -> tuple[State, ...] | None:
+    """The state without its last `drop` tokens, where it is nothing but a cache with an entry a token."""
+    rewound: list[State] = []
+    for block, tensors in zip(model.blocks, state, strict=True):
+        kinds: Any = block.state_kinds
+        if not {"growing", "counter"} >= set(kinds):
+            return None
+        parts = zip(tensors, kinds, strict=True)
+        rewound.append(tuple(t[:, : t.shape[1] - drop] if k == "growing" else t - drop for t, k in parts))
+    return tuple(rewound)

@@ -1,0 +1,269 @@
+"""`mad elastic`: one nested model beside models that were trained for each of its sizes alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+from lightning.fabric import Fabric
+from rich.console import Console
+from torch import Tensor
+
+from architectures import SequenceModel
+from architectures.elastic import (
+    Sampling,
+    common_count,
+    consistency,
+    extract,
+    nested_layers,
+)
+from mad.data import Split, load, order
+from mad.learners import Turns
+from mad.listings import new_table
+from mad.metrics import BATCH, measure
+from mad.protocol import get_protocol, get_suite
+from mad.sweep import Architecture, Cell, Group, plan, resolve
+from mad.trainer import make_fabric
+from synthetic_tasks import IGNORE
+
+Kind = Literal["nested", "mixed", "alone", "cut"]
+KINDS: dict[Kind, str] = {
+    "nested": "a size that was trained, cut out of the nested model",
+    "mixed": "sizes mixed over the layers, never trained as such",
+    "alone": "a model of this size, trained by itself",
+    "cut": "the largest of those, cut to a prefix: what nested training is for",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One submodel on one task: `params` without embedding and readout, accuracy and loss on the test set.
+
+    `agreement` and `kl`: beside the whole model of the same kind, on the scored positions.
+    """
+
+    task: str
+    kind: Kind
+    sizes: tuple[int, ...]
+    params: int
+    accuracy: float
+    loss: float
+    agreement: float
+    kl: float
+    steps: int
+
+
+def compare(
+    spec: str,
+    *,
+    suite: str = "quick",
+    tasks: Sequence[str] | None = None,
+    times: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Point]:
+    """Train a nested model on tasks of a suite, and a plain model for each of its sizes; measure all.
+
+    `times`: how often the nested model sees the training steps of one plain model; None: as many as all its
+    sizes together, which is what training them one by one would cost in tokens. Learning rate and weight
+    decay are the first of the suite's grid; no run stops early.
+    """
+    chosen, protocol, fabric = get_suite(suite), get_protocol("sound"), make_fabric(device)
+    found: list[Point] = []
+    for cell in plan([spec], chosen, protocol, seeds=1, tasks=list(tasks) if tasks else None):
+        found += _on_task(cell, seed, times, fabric, report)
+    return found
+
+
+def _on_task(
+    cell: Cell, seed: int, times: int | None, fabric: Fabric, report: Callable[[str], None]
+) -> list[Point]:
+    task = cell.task
+    name = str(task).partition("[")[0]
+    fresh = cell.architecture.build(task, seed)
+    assert isinstance(fresh, SequenceModel)
+    count, layers = common_count(fresh), len(nested_layers(fresh))
+    Sampling.of(fresh)
+    times = count if times is None else times
+    if times < 1:
+        raise ValueError(f"times={times} must be at least 1")
+    data = load(
+        task,
+        seed=cell.protocol.data_seed,
+        split="test",
+        rows=cell.setting.test_examples,
+        device=fabric.device,
+    )
+    steps = cell.setting.steps
+    report(f"{name}: the nested model, {times * steps:,} steps")
+    whole = _train(cell, cell.architecture, seed, times, fabric)
+    alone = []
+    for g in range(count):
+        plain = extract(whole, g).spec
+        report(f"{name}: {plain}, {steps:,} steps")
+        who = resolve(plain, dim=whole.dim, protocol=cell.protocol)
+        alone.append(_train(cell, who, seed, 1, fabric))
+    # A plain model has the parameters of the nested one under the same names.
+    vanilla = cell.architecture.build(task, seed).to(fabric.device)
+    assert isinstance(vanilla, SequenceModel)
+    vanilla.load_state_dict(alone[-1].state_dict())
+    mixes = _mixes(layers, count) if layers > 1 else []
+    every = [(g,) * layers for g in range(count)]
+    plans: list[tuple[Kind, tuple[int, ...], SequenceModel, SequenceModel, int]] = [
+        *(("nested", mix, extract(whole, mix), whole, times * steps) for mix in every),
+        *(("mixed", mix, extract(whole, mix), whole, times * steps) for mix in mixes),
+        *(("alone", mix, model, alone[-1], steps) for mix, model in zip(every, alone, strict=True)),
+        *(("cut", mix, extract(vanilla, mix), alone[-1], steps) for mix in every[:-1]),
+    ]
+    outside = whole.embedding.weight.numel() + (0 if whole.options.tied else whole.head.weight.numel())
+    points = []
+    for kind, mix, model, reference, seen in plans:
+
+        def predict(tokens: Tensor, model: SequenceModel = model) -> Tensor:
+            return model(tokens)[None]
+
+        measured = measure(predict, data.inputs, data.targets, task.vocab_size)[0]
+        beside = _consistency(model, reference, data)
+        points.append(
+            Point(
+                task=str(task),
+                kind=kind,
+                sizes=mix,
+                params=sum(p.numel() for p in model.parameters()) - outside,
+                accuracy=measured.accuracy(cell.protocol.metric),
+                loss=float("nan") if measured.loss is None else measured.loss,
+                agreement=beside[0],
+                kl=beside[1],
+                steps=seen,
+            )
+        )
+    return points
+
+
+def _train(cell: Cell, who: Architecture, seed: int, times: int, fabric: Fabric) -> SequenceModel:
+    """The architecture after `times` the setting's epochs at the first point of its grid."""
+    setting = cell.setting.model_copy(update={"epochs": times * cell.setting.epochs})
+    one = Cell(architecture=who, setting=setting, protocol=cell.protocol, seeds=(seed,))
+    run = Group(one, seed).runs[0]
+    model = who.build(cell.task, seed).to(fabric.device)
+    learner = Turns(model, [run], fabric)
+    data = load(
+        cell.task, seed=seed, split="train", rows=run.train_examples, device=fabric.device, training=True
+    )
+    batches = order(seed, run.train_examples, run.batch_size, fabric.device)
+    learner.advance(data, list(itertools.islice(batches, run.steps)), 0, [True], lambda replica, step: None)
+    trained = learner.objectives[0].eval().model
+    assert isinstance(trained, SequenceModel)
+    return trained
+
+
+def _mixes(layers: int, count: int) -> list[tuple[int, ...]]:
+    """Half of the layers at one size and the deeper half at the next, for each pair of neighbours."""
+    return [(g,) * (layers // 2) + (g + 1,) * (layers - layers // 2) for g in range(count - 1)]
+
+
+@torch.no_grad()
+def _consistency(small: SequenceModel, whole: SequenceModel, data: Split) -> tuple[float, float]:
+    """Agreement and divergence on the scored positions, in batches."""
+    logits: list[tuple[Tensor, Tensor]] = []
+    for x, y in zip(data.inputs.split(BATCH), data.targets.split(BATCH), strict=True):
+        logits.append((small(x)[y != IGNORE], whole(x)[y != IGNORE]))
+    found = consistency(torch.cat([a for a, _ in logits]), torch.cat([b for _, b in logits]))
+    return found.agreement, found.kl
+
+
+def summarise(points: list[Point]) -> list[dict[str, Any]]:
+    """The mean over the tasks of each kind and sizes, smallest first; what the table and the plot show."""
+    groups: dict[tuple[Kind, tuple[int, ...]], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.kind, point.sizes), []).append(point)
+    fields = ("params", "accuracy", "loss", "agreement", "kl")
+    rows = [
+        {"kind": kind, "sizes": sizes, "steps": found[0].steps}
+        | {field: mean(getattr(point, field) for point in found) for field in fields}
+        for (kind, sizes), found in groups.items()
+    ]
+    order_of = list(KINDS)
+    return sorted(rows, key=lambda row: (order_of.index(row["kind"]), row["params"]))
+
+
+def show(points: list[Point], console: Console) -> None:
+    table = new_table("", "sizes", "parameters", "accuracy", "loss", "agrees", "KL", "steps")
+    for row in summarise(points):
+        sizes = row["sizes"]
+        label = str(sizes[0]) if len(set(sizes)) == 1 else "-".join(map(str, sizes))
+        numbers = [f"{row[n]:.3f}" for n in ("accuracy", "loss", "agreement", "kl")]
+        table.add_row(row["kind"], label, f"{row['params']:,.0f}", *numbers, f"{row['steps']:,}")
+    console.print(table)
+    for kind, about in KINDS.items():
+        console.print(f"{kind}: {about}")
+    console.print("agrees, KL: beside the whole model of the same training, nested or alone")
+
+
+def plot(points: list[Point], path: Path) -> None:
+    """Accuracy against parameters, one curve a kind."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "mad"  # the same picture, the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.2, 3.4))
+    styles = {"nested": "o-", "mixed": "D", "alone": "s--", "cut": "x:"}
+    for kind, style in styles.items():
+        rows = [row for row in summarise(points) if row["kind"] == kind]
+        if rows:
+            axes.plot([r["params"] for r in rows], [r["accuracy"] for r in rows], style, label=kind)
+    axes.set(xlabel="parameters without embedding and readout", ylabel="test accuracy")
+    axes.set_xscale("log")
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    pyplot.close(figure)
+
+
+def main(words: list[str]) -> None:
+    """The verb with its own options; errors are raised to the caller."""
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command()(elastic)
+    typer.main.get_command(alone).main(args=words, prog_name="mad elastic", standalone_mode=False)
+
+
+def elastic(
+    spec: Annotated[str, typer.Argument(help="With nested layers: '2*(mh-attention matformer-swiglu)'.")],
+    suite: Annotated[str, typer.Option(help="smoke, quick, baseline or mad-2024.")] = "quick",
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")] = None,
+    times: Annotated[
+        int | None, typer.Option(help="Steps of the nested model over a plain one's; default its sizes.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of data, order and weights.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    plot_to: Annotated[
+        Path | None, typer.Option("--plot", help="Where to draw accuracy against parameters: .svg, .png.")
+    ] = None,
+    json_to: Annotated[Path | None, typer.Option("--json", help="Where to write the points.")] = None,
+) -> None:
+    """Train one nested model, and a plain model for each of its sizes; print and plot score against
+    parameters.
+    """
+    console = Console(stderr=True, highlight=False, markup=False)
+    chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else None
+
+    def report(line: str) -> None:
+        console.print(line, soft_wrap=True)
+
+    points = compare(spec, suite=suite, tasks=chosen, times=times, seed=seed, device=device, report=report)
+    show(points, Console(highlight=False))
+    if json_to is not None:
+        rows = [asdict(point) for point in points]
+        json_to.write_text(json.dumps({"spec": spec, "points": rows}, indent=1) + "\n", encoding="utf-8")
+    if plot_to is not None:
+        plot(points, plot_to)

@@ -1,0 +1,70 @@
+"""The command `mad train`: one architecture, one task, one configuration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from mad.flags import CompileOption, DeviceOption, PrecisionOption, ProtocolOption, StoreOption
+
+
+def train(
+    spec: Annotated[str, typer.Argument(help="One architecture.")],
+    task: Annotated[str, typer.Argument(help="A task with its options: 'in-context-recall[seq_len=64]'.")],
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0,
+    examples: Annotated[int, typer.Option(help="Training examples.")] = 12_800,
+    epochs: Annotated[int, typer.Option(help="Passes over them.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 128,
+    evaluations: Annotated[int, typer.Option(help="Points of the curve.")] = 10,
+    dim: Annotated[int, typer.Option(help="Width of the model.")] = 128,
+    seed: Annotated[int, typer.Option(help="Seed of data, order and initial weights.")] = 0,
+    protocol: ProtocolOption = "sound",
+    store: StoreOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "32-true",
+    compile: CompileOption = False,
+    save: Annotated[Path | None, typer.Option(help="Write the trained model to this file.")] = None,
+) -> None:
+    """Train one architecture on one task with one configuration, and print its curve."""
+    from mad import api
+    from mad.progress import Display
+
+    display: list[Display] = []
+
+    def report(group: Any, progress: Any) -> None:
+        if not display:
+            display.append(Display([group], lambda group: 1.0))
+            display[0].__enter__()
+        display[0].report(group, progress)
+
+    try:
+        record = api.train(
+            spec,
+            task,
+            lr=lr,
+            weight_decay=weight_decay,
+            train_examples=examples,
+            epochs=epochs,
+            batch_size=batch_size,
+            evaluations=evaluations,
+            dim=dim,
+            seed=seed,
+            protocol=protocol,
+            store=store,
+            device=device,
+            precision=precision,
+            compile=compile,
+            save=save,
+            report=report,
+        )
+    finally:
+        for shown in display:
+            shown.__exit__(None, None, None)
+    from mad.show import show_record
+
+    show_record(record, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
