@@ -74,16 +74,21 @@ def account(
         model = build(
             spec, vocab_size=vocab_size, dim=dim, max_len=seq_len, readout=readout, seed=0, options=options
         )
-    return account_model(model, seq_len)
+    return _count(model, seq_len, fresh=True)
 
 
 def account_model(model: SequenceModel, seq_len: int) -> Account:
     """Count a model that is already built, on any device."""
+    return _count(model, seq_len, fresh=False)
+
+
+def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
+    """`fresh`: nobody has set anything on the layers, so that equal ones have equal states."""
     layers = []
     measured: dict[Any, tuple[dict[str, int] | None, int | None]] = {}
     for name, layer in _outermost(model):
-        # Equal layers have equal states; that of a wrapper depends on its body, which no config tells.
-        key = layer if layer.mixes == "stream" else (type(layer), layer.config)
+        # The state of a wrapper depends on its body, which its config does not tell.
+        key = (type(layer), layer.config) if fresh and layer.mixes != "stream" else layer
         if key not in measured:
             measured[key] = _measure(layer, seq_len)
         state, nominal = measured[key]

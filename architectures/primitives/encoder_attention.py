@@ -57,7 +57,7 @@ class EncoderAttention(Bidirectional):
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         if config.rope:
-            self.rotated = rotated_width(self.key_dim, config.rope_fraction)
+            self.rotated = self.rotary_width = rotated_width(self.key_dim, config.rope_fraction)
 
 
 @primitive("matformer-encoder-attention", mixes="time", version=1, paper="arXiv:2310.07707")
@@ -81,4 +81,4 @@ class MatFormerEncoderAttention(NestedHeads, Bidirectional):
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.nest_heads(config.granularities)
         if config.rope:
-            self.rotated = rotated_width(self.key_dim, config.rope_fraction)
+            self.rotated = self.rotary_width = rotated_width(self.key_dim, config.rope_fraction)

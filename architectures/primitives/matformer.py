@@ -117,7 +117,7 @@ class MatFormerAttention(NestedHeads):
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.nest_heads(config.granularities)
         if config.rope:
-            self.rotated = rotated_width(self.key_dim, config.rope_fraction)
+            self.rotated = self.rotary_width = rotated_width(self.key_dim, config.rope_fraction)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         positions = torch.arange(x.shape[1], device=x.device)

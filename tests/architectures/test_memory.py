@@ -23,7 +23,10 @@ def test_the_peak_is_that_of_what_lives_at_once(device: str) -> None:
         assert memory.alive == 4_000
         u = torch.zeros(3000, device=device)
         assert (memory.alive, memory.peak) == (16_000, 16_000)
-    del z, u
+        del u
+        last = torch.zeros(10, device=device)
+        assert (memory.alive, memory.peak) == (4_040, 16_000), "the peak is past"
+    del z, last
     assert (memory.alive, memory.peak) == (0, 16_000)
 
 

@@ -70,6 +70,7 @@ def test_parameters_at_a_fixed_width_turn_inner_widths_only() -> None:
     assert options["mh-attention"] == options["mamba"] == {}
     # One factor for all: swiglu starts at 352, the mlp where it was put.
     assert options["swiglu"]["inner"] / 352 == pytest.approx(options["mlp"]["inner"] / 100, rel=0.03)
+    assert abs(solution.errors["params"]) < 0.005, "factors are far finer than the tolerance"
 
 
 def test_flops_a_token() -> None:
