@@ -72,7 +72,12 @@ def _formula(example: str) -> dict[str, str]:
     """The state by kind as a + b D + g D^2 + (e + c D) T, exact at every measured size, or ""."""
     from architectures.primitive import UnknownState
 
-    sizes = [(dim, length) for length in (64, 128) for dim in (64, 128)] + [(192, 64), (256, 64), (192, 128)]
+    sizes = [(dim, length) for length in (64, 128) for dim in (64, 128)] + [
+        (192, 64),
+        (256, 64),
+        (192, 128),
+        (64, 256),
+    ]
     try:
         measured = {size: _state(example, *size) for size in sizes}
     except UnknownState:
