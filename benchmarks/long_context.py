@@ -135,6 +135,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
         rows = [r for r in results["depth"] if r["name"] == name]
         depth.loglog([r["layers"] for r in rows], [1e-6 * r["bytes"] for r in rows], marker="o", label=name)
     depth.set(title="peak memory, MB, length 1024", xlabel="layers", ylim=(1, None))
+    depths = sorted({r["layers"] for r in results["depth"]})
+    depth.set_xticks(depths, [str(n) for n in depths])
+    depth.set_xticks([], minor=True)
     memory.legend()
     depth.legend()
     figure.savefig(path, metadata={"Date": None})
