@@ -26,6 +26,7 @@ class Foreign(Primitive):
     """
 
     inner: ClassVar[type[nn.Module]]
+    draws = True
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

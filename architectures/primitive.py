@@ -66,6 +66,23 @@ class Hint:
 
 
 @dataclass
+class Choices:
+    """Discrete choices of one call, in the order in which layers make them: written once, read in a replay.
+
+    made   the choices so far
+    given  those of the first run, where layers are run again to find their gradient
+    """
+
+    given: list[Tensor] | None = None
+    made: list[Tensor] = field(default_factory=list)
+
+    def choose(self, choice: Tensor) -> Tensor:
+        choice = choice if self.given is None else self.given[len(self.made)]
+        self.made.append(choice)
+        return choice
+
+
+@dataclass
 class Context:
     """What does not flow through x: one plain object a model call, never stored on a module.
 
@@ -75,6 +92,7 @@ class Context:
     granularity  size of the nested layers, 0 the smallest: a number for all, or by the layer's dotted name;
                  the same for all replicas. None: what `architectures.elastic.set_granularity` set, else whole
     seed, step   key of the noise; a context without a seed has no noise, and layers are deterministic
+    choices      discrete choices, where a wrapper runs layers a second time and must meet the same ones
     """
 
     shared: dict[str, Tensor] = field(default_factory=dict)
@@ -83,6 +101,7 @@ class Context:
     granularity: Any = None
     seed: int | None = None
     step: int = 0
+    choices: Choices | None = None
 
     def noise(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """Uniform noise in [0, 1) of `shape`, keyed by (seed, step, name); None without a seed.
@@ -96,6 +115,15 @@ class Context:
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") % 2**63)
         dtype = torch.promote_types(like.dtype, torch.float32)
         return torch.rand(shape, generator=generator).to(device=like.device, dtype=dtype)
+
+
+def choose(choice: Tensor, ctx: Context | None) -> Tensor:
+    """A mask or index that a layer found, or the one of its first run.
+
+    Every choice whose result jumps (an argmax, a top-k, a bucket) passes through here: a layer that is run
+    again on an input recovered up to rounding could otherwise choose differently.
+    """
+    return choice if ctx is None or ctx.choices is None else ctx.choices.choose(choice)
 
 
 class Primitive(nn.Module):
@@ -121,6 +149,8 @@ class Primitive(nn.Module):
     exact_causality: bool = True
     # A mixer whose values the wrapper value-residual may mix with those of the first.
     shares_values: ClassVar[bool] = False
+    # A user's module, which may draw from the global random state; our layers draw from the context only.
+    draws: ClassVar[bool] = False
     # Tensors of a routed layer, of which one batch may use only a part.
     routed: ClassVar[tuple[str, ...]] = ()
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.functional.precision import full_precision
-from architectures.primitive import Context, at_least, option
+from architectures.primitive import Context, at_least, choose, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Router(nn.Module):
         """x (B, T, D) -> weights (B, T, E); losses and updates go to the context, keyed by the path."""
         if self.weight is None:
             return x.new_ones(*x.shape[:-1], 1, dtype=torch.promote_types(x.dtype, torch.float32))
-        logits, chosen = self._choose(x)
+        logits, chosen = self._choose(x, ctx)
         if ctx is not None:
             self._balance(logits, chosen, ctx, path)
         return self._weigh(logits, chosen)
@@ -64,7 +64,7 @@ class Router(nn.Module):
         if self.weight is None:
             zero = torch.zeros(x.shape[0], 1, dtype=torch.long, device=x.device)
             return self(x), zero
-        logits, chosen = self._choose(x)
+        logits, chosen = self._choose(x, None)
         found = chosen.to(torch.long)
         indices = found.topk(self.config.top_k, dim=-1).indices
         return self._weigh(logits, chosen).gather(-1, indices), indices
@@ -72,7 +72,7 @@ class Router(nn.Module):
     def flops(self, length: int) -> int:
         return 0 if self.weight is None else 2 * length * self.weight.numel()
 
-    def _choose(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose(self, x: Tensor, ctx: Context | None) -> tuple[Tensor, Tensor]:
         """Logits (..., E) and which experts are chosen, True or False (..., E), k of them."""
         assert self.weight is not None
         high = torch.promote_types(x.dtype, torch.float32)
@@ -83,7 +83,7 @@ class Router(nn.Module):
             order = self._scores(order) + self.bias.to(high)
         best = order.topk(self.config.top_k, dim=-1).indices
         every = torch.arange(self.config.experts, device=x.device)
-        return logits, (best[..., None] == every).any(-2)
+        return logits, choose((best[..., None] == every).any(-2), ctx)
 
     def _scores(self, logits: Tensor) -> Tensor:
         return logits.sigmoid() if self.config.gating == "sigmoid" else logits.softmax(-1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from architectures.functional.precision import full_precision
 from architectures.functional.weighted_rows import weighted_rows
-from architectures.primitive import Context, Hint, Primitive, at_least, option
+from architectures.primitive import Context, Hint, Primitive, at_least, choose, option
 from architectures.registry import primitive
 
 # A row is read by few tokens of a batch: the paper trains values at 1e-3 beside 2.5e-4 for all the rest.
@@ -58,7 +58,7 @@ class ProductKeyMemory(Primitive):
         self.out = nn.Linear(dim, dim, bias=False) if config.gate else None
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        weights, rows = self._find(x)
+        weights, rows = self._find(x, ctx)
         y = weighted_rows(self.values, rows.flatten(0, 1), weights.flatten(0, 1).to(self.values.dtype))
         y = y.unflatten(0, x.shape[:2]).to(x.dtype)
         if self.gate is None or self.out is None:
@@ -83,7 +83,7 @@ class ProductKeyMemory(Primitive):
     def hints(self) -> dict[str, Hint]:
         return {"values": Hint(decay=False, lr_scale=VALUE_LR)}
 
-    def _find(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _find(self, x: Tensor, ctx: Context | None = None) -> tuple[Tensor, Tensor]:
         """Weights and rows of the table, (B, T, H k)."""
         c = self.config
         high = torch.promote_types(x.dtype, torch.float32)
@@ -91,9 +91,11 @@ class ProductKeyMemory(Primitive):
             q = F.linear(x.to(high), self.query.weight.to(high), self.query.bias.to(high))
             q = F.layer_norm(q.unflatten(-1, (c.heads, -1)), (c.key_dim,)).unflatten(-1, (2, -1))
             scores = torch.einsum("bthsk,hsnk->bthsn", q, self.keys.to(high))
-        best, rows = scores.topk(c.top_k, dim=-1)  # (B, T, H, 2, k)
-        sums = best[..., 0, :, None] + best[..., 1, None, :]
-        best, pairs = sums.flatten(-2).topk(c.top_k, dim=-1)  # (B, T, H, k)
+        rows = choose(scores.topk(c.top_k, dim=-1).indices, ctx)  # (B, T, H, 2, k)
+        best = scores.gather(-1, rows)
+        sums = (best[..., 0, :, None] + best[..., 1, None, :]).flatten(-2)
+        pairs = choose(sums.topk(c.top_k, dim=-1).indices, ctx)  # (B, T, H, k)
+        best = sums.gather(-1, pairs)
         first = rows[..., 0, :].gather(-1, pairs // c.top_k)
         second = rows[..., 1, :].gather(-1, pairs % c.top_k)
         return best.softmax(-1).flatten(-2), (c.keys * first + second).flatten(-2)

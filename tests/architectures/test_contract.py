@@ -267,6 +267,9 @@ def _stacked(name: str, replicas: int) -> tuple[Primitive, dict[str, Tensor], li
         n: torch.stack([dict(layer.named_parameters())[n].detach() for layer in layers]).requires_grad_()
         for n, _ in layers[0].named_parameters()
     }
+    # Buffers too, as the trainer does: some are drawn with the weights.
+    for n, _ in layers[0].named_buffers():
+        stacked[n] = torch.stack([dict(layer.named_buffers())[n] for layer in layers])
     return copy.deepcopy(layers[0]), stacked, layers
 
 

@@ -21,6 +21,7 @@ NESTED = [
     "hyper-connections[kind=manifold]{repeat{delta-net} mlp (mlp + mamba)}",
     "value-residual{delta-net mlp repeat{gated-delta-net} (mlp + delta-net)} delta-net",
     "mlp value-residual{(delta-net + delta-net) hyper-connections{delta-net}} mlp",
+    "reversible{delta-net (mlp + mamba) repeat{reversible{mamba mlp}}} mlp",
     "hyper-connections{hyena mlp} value-residual{repeat{mh-gated-linear-attention gated-delta-net}}",
 ]
 
