@@ -249,7 +249,7 @@ def plot(results: dict[str, Any]) -> None:
             if curves:
                 at = [step for step, _ in curves[0]]
                 axes.plot(at, [mean(c[i][1] for c in curves) for i in range(len(at))], label=name)
-        axes.set(xlabel="steps", ylabel="validation loss, nats a token", yscale="log")
+        axes.set(xlabel="steps", ylabel="validation loss, nats a token")
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         figure.savefig(FIGURES / "altup-loss.svg", metadata={"Date": None})
 

@@ -41,8 +41,8 @@ class AltUp(Wrapper):
     the slices start as projections of x and end as the mean of projections, see `Routed` and `Projected`.
 
     Differs from the paper: a block is one layer of the body, so that attention and its MLP count as two, and
-    `repeat[times=1]{mh-attention mlp}` as one; recycled slices end as their mean, not their sum. gemma3n has
-    not the per-layer embeddings, the low-rank branch and the sparse MLPs of its model.
+    `repeat[times=1]{mh-attention mlp}` as one; recycled slices end as their mean, not their sum. gemma3n goes
+    without the per-layer embeddings, the low-rank branch and the sparse MLPs of its model.
     """
 
     keeps_width: ClassVar[str] = "recycled=true"
