@@ -105,9 +105,9 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
         )
     params = sum(p.numel() for p in model.parameters())
     embedding = model.embedding.weight.numel() + (0 if model.options.tied else model.head.weight.numel())
-    readout = 2 * model.dim * model.vocab_size
+    readout = 2 * model.width * model.vocab_size
     if model.decoder is not None:
-        readout += 4 * model.dim**2  # its two maps
+        readout += 4 * model.width**2  # its two maps
     known = [layer.state for layer in layers if layer.state is not None]
     complete = len(known) == len(layers)
     return Account(

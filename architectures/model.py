@@ -45,23 +45,26 @@ class SequenceModel(nn.Module):
         self.spec, self.dim, self.max_len, self.readout = spec, dim, max_len, readout
         self.vocab_size, self.options = vocab_size, options
         builder = _Builder(spec, dim, max_len, seed)
+        blocks = builder.blocks(spec, "blocks")
+        # Of the stream: what stands outside of the layers is as wide.
+        self.width = max([dim, *(block.stream_width for block in blocks if isinstance(block, Primitive))])
         with builder.seeded("embedding"):
-            self.embedding = nn.Embedding(vocab_size, dim)
+            self.embedding = nn.Embedding(vocab_size, self.width)
             nn.init.normal_(self.embedding.weight, std=options.embedding_std)
-        self.blocks = nn.ModuleList(builder.blocks(spec, "blocks"))
+        self.blocks = nn.ModuleList(blocks)
         self.decoder: Decoder | None = None
         if readout == "last":
             with builder.seeded("decoder"):
-                self.decoder = Decoder(dim, max_len)
-        self.norm = RMSNorm(dim)
+                self.decoder = Decoder(self.width, max_len)
+        self.norm = RMSNorm(self.width)
         with builder.seeded("head"):
-            self.head = nn.Linear(dim, vocab_size, bias=False)
+            self.head = nn.Linear(self.width, vocab_size, bias=False)
         for path, layer in self.layers():
             layer.path = path
         self.head_scale = 1.0
         if options.tied:
             self.head.weight = self.embedding.weight
-            self.head_scale = dim**-0.5
+            self.head_scale = self.width**-0.5
 
     def forward(self, tokens: Tensor) -> Tensor:
         # A context without a seed: layers are deterministic, and can still share values of the same tokens.
@@ -136,7 +139,7 @@ class SequenceModel(nn.Module):
 
     def _logits(self, tokens: Tensor, ctx: Context) -> Tensor:
         self._check_length(tokens.shape[1])
-        x = self.embedding(tokens)  # (B, T, D)
+        x = self.embedding(tokens)  # (B, T, D), D the width of the stream
         for block in self._parts():
             x = add(block, x, ctx)
         if self.decoder is not None:
@@ -245,7 +248,7 @@ class _Builder:
     """Builds blocks in the order of reading, counting each kind of mixer."""
 
     def __init__(self, spec: Spec, dim: int, max_len: int, seed: int) -> None:
-        self.dim, self.max_len, self.seed = dim, max_len, seed
+        self.spec, self.dim, self.max_len, self.seed = spec, dim, max_len, seed
         self.depth: dict[str, int] = {}
         for layer in spec.walk():
             mixes = registry.get(layer.name).mixes
@@ -282,7 +285,17 @@ class _Builder:
         if item.body is None:
             with self.seeded(path):
                 return entry.cls(config, **where)
+        outside, self.max_len = self.max_len, entry.cls.body_len(config, self.max_len)
         parts = self.blocks(item.body, f"{path}.body")
+        self.max_len = outside
         body = [Change(part) if isinstance(part, Primitive) else part for part in parts]
         with self.seeded(path):
-            return entry.cls(config, body=body, **where)  # type: ignore[call-arg]
+            wrapper = entry.cls(config, body=body, **where)  # type: ignore[call-arg]
+        if wrapper.stream_width != self.dim and (path != "blocks.0" or len(self.spec) > 1):
+            remedy = f", or state {item.name}[{wrapper.keeps_width}]" if wrapper.keeps_width else ""
+            raise ValueError(
+                f"{item.name} makes the stream {wrapper.stream_width} wide in a model of width {self.dim}, "
+                "embedding and readout too, so it must be the only item of a spec; put the other layers into "
+                f"its body{remedy}"
+            )
+        return wrapper

@@ -153,6 +153,8 @@ class Primitive(nn.Module):
     draws: ClassVar[bool] = False
     # Tensors of a routed layer, of which one batch may use only a part.
     routed: ClassVar[tuple[str, ...]] = ()
+    # The option that makes a wrapper with a wide stream keep the model's width, to name it in a refusal.
+    keeps_width: ClassVar[str] = ""
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__()
@@ -163,6 +165,17 @@ class Primitive(nn.Module):
         self.max_len = max_len
         self.index = index
         self.depth = depth
+
+    @classmethod
+    def body_len(cls, config: Any, max_len: int) -> int:
+        """The most tokens that the body of a wrapper is given, of `max_len` that the wrapper is given."""
+        return max_len
+
+    @property
+    def stream_width(self) -> int:
+        """Channels that come in and go out: D. A wrapper that is a model's only item may have more: the model
+        then makes its embedding, final norm and readout as wide."""
+        return self.dim
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -235,7 +248,7 @@ class Primitive(nn.Module):
             raise UnknownState(f"the state of {type(self).__name__} is unknown: it defines no step")
         weight = next(self.parameters(), torch.empty(0))
         with torch.no_grad():
-            x = torch.zeros(1, length, self.dim, device=weight.device, dtype=weight.dtype)
+            x = torch.zeros(1, length, self.stream_width, device=weight.device, dtype=weight.dtype)
             state = self.init_state(1)
             state = self.prefill(x, state)[1] if state else state
         return count_state(state, self.state_kinds)

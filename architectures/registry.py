@@ -107,16 +107,20 @@ def primitive(
     return register
 
 
-def variant(name: str, *, of: str, version: int | None = None, paper: str = "", **defaults: Any) -> None:
+def variant(
+    name: str, *, of: str, version: int | None = None, paper: str = "", example: str = "", **defaults: Any
+) -> None:
     """Register another name for a primitive, with other defaults.
 
     variant("mh-attention", of="attention", heads=None)
+
+    `example=""`: that of the primitive, under the new name.
     """
     if of not in _entries:
         raise ValueError(f"variant {name!r} is of an unknown primitive {unknown(of, _entries)}")
     base = _entries[of]
     base.config(defaults)
-    example = base.example.replace(of, name, 1)
+    example = example or base.example.replace(of, name, 1)
     entry = dataclasses.replace(
         base,
         name=name,

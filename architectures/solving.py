@@ -137,7 +137,7 @@ class _Solver:
         """A quantity of a whole model."""
         model = self._model(spec, dim)
         if name == "params":
-            return sum(p.numel() for p in model.parameters()) - 2 * self.vocab_size * dim
+            return sum(p.numel() for p in model.parameters()) - 2 * self.vocab_size * model.width
         if name == "flops":
             return account(spec, vocab_size=self.vocab_size, dim=dim, seq_len=self.seq_len).flops
         counted = account(spec, vocab_size=self.vocab_size, dim=dim, seq_len=self.seq_len)

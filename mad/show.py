@@ -55,7 +55,8 @@ def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, v
     table.add_column("layer")
     for name in ("parameters", "FLOPs a token", "state", "recurrent", "conv", "growing", "nominal"):
         table.add_column(name, justify="right")
-    table.add_row("embedding, readout", f"{found.embedding:,}", f"{2 * dim * vocab_size:,}")
+    readout = found.flops - sum(layer.flops for layer in found.layers)
+    table.add_row("embedding, readout", f"{found.embedding:,}", f"{readout:,.0f}")
     for layer in found.layers:
         table.add_row(
             layer.name, f"{layer.params:,}", f"{layer.flops:,.0f}", *_state(layer.state, layer.nominal)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from architectures.blocks import Block, state_size
 from architectures.primitive import Context, Primitive, State
 
-__all__ = ["Block", "Run", "Wrapper"]
+__all__ = ["Block", "Run", "Wrapper", "nominal", "state_size"]
 
 # A block of the body and its input -> what the block adds to the stream.
 Run = Callable[[Block, Tensor], Tensor]
@@ -82,7 +82,7 @@ class Wrapper(Primitive):
         return 0
 
     def nominal_state(self, length: int) -> int:
-        return sum(_nominal(block, length) for block in self.order())
+        return sum(nominal(block, length) for block in self.order())
 
     def active_params(self) -> int:
         idle = sum(_idle(layer) for layer in _outermost(self.body))
@@ -118,5 +118,6 @@ def _idle(layer: Primitive) -> int:
     return sum(p.numel() for p in layer.parameters()) - layer.active_params()
 
 
-def _nominal(block: Block, length: int) -> int:
+def nominal(block: Block, length: int) -> int:
+    """The nominal state of a block."""
     return sum(layer.nominal_state(length) for layer in _outermost(block))
