@@ -83,6 +83,8 @@ class Context:
     seed: int | None = None
     step: int = 0
 
+    # A compiler cannot trace the hash, and would compile anew for each step and name.
+    @torch.compiler.disable
     def noise(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """Uniform noise in [0, 1) of `shape`, keyed by (seed, step, name); None without a seed.
 
@@ -122,6 +124,8 @@ class Primitive(nn.Module):
     shares_values: ClassVar[bool] = False
     # Tensors of a routed layer, of which one batch may use only a part.
     routed: ClassVar[tuple[str, ...]] = ()
+    # A discrete choice has a gradient that is an estimate, chosen to train, and not the slope.
+    straight_through: ClassVar[bool] = False
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__()
