@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from architectures.functional.multiplicative import MultiplicativeLinear
 from architectures.model import SequenceModel, build
 from architectures.options import ModelOptions
 from architectures.primitive import Primitive, UnknownState
@@ -104,8 +105,11 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
             )
         )
     params = sum(p.numel() for p in model.parameters())
-    embedding = model.embedding.weight.numel() + (0 if model.options.tied else model.head.weight.numel())
-    readout = 2 * model.width * model.vocab_size
+    head = 0 if model.options.tied else sum(p.numel() for p in model.head.parameters())
+    embedding = model.embedding.weight.numel() + head
+    readout: float = 2 * model.width * model.vocab_size
+    if isinstance(model.head, MultiplicativeLinear):
+        readout = model.head.flops(seq_len) / seq_len
     if model.decoder is not None:
         readout += 4 * model.width**2  # its two maps
     known = [layer.state for layer in layers if layer.state is not None]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from architectures import registry
 from architectures.blocks import Block, Branches, Change, Part, add, owns_stream
+from architectures.functional.multiplicative import MultiplicativeLinear
 from architectures.functional.norms import RMSNorm
 from architectures.options import ModelOptions
 from architectures.presets import PRESETS
@@ -58,11 +59,12 @@ class SequenceModel(nn.Module):
                 self.decoder = Decoder(self.width, max_len)
         self.norm = RMSNorm(self.width)
         with builder.seeded("head"):
-            self.head = nn.Linear(self.width, vocab_size, bias=False)
+            self.head = _readout(self.width, vocab_size, options.readout_sparsity)
         for path, layer in self.layers():
             layer.path = path
         self.head_scale = 1.0
         if options.tied:
+            assert isinstance(self.head, nn.Linear)
             self.head.weight = self.embedding.weight
             self.head_scale = self.width**-0.5
 
@@ -157,6 +159,17 @@ class SequenceModel(nn.Module):
 
     def _read(self, x: Tensor) -> Tensor:
         return self.head(self.norm(x) * self.head_scale)
+
+
+def _readout(dim: int, vocab_size: int, sparsity: int) -> nn.Linear | MultiplicativeLinear:
+    if sparsity > vocab_size:
+        raise ValueError(
+            f"readout_sparsity={sparsity} is more than the vocabulary of {vocab_size}; "
+            f"choose at most {vocab_size}"
+        )
+    if sparsity:
+        return MultiplicativeLinear(dim, sparsity, vocab_size)
+    return nn.Linear(dim, vocab_size, bias=False)
 
 
 class Decoder(nn.Module):

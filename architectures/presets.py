@@ -120,6 +120,11 @@ PRESETS: dict[str, Preset] = {
         spec="2*((mamba2 + mh-attention) swiglu)",
         about="mamba-2 and attention beside each other (arXiv:2507.22448)",
     ),
+    "terraformer": Preset(
+        spec="reversible{2*(2*sparse-attention sparse-mlp[sru=32])}",
+        options=ModelOptions(readout_sparsity=4),
+        about="sparse layers, reversible, decoder only (arXiv:2111.12763)",
+    ),
     **_mad_study(),
     **_striped(),
 }

@@ -103,6 +103,8 @@ class Context:
     step: int = 0
     choices: Choices | None = None
 
+    # A compiler cannot trace the hash, and would compile anew for each step and name.
+    @torch.compiler.disable
     def noise(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """Uniform noise in [0, 1) of `shape`, keyed by (seed, step, name); None without a seed.
 
@@ -155,6 +157,8 @@ class Primitive(nn.Module):
     routed: ClassVar[tuple[str, ...]] = ()
     # The option that makes a wrapper with a wide stream keep the model's width, to name it in a refusal.
     keeps_width: ClassVar[str] = ""
+    # A discrete choice has a gradient that is an estimate, chosen to train, and not the slope.
+    straight_through: ClassVar[bool] = False
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__()

@@ -123,7 +123,8 @@ def _on_task(
         *(("alone", mix, model, alone[-1], steps) for mix, model in zip(every, alone, strict=True)),
         *(("cut", mix, extract(vanilla, mix), alone[-1], steps) for mix in every[:-1]),
     ]
-    outside = whole.embedding.weight.numel() + (0 if whole.options.tied else whole.head.weight.numel())
+    head = 0 if whole.options.tied else sum(p.numel() for p in whole.head.parameters())
+    outside = whole.embedding.weight.numel() + head
     points = []
     for kind, mix, model, reference, seen in plans:
 

@@ -18,7 +18,9 @@ DIM = 32
 MIXERS = [
     name
     for name in architectures.names()
-    if get(name).mixes == "time" and any(f.name == "conv" for f in dataclasses.fields(get(name).cls.Config))
+    if get(name).mixes == "time"
+    and get(name).cls.causal
+    and any(f.name == "conv" for f in dataclasses.fields(get(name).cls.Config))
 ]
 OWN = [name for name in MIXERS if name != "gated-short-conv"]
 

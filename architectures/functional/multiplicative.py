@@ -1,0 +1,39 @@
+"""A dense map of few parameters: each output is a sum over the inputs of products of two small factors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class MultiplicativeLinear(nn.Module):
+    """y_{s,m} = sum_i x_i D_{s,i} E_{i,m}: x (..., D) -> y (..., S M), flat, of which `outputs` are kept.
+
+    D + D M / S parameters an output of S, S (D + M) for a square map, against D^2; any permutation of the
+    inputs is such a map (arXiv:2111.12763). D starts as N(0, 0.5^2), E uniform by Glorot's rule.
+    """
+
+    def __init__(self, dim: int, parts: int, outputs: int) -> None:
+        super().__init__()
+        self.dim, self.parts, self.outputs = dim, parts, outputs
+        self.width = math.ceil(outputs / parts)
+        self.scale = nn.Parameter(0.5 * torch.randn(parts, dim))
+        bound = math.sqrt(6 / (dim + self.width))
+        self.shared = nn.Parameter(torch.empty(dim, self.width).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if math.prod(x.shape[:-1]) < self.width:
+            # Few rows: scaled once for each part, so that no more than the two factors is read.
+            y = ((x[..., None, :] * self.scale) @ self.shared).flatten(-2)
+        else:
+            # Many rows: the whole map (D, S M), written out once.
+            y = x @ (self.scale.mT[:, :, None] * self.shared[:, None]).flatten(1)
+        return y if y.shape[-1] == self.outputs else y[..., : self.outputs]
+
+    def flops(self, rows: int) -> int:
+        return 2 * rows * self.dim * self.parts * self.width + self.unseen(rows)
+
+    def unseen(self, rows: int) -> int:
+        return min(rows, self.width) * self.parts * self.dim

@@ -1,0 +1,65 @@
+"""SRU: the simple recurrent unit as a small time mixer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from architectures.functional.short_conv import ShortConv
+from architectures.functional.sru import SRU
+from architectures.primitive import Context, Hint, Primitive, State, at_least, option
+from architectures.registry import primitive
+
+
+@primitive("sru", mixes="time", version=1, paper="arXiv:1709.02755")
+class SimpleRecurrentUnit(Primitive):
+    """c_t = f_t c_{t-1} + (1 - f_t) z_t,  y_t = W_out [r_t c_t + (1 - r_t) sqrt(3) u_t],  u = W_in x.
+
+    (B, T, D) -> (B, T, D), c (B, N): f, r = sigmoid(W u + b), z = W u + b. Differs from the paper: one layer
+    of width N between two maps, as arXiv:2111.12763 places it, and gates that do not see the state, so that
+    the recurrence is a scan.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        width: int = option(32, "channels of the recurrence", sets="state")
+        conv: int = option(0, "taps of a short convolution and silu on the narrow input; 0: none")
+
+        def __post_init__(self) -> None:
+            at_least(self, width=1, conv=0)
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.unit = SRU(dim, config.width)
+        self.conv = ShortConv(config.width, config.conv)
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        return ("recurrent", "conv")
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        return self.prefill(x, self.init_state(x.shape[0]), ctx)[0]
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        """c (B, N), and the tail of the short convolution (B, taps - 1, N)."""
+        self.check_length(length)
+        return self.unit.init_state(batch), self.conv.init_tail(self.unit.down.weight, batch)
+
+    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        y, state = self.prefill(x[:, None], state, ctx)
+        return y[:, 0], state
+
+    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        u, tail = self.conv(self.unit.down(x), state[1])
+        y, c = self.unit(u, state[0])
+        return y, (c, tail)
+
+    def flops(self, length: int) -> int:
+        return self.unit.flops(length) + self.conv.flops(length)
+
+    def unseen(self, length: int) -> int:
+        return self.unit.unseen(length) + self.conv.flops(length)
+
+    def hints(self) -> dict[str, Hint]:
+        return {"conv.weight": Hint(decay=False)} if self.config.conv else {}
