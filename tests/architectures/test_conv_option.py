@@ -19,6 +19,7 @@ MIXERS = [
     name
     for name in architectures.names()
     if get(name).mixes == "time"
+    and name != "sparse-attention"  # its convolution is over modules too, and the paper's own
     and get(name).cls.causal
     and any(f.name == "conv" for f in dataclasses.fields(get(name).cls.Config))
 ]
