@@ -102,8 +102,9 @@ def extract(model: _M, per_layer: PerLayer) -> _M:
     for name, granularity in chosen.items():
         prefix = nested_layers(model)[name].prefix(granularity)
         weights |= {f"{name}.{n}": p.detach() for n, p in prefix.items()}
+    small = small.to(next(model.parameters()))  # before loading, which would round float64
     small.load_state_dict(weights)
-    return small.to(next(model.parameters())).train(model.training)
+    return small.train(model.training)
 
 
 def _plain(spec: Spec, layers: Any, chosen: dict[str, int]) -> Spec:

@@ -4,7 +4,7 @@ An axis is spelled by the letters whose product it is, the slowest first: "GRK" 
 of K channels. "+" joins parts that lie behind each other, "." is an axis that never grows.
 
     G groups of heads, each with one key and value head    R query heads a group    H heads without groups
-    K key width    V value width    D model width    F inner width
+    K key width    V value width    D model width    F inner width    P rank of a controller
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from architectures.primitive import Primitive
 from architectures.primitives.mla import LatentAttention
 from architectures.primitives.mlp import MLP, ReLU2MLP, SwiGLU
 from architectures.primitives.moe_mlp import MoEMLP
+from architectures.primitives.sparse_mlp import SparseMLP
 from architectures.spec import Layer
 
-KNOWN = "the attention family, mla, mlp, relu2-mlp, swiglu, moe-mlp"
+KNOWN = "the attention family, mla, mlp, relu2-mlp, swiglu, moe-mlp, sparse-mlp without sru"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,8 @@ def options_of(layer: Primitive, sizes: dict[str, int]) -> dict[str, int]:
     """The options that give a layer these sizes."""
     if isinstance(layer, MLP | ReLU2MLP | SwiGLU | MoEMLP):
         return {"inner": sizes["F"]}
+    if isinstance(layer, SparseMLP):
+        return {"inner": sizes["F"]} | ({"rank": sizes["P"]} if "P" in sizes else {})
     if isinstance(layer, KeyValueMemory):
         groups, heads = sizes["G"], sizes["G"] * sizes["R"]
         return {"heads": heads, "kv_heads": groups, "key_dim": sizes["K"], "value_dim": sizes["V"]}
@@ -159,6 +162,22 @@ def _moe_mlp(layer: Any) -> Anatomy:
     return Anatomy(sizes=sizes, axes=_present(axes, layer), zero=zero, options=options_of(layer, sizes))
 
 
+def _sparse_mlp(layer: Any) -> Anatomy:
+    """Whole blocks: each chooses by itself, and a new one adds nothing while its rows of W_2 are zero."""
+    axes = {
+        "up": "F D",
+        "up_bias": "F",
+        "down": "F D",
+        "down_bias": "D",
+        "reduce.weight": "P D",
+        "choose": "P F",
+        "choose_bias": "F",
+    }
+    sizes = {"F": layer.inner} | ({} if layer.reduce is None else {"P": layer.reduce.out_features})
+    zero = {"F": ("down",), "D": ("down", "down_bias")}
+    return Anatomy(sizes=sizes, axes=_present(axes, layer), zero=zero, options=options_of(layer, sizes))
+
+
 def _matrix_memory(layer: Any) -> Anatomy | None:
     """Read from the shapes: with the heads pinned, what follows the model's width reads or writes it."""
     sizes = {"H": layer.heads, "K": layer.key_dim, "V": layer.value_dim}
@@ -208,5 +227,6 @@ RULES: tuple[tuple[Any, Callable[[Any], Anatomy | None]], ...] = (
     (LatentAttention, _latent_attention),
     ((MLP, ReLU2MLP, SwiGLU), _mlp),
     (MoEMLP, _moe_mlp),
+    (SparseMLP, _sparse_mlp),
     (MatrixMemory, _matrix_memory),
 )
