@@ -121,7 +121,7 @@ PRESETS: dict[str, Preset] = {
         about="mamba-2 and attention beside each other (arXiv:2507.22448)",
     ),
     "terraformer": Preset(
-        spec="reversible{2*(2*sparse-attention sparse-mlp[sru=32])}",
+        spec="reversible{2*(sparse-attention sparse-attention sparse-mlp[sru=32])}",
         options=ModelOptions(readout_sparsity=4),
         about="sparse layers, reversible, decoder only (arXiv:2111.12763)",
     ),

@@ -240,7 +240,7 @@ CARETS = [
     ("mlp mumba", 4, "unknown layer 'mumba'; did you mean 'mamba'?"),
     ("transformer+", 0, "did you mean 'transformer++'?"),
     ("Mlp", 0, "did you mean 'mlp'?"),
-    ("mlp xyzzy", 4, "unknown layer 'xyzzy'; available: attention, "),
+    ("mlp xyzzy", 4, "unknown layer 'xyzzy'; available: altup, "),
     (
         "mamba[d_stat=4]",
         6,
