@@ -308,8 +308,12 @@ def _compiles(name: str, backend: str) -> None:
     torch.testing.assert_close(z, y, rtol=0, atol=float(2e-6 * y.detach().abs().max()))
     eager = torch.autograd.grad(y.square().sum(), list(layer.parameters()))
     fast = torch.autograd.grad(z.square().sum(), list(layer.parameters()))
+    # A gradient whose terms cancel, such as that of a scale before a norm, is rounding of the others' size:
+    # for `hyper-connections`, eager and compiled are both 3e-5 from float64 there.
+    rounding = 1e-8 * max(float(a.abs().max()) for a in eager)
     for (n, _), a, b in zip(layer.named_parameters(), eager, fast, strict=True):
-        torch.testing.assert_close(b, a, rtol=0, atol=float(1e-5 * a.abs().max()), msg=f"gradient of {n}")
+        atol = float(1e-5 * a.abs().max()) + rounding
+        torch.testing.assert_close(b, a, rtol=0, atol=atol, msg=f"gradient of {n}")
 
 
 @pytest.mark.filterwarnings("default")
