@@ -13,7 +13,7 @@ from architectures.functional.weighted_rows import weighted_rows
 from architectures.primitive import Context, Hint, Primitive, at_least, choose, option
 from architectures.registry import primitive
 
-# A row is read by few tokens of a batch: the paper trains values at 1e-3 beside 2.5e-4 for all the rest.
+# A row is read by few tokens of a batch: the public code trains values at a rate of their own.
 VALUE_LR = 4.0
 
 
