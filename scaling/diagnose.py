@@ -28,6 +28,8 @@ FEWEST_POINTS, FEWEST_LEVELS = 6, 3
 NARROW = {"C": 10.0, "N": 4.0, "D/N": 4.0}
 ROUNDING = 0.95
 HIGH_CORRELATION = 0.9
+# C / (6 N D) depends on what is counted; among runs counted alike it spans less than this factor.
+MIXED = 2.0
 # A robust z-score beyond this is no noise: of a normal distribution, 6 in ten million.
 OUTLIER = 5.0
 # Losses carry about six digits; scatter below that is not a scale.
@@ -219,6 +221,12 @@ def _weaknesses(frame: pd.DataFrame, n: Array, d: Array) -> tuple[str, ...]:
     count = int(budgets(frame).nunique())
     if count < 3:
         found.append(f"the runs lie at {count} budgets; three or more show whether a power law holds")
+    per_product = frame["flops"].to_numpy(float) / (6 * n * d)
+    if _span(per_product) > MIXED:
+        found.append(
+            f"C / (6 N D) runs from {_round(per_product.min())} to {_round(per_product.max())}: count "
+            "parameters and FLOPs by one convention in all rows"
+        )
     correlation = float(np.corrcoef(np.log(n), np.log(d))[0, 1])
     if abs(correlation) > HIGH_CORRELATION:
         found.append(f"ln N and ln D have correlation {correlation:.2f}: {_cure(n, d)}")
