@@ -1,30 +1,35 @@
 """Fit the law of loss against size and data to a table of runs (approach 3 of arXiv 2203.15556).
 
-The objective is a sum over the runs, never a mean, of a loss of r = ln(prediction) - ln(loss): Huber with a
+The objective is a sum over the runs, never a mean, of a loss of r = ln(loss) - ln(prediction): Huber with a
 stated threshold, least absolute deviations, or half the square. A variable-projection grid gives the starts,
 a Newton iteration on the objective itself the optimum, a bootstrap the intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.special import fdtri
 
-from scaling.law import REPEAT_DECAY, Array, Interval, Law, effective_tokens
+from scaling.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
+from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law, effective_tokens
+from scaling.resample import FEW_CLUSTERS, clusters, multiplicities, percentile, refit
 from scaling.runs import NotIdentified, Status, clean, rows_text
-from scaling.solver import LIMITS, SQUARES, Points, descend, huber, residuals, starts
+from scaling.solver import SQUARES, Points, descend, huber, linear, starts, vertex
 
 COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
 OBJECTIVES = ("huber", "lad", "log-mse")
 RESAMPLES = ("pairs", "budget", "run")
 REPEATS = ("refuse", "effective")
-FEWEST = 5
+ALLOCATED = ("params", "tokens", "tokens_per_param", "loss")
+# Least absolute deviations are approached by Huber objectives.
+LAD = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 # Of chance that a constant loss would be told from a law, where it is the truth.
 CONSTANT = 0.01
 
@@ -64,8 +69,8 @@ class FittedLaw(Law):
     value        the objective at the optimum, a sum over the runs; `delta` is its threshold on log loss
     condition    of the Jacobian, logs centred and columns scaled
     draws        coefficients of each bootstrap resample that converged
-    residuals    ln(prediction) - ln(loss), by row of the table
-    convention   how C, and where tokens repeat D, are counted
+    residuals    ln(loss) - ln(prediction), by row of the table
+    convention   how C, and where they repeat tokens, are counted
     largest      FLOPs of the largest run
     """
 
@@ -86,24 +91,15 @@ class FittedLaw(Law):
     def at(self, c: float, confidence: float | None = None) -> Allocation:
         """The optimal allocation at c FLOPs, with percentile intervals where there are draws."""
         level = self.confidence if confidence is None else confidence
-        intervals = {}
-        if len(self.draws):
-            laws = [Law(**dict(zip(COEFFICIENTS, row, strict=True))) for row in self.draws.to_numpy()]
-            found = np.array([_allocation(law, c) for law in laws])
-            intervals = {
-                name: percentile(found[:, i], level)
-                for i, name in enumerate(("params", "tokens", "tokens_per_param", "loss"))
-            }
-        params, tokens, ratio, loss = _allocation(self, c)
-        return Allocation(
-            flops=float(c),
-            params=params,
-            tokens=tokens,
-            tokens_per_param=ratio,
-            loss=loss,
-            beyond=float(c) / self.largest,
-            intervals=intervals,
+        point = _allocations(np.array([[getattr(self, name) for name in COEFFICIENTS]]), c)[:, 0]
+        drawn = _allocations(self.draws.to_numpy(), c)
+        intervals = (
+            {name: percentile(row, level) for name, row in zip(ALLOCATED, drawn, strict=True)}
+            if len(self.draws)
+            else {}
         )
+        values = dict(zip(ALLOCATED, map(float, point), strict=True))
+        return Allocation(flops=float(c), beyond=float(c) / self.largest, intervals=intervals, **values)
 
 
 def fit(
@@ -136,60 +132,90 @@ def fit(
         raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence} must lie between 0 and 1, say 0.95")
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap = {bootstrap} resamples must not be negative; 0 makes no intervals")
     runs = clean(frame)
     _one_architecture(runs)
     warnings = _set_aside(runs)
     runs, convention = _repeated(runs, repeats, decay)
-    _enough(runs)
-    points = Points.of(*(runs[name].to_numpy(float) for name in ("params", "tokens", "loss")))
-    threshold = {"huber": delta, "lad": 0.0, "log-mse": SQUARES}[objective]
-    theta, value, converged = optimum(points, np.ones(len(runs)), threshold)
-    _more_than_a_constant(points, value, threshold)
-    status, bounds = _status(theta, converged)
-    coefficients = dict(zip(COEFFICIENTS, map(float, points.coefficients(theta[None])[0]), strict=True))
+    warnings += check_design(runs)
+    n, d, loss = (runs[name].to_numpy(float) for name in ("params", "tokens", "loss"))
+    points = Points.of(n, d, loss)
+    stages = {"huber": (delta,), "lad": LAD, "log-mse": (SQUARES,)}[objective]
+    theta, value, converged = optimum(points, np.ones(len(runs)), stages)
+    _more_than_a_constant(points, value, objective, stages)
+    law = Law(**_named(points.coefficients(theta[None])[0]))
+    number = condition(law, n, d)
+    warnings += _conditioned(number)
+    bounds = at_bounds(law, runs)
+    status = Status.AT_BOUND if bounds else Status.CONVERGED
+    if not converged:
+        status = Status.FAILED
+        warnings.append("the search did not converge; do not use these numbers")
+    draws = np.empty((0, 5))
+    if bootstrap:
+        groups = clusters(runs, resample)
+        drawn = multiplicities(groups, bootstrap, seed)
+        found, fitted = refit(theta, points, drawn, stages, REFUSE)
+        warnings += _resampled(fitted, int(groups.max()) + 1, resample)
+        draws = points.coefficients(found[fitted])
     return FittedLaw(
-        **coefficients,
+        **_named(points.coefficients(theta[None])[0]),
         status=status,
         objective=objective,
         delta=delta if objective == "huber" else None,
         value=value,
         n=len(runs),
-        condition=float("nan"),
+        condition=number,
         confidence=confidence,
-        intervals={},
-        draws=pd.DataFrame(columns=list(COEFFICIENTS), dtype=float),
-        residuals=pd.Series(residuals(theta[None], points)[0], runs.index, name="residual"),
+        intervals=_intervals(draws, confidence),
+        draws=pd.DataFrame(draws, columns=list(COEFFICIENTS)),
+        residuals=pd.Series(log_residuals(law, runs), runs.index, name="residual"),
         convention=convention,
         warnings=(*warnings, *bounds),
         largest=float(runs["flops"].max()),
     )
 
 
-def optimum(points: Points, weights: Array, delta: float) -> tuple[Array, float, bool]:
-    """The unknowns (5,) with the lowest objective over several starts, its value, and whether it converged."""
+def optimum(points: Points, weights: Array, stages: Sequence[float]) -> tuple[Array, float, bool]:
+    """The unknowns (5,) with the lowest objective over several starts, its value, and whether it converged.
+
+    stages: thresholds of the Huber objective, each from the optimum of the last. LAD ends at a vertex.
+    """
     theta = starts(points, weights)
     if not len(theta):
         raise NotIdentified(
-            "in no power law of these runs does the loss fall with both params and tokens; add runs that vary "
-            "one while the other stays, over a factor of 10 or more"
+            "in no power law of these runs does the loss fall with both params and tokens; add runs that "
+            "vary one while the other stays, over a factor of 10 or more"
         )
-    stages = (delta,) if delta else (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-    for stage in stages:
-        theta, value, converged = descend(theta, points, weights, stage)
-    if not delta:
-        value = np.abs(residuals(theta, points)) @ weights
+    for delta in stages:
+        theta, value, converged = descend(theta, points, weights, delta)
     best = int(value.argmin())
-    return theta[best], float(value[best]), bool(converged[best])
+    if stages != LAD:
+        return theta[best], float(value[best]), bool(converged[best])
+    exact = vertex(theta[best], points, weights)
+    return exact, float(np.abs(linear(exact[None], points)[0][0]) @ weights), bool(converged[best])
 
 
-def percentile(values: Array, level: float) -> Interval:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high), level)
+def _allocations(coefficients: Array, c: float) -> Array:
+    """N*, D*, D*/N* and the loss there (4, k), of rows of coefficients (k, 5)."""
+    e, a, b, alpha, beta = coefficients.T
+    log_g = (np.log(alpha * a) - np.log(beta * b)) / (alpha + beta)
+    n = np.exp(log_g + beta / (alpha + beta) * np.log(c / TRAINING))
+    d = c / TRAINING / n
+    return np.stack([n, d, d / n, e + a * n**-alpha + b * d**-beta])
 
 
-def _allocation(law: Law, c: float) -> tuple[float, float, float, float]:
-    functions: tuple[Callable, ...] = (law.n_opt, law.d_opt, law.tokens_per_param, law.loss_opt)
-    return tuple(float(function(c)) for function in functions)  # type: ignore[return-value]
+def _named(row: Array) -> dict[str, float]:
+    return dict(zip(COEFFICIENTS, map(float, row), strict=True))
+
+
+def _intervals(draws: Array, level: float) -> dict[str, Interval]:
+    if not len(draws):
+        return {}
+    found = {name: percentile(draws[:, i], level) for i, name in enumerate(COEFFICIENTS)}
+    share = draws[:, 4] / (draws[:, 3] + draws[:, 4])
+    return {**found, "n_exponent": percentile(share, level), "d_exponent": percentile(1 - share, level)}
 
 
 def _known(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -203,8 +229,8 @@ def _one_architecture(runs: pd.DataFrame) -> None:
     names = sorted(set(runs["arch"]))
     if len(names) > 1:
         raise ValueError(
-            f"column 'arch' holds {len(names)} architectures ({', '.join(names[:4])}); a law is fitted to one: "
-            "select its rows, or drop the column to fit all as one"
+            f"column 'arch' holds {len(names)} architectures ({', '.join(names[:4])}); a law is fitted to "
+            "one: select its rows, or drop the column to fit all as one"
         )
 
 
@@ -218,9 +244,7 @@ def _repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFr
     convention = str(runs.attrs["convention"])
     if "unique_tokens" not in runs:
         if repeats == "effective":
-            raise ValueError(
-                "repeats = 'effective' needs a column unique_tokens; add it, counts without repeats"
-            )
+            raise ValueError("repeats = 'effective' needs a column unique_tokens: counts without repeats")
         return runs, convention
     unique = clean(runs[["unique_tokens"]], need=("unique_tokens",))["unique_tokens"].to_numpy(float)
     again = [int(row) for row in runs.index[runs["tokens"].to_numpy() > unique]]
@@ -235,35 +259,37 @@ def _repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFr
     return runs.assign(tokens=worth), f"{convention}; D in effective tokens, R* = {decay:g}"
 
 
-def _enough(runs: pd.DataFrame) -> None:
-    places = len(runs[["params", "tokens"]].drop_duplicates())
-    if places < FEWEST:
-        raise NotIdentified(
-            f"{places} different runs cannot determine {FEWEST} coefficients; add runs of other sizes and tokens"
-        )
-
-
-def _more_than_a_constant(points: Points, value: float, delta: float) -> None:
+def _more_than_a_constant(points: Points, value: float, objective: str, stages: Sequence[float]) -> None:
     """Refuse where a constant explains the losses about as well: an F test of the objectives."""
     n = len(points.x)
     spread = points.log_loss - np.median(points.log_loss)
-    flat = float(np.abs(spread).sum() if not delta else huber(spread, delta).sum())
-    if n > FEWEST and (flat - value) / 4 <= fdtri(4, n - FEWEST, 1 - CONSTANT) * value / (n - FEWEST):
+    flat = float(np.abs(spread).sum() if objective == "lad" else huber(spread, stages[-1]).sum())
+    if n > 5 and (flat - value) / 4 <= fdtri(4, n - 5, 1 - CONSTANT) * value / (n - 5):
         raise NotIdentified(
-            f"a constant explains these {n} losses about as well as a law does; add runs over a wider range of "
-            "compute, or more of them"
+            f"a constant explains these {n} losses about as well as a law does; add runs over a wider range "
+            "of compute, or more of them"
         )
 
 
-def _status(theta: Array, converged: bool) -> tuple[Status, list[str]]:
-    warnings = []
-    if theta[0] <= 0:
-        warnings.append(
-            "E is at its bound, 0: these runs are too far from the entropy of the text to show it"
+def _conditioned(number: float) -> list[str]:
+    if number > REFUSE:
+        raise NotIdentified(
+            f"the fit has a condition number of {number:.2g}, above {REFUSE:.0e}: its coefficients are "
+            "arbitrary; add runs at other tokens per parameter and other budgets"
         )
-    for name, value in (("alpha", theta[3]), ("beta", theta[4])):
-        if not LIMITS[0] < value < LIMITS[1]:
-            warnings.append(f"{name} is at its bound, {value:g}: these runs do not determine it")
-    if not converged:
-        return Status.FAILED, [*warnings, "the search did not converge; do not use these numbers"]
-    return (Status.AT_BOUND if warnings else Status.CONVERGED), warnings
+    return [f"the fit has a condition number of {number:.0f}, above {WARN:.0f}"] if number > WARN else []
+
+
+def _resampled(fitted: npt.NDArray[np.bool_], groups: int, resample: str) -> list[str]:
+    lost = int((~fitted).sum())
+    if lost > len(fitted) / 2:
+        raise NotIdentified(
+            f"{lost} of {len(fitted)} bootstrap resamples determine no law, so this one rests on a few runs; "
+            "add runs, or give bootstrap=0 for the point alone"
+        )
+    found = [f"{lost} of {len(fitted)} bootstrap resamples determine no law: intervals lack them"] * (
+        lost > 0
+    )
+    if resample != "pairs" and groups < FEW_CLUSTERS:
+        found.append(f"{groups} clusters were drawn; with fewer than {FEW_CLUSTERS} intervals are too short")
+    return found

@@ -1,7 +1,7 @@
 """The law of loss against size and data, and what follows from it by algebra.
 
-L(N, D) = E + A N^-alpha + B D^-beta, in nats a token, with N parameters, D tokens and C = 6 N D training FLOPs
-(Hoffmann et al., arXiv 2203.15556, approach 3). All methods take numbers or numpy arrays.
+L(N, D) = E + A N^-alpha + B D^-beta, in nats a token, with N parameters, D tokens and C = 6 N D FLOPs of
+training (Hoffmann et al., arXiv 2203.15556, approach 3). All methods take numbers or numpy arrays.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Minimise the sum of Huber losses of log residuals, for many weightings of the same runs at once.
 
-Unknowns, a row each: E, ln A', ln B', alpha, beta of L = E + A' e^(-alpha x) + B' e^(-beta y), where x and y are
-ln N and ln D less their means: uncentred, the Hessian's condition is above 1e11 (arXiv 2603.22339).
+Unknowns, a row each: E, ln A', ln B', alpha, beta of L = E + A' e^(-alpha x) + B' e^(-beta y), where x and y
+are ln N and ln D less their means: uncentred, the Hessian's condition is above 1e11 (arXiv 2603.22339).
 `starts` is variable projection: for given exponents the law is linear, so a grid of exponents needs one
 small linear system a cell. `descend` is a damped Newton iteration on the true objective.
 """
@@ -11,12 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from scaling.law import Array
 
+Mask = npt.NDArray[np.bool_]
+
 # Exponents are searched for in the grid and may not leave the limits.
-LIMITS = (0.01, 3.0)
-GRID = np.geomspace(0.03, 2.5, 36)
+LIMITS = (0.01, 2.0)
+GRID = np.geomspace(0.03, 1.9, 36)
 LOW = np.array([0.0, -np.inf, -np.inf, LIMITS[0], LIMITS[0]])
 HIGH = np.array([np.inf, np.inf, np.inf, LIMITS[1], LIMITS[1]])
 # The Huber threshold that no log residual exceeds: half the sum of squares.
@@ -57,7 +60,7 @@ class System:
     newton: Array
     bound: Array
 
-    def rows(self, keep: Array) -> System:
+    def rows(self, keep: Mask) -> System:
         return System(
             value=self.value[keep],
             gradient=self.gradient[keep],
@@ -65,7 +68,7 @@ class System:
             bound=self.bound[keep],
         )
 
-    def replaced(self, where: Array, new: System) -> System:
+    def replaced(self, where: Mask, new: System) -> System:
         column, matrix = where[:, None], where[:, None, None]
         return System(
             value=np.where(where, new.value, self.value),
@@ -75,10 +78,18 @@ class System:
         )
 
 
-def residuals(theta: Array, points: Points) -> Array:
-    """ln of the prediction less ln of the loss, (k, n)."""
-    parts = np.exp(theta[:, 1:3, None] - theta[:, 3:, None] * np.stack([points.x, points.y]))
-    return np.log(theta[:, :1] + parts[:, 0] + parts[:, 1]) - points.log_loss
+def linear(theta: Array, points: Points) -> tuple[Array, Array]:
+    """ln of the prediction less ln of the loss (k, n), and its derivatives (k, 5, n)."""
+    jacobian = np.empty((len(theta), 5, len(points.x)))
+    part_n = np.exp(theta[:, 1:2] - theta[:, 3:4] * points.x)
+    part_d = np.exp(theta[:, 2:3] - theta[:, 4:5] * points.y)
+    predicted = theta[:, :1] + part_n + part_d
+    np.divide(1.0, predicted, out=jacobian[:, 0])
+    np.multiply(part_n, jacobian[:, 0], out=jacobian[:, 1])
+    np.multiply(part_d, jacobian[:, 0], out=jacobian[:, 2])
+    np.multiply(jacobian[:, 1], -points.x, out=jacobian[:, 3])
+    np.multiply(jacobian[:, 2], -points.y, out=jacobian[:, 4])
+    return np.log(predicted) - points.log_loss, jacobian
 
 
 def huber(r: Array, delta: float) -> Array:
@@ -89,18 +100,7 @@ def huber(r: Array, delta: float) -> Array:
 
 def system(theta: Array, points: Points, weights: Array, delta: float) -> System:
     """Sum over the runs of weights (k, n) times huber(residual), with its derivatives."""
-    x, y = points.x, points.y
-    k, n = len(theta), len(x)
-    jacobian = np.empty((k, 5, n))
-    part_n = np.exp(theta[:, 1:2] - theta[:, 3:4] * x)
-    part_d = np.exp(theta[:, 2:3] - theta[:, 4:5] * y)
-    predicted = theta[:, :1] + part_n + part_d
-    r = np.log(predicted) - points.log_loss
-    np.divide(1.0, predicted, out=jacobian[:, 0])
-    np.multiply(part_n, jacobian[:, 0], out=jacobian[:, 1])
-    np.multiply(part_d, jacobian[:, 0], out=jacobian[:, 2])
-    np.multiply(jacobian[:, 1], -x, out=jacobian[:, 3])
-    np.multiply(jacobian[:, 2], -y, out=jacobian[:, 4])
+    r, jacobian = linear(theta, points)
     size = np.abs(r)
     inside = np.minimum(size, delta)
     value = np.einsum("kn,kn->k", weights, inside * (size - 0.5 * inside))
@@ -109,9 +109,9 @@ def system(theta: Array, points: Points, weights: Array, delta: float) -> System
     across = jacobian.swapaxes(1, 2)
     bound = np.matmul(jacobian * (weights * (delta / np.maximum(size, delta)))[:, None], across)
     newton = np.matmul(jacobian * (np.where(size <= delta, weights, 0.0) - pull)[:, None], across)
-    # Second derivatives of the prediction, over the prediction: each power law curves in its own two unknowns.
+    # Second derivatives of the prediction: each power law curves in its own two unknowns.
     pulled = jacobian[:, 3:] * pull[:, None]
-    bend = np.stack([pulled[:, 0] @ -x, pulled[:, 1] @ -y], axis=1)
+    bend = np.stack([pulled[:, 0] @ -points.x, pulled[:, 1] @ -points.y], axis=1)
     for i in (0, 1):
         newton[:, 1 + i, 1 + i] += gradient[:, 1 + i]
         newton[:, 1 + i, 3 + i] += gradient[:, 3 + i]
@@ -121,17 +121,17 @@ def system(theta: Array, points: Points, weights: Array, delta: float) -> System
 
 
 def descend(
-    theta: Array, points: Points, weights: Array, delta: float, *, tolerance: float = 1e-11, limit: int = 200
-) -> tuple[Array, Array, Array]:
+    theta: Array, points: Points, weights: Array, delta: float, *, tolerance: float = 1e-13, limit: int = 200
+) -> tuple[Array, Array, Mask]:
     """Unknowns (k, 5), objectives (k,) and whether each converged (k,), from rows of starts.
 
-    Converged: a step of the reweighted least squares would lower the objective by less than `tolerance` of it.
+    Converged: a step of the reweighted least squares would gain less than `tolerance` of the objective.
     """
     theta = np.clip(theta, LOW, HIGH)
     weights = np.broadcast_to(weights, (len(theta), len(points.x)))
     best, value, converged = theta.copy(), np.full(len(theta), np.nan), np.zeros(len(theta), bool)
     rows, now = np.arange(len(theta)), system(theta, points, weights, delta)
-    damping = np.full(len(theta), 0.1)
+    damping = np.full(len(theta), 1.0)
     smallest = 1e-24 * weights.sum(1)
     for _ in range(limit):
         free = ~(((theta <= LOW) & (now.gradient > 0)) | ((theta >= HIGH) & (now.gradient < 0)))
@@ -159,13 +159,13 @@ def descend(
         model = -np.einsum("ki,ki->k", now.gradient, moved)
         model -= 0.5 * np.einsum("ki,kij,kj->k", moved, now.newton, moved)
         good = lower & (now.value - then.value > 0.25 * model)
-        damping = np.where(good, np.maximum(damping * 0.1, 1e-12), np.where(lower, damping, damping * 6))
+        damping = np.where(good, np.maximum(damping * 0.25, 1e-12), np.where(lower, damping, damping * 10))
         theta, now = np.where(lower[:, None], trial, theta), now.replaced(lower, then)
     best[rows], value[rows] = theta, now.value
     return best, value, converged
 
 
-def _solve(matrix: Array, gradient: Array, free: Array) -> Array:
+def _solve(matrix: Array, gradient: Array, free: Mask) -> Array:
     """-matrix^-1 gradient over the free unknowns, scaled to a unit diagonal; the others stay."""
     both = free[:, :, None] & free[:, None, :]
     size = np.sqrt(np.abs(np.einsum("kii->ki", matrix)))
@@ -176,7 +176,7 @@ def _solve(matrix: Array, gradient: Array, free: Array) -> Array:
     return -np.linalg.solve(scaled, (gradient / size)[:, :, None])[:, :, 0] / size
 
 
-def starts(points: Points, weights: Array, count: int = 4) -> Array:
+def starts(points: Points, weights: Array, count: int = 3) -> Array:
     """The unknowns (at most count, 5) at the best cells of the grid of exponents, no two of them close.
 
     Least squares of relative error, with E, A', B' >= 0: where E would be negative it is 0.
@@ -184,7 +184,7 @@ def starts(points: Points, weights: Array, count: int = 4) -> Array:
     """
     loss = np.exp(points.log_loss)
     u, v = np.exp(-GRID[:, None] * points.x), np.exp(-GRID[:, None] * points.y)  # (m, n)
-    weight = weights / (weights.sum() * 1.0) / loss**2
+    weight = weights / weights.sum() / loss**2
     best, cells = np.full((len(GRID), len(GRID)), np.inf), np.zeros((len(GRID), len(GRID), 5))
     for centred in (False, True):
         mean = weight / weight.sum() if centred else np.zeros_like(weight)
@@ -210,3 +210,32 @@ def starts(points: Points, weights: Array, count: int = 4) -> Array:
         chosen.append(cells[i, j])
         best[np.ix_(np.abs(index - i) < 4, np.abs(index - j) < 4)] = np.inf
     return np.array(chosen).reshape(-1, 5)
+
+
+def scaled_condition(theta: Array, points: Points, weights: Array) -> Array:
+    """Condition number (k,) of the Jacobian of ln L, logs centred, runs weighted, columns of unit length."""
+    gram = system(theta, points, weights, SQUARES).bound
+    size = np.sqrt(np.maximum(np.einsum("kii->ki", gram), 1e-300))
+    least, *_, largest = np.linalg.eigvalsh(gram / (size[:, :, None] * size[:, None, :])).T
+    return np.sqrt(largest / np.maximum(least, 1e-20))
+
+
+def vertex(theta: Array, points: Points, weights: Array) -> Array:
+    """The unknowns (5,) nearby with the lowest sum of absolute residuals.
+
+    That minimum is as a rule a vertex: as many residuals are exactly 0 as there are free unknowns. Which,
+    the minimum of a Huber objective with a small threshold tells; Newton's method makes them 0.
+    """
+    free = (theta > LOW) & (theta < HIGH)
+    before, _ = linear(theta[None], points)
+    zero = np.argsort(np.abs(before[0]))[: free.sum()]
+    there = theta.copy()
+    for _ in range(20):
+        r, jacobian = linear(there[None], points)
+        square = jacobian[0][np.ix_(free, zero)].T
+        if np.linalg.matrix_rank(square) < len(zero):
+            return theta
+        there[free] -= np.linalg.solve(square, r[0, zero])
+        there = np.clip(there, LOW, HIGH)
+    after, _ = linear(there[None], points)
+    return there if np.abs(after[0]) @ weights < np.abs(before[0]) @ weights else theta
