@@ -33,7 +33,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
         inside = sum(
             law.intervals[name].low <= getattr(TRUTH, name) <= law.intervals[name].high for law in laws
         )
-        # Of 60 sets 54 should. Fewer than 47 has a chance of 1 in 200 at .9, and of a half at .78.
+        # Of 60 sets 54 should. Fewer than 47 has a chance of 1 in 500 at .9, and of nearly a half at .78.
         assert 47 <= inside <= 60, f"{name}: {inside} of 60"
     at = [law.at(1e23).intervals["tokens_per_param"] for law in laws]
     ratio = TRUTH.tokens_per_param(1e23)
