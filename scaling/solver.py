@@ -32,12 +32,17 @@ SQUARES = 1e6
 class Objective(Protocol):
     """What `descend` minimises: n runs, the limits of the unknowns, the longest step, and the evaluation."""
 
-    low: Array
-    high: Array
-    reach: Array
-
     @property
     def n(self) -> int: ...
+
+    @property
+    def low(self) -> Array: ...
+
+    @property
+    def high(self) -> Array: ...
+
+    @property
+    def reach(self) -> Array: ...
 
     def system(self, theta: Array, weights: Array, delta: float) -> System: ...
 

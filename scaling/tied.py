@@ -74,7 +74,7 @@ class Tied:
 
 
 def optimum(tied: Tied, delta: float) -> tuple[Array, float, bool]:
-    """The joint unknowns (p,) with the lowest objective over several starts, its value, whether it converged."""
+    """The joint unknowns (p,) with the lowest objective of several starts, its value, if it converged."""
     theta, value, converged = descend(_starts(tied), tied, np.ones(tied.n), delta)
     best = int(value.argmin())
     return theta[best], float(value[best]), bool(converged[best])
@@ -103,7 +103,7 @@ def _starts(tied: Tied) -> Array:
 
 
 def _candidates(tied: Tied) -> Array:
-    """Exponents (m, k, 2) to try: a shared one runs over the grid, an own one is what its law's runs suggest."""
+    """Exponents (m, k, 2) to try: a shared one runs over the grid, an own one is its law's best cell."""
     own = np.full((len(tied.points), 2), USUAL)
     for k, points in enumerate(tied.points):
         found = starts(points, np.ones(points.n), 1)
@@ -116,7 +116,7 @@ def _candidates(tied: Tied) -> Array:
 
 
 def _linear(tied: Tied, exponents: Array, floors: int, with_floor: bool) -> tuple[Array, Array]:
-    """Least squares of relative error: floors, A's and B's (m, floors + 2 k) by candidate, and the error (m,)."""
+    """Least squares of relative error: E's, A's and B's (m, floors + 2 k) and the error (m,) by candidate."""
     count, laws = len(exponents), len(tied.points)
     unknowns = floors + 2 * laws
     gram, right, total = np.zeros((count, unknowns, unknowns)), np.zeros((count, unknowns)), 0.0
