@@ -44,9 +44,7 @@ def test_published_laws_give_the_published_tokens_per_parameter() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(law=LAWS, log_t=st.floats(6, 15), share=st.floats(0.02, 0.5))
-def test_the_inference_optimum_is_the_cheapest_of_a_dense_grid(
-    law: Law, log_t: float, share: float
-) -> None:
+def test_the_inference_optimum_is_the_cheapest_of_a_dense_grid(law: Law, log_t: float, share: float) -> None:
     served, loss = 10**log_t, law.E + share
     n, d = law.inference_optimum(loss, served)
     assert law.loss(n, d) == pytest.approx(loss, rel=1e-10)
