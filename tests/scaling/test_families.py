@@ -160,19 +160,19 @@ def test_sharing_narrows_the_intervals() -> None:
 
 
 def test_intervals_cover_the_truth() -> None:
-    """Nominal 90 %, 30 studies. At 95 % and 80 studies they covered 91 to 97 %."""
+    """Nominal 90 %, 20 studies. At 95 % and 80 studies they covered 91 to 97 %."""
     truth = multiplier(LAWS["hybrid"], LAWS["transformer"], 1e20)
     covered = dict.fromkeys(("E", "alpha", "beta", "multiplier"), 0)
-    for seed in range(30):
+    for seed in range(20):
         found = fit_families(
-            study(LAWS, seed=seed), shared=SHAREABLE, bootstrap=100, confidence=0.9, objective="log-mse"
+            study(LAWS, seed=seed), shared=SHAREABLE, bootstrap=80, confidence=0.9, objective="log-mse"
         )
         row = found.multipliers(1e20, reference="transformer").set_index("arch").loc["hybrid"]
         covered["multiplier"] += row["low"] <= truth <= row["high"]
         for key in ("E", "alpha", "beta"):
             interval = found.intervals["hybrid"][key]
             covered[key] += interval.low <= getattr(LAWS["hybrid"], key) <= interval.high
-    assert all(22 <= count <= 30 for count in covered.values()), covered
+    assert all(14 <= count <= 20 for count in covered.values()), covered
 
 
 def multiplier(law: Law, reference: Law, c: float) -> float:
@@ -255,10 +255,12 @@ def test_sharing_is_rejected_where_exponents_differ_and_as_a_rule_not_where_they
 
 
 def test_the_test_of_sharing_keeps_its_size() -> None:
-    p = np.array([sharing_test(study(LAWS, seed=seed), shared=("alpha", "beta")).p for seed in range(100)])
-    # Of 100 uniform values, 1 to 10 lie below 0.05 and the mean is within 0.1 of a half, with 97 % and more.
-    assert 1 <= (p < 0.05).sum() <= 10
-    assert abs(p.mean() - 0.5) < 0.1
+    two = {name: LAWS[name] for name in ("transformer", "hybrid")}
+    p = np.array([sharing_test(study(two, seed=seed), shared=("alpha", "beta")).p for seed in range(60)])
+    # Of 60 uniform values 0 to 8 lie below 0.05, and their mean within 0.13 of a half, with 99 % and more.
+    assert (p < 0.05).sum() <= 8
+    assert abs(p.mean() - 0.5) < 0.13
+    assert p.min() < 0.2
 
 
 def test_exact_losses_do_not_speak_against_sharing() -> None:
