@@ -1,0 +1,311 @@
+"""Fit the law of loss against size and data to a table of runs (approach 3 of arXiv 2203.15556).
+
+The objective is a sum over the runs, never a mean, of a loss of r = ln(loss) - ln(prediction): Huber with a
+stated threshold, least absolute deviations, or half the square. A variable-projection grid gives the starts,
+a Newton iteration on the objective itself the optimum, a bootstrap the intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import fdtri
+
+from scaling.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
+from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law, effective_tokens
+from scaling.resample import FEW_CLUSTERS, clusters, multiplicities, percentile, refit
+from scaling.runs import NotIdentified, Status, clean, rows_text
+from scaling.solver import SQUARES, Points, descend, huber, linear, starts, vertex
+
+COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
+OBJECTIVES = ("huber", "lad", "log-mse")
+RESAMPLES = ("pairs", "budget", "run")
+REPEATS = ("refuse", "effective")
+ALLOCATED = ("params", "tokens", "tokens_per_param", "loss")
+# Least absolute deviations are approached by Huber objectives.
+LAD = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+# For resamples, which start at the optimum and whose scatter is far above the difference.
+LAD_AGAIN = (1e-3, 1e-4, 1e-5)
+# Flops within this share of 6 N D are the same account.
+ACCOUNTED = 0.1
+# The chance that a law is taken for more than a constant where a constant is the truth.
+CONSTANT = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """The compute-optimal model at `flops`; intervals by name (params, tokens, tokens_per_param, loss).
+
+    `beyond` is flops over 6 N D of the largest run: above 1 the law is extrapolated.
+    """
+
+    flops: float
+    params: float
+    tokens: float
+    tokens_per_param: float
+    loss: float
+    beyond: float
+    intervals: dict[str, Interval]
+
+    def __str__(self) -> str:
+        def span(name: str) -> str:
+            found = self.intervals.get(name)
+            return f" [{found.low:.3g}, {found.high:.3g}]" if found else ""
+
+        text = (
+            f"C = {self.flops:.3g}: N* = {self.params:.3g}{span('params')}, "
+            f"D* = {self.tokens:.3g}{span('tokens')}, D/N = {self.tokens_per_param:.3g}"
+            f"{span('tokens_per_param')}, loss {self.loss:.4g}{span('loss')}"
+        )
+        return text + (f"; extrapolated {self.beyond:.3g} times in compute" if self.beyond > 1 else "")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedLaw(Law):
+    """A law with what is known of it: `status`, `intervals`, `warnings`, and the draws they come from.
+
+    value        the objective at the optimum, a sum over the runs; `delta` is its threshold on log loss
+    condition    of the Jacobian, logs centred and columns scaled
+    draws        coefficients of each bootstrap resample that converged
+    residuals    ln(loss) - ln(prediction), by row of the table
+    convention   how C, and where they repeat tokens, are counted
+    largest      6 N D of the largest run
+    """
+
+    status: Status
+    objective: str
+    delta: float | None
+    value: float
+    n: int
+    condition: float
+    confidence: float
+    intervals: dict[str, Interval]
+    draws: pd.DataFrame
+    residuals: pd.Series
+    convention: str
+    warnings: tuple[str, ...]
+    largest: float
+
+    def at(self, c: float, confidence: float | None = None) -> Allocation:
+        """The optimal allocation at c FLOPs, with percentile intervals where there are draws."""
+        level = self.confidence if confidence is None else confidence
+        point = _allocations(np.array([[getattr(self, name) for name in COEFFICIENTS]]), c)[:, 0]
+        drawn = _allocations(self.draws.to_numpy(), c)
+        intervals = (
+            {name: percentile(row, level) for name, row in zip(ALLOCATED, drawn, strict=True)}
+            if len(self.draws)
+            else {}
+        )
+        values = dict(zip(ALLOCATED, map(float, point), strict=True))
+        return Allocation(flops=float(c), beyond=float(c) / self.largest, intervals=intervals, **values)
+
+
+def fit(
+    frame: pd.DataFrame,
+    *,
+    objective: Literal["huber", "lad", "log-mse"] = "huber",
+    delta: float = 1e-3,
+    bootstrap: int = 1000,
+    resample: Literal["pairs", "budget", "run"] = "pairs",
+    confidence: float = 0.95,
+    seed: int = 0,
+    repeats: Literal["refuse", "effective"] = "refuse",
+    decay: float = REPEAT_DECAY,
+) -> FittedLaw:
+    """The law that minimises the objective over the runs of one architecture.
+
+    delta      threshold of the Huber objective, on log loss
+    bootstrap  resamples, 0 for none
+    resample   what is drawn: single runs, whole isoFLOP groups, or all rows that share a label (column run
+               or model)
+    repeats    "effective" fits runs that repeat data (tokens above unique_tokens) with their effective
+               tokens (arXiv 2305.16264, `decay` is R*); else they are refused
+
+    ValueError where the table is at fault, NotIdentified where these runs cannot determine a law.
+    """
+    _known("objective", objective, OBJECTIVES)
+    _known("resample", resample, RESAMPLES)
+    _known("repeats", repeats, REPEATS)
+    if not delta > 0:
+        raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence = {confidence} must lie between 0 and 1, say 0.95")
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap = {bootstrap} resamples must not be negative; 0 makes no intervals")
+    runs = clean(frame)
+    _one_architecture(runs)
+    warnings = _set_aside(runs)
+    trained = TRAINING * runs["params"].to_numpy(float) * runs["tokens"].to_numpy(float)
+    warnings += _accounting(runs["flops"].to_numpy(float) / trained)
+    runs, convention = _repeated(runs, repeats, decay)
+    warnings += check_design(runs)
+    n, d, loss = (runs[name].to_numpy(float) for name in ("params", "tokens", "loss"))
+    points = Points.of(n, d, loss)
+    stages = {"huber": (delta,), "lad": LAD, "log-mse": (SQUARES,)}[objective]
+    theta, value, converged = optimum(points, np.ones(len(runs)), stages)
+    _more_than_a_constant(points, value, objective, stages)
+    law = Law(**_named(points.coefficients(theta[None])[0]))
+    number = condition(law, n, d)
+    warnings += _conditioned(number)
+    bounds = at_bounds(law, runs)
+    status = Status.AT_BOUND if bounds else Status.CONVERGED
+    if not converged:
+        status = Status.FAILED
+        warnings.append("the search did not converge; do not use these numbers")
+    draws = np.empty((0, 5))
+    if bootstrap:
+        groups = clusters(runs, resample)
+        drawn = multiplicities(groups, bootstrap, seed)
+        found, fitted = refit(theta, points, drawn, LAD_AGAIN if objective == "lad" else stages, REFUSE)
+        warnings += _resampled(fitted, int(groups.max()) + 1, resample)
+        draws = points.coefficients(found[fitted])
+    return FittedLaw(
+        **_named(points.coefficients(theta[None])[0]),
+        status=status,
+        objective=objective,
+        delta=delta if objective == "huber" else None,
+        value=value,
+        n=len(runs),
+        condition=number,
+        confidence=confidence,
+        intervals=_intervals(draws, confidence),
+        draws=pd.DataFrame(draws, columns=list(COEFFICIENTS)),
+        residuals=pd.Series(log_residuals(law, runs), runs.index, name="residual"),
+        convention=convention,
+        warnings=(*warnings, *bounds),
+        largest=float(trained.max()),
+    )
+
+
+def optimum(points: Points, weights: Array, stages: Sequence[float]) -> tuple[Array, float, bool]:
+    """The unknowns (5,) with the lowest objective over several starts, its value, and whether it converged.
+
+    stages: thresholds of the Huber objective, each from the optimum of the last. LAD ends at a vertex.
+    """
+    theta = starts(points, weights)
+    if not len(theta):
+        raise NotIdentified(
+            "in no power law of these runs does the loss fall with both params and tokens; add runs that "
+            "vary one while the other stays, over a factor of 10 or more"
+        )
+    for delta in stages:
+        theta, value, converged = descend(theta, points, weights, delta)
+    best = int(value.argmin())
+    if stages != LAD:
+        return theta[best], float(value[best]), bool(converged[best])
+    exact = vertex(theta[best], points, weights)
+    return exact, float(np.abs(linear(exact[None], points)[0][0]) @ weights), bool(converged[best])
+
+
+def _allocations(coefficients: Array, c: float) -> Array:
+    """N*, D*, D*/N* and the loss there (4, k), of rows of coefficients (k, 5)."""
+    e, a, b, alpha, beta = coefficients.T
+    log_g = (np.log(alpha * a) - np.log(beta * b)) / (alpha + beta)
+    n = np.exp(log_g + beta / (alpha + beta) * np.log(c / TRAINING))
+    d = c / TRAINING / n
+    return np.stack([n, d, d / n, e + a * n**-alpha + b * d**-beta])
+
+
+def _named(row: Array) -> dict[str, float]:
+    return dict(zip(COEFFICIENTS, map(float, row), strict=True))
+
+
+def _intervals(draws: Array, level: float) -> dict[str, Interval]:
+    if not len(draws):
+        return {}
+    found = {name: percentile(draws[:, i], level) for i, name in enumerate(COEFFICIENTS)}
+    share = draws[:, 4] / (draws[:, 3] + draws[:, 4])
+    return {**found, "n_exponent": percentile(share, level), "d_exponent": percentile(1 - share, level)}
+
+
+def _known(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        close = get_close_matches(str(value), choices, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"{name} {value!r} is unknown; {hint}choose from {', '.join(choices)}")
+
+
+def _one_architecture(runs: pd.DataFrame) -> None:
+    names = sorted(runs["arch"].unique())
+    if len(names) > 1:
+        raise ValueError(
+            f"column 'arch' holds {len(names)} architectures ({', '.join(names[:4])}); a law is fitted to "
+            "one: select its rows, or drop the column to fit all as one"
+        )
+
+
+def _set_aside(runs: pd.DataFrame) -> list[str]:
+    aside = runs.attrs["set_aside"]
+    return [f"{rows_text(aside)} left out: status is not ok"] if aside else []
+
+
+def _accounting(ratio: Array) -> list[str]:
+    middle = float(np.median(ratio))
+    if abs(middle - 1) <= ACCOUNTED:
+        return []
+    return [
+        f"flops are {6 * middle:.3g} N D in the median, but N* and D* hold for C = 6 N D: give "
+        "`at` the compute in that convention"
+    ]
+
+
+def _repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFrame, str]:
+    """Runs with effective tokens where asked, and the convention that was followed."""
+    convention = str(runs.attrs["convention"])
+    if "unique_tokens" not in runs:
+        if repeats == "effective":
+            raise ValueError("repeats = 'effective' needs a column unique_tokens: counts without repeats")
+        return runs, convention
+    unique = clean(runs[["unique_tokens"]], need=("unique_tokens",))["unique_tokens"].to_numpy(float)
+    again = [int(row) for row in runs.index[runs["tokens"].to_numpy() > unique]]
+    if not again:
+        return runs, convention
+    if repeats == "refuse":
+        raise ValueError(
+            f"{rows_text(again)}: tokens exceed unique_tokens, so data was repeated, which the law does not "
+            "know; give repeats='effective', or leave these runs out"
+        )
+    worth = effective_tokens(runs["tokens"].to_numpy(), unique, decay)
+    return runs.assign(tokens=worth), f"{convention}; D in effective tokens, R* = {decay:g}"
+
+
+def _more_than_a_constant(points: Points, value: float, objective: str, stages: Sequence[float]) -> None:
+    """Refuse where a constant explains the losses about as well: an F test of the objectives."""
+    n = len(points.x)
+    spread = points.log_loss - np.median(points.log_loss)
+    flat = float(np.abs(spread).sum() if objective == "lad" else huber(spread, stages[-1]).sum())
+    if n > 5 and (flat - value) / 4 <= fdtri(4, n - 5, 1 - CONSTANT) * value / (n - 5):
+        raise NotIdentified(
+            f"a constant explains these {n} losses about as well as a law does; add runs over a wider range "
+            "of compute, or more of them"
+        )
+
+
+def _conditioned(number: float) -> list[str]:
+    if number > REFUSE:
+        raise NotIdentified(
+            f"the fit has a condition number of {number:.2g}, above {REFUSE:.0e}: its coefficients are "
+            "arbitrary; add runs at other tokens per parameter and other budgets"
+        )
+    return [f"the fit has a condition number of {number:.0f}, above {WARN:.0f}"] if number > WARN else []
+
+
+def _resampled(fitted: npt.NDArray[np.bool_], groups: int, resample: str) -> list[str]:
+    lost = int((~fitted).sum())
+    if lost > len(fitted) / 2:
+        raise NotIdentified(
+            f"{lost} of {len(fitted)} bootstrap resamples determine no law, so this one rests on a few runs; "
+            "add runs, or give bootstrap=0 for the point alone"
+        )
+    found = [f"{lost} of {len(fitted)} bootstrap resamples determine no law: intervals lack them"] * (
+        lost > 0
+    )
+    if resample != "pairs" and groups < FEW_CLUSTERS:
+        found.append(f"{groups} clusters were drawn; with fewer than {FEW_CLUSTERS} intervals are too short")
+    return found
