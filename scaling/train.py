@@ -29,9 +29,9 @@ from mad.runner import environment_of
 from mad.store import Store
 from mad.trainer import make_fabric
 from scaling.cost import build_model, cost_of
-from scaling.fitting import CHECKPOINT, Job, fit
 from scaling.learner import Text
 from scaling.ranks import launch
+from scaling.trainer import CHECKPOINT, Job, fit
 from scaling.watch import check_loggers
 
 STRATEGIES = ("auto", "ddp", "fsdp")
