@@ -1,0 +1,255 @@
+"""Can these runs determine the law, and did they? Conditioning, degenerate designs, outliers, bounds.
+
+What is looked at here costs microseconds; what needs further fits (influence, hold-out) is in `audit`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from scaling.runs import NotIdentified, budgets
+
+if TYPE_CHECKING:
+    from scaling.law import Law
+
+Array = npt.NDArray[np.float64]
+
+# Condition numbers of healthy public designs lie between 26 and 46, of a single budget above 1e4.
+WARN = 300.0
+REFUSE = 1e4
+# Runs whose C (or D/N) spans less than this factor are one budget (or one ray) with rounding in it.
+SAME = 1.25
+FEWEST_POINTS, FEWEST_LEVELS = 6, 3
+# Below these factors, largest over smallest, an exponent rests on little; a little less passes, for rounding.
+NARROW = {"C": 10.0, "N": 4.0, "D/N": 4.0}
+ROUNDING = 0.95
+HIGH_CORRELATION = 0.9
+# A robust z-score beyond this is no noise: of a normal distribution, 6 in ten million.
+OUTLIER = 5.0
+# Losses carry about six digits; scatter below that is not a scale.
+FINEST = 1e-6
+# A fitted parameter closer to its limit than this share is at it.
+AT_LIMIT = 1e-3
+EXPONENTS = (0.01, 1.99)
+
+
+def condition(law: Law, n: npt.ArrayLike, d: npt.ArrayLike) -> float:
+    """Condition number of the Jacobian of ln L(N, D) in (ln A, ln B, ln E, alpha, beta), scaled.
+
+    ln N and ln D are centred and each column has unit length, so that units do not matter. Infinite where
+    the runs are fewer than the parameters, or a term vanishes. n, d: parameters and tokens, (n,). The scale
+    of `WARN` and `REFUSE` was measured on public designs (arXiv 2203.15556, 2403.08540, 2407.21783).
+    """
+    n, d = np.atleast_1d(np.asarray(n, float)), np.atleast_1d(np.asarray(d, float))
+    by_size, by_data = law.A * n**-law.alpha, law.B * d**-law.beta
+    return _condition(np.full(len(n), float(law.E)), by_size, by_data, np.log(n), np.log(d))
+
+
+def check_design(frame: pd.DataFrame) -> tuple[str, ...]:
+    """Warnings about where the runs lie; of a design that cannot identify the law, NotIdentified.
+
+    Looks at N and D alone, before any fit. frame: as `runs.clean` returns it, one architecture. Refused are
+    fewer than 6 points or 3 levels of N or D, one budget (C constant), one ray (D/N constant), any other
+    single line in (ln N, ln D), each also where it is nearly so, and what a typical law would find to have a
+    condition number above `REFUSE`. The message says which runs would cure it.
+    """
+    n, d = frame["params"].to_numpy(float), frame["tokens"].to_numpy(float)
+    faults = [*_too_few(n, d), *_one_line(n, d)]
+    if not faults and (value := _typical_condition(n, d)) > REFUSE:
+        faults = [
+            f"the {len(n)} runs have a condition number of {value:.2g} under a typical law, and {REFUSE:.0e} "
+            f"is too much: {_cure(n, d)}"
+        ]
+    if faults:
+        raise NotIdentified("E, A, B, alpha and beta are not identified: " + "; also, ".join(faults))
+    return _weaknesses(frame, n, d)
+
+
+def log_residuals(law: Law, frame: pd.DataFrame) -> Array:
+    """ln of the observed loss less ln of the predicted: positive where a run is worse than the law, (n,)."""
+    predicted = law.loss(frame["params"].to_numpy(float), frame["tokens"].to_numpy(float))
+    return np.log(frame["loss"].to_numpy(float)) - np.log(np.asarray(predicted, float))
+
+
+def screen(frame: pd.DataFrame, residuals: npt.ArrayLike, *, threshold: float = OUTLIER) -> pd.DataFrame:
+    """Every run with its robust z-score and a flag "ok", "high" or "low"; furthest first, none dropped.
+
+        z = (r - median r) / (1.4826 median |r - median r|)
+
+    residuals: ln of the observed over the predicted loss, (n,), as `log_residuals` gives. A run flagged
+    "high" diverged or was cut short; "low" saw its test text, or is logged in another unit. The index keeps
+    the row numbers, so `frame.drop(index=...)` leaves runs out: by decision, not here.
+    """
+    r = np.asarray(residuals, float)
+    if r.shape != (len(frame),):
+        raise ValueError(
+            f"residuals have shape {r.shape}, the frame {len(frame)} runs; give one for each run"
+        )
+    if not threshold > 0:
+        raise ValueError(f"threshold is {threshold:g}; a robust z-score above 0 is needed, 5 is usual")
+    from_centre = r - np.median(r)
+    z = from_centre / max(1.4826 * float(np.median(np.abs(from_centre))), FINEST)
+    table = frame[["arch", "params", "tokens", "loss"]].assign(
+        residual=r, z=z, flag=np.where(z > threshold, "high", np.where(z < -threshold, "low", "ok"))
+    )
+    return table.iloc[np.argsort(-np.abs(z), kind="stable")]
+
+
+def at_bounds(law: Law, frame: pd.DataFrame) -> tuple[str, ...]:
+    """A sentence for each parameter that ended at its limit: an answer of the limit, not of the runs."""
+    n, d = frame["params"].to_numpy(float), frame["tokens"].to_numpy(float)
+    least = float(frame["loss"].min())
+    found = []
+    if law.E <= AT_LIMIT * least:
+        found.append(f"E is {law.E:.3g}: the runs show no irreducible loss; add larger runs")
+    if law.E >= (1 - AT_LIMIT) * least:
+        found.append(f"E is {law.E:.4g}, the least loss of all runs: add larger runs")
+    for name, exponent, factor, of, cure in (
+        ("alpha", law.alpha, law.A * n**-law.alpha, "N", "sizes"),
+        ("beta", law.beta, law.B * d**-law.beta, "D", "tokens"),
+    ):
+        if not EXPONENTS[0] < exponent < EXPONENTS[1]:
+            found.append(
+                f"{name} is {exponent:.3g}, at the limit: widen the range of {cure} at fixed compute"
+            )
+        if float(factor.max()) <= AT_LIMIT * least:
+            found.append(
+                f"the term in {of} is at most {factor.max():.2g} nats: the loss shows no dependence on {cure}"
+            )
+    return tuple(found)
+
+
+def _condition(floor: Array, by_size: Array, by_data: Array, x: Array, y: Array) -> float:
+    total = floor + by_size + by_data
+    jacobian = np.stack(
+        [by_size, by_data, floor, -by_size * (x - x.mean()), -by_data * (y - y.mean())], axis=1
+    )
+    jacobian /= total[:, None]
+    length = np.linalg.norm(jacobian, axis=0)
+    if len(x) < 5 or not (length > 0).all():
+        return float("inf")
+    singular = np.linalg.svd(jacobian / length, compute_uv=False)
+    return float(singular[0] / singular[-1]) if singular[-1] > 0 else float("inf")
+
+
+def _typical_condition(n: Array, d: Array) -> float:
+    """Of a law that owes, at the runs' centre, half of its loss to E and a quarter to each term."""
+    x, y = np.log(n), np.log(d)
+    by_size, by_data = 0.25 * np.exp(-0.34 * (x - x.mean())), 0.25 * np.exp(-0.36 * (y - y.mean()))
+    return _condition(np.full(len(n), 0.5), by_size, by_data, x, y)
+
+
+def _levels(values: Array) -> Array:
+    """Which level each value belongs to: values within 1 % of a level's least are one level."""
+    order = np.argsort(values, kind="stable")
+    level = np.empty(len(values))
+    count, start = -1, -np.inf
+    for i in order:
+        if values[i] > 1.01 * start:
+            count, start = count + 1, values[i]
+        level[i] = count
+    return level
+
+
+def _too_few(n: Array, d: Array) -> list[str]:
+    sizes, data = _levels(n), _levels(d)
+    points = len(set(zip(sizes, data, strict=True)))
+    faults = []
+    if points < FEWEST_POINTS:
+        faults.append(
+            f"{len(n)} run{'s' if len(n) > 1 else ''} at {points} distinct (N, D) point"
+            f"{'s' if points > 1 else ''} cannot fix five parameters: add runs at "
+            f"{FEWEST_POINTS - points} other points or more (15 or more are usual)"
+        )
+    for name, values, level in (("N", n, sizes), ("D", d, data)):
+        count = int(level.max()) + 1
+        if count < FEWEST_LEVELS:
+            faults.append(
+                f"{name} takes {count} value{'s' if count > 1 else ''} ({_range(values)}), too few for a "
+                f"power law and a constant: add runs at {name} below {_round(values.min() / 2)} and above "
+                f"{_round(values.max() * 2)}"
+            )
+    return faults
+
+
+def _one_line(n: Array, d: Array) -> list[str]:
+    """One budget, one ray or another line D ~ N^k: alone, or with scatter below the factor SAME."""
+    if len(n) < 2:
+        return []
+    runs, x, y = f"all {len(n)} runs", np.log(n), np.log(d)
+    if _span(n * d) < SAME:
+        flops = float(np.exp(np.mean(x + y))) * 6
+        return [
+            f"{runs} lie {_about(n * d)}at one budget, 6 N D = {flops:.2e}: one curve of loss against N "
+            f"cannot separate N^-alpha from D^-beta; add runs at 6 N D of {_round(flops / 3)} or below and "
+            f"{_round(flops * 3)} or above, three sizes or more at each"
+        ]
+    if _span(d / n) < SAME:
+        ratio = float(np.exp(np.mean(y - x)))
+        return [
+            f"{runs} lie {_about(d / n)}on D = {ratio:.3g} N: N and D grow as one, so A N^-alpha and "
+            f"B D^-beta cannot be told apart; add runs at D/N below {_round(ratio / 2)} and above "
+            f"{_round(ratio * 2)} at two or more budgets"
+        ]
+    for u, v in ((x, y), (y, x)):
+        if np.ptp(u) > 0:
+            slope = float(np.polyfit(u - u.mean(), v - v.mean(), 1)[0])
+            rest = np.exp(v - slope * u)
+            if _span(rest) < SAME and slope:
+                power = slope if u is x else 1 / slope
+                return [
+                    f"{runs} lie {_about(rest)}on one line, D ~ N^{power:.2g}: the loss along a line does "
+                    f"not tell N from D; {_cure(n, d)}"
+                ]
+    return []
+
+
+def _weaknesses(frame: pd.DataFrame, n: Array, d: Array) -> tuple[str, ...]:
+    found = []
+    spans = {"C": _span(frame["flops"].to_numpy(float)), "N": _span(n), "D/N": _span(d / n)}
+    for name, span in spans.items():
+        if span < ROUNDING * NARROW[name]:
+            found.append(
+                f"{name} spans only a factor {span:.2g}; {NARROW[name]:g} or more make the exponents firm"
+            )
+    count = int(budgets(frame).nunique())
+    if count < 3:
+        found.append(f"the runs lie at {count} budgets; three or more show whether a power law holds")
+    correlation = float(np.corrcoef(np.log(n), np.log(d))[0, 1])
+    if abs(correlation) > HIGH_CORRELATION:
+        found.append(f"ln N and ln D have correlation {correlation:.2f}: {_cure(n, d)}")
+    if (value := _typical_condition(n, d)) > WARN:
+        found.append(
+            f"the condition number under a typical law is {value:.0f}, above {WARN:.0f}: {_cure(n, d)}"
+        )
+    return tuple(found)
+
+
+def _cure(n: Array, d: Array) -> str:
+    low, high = float((d / n).min()), float((d / n).max())
+    flops = np.exp(np.mean(np.log(6 * n * d)))
+    return (
+        f"add runs at D/N below {_round(low / 2)} and above {_round(high * 2)}, each at 6 N D of "
+        f"{_round(flops / 3)} or below and {_round(flops * 3)} or above"
+    )
+
+
+def _span(values: Array) -> float:
+    return float(values.max() / values.min())
+
+
+def _about(values: Array) -> str:
+    return "" if _span(values) < 1.01 else "nearly "
+
+
+def _range(values: Array) -> str:
+    low, high = _round(values.min()), _round(values.max())
+    return low if low == high else f"{low} and {high}"
+
+
+def _round(value: float) -> str:
+    return f"{float(f'{value:.2g}'):g}"
