@@ -31,7 +31,7 @@ REFERENCE = 1e12
 STEPS = (200, 20_000)
 # Text that is read more often than this is worth visibly less than new text (arXiv:2305.16264).
 MOST_EPOCHS = 4.0
-LRS = (1e-3, 2e-3, 4e-3, 8e-3)
+LRS = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
 FEWEST_SIZES = 5
 # A mean deviation from the grid's centre, as a factor, beyond which it is said.
 OFF_CENTRE = 1.25
@@ -88,23 +88,25 @@ def plan(
     tuning: list[PlannedRun] = []
     notes: list[str] = []
     offsets = [span ** (2 * i / (sizes - 1) - 1) for i in range(sizes)]
-    for label, spec in given.items():
-        own = []
-        for budget in grid:
-            centre = math.sqrt(budget / (6 * tokens_per_param))
-            found = ladder(spec, [centre * offset for offset in offsets], **common)
-            group = _group(label, found, budget, seq_len, batch_tokens)
-            own += group
-            notes += _off_centre(label, budget, centre, found)
-            if budget == grid[0] and lr is None:
-                inner = sizes // 4
-                tuning += [
-                    group[i].model_copy(update={"role": "tuning", "lr": rate})
-                    for i in (inner, sizes - 1 - inner)
-                    for rate in rates
-                ]
-        runs += [run.model_copy(update={"lr": lr}) for run in own]
-        notes += _design(label, own)
+    for budget in grid:
+        centre = math.sqrt(budget / (6 * tokens_per_param))
+        targets = [centre * offset for offset in offsets]
+        found = {label: ladder(spec, targets, **common) for label, spec in given.items()}
+        rows = _rows(budget, [size for own in found.values() for size in own], seq_len, batch_tokens)
+        for label, own in found.items():
+            runs += [_run(label, size, budget, seq_len, rows, lr) for size in own]
+            notes += _off_centre(label, budget, centre, own)
+    if lr is None:
+        inner = sizes // 4
+        for label in given:
+            small = [run for run in runs if run.arch == label and run.budget == grid[0]]
+            tuning += [
+                small[i].model_copy(update={"role": "tuning", "lr": rate})
+                for i in (inner, sizes - 1 - inner)
+                for rate in rates
+            ]
+    for label in given:
+        notes += _design(label, [run for run in runs if run.arch == label])
     if sizes < FEWEST_SIZES:
         notes.append(
             f"{sizes} sizes at each budget leave little to tell noise from curvature; 5 or more are usual"
@@ -170,34 +172,35 @@ def _positive(**values: float) -> None:
             raise ValueError(f"{name}={value:g} must be above 0")
 
 
-def _group(
-    arch: str, sizes: Sequence[Size], budget: float, seq_len: int, batch_tokens: float
-) -> list[PlannedRun]:
-    """The runs of one budget: one batch for all, tokens = C / (FLOPs a token) in whole steps."""
+def _rows(budget: float, sizes: Sequence[Size], seq_len: int, batch_tokens: float) -> int:
+    """Sequences a step, for all runs of a budget."""
     tokens = [budget / size.flops for size in sizes]
     wanted = batch_tokens * (budget / REFERENCE) ** (1 / 3)
     # Few steps are worse than many: the lower limit on steps has the last word.
     wanted = min(max(wanted, max(tokens) / STEPS[1]), min(tokens) / STEPS[0])
-    rows = max(1, round(wanted / seq_len))
-    runs = []
-    for size, count in zip(sizes, tokens, strict=True):
-        run = PlannedRun(
-            arch=arch,
-            role="grid",
-            size=size,
-            budget=budget,
-            seq_len=seq_len,
-            batch_size=rows,
-            steps=max(1, round(count / (rows * seq_len))),
+    return max(1, round(wanted / seq_len))
+
+
+def _run(arch: str, size: Size, budget: float, seq_len: int, rows: int, lr: float | None) -> PlannedRun:
+    """Tokens = C / (FLOPs a token), in whole steps."""
+    tokens = budget / size.flops
+    run = PlannedRun(
+        arch=arch,
+        role="grid",
+        size=size,
+        budget=budget,
+        seq_len=seq_len,
+        batch_size=rows,
+        steps=max(1, round(tokens / (rows * seq_len))),
+        lr=lr,
+    )
+    if abs(run.flops / budget - 1) > 0.01:
+        raise ValueError(
+            f"a budget of {budget:g} FLOPs is {tokens:,.0f} tokens of {arch} with {size.params:,} parameters: "
+            f"too few for whole steps of {rows * seq_len:,} tokens within 1 %; give larger budgets, a "
+            "smaller span or a shorter seq_len"
         )
-        if abs(run.flops / budget - 1) > 0.01:
-            raise ValueError(
-                f"a budget of {budget:g} FLOPs is {count:,.0f} tokens of {arch} with {size.params:,} "
-                f"parameters, too few for whole steps of {seq_len} tokens within 1 %; give larger budgets, a "
-                "smaller span or a shorter seq_len"
-            )
-        runs.append(run)
-    return runs
+    return run
 
 
 def _off_centre(arch: str, budget: float, centre: float, sizes: Sequence[Size]) -> Iterator[str]:

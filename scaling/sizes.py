@@ -20,16 +20,13 @@ from architectures.model import resolve_options
 from mad.protocol import Data
 
 STEPS = (16, 8, 4)
-# A deviation from N that is still on target, as a factor; beyond it finer widths are tried.
-CLOSE = 1.2
-# A size further than this factor from its target is refused.
-FAR = 1.8
+# The cost of a shape is 1 where it deviates by CLOSE from the wanted N, or by SHAPE from the preferred
+# aspect ratio, as factors; beyond COARSE finer widths are tried.
+CLOSE, SHAPE, COARSE = 1.2, 1.6, 2.0
+# A size further than this factor from its target is refused, and a shape further from its aspect ratio.
+FAR, BAND = 1.8, 8.0
 # Neighbours in a ladder differ by at least this factor.
 APART = 1.15
-# How far an aspect ratio may lie from the preferred one, as a factor.
-BAND = 8.0
-# A deviation of CLOSE in N weighs as much as this factor in the aspect ratio.
-SHAPE = 1.6
 WIDEST = 65_536
 
 
@@ -104,20 +101,20 @@ class _Shapes:
     def __init__(self, spec: str | architectures.Spec, vocab_size: int, seq_len: int) -> None:
         self.given, self.vocab_size, self.seq_len = spec, vocab_size, seq_len
         self.pattern, self.options = architectures.parse(spec), resolve_options(spec)
-        self.counted = functools.cache(self._counted)
+        self.counted, self.size = functools.cache(self._counted), functools.cache(self._size)
 
     def near(self, target: float) -> list[_Shape]:
-        """The shapes within a factor FAR of a target; of finer widths only if those of 16 are not close."""
+        """The shapes within a factor FAR of a target; of finer widths only if those of 16 are all coarse."""
         found: list[_Shape] = []
         for step in STEPS:
             found += [x for x in self._candidates(target, step) if _off(x.params, target) <= math.log(FAR)]
-            if any(_off(x.params, target) <= math.log(CLOSE) for x in found):
+            if any(x.cost <= COARSE for x in found):
                 break
         if not found:
             raise ValueError(self.complaint(target, found))
         return found
 
-    def size(self, repeats: int, dim: int) -> Size:
+    def _size(self, repeats: int, dim: int) -> Size:
         """A shape, counted in full."""
         spec = self._spec(repeats, dim)
         found = architectures.account(
