@@ -73,7 +73,7 @@ def run(
     say: Callable[[str], None] | None = None,
     train: Train | None = None,
 ) -> pd.DataFrame:
-    """Train what the store does not hold yet; return the study's runs, tuning and repetitions too.
+    """Train what the store does not hold yet; return the grid as `scaling.fit` reads it.
 
     workers    processes at a time, of one thread each on a CPU; 1 trains in this process
     max_hours  after so long no run is begun; the next call goes on
@@ -85,7 +85,8 @@ def run(
     next call tries again. Of the table's `attrs`, `rates` are the learning-rate rules by architecture and
     `problems` says what is missing and why.
     """
-    if corpus.config != plan.corpus:
+    label = {"name"}
+    if corpus.config.model_dump(exclude=label) != plan.corpus.model_dump(exclude=label):
         raise ValueError(
             f"the plan was made for the corpus {plan.corpus.name} ({plan.corpus.sha256[:8]}), and this is "
             f"{corpus.config.name} ({corpus.config.sha256[:8]}); load that one, or make a new plan"
@@ -230,8 +231,9 @@ class _Driver:
     def frame(self) -> pd.DataFrame:
         from scaling.stored import language_frame
 
+        grid = [id for id, job in self.jobs.items() if job.run.role == "grid"]
         frame = language_frame(self.store)
-        return frame[frame["id"].isin(self.jobs)].reset_index(drop=True)
+        return frame[frame["id"].isin(grid)].reset_index(drop=True)
 
 
 def _task(shared: tuple[Train, Any], task: tuple[LanguageConfig, dict[str, Any]]) -> LanguageRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
@@ -27,6 +28,10 @@ CORPUS = CorpusConfig(
     train_tokens=50_000_000,
     validation_tokens=100_000,
 )
+
+
+# Many tests train the same sizes.
+_counted = functools.cache(cost_of)
 
 
 class Words:
@@ -65,7 +70,7 @@ class Training:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fail == label:
             raise RuntimeError("out of memory")
-        cost = cost_of(config)
+        cost = _counted(config.model_copy(update={"lr": 1.0}))
         n, d = cost.params_counted, config.tokens
         off = math.log(config.lr / self.rate(n))
         diverged = config.lr > self.limit
