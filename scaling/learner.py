@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import lightning
 import numpy as np
@@ -102,7 +102,10 @@ class Learner(lightning.LightningModule):
         self.config, self.save, self.report = config, save, report
         self.windows = torch.from_numpy(np.asarray(windows, dtype=np.int64))
         self.marks = set(evaluation_steps(config.steps, config.evaluations))
-        every = {*range(LOOK, config.steps, LOOK), *range(save_every or LOOK, config.steps, save_every or LOOK)}
+        every = {
+            *range(LOOK, config.steps, LOOK),
+            *range(save_every or LOOK, config.steps, save_every or LOOK),
+        }
         self.looks = {1, config.steps} | self.marks | every
         self.save_every = save_every
         self.points: list[LanguagePoint] = []
@@ -116,7 +119,7 @@ class Learner(lightning.LightningModule):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        config, model = self.config, self.objective.model
+        config, model = self.config, cast("SequenceModel", self.objective.model)
         groups = parameter_groups(
             model.named_parameters(), model.hints(), lr=config.lr, weight_decay=config.weight_decay
         )
@@ -125,9 +128,9 @@ class Learner(lightning.LightningModule):
         return torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, fused=True)
 
     def on_fit_start(self) -> None:
-        self.double = torch.float32 if self.device.type == "mps" else torch.float64
+        self.wide = torch.float32 if self.device.type == "mps" else torch.float64
         # Tallies stay on the device between two looks: summed loss, and how many gradients were clipped.
-        self.total = torch.tensor(self.restored[0], dtype=self.double, device=self.device)
+        self.total = torch.tensor(self.restored[0], dtype=self.wide, device=self.device)
         self.clipped = torch.tensor(self.restored[1], device=self.device)
         self.windows = self.windows.to(self.device)
         self.started = self.saved = time.perf_counter()
@@ -138,8 +141,12 @@ class Learner(lightning.LightningModule):
         factor = learning_rate(config, step)
         for group in optimizer.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        # A user's dropout draws from the global random state.
-        torch.manual_seed(_key(config.seed, step, self.global_rank))
+        # A user's dropout draws from the global random state. torch.manual_seed asks every kind of device
+        # that there could be, which takes as long as a small layer.
+        key = _key(config.seed, step, self.global_rank)
+        torch.default_generator.manual_seed(key)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(key)
         noise = config.seed if self.global_rank == 0 else _key(config.seed, self.global_rank)
         contexts = self.objective.contexts(config.seed, step)
         for ctx in contexts:
@@ -204,13 +211,13 @@ class Learner(lightning.LightningModule):
         # Every rank has equally many windows, the last ones perhaps twice and then without weight: a wrapped
         # model is called in step with the others.
         mine = torch.arange(self.global_rank, -(-count // world) * world, world, device=self.device)
-        weight = (mine < count).to(self.double)
+        weight = (mine < count).to(self.wide)
         rows = max(1, 2**22 // (config.seq_len * config.corpus.vocab_size))
         self.objective.eval()
         with torch.no_grad():
             parts = [strategy.predict_step(self.windows[i % count]) for i in mine.split(rows)]
         self.objective.train()
-        means = torch.cat(parts).to(self.double) / config.seq_len
+        means = torch.cat(parts).to(self.wide) / config.seq_len
         sums = torch.stack([(weight * means).sum(), (weight * means.square()).sum()])
         first, second = (strategy.reduce(sums, reduce_op="sum") / count).tolist()
         spread = max(0.0, second - first**2) * count / max(1, count - 1)

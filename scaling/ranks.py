@@ -29,7 +29,12 @@ def launch(work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...], coun
 
 
 def _rank(
-    rank: int, work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...], count: int, port: int, answer: Path
+    rank: int,
+    work: Callable[..., dict[str, Any]],
+    arguments: tuple[Any, ...],
+    count: int,
+    port: int,
+    answer: Path,
 ) -> None:
     # Lightning's environment reads these, and then starts no processes itself.
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}

@@ -29,9 +29,9 @@ from mad.runner import environment_of
 from mad.store import Store
 from mad.trainer import make_fabric
 from scaling.cost import build_model, cost_of
-from scaling.fitting import CHECKPOINT, Job, fit
 from scaling.learner import Text
 from scaling.ranks import launch
+from scaling.trainer import CHECKPOINT, Job, fit
 from scaling.watch import check_loggers
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -60,15 +60,14 @@ def train(
     threads: int | None = None,
     progress: bool = True,
 ) -> LanguageRecord:
-    """Train the model of `config` on a corpus and return its record; a run that the store holds is not repeated.
+    """Train the model of `config` on a corpus and return its record; what the store holds is not repeated.
 
     store             a store, or the path of one, which gets the record; None: it is only returned
     study, role, budget, label   what the run counts to, no part of its identity; `label` is its family
     device            "auto", "cpu", "cuda", "cuda:N", "mps"
     devices           processes on this machine, one a device; each takes its part of every batch
     strategy          "ddp" or "fsdp" where there are several; "auto" is "ddp"
-    folder            for checkpoints and logs; None: beside the store (only logs stay there), else a temporary
-    one
+    folder            for checkpoints and logs; None: beside the store, where logs stay, else a temporary one
     loggers           "csv", "wandb" (without a network unless WANDB_API_KEY or WANDB_MODE is set)
     checkpoint_every  steps between two checkpoints; None: a minute
     threads           of each process on a CPU; None: as torch has it, shared among the processes
@@ -141,9 +140,7 @@ def train(
     return record
 
 
-def _check(
-    config: LanguageConfig, corpus: Text, device: str, devices: int, strategy: str
-) -> tuple[str, int]:
+def _check(config: LanguageConfig, corpus: Text, device: str, devices: int, strategy: str) -> tuple[str, int]:
     """The device by its name; refuses what cannot be trained, or would not be what `config` says."""
     if strategy not in STRATEGIES:
         close = get_close_matches(strategy, STRATEGIES, n=1)
@@ -157,7 +154,9 @@ def _check(
             f"{devices}, or fewer devices"
         )
     if strategy != "auto" and devices == 1:
-        raise ValueError(f"strategy {strategy!r} is for several devices; set devices=2 or more, or leave it out")
+        raise ValueError(
+            f"strategy {strategy!r} is for several devices; set devices=2 or more, or leave it out"
+        )
     ours, theirs = config.corpus.model_dump(), corpus.config.model_dump()
     other = [name for name in ours if name != "name" and ours[name] != theirs[name]]
     if other:
@@ -172,6 +171,8 @@ def _check(
         )
     if devices > 1 and (target.type == "mps" or ":" in device):
         raise ValueError(f"device {device!r} is one device; choose 'cpu' or 'cuda' for devices={devices}")
+    if strategy == "fsdp" and target.type != "cuda":
+        raise ValueError(f"strategy 'fsdp' shards over CUDA devices only, not {target.type}; choose 'ddp'")
     model = build_model(config, seed=0)
     future = [layer.name for _, layer in model.layers() if not layer.causal]
     if future:

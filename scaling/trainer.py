@@ -46,7 +46,7 @@ class Job:
 
 
 def fit(job: Job, corpus: Text) -> dict[str, Any]:
-    """Train in this process, alone or as one rank of several, from the checkpoint in the folder if one is there.
+    """Train in this process, alone or as one of several ranks, from the folder's checkpoint if it has one.
 
     Returns, as JSON, the curve and the tally of `Learner`, `peak_memory` and the step of the checkpoint.
     """
@@ -103,7 +103,7 @@ def fit(job: Job, corpus: Text) -> dict[str, Any]:
     if "wandb" in job.loggers and first:
         import wandb
 
-        wandb.finish(quiet=True)
+        wandb.finish()
     return {
         "points": [point.model_dump() for point in learner.points],
         "initial": learner.initial,
@@ -115,15 +115,11 @@ def fit(job: Job, corpus: Text) -> dict[str, Any]:
     }
 
 
-class _Sharded(FSDPStrategy):
-    """FSDP with whole checkpoints. Lightning keeps its own for CUDA; torch shards on a CPU too."""
-
-
 def _strategy(job: Job, model: SequenceModel) -> Strategy | str:
     if job.devices == 1:
         return "auto"
     if job.strategy == "fsdp":
-        return _Sharded(state_dict_type="full")
+        return FSDPStrategy(state_dict_type="full")
     # A routed layer may leave a tensor without a gradient on one rank, a nested one on all.
     partly = any(layer.routed for _, layer in model.layers()) or bool(nested_layers(model))
     return DDPStrategy(find_unused_parameters=partly)
@@ -132,16 +128,18 @@ def _strategy(job: Job, model: SequenceModel) -> Strategy | str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning from announcing devices, tips and the end of training."""
-    logger = logging.getLogger("lightning.pytorch")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             # What Lightning calls of torch and torch is about to rename; nothing that a user could mend.
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
