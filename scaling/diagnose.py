@@ -28,6 +28,8 @@ FEWEST_POINTS, FEWEST_LEVELS = 6, 3
 NARROW = {"C": 10.0, "N": 4.0, "D/N": 4.0}
 ROUNDING = 0.95
 HIGH_CORRELATION = 0.9
+# C / (6 N D) depends on what is counted; among runs counted alike it spans less than this factor.
+MIXED = 2.0
 # A robust z-score beyond this is no noise: of a normal distribution, 6 in ten million.
 OUTLIER = 5.0
 # Losses carry about six digits; scatter below that is not a scale.
@@ -40,13 +42,13 @@ EXPONENTS = (0.01, 1.99)
 def condition(law: Law, n: npt.ArrayLike, d: npt.ArrayLike) -> float:
     """Condition number of the Jacobian of ln L(N, D) in (ln A, ln B, ln E, alpha, beta), scaled.
 
-    ln N and ln D are centred and each column has unit length, so that units do not matter. Infinite where
-    the runs are fewer than the parameters, or a term vanishes. n, d: parameters and tokens, (n,). The scale
-    of `WARN` and `REFUSE` was measured on public designs (arXiv 2203.15556, 2403.08540, 2407.21783).
+    ln N and ln D are centred and each column has unit length, so that units do not matter, and E may be 0.
+    Infinite where the runs are fewer than the parameters. n, d: parameters and tokens, (n,). The scale of
+    `WARN` and `REFUSE` was measured on public designs (arXiv 2203.15556, 2403.08540, 2407.21783).
     """
     n, d = np.atleast_1d(np.asarray(n, float)), np.atleast_1d(np.asarray(d, float))
     by_size, by_data = law.A * n**-law.alpha, law.B * d**-law.beta
-    return _condition(np.full(len(n), float(law.E)), by_size, by_data, np.log(n), np.log(d))
+    return _condition(float(law.E), by_size, by_data, np.log(n), np.log(d))
 
 
 def check_design(frame: pd.DataFrame) -> tuple[str, ...]:
@@ -70,9 +72,9 @@ def check_design(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def log_residuals(law: Law, frame: pd.DataFrame) -> Array:
-    """ln of the observed loss less ln of the predicted: positive where a run is worse than the law, (n,)."""
+    """ln of the predicted loss less ln of the observed: negative where a run is worse than the law, (n,)."""
     predicted = law.loss(frame["params"].to_numpy(float), frame["tokens"].to_numpy(float))
-    return np.log(frame["loss"].to_numpy(float)) - np.log(np.asarray(predicted, float))
+    return np.log(np.asarray(predicted, float)) - np.log(frame["loss"].to_numpy(float))
 
 
 def screen(frame: pd.DataFrame, residuals: npt.ArrayLike, *, threshold: float = OUTLIER) -> pd.DataFrame:
@@ -80,7 +82,7 @@ def screen(frame: pd.DataFrame, residuals: npt.ArrayLike, *, threshold: float = 
 
         z = (r - median r) / (1.4826 median |r - median r|)
 
-    residuals: ln of the observed over the predicted loss, (n,), as `log_residuals` gives. A run flagged
+    residuals: ln of the predicted over the observed loss, (n,), as `log_residuals` gives. A run whose loss is
     "high" diverged or was cut short; "low" saw its test text, or is logged in another unit. The index keeps
     the row numbers, so `frame.drop(index=...)` leaves runs out: by decision, not here.
     """
@@ -94,7 +96,7 @@ def screen(frame: pd.DataFrame, residuals: npt.ArrayLike, *, threshold: float = 
     from_centre = r - np.median(r)
     z = from_centre / max(1.4826 * float(np.median(np.abs(from_centre))), FINEST)
     table = frame[["arch", "params", "tokens", "loss"]].assign(
-        residual=r, z=z, flag=np.where(z > threshold, "high", np.where(z < -threshold, "low", "ok"))
+        residual=r, z=z, flag=np.where(z < -threshold, "high", np.where(z > threshold, "low", "ok"))
     )
     return table.iloc[np.argsort(-np.abs(z), kind="stable")]
 
@@ -123,14 +125,14 @@ def at_bounds(law: Law, frame: pd.DataFrame) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _condition(floor: Array, by_size: Array, by_data: Array, x: Array, y: Array) -> float:
-    total = floor + by_size + by_data
-    jacobian = np.stack(
-        [by_size, by_data, floor, -by_size * (x - x.mean()), -by_data * (y - y.mean())], axis=1
-    )
-    jacobian /= total[:, None]
+def _condition(floor: float, by_size: Array, by_data: Array, x: Array, y: Array) -> float:
+    if len(x) < 5:
+        return float("inf")
+    # The column of ln E is E / L; scaled to unit length, E cancels.
+    columns = [by_size, by_data, np.ones(len(x)), by_size * (x - x.mean()), by_data * (y - y.mean())]
+    jacobian = np.stack(columns, axis=1) / (floor + by_size + by_data)[:, None]
     length = np.linalg.norm(jacobian, axis=0)
-    if len(x) < 5 or not (length > 0).all():
+    if not (length > 0).all():
         return float("inf")
     singular = np.linalg.svd(jacobian / length, compute_uv=False)
     return float(singular[0] / singular[-1]) if singular[-1] > 0 else float("inf")
@@ -140,7 +142,7 @@ def _typical_condition(n: Array, d: Array) -> float:
     """Of a law that owes, at the runs' centre, half of its loss to E and a quarter to each term."""
     x, y = np.log(n), np.log(d)
     by_size, by_data = 0.25 * np.exp(-0.34 * (x - x.mean())), 0.25 * np.exp(-0.36 * (y - y.mean()))
-    return _condition(np.full(len(n), 0.5), by_size, by_data, x, y)
+    return _condition(0.5, by_size, by_data, x, y)
 
 
 def _levels(values: Array) -> Array:
@@ -219,6 +221,12 @@ def _weaknesses(frame: pd.DataFrame, n: Array, d: Array) -> tuple[str, ...]:
     count = int(budgets(frame).nunique())
     if count < 3:
         found.append(f"the runs lie at {count} budgets; three or more show whether a power law holds")
+    per_product = frame["flops"].to_numpy(float) / (6 * n * d)
+    if _span(per_product) > MIXED:
+        found.append(
+            f"C / (6 N D) runs from {_round(per_product.min())} to {_round(per_product.max())}: count "
+            "parameters and FLOPs by one convention in all rows"
+        )
     correlation = float(np.corrcoef(np.log(n), np.log(d))[0, 1])
     if abs(correlation) > HIGH_CORRELATION:
         found.append(f"ln N and ln D have correlation {correlation:.2f}: {_cure(n, d)}")

@@ -1,0 +1,292 @@
+"""How far an answer can be trusted: what single runs move, what the largest budgets say, how far it reaches.
+
+A small error of predicted loss does not mean a small error of the allocation, so each table here carries
+both. The verdicts of `audit` are sentences with a number and a remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from scaling.diagnose import check_design, log_residuals, screen
+from scaling.findings import (
+    SEVERITIES,
+    Finding,
+    of_allocation,
+    of_cuts,
+    of_design,
+    of_hold_out,
+    of_influence,
+    of_influential_set,
+    of_outliers,
+)
+from scaling.fit import LAD, Allocation, FittedLaw, fit
+from scaling.law import Array
+from scaling.runs import NotIdentified, Status, budgets, clean
+from scaling.solver import SQUARES, Mask, Points, descend
+
+Objective = Literal["huber", "lad", "log-mse"]
+# Found budgets beyond this number are a scatter of compute, which is cut at shares of the runs instead.
+MOST_BUDGETS = 12
+SHARES = (0.5, 0.7, 0.9)
+# Shares of the runs that the default cuts leave out, from the least D/N up.
+CUTS = (0.0, 0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Audit:
+    """A fit with everything that was held against it; `findings` are the verdicts, the gravest first.
+
+    allocation  at the target compute, with intervals and `beyond`
+    screened, influence, together, cuts, held_out  the tables of `screen` and of the functions below
+    """
+
+    law: FittedLaw
+    allocation: Allocation
+    screened: pd.DataFrame
+    influence: pd.DataFrame
+    together: pd.DataFrame
+    cuts: pd.DataFrame
+    held_out: pd.DataFrame
+    findings: tuple[Finding, ...]
+
+    def __str__(self) -> str:
+        delta = f"({self.law.delta:g})" if self.law.delta else ""
+        head = f"{self.law.n} runs, {self.law.objective}{delta} on log loss, {self.law.convention}"
+        return "\n".join([head, str(self.allocation), *map(str, self.findings)])
+
+
+def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame:
+    """What leaving out each run does to D/N at `at` FLOPs and to the exponents; the most influential first.
+
+    Columns: arch, params, tokens, loss; tokens_per_param without the run and its `ratio` to that with all;
+    changes of n_exponent, alpha, beta, E; `converged`. Each is a fit of its own, started from `law`, all at
+    once. Runs that are wrong in company hide each other: see `influential_set`.
+    frame: the table that `law` was fitted to. Index: its rows.
+    """
+    runs, points, theta = _fitted(frame, law)
+    found, converged = _refitted(theta, points, 1.0 - np.eye(len(runs)), law)
+    found = points.coefficients(found)
+    ratio = _tokens_per_param(found, at)
+    table = runs[["arch", "params", "tokens", "loss"]].assign(
+        tokens_per_param=ratio,
+        ratio=ratio / law.tokens_per_param(at),
+        n_exponent=found[:, 4] / found[:, 3:].sum(1) - law.n_exponent,
+        alpha=found[:, 3] - law.alpha,
+        beta=found[:, 4] - law.beta,
+        E=found[:, 0] - law.E,
+        converged=converged,
+    )
+    return table.iloc[np.argsort(-np.abs(np.log(table["ratio"].to_numpy())), kind="stable")]
+
+
+def influential_set(frame: pd.DataFrame, law: FittedLaw, *, at: float, size: int = 5) -> pd.DataFrame:
+    """Runs that, left out one after the other, move D/N at `at` FLOPs furthest; in the order they go.
+
+    Each is the one whose leaving, after those before it, brings D/N furthest from that of all runs: a greedy
+    search for the set that decides the answer (compare arXiv 2011.14999). Columns: arch, params, tokens,
+    loss; tokens_per_param without this run and those above it; `ratio` to that with all runs.
+    """
+    runs, points, theta = _fitted(frame, law)
+    most = len(runs) - 5
+    if not 0 < size <= most:
+        raise ValueError(f"size = {size} of {len(runs)} runs; choose from 1 to {most}, so that 5 are left")
+    weights, gone, ratios = np.ones(len(runs)), [], []
+    for _ in range(size):
+        left = np.flatnonzero(weights)
+        each = np.tile(weights, (len(left), 1))
+        each[np.arange(len(left)), left] = 0.0
+        found, _ = _refitted(theta, points, each, law)
+        ratio = _tokens_per_param(points.coefficients(found), at) / law.tokens_per_param(at)
+        furthest = int(np.abs(np.log(ratio)).argmax())
+        theta = found[furthest]
+        weights[left[furthest]] = 0.0
+        gone.append(left[furthest])
+        ratios.append(float(ratio[furthest]))
+    table = runs.iloc[gone][["arch", "params", "tokens", "loss"]]
+    return table.assign(tokens_per_param=np.array(ratios) * law.tokens_per_param(at), ratio=ratios)
+
+
+def minimum_ratio_cuts(
+    frame: pd.DataFrame,
+    *,
+    at: float,
+    cuts: Sequence[float] | None = None,
+    objective: Objective = "huber",
+    delta: float = 1e-3,
+) -> pd.DataFrame:
+    """The fit to the runs with D/N above each cut: n, n_exponent, E, tokens_per_param at `at` FLOPs, status.
+
+    Runs of few tokens a parameter pull hard on the allocation. If the answer wanders from cut to cut, the
+    law does not hold there, or the data cannot tell. Without `cuts`, none, 5, 10 and 20 % of the runs go.
+    """
+    runs = clean(frame)
+    ratios = (runs["tokens"] / runs["params"]).to_numpy(float)
+    if cuts is None:
+        cuts = [0.0, *np.quantile(ratios, CUTS[1:])]
+    rows = []
+    for cut in cuts:
+        kept = runs[ratios > cut]
+        law, status = _attempt(kept, objective, delta)
+        rows.append(
+            {
+                "above": float(cut),
+                "n": len(kept),
+                "n_exponent": law.n_exponent if law else np.nan,
+                "E": law.E if law else np.nan,
+                "tokens_per_param": float(law.tokens_per_param(at)) if law else np.nan,
+                "status": status,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def hold_out(
+    frame: pd.DataFrame,
+    *,
+    below: Sequence[float] | None = None,
+    at: float | None = None,
+    objective: Objective = "huber",
+    delta: float = 1e-3,
+) -> pd.DataFrame:
+    """Fit the runs below a compute, predict those at or above it; a row for each of `below`.
+
+    Columns: below, n_train, n_test; `reach`, the largest compute over that of the training runs; `mape` and
+    `bias` in percent of the loss (bias above 0: predicted too high); tokens_per_param at `at` FLOPs (the
+    largest run's unless given) by the training runs alone; status. Where they do not identify a law the row
+    says so and holds no numbers. Without `below` the largest budget is left out, then two, then three.
+    """
+    runs = clean(frame)
+    flops = runs["flops"].to_numpy(float)
+    target = float(flops.max()) if at is None else at
+    limits = _limits(runs) if below is None else [float(limit) for limit in below]
+    rows = []
+    for limit in limits:
+        small = flops < limit
+        if small.all() or not small.any():
+            side = "below" if small.all() else "at or above"
+            raise ValueError(
+                f"below = {limit:g}: all {len(runs)} runs are {side} it; choose a compute between "
+                f"{flops.min():.3g} and {flops.max():.3g}"
+            )
+        law, status = _attempt(runs[small], objective, delta)
+        error = np.expm1(log_residuals(law, runs[~small])) * 100 if law else np.array([np.nan])
+        rows.append(
+            {
+                "below": limit,
+                "n_train": int(small.sum()),
+                "n_test": int((~small).sum()),
+                "reach": float(flops.max() / flops[small].max()),
+                "mape": float(np.abs(error).mean()),
+                "bias": float(error.mean()),
+                "tokens_per_param": float(law.tokens_per_param(target)) if law else np.nan,
+                "status": status,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def audit(
+    frame: pd.DataFrame,
+    *,
+    at: float,
+    objective: Objective = "huber",
+    delta: float = 1e-3,
+    bootstrap: int = 1000,
+    resample: Literal["pairs", "budget", "run"] = "pairs",
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Audit:
+    """Fit the runs of one architecture and hold everything against the answer at `at` FLOPs.
+
+    The arguments are those of `fit`. ValueError and NotIdentified as there.
+    """
+    runs = clean(frame)
+    law = fit(
+        frame,
+        objective=objective,
+        delta=delta,
+        bootstrap=bootstrap,
+        resample=resample,
+        confidence=confidence,
+        seed=seed,
+    )
+    allocation = law.at(at)
+    screened = screen(runs, log_residuals(law, runs))
+    moved = influence(frame, law, at=at)
+    together = influential_set(frame, law, at=at, size=min(5, len(runs) - 5))
+    cuts = minimum_ratio_cuts(runs, at=at, objective=objective, delta=delta)
+    held_out = hold_out(runs, at=at, objective=objective, delta=delta)
+    findings = [
+        *of_design(law),
+        *of_outliers(screened),
+        of_influence(moved),
+        of_influential_set(together),
+        *of_cuts(cuts, allocation),
+        *of_hold_out(held_out, allocation),
+        *of_allocation(allocation),
+    ]
+    return Audit(
+        law=law,
+        allocation=allocation,
+        screened=screened,
+        influence=moved,
+        together=together,
+        cuts=cuts,
+        held_out=held_out,
+        findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
+    )
+
+
+def _attempt(runs: pd.DataFrame, objective: Objective, delta: float) -> tuple[FittedLaw | None, str]:
+    if runs.empty:
+        return None, f"{Status.NOT_IDENTIFIED}: no runs are left"
+    try:
+        check_design(runs)
+        law = fit(runs, objective=objective, delta=delta, bootstrap=0)
+    except NotIdentified as error:
+        return None, f"{Status.NOT_IDENTIFIED}: {error}"
+    return law, str(law.status)
+
+
+def _limits(runs: pd.DataFrame) -> list[float]:
+    """Computes that leave out the largest budget, two, three; of a scatter, the upper shares of the runs."""
+    levels = np.sort(budgets(runs).unique())
+    if len(levels) < 2:
+        raise NotIdentified(
+            "all runs lie at one budget, so none is left to be predicted; add a larger budget"
+        )
+    if len(levels) > MOST_BUDGETS:
+        return [float(limit) for limit in np.quantile(runs["flops"], SHARES)]
+    between = np.sqrt(levels[:-1] * levels[1:])
+    return [float(limit) for limit in between[-3:]]
+
+
+def _fitted(frame: pd.DataFrame, law: FittedLaw) -> tuple[pd.DataFrame, Points, Array]:
+    """The runs of a law, as points, and its unknowns (5,)."""
+    runs = clean(frame)
+    if len(runs) != law.n:
+        raise ValueError(f"the table has {len(runs)} runs, the law was fitted to {law.n}; give that table")
+    points = Points.of(*(runs[name].to_numpy(float) for name in ("params", "tokens", "loss")))
+    lowered = np.log([law.A, law.B]) - np.array([law.alpha, law.beta]) * np.array(points.centre)
+    return runs, points, np.array([law.E, *lowered, law.alpha, law.beta])
+
+
+def _refitted(theta: Array, points: Points, weights: Array, law: FittedLaw) -> tuple[Array, Mask]:
+    """The unknowns (k, 5) for each row of weights (k, n), from those of all runs; and which converged."""
+    found = np.tile(theta, (len(weights), 1))
+    for delta in {"huber": (law.delta or 1.0,), "log-mse": (SQUARES,)}.get(law.objective, LAD):
+        found, _, converged = descend(found, points, weights, delta)
+    return found, converged
+
+
+def _tokens_per_param(coefficients: Array, c: float) -> Array:
+    """D/N at c FLOPs of rows E, A, B, alpha, beta."""
+    a, b, alpha, beta = coefficients[:, 1:].T
+    log_g = (np.log(alpha * a) - np.log(beta * b)) / (alpha + beta)
+    return np.exp((alpha - beta) / (alpha + beta) * np.log(c / 6) - 2 * log_g)

@@ -1,0 +1,154 @@
+"""Verdicts on a fit: a sentence, the number behind it, how grave it is, and what would cure it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from scaling.diagnose import WARN
+from scaling.fit import Allocation, FittedLaw
+from scaling.runs import Status, rows_text
+
+Severity = Literal["serious", "warning", "ok"]
+SEVERITIES = ("serious", "warning", "ok")
+# Factors that earn a warning and a serious verdict: of D/N moved by one run, of D/N by the runs below the
+# largest budget or by a few runs together, of the width of its interval, of the target over the largest run.
+MOVED = (1.1, 1.5)
+DRIFTED = (1.25, 2.0)
+WIDE = (2.0, 5.0)
+FAR = (10.0, 100.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A verdict: how bad, what was looked at, the number that says so, and what would cure it."""
+
+    severity: Severity
+    what: str
+    number: float
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def of_design(law: FittedLaw) -> list[Finding]:
+    """Conditioning, how the fit ended, and its own warnings, which name designs and parameters at limits."""
+    found = [Finding(severity="warning", what=words, number=float(law.n)) for words in law.warnings]
+    if law.condition <= WARN:
+        what = f"the condition number is {law.condition:.3g}; healthy designs have 26 to 46"
+        found.append(Finding(severity="ok", what=what, number=law.condition))
+    if law.status is not Status.CONVERGED:
+        found.append(Finding(severity="serious", what=f"the fit ended: {law.status}", number=law.value))
+    return found
+
+
+def of_outliers(screened: pd.DataFrame) -> list[Finding]:
+    odd = screened[screened["flag"] != "ok"]
+    if odd.empty:
+        largest = float(screened["z"].abs().max())
+        return [Finding(severity="ok", what=f"no outlying run: |z| is at most {largest:.1f}", number=largest)]
+    rows, furthest = rows_text([int(row) for row in odd.index]), float(odd["z"].abs().max())
+    return [
+        Finding(
+            severity="warning",
+            what=f"{rows} lie{'s' if len(odd) == 1 else ''} off the law, |z| up to {furthest:.1f}",
+            number=float(len(odd)),
+            remedy="look whether they diverged; mark them in a column status, then fit again",
+        )
+    ]
+
+
+def of_influence(moved: pd.DataFrame) -> Finding:
+    factor = float(np.exp(np.abs(np.log(moved["ratio"].iloc[0]))))
+    row = int(moved.index[0])
+    return Finding(
+        severity=_grade(factor, MOVED),
+        what=f"the most influential run, row {row}, moves D/N by a factor of {factor:.3g}",
+        number=factor,
+        remedy="" if factor <= MOVED[0] else f"check row {row}, and add runs near it",
+    )
+
+
+def of_influential_set(together: pd.DataFrame) -> Finding:
+    factor = float(np.exp(np.abs(np.log(together["ratio"].iloc[-1]))))
+    rows = rows_text([int(row) for row in together.index])
+    return Finding(
+        severity=_grade(factor, DRIFTED),
+        what=f"leaving out {rows}, chosen for it, moves D/N by a factor of {factor:.3g}",
+        number=factor,
+        remedy="" if factor <= DRIFTED[0] else "a handful of runs decides: check them, and say so",
+    )
+
+
+def of_cuts(cuts: pd.DataFrame, allocation: Allocation) -> list[Finding]:
+    ratios = cuts["tokens_per_param"].dropna()
+    interval = allocation.intervals.get("tokens_per_param")
+    if interval is None or len(ratios) < 2:
+        return []
+    outside = ratios[(ratios < interval.low) | (ratios > interval.high)]
+    text = f"without the runs of least D/N, D/N at the target is {ratios.min():.3g} to {ratios.max():.3g}"
+    if outside.empty:
+        return [Finding(severity="ok", what=f"{text}, inside the interval", number=float(ratios.max()))]
+    return [
+        Finding(
+            severity="warning",
+            what=f"{text}, outside the interval",
+            number=float(outside.iloc[0]),
+            remedy="leave out the runs of least D/N, where the law may not hold, or say that they decide",
+        )
+    ]
+
+
+def of_hold_out(held_out: pd.DataFrame, allocation: Allocation) -> list[Finding]:
+    usable = held_out.dropna(subset=["mape"])
+    if usable.empty:
+        what = "no smaller set of budgets identifies the law, so extrapolation is untested"
+        return [Finding(severity="warning", what=what, number=0.0, remedy="add budgets below the largest")]
+    best = usable.sort_values("n_train").iloc[-1]
+    drift = float(np.exp(np.abs(np.log(best["tokens_per_param"] / allocation.tokens_per_param))))
+    return [
+        Finding(
+            severity=_grade(drift, DRIFTED),
+            what=(
+                f"the {best['n_train']} runs below {best['below']:.3g} FLOPs predict the loss of the other "
+                f"{best['n_test']} within {best['mape']:.2f} % (bias {best['bias']:+.2f} %), and a D/N of "
+                f"{best['tokens_per_param']:.3g} at the target, where all runs say "
+                f"{allocation.tokens_per_param:.3g}"
+            ),
+            number=drift,
+            remedy="" if drift <= DRIFTED[0] else "do not extrapolate the allocation; add larger budgets",
+        )
+    ]
+
+
+def of_allocation(allocation: Allocation) -> list[Finding]:
+    found = [
+        Finding(
+            severity=_grade(allocation.beyond, FAR),
+            what=f"the target is {allocation.flops:.3g} FLOPs, {allocation.beyond:.3g} times the largest run",
+            number=allocation.beyond,
+            remedy="" if allocation.beyond <= FAR[0] else "add runs at larger compute",
+        )
+    ]
+    interval = allocation.intervals.get("tokens_per_param")
+    if interval is not None:
+        width = interval.high / interval.low
+        text = f"D/N there is {allocation.tokens_per_param:.3g}, {interval.level:.0%} interval "
+        found.append(
+            Finding(
+                severity=_grade(width, WIDE),
+                what=f"{text}{interval.low:.3g} to {interval.high:.3g}",
+                number=width,
+                remedy="" if width <= WIDE[0] else "state the interval, not the number; add runs",
+            )
+        )
+    return found
+
+
+def _grade(value: float, limits: tuple[float, float]) -> Severity:
+    # A number that is not one is the worst, not the best.
+    return "ok" if value <= limits[0] else "warning" if value <= limits[1] else "serious"

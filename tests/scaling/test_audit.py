@@ -1,0 +1,239 @@
+"""What an answer rests on: influence by refits, cuts, held-out budgets, and the verdicts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling import runs
+from scaling.audit import audit, hold_out, influence, influential_set, minimum_ratio_cuts
+from scaling.findings import of_cuts
+from scaling.fit import Allocation, fit
+from scaling.law import Interval, Law
+from scaling.runs import NotIdentified, Status
+
+LAW = Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
+TARGET = 5.76e23
+
+needs_data = pytest.mark.skipif(
+    "MAD_SCALING_DATA" not in os.environ, reason="MAD_SCALING_DATA names no folder"
+)
+
+
+def study(*, budgets: int = 7, sizes: int = 9, noise: float = 0.003, seed: int = 0) -> pd.DataFrame:
+    """An isoFLOP study of a known law, 1e18 to 1e21 FLOPs."""
+    c = np.repeat(np.geomspace(1e18, 1e21, budgets), sizes)
+    n = LAW.n_opt(c) * np.tile(np.geomspace(1 / 5, 5, sizes), budgets)
+    d = c / (6 * n)
+    loss = LAW.loss(n, d) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
+    return pd.DataFrame({"params": n, "tokens": d, "loss": loss})
+
+
+BAD = {64, 65, 66, 67, 68}
+
+
+def with_five_outliers() -> pd.DataFrame:
+    """A study with five more runs of few tokens a parameter, the worse the fewer."""
+    n = np.geomspace(5e8, 3e9, 5)
+    d = n * np.array([0.04, 0.1, 0.2, 0.3, 0.4])
+    bad = pd.DataFrame({"params": n, "tokens": d, "loss": LAW.loss(n, d) * (n / d) ** 0.1})
+    return pd.concat([study(), bad], ignore_index=True)
+
+
+def chinchilla() -> pd.DataFrame:
+    return runs.read_csv(Path(os.environ["MAD_SCALING_DATA"]) / "chinchilla_kyotakano.csv")
+
+
+@needs_data
+def test_held_out_budgets_of_the_public_runs() -> None:
+    table = hold_out(chinchilla(), below=[3e19, 1e20, 3e20, 1e21], at=TARGET)
+    assert table["n_train"].tolist() == [77, 131, 172, 211]
+    assert table["n_test"].tolist() == [157, 103, 62, 23]
+    np.testing.assert_allclose(table["mape"], [0.662, 0.750, 0.755, 1.019], atol=0.01)
+    np.testing.assert_allclose(table["bias"], [-0.373, 0.041, 0.229, -0.170], atol=0.01)
+    np.testing.assert_allclose(table["tokens_per_param"], [2.23, 3.19, 6.65, 8.99], rtol=0.01)
+
+
+@needs_data
+def test_cuts_of_the_public_runs() -> None:
+    table = minimum_ratio_cuts(chinchilla(), at=TARGET, cuts=[1, 1.5, 2, 3, 5])
+    assert table["n"].tolist() == [234, 229, 224, 218, 205]
+    np.testing.assert_allclose(table["n_exponent"], [0.4995, 0.5072, 0.5118, 0.4968, 0.5118], atol=5e-4)
+    np.testing.assert_allclose(table["tokens_per_param"], [22.86, 19.29, 17.36, 22.78, 16.77], rtol=0.01)
+
+
+@needs_data
+def test_the_audit_of_the_public_runs_distrusts_the_allocation_not_the_loss() -> None:
+    found = audit(chinchilla(), at=TARGET, bootstrap=50)
+    assert found.law.condition == pytest.approx(39.55, rel=0.02)
+    assert found.allocation.beyond == pytest.approx(44.5, rel=0.01)
+    assert found.held_out["mape"].max() < 1.1
+    assert "do not extrapolate the allocation" in str(found.findings[0])
+
+
+@pytest.mark.parametrize("objective", ["huber", "log-mse", "lad"])
+def test_influence_is_what_refits_without_each_run_say(objective: str) -> None:
+    frame = study()
+    law = fit(frame, objective=objective, bootstrap=0)
+    table = influence(frame, law, at=TARGET)
+    assert table["converged"].all()
+    for row in [*table.index[:4], *table.index[-3:]]:
+        again = fit(frame.drop(index=row - 1), objective=objective, bootstrap=0)
+        one = table.loc[row]
+        # At a vertex of least absolute deviations the optimum is flat within the solver's tolerance.
+        rel = 1e-3 if objective == "lad" else 1e-5
+        assert one["tokens_per_param"] == pytest.approx(again.tokens_per_param(TARGET), rel=rel)
+        assert one["ratio"] == pytest.approx(
+            again.tokens_per_param(TARGET) / law.tokens_per_param(TARGET), rel=rel
+        )
+        assert one["n_exponent"] == pytest.approx(again.n_exponent - law.n_exponent, abs=rel)
+        assert one["alpha"] == pytest.approx(again.alpha - law.alpha, abs=rel)
+        assert one["beta"] == pytest.approx(again.beta - law.beta, abs=rel)
+        assert one["E"] == pytest.approx(again.E - law.E, abs=rel)
+
+
+def test_five_outlying_runs_move_the_allocation_and_are_found() -> None:
+    clean = fit(study(), bootstrap=0).tokens_per_param(TARGET)
+    frame = with_five_outliers()
+    law = fit(frame, bootstrap=0)
+    assert clean / law.tokens_per_param(TARGET) > 2.5
+    assert influence(frame, law, at=TARGET).index[0] in BAD
+    # Three of them carry it all: without those, the objective shrugs the other two off.
+    together = influential_set(frame, law, at=TARGET, size=3)
+    assert set(together.index) < BAD
+    assert together["tokens_per_param"].iloc[-1] == pytest.approx(clean, rel=0.05)
+    cuts = minimum_ratio_cuts(frame, at=TARGET, cuts=[0, 0.5])
+    assert cuts["n"].tolist() == [68, 63]
+    assert cuts["tokens_per_param"].iloc[1] == pytest.approx(clean)
+
+
+def test_the_audit_names_the_five_outlying_runs() -> None:
+    found = audit(with_five_outliers(), at=TARGET, bootstrap=50)
+    # The furthest of them bends the law to itself, so its residual is small; the influential set names it.
+    assert set(found.screened.index[found.screened["flag"] == "high"]) == BAD - {64}
+    assert found.together.index[0] == 64
+    grave = " ".join(finding.what for finding in found.findings if finding.severity != "ok")
+    assert "off the law" in grave
+    assert "the most influential run, row 64" in grave
+    assert "leaving out rows 64, 65, 66," in grave
+
+
+@pytest.mark.parametrize(
+    ("ratios", "severity", "words"),
+    [
+        ([19.0, 25.0], "ok", "19 to 25, inside the interval"),
+        ([19.0, 31.0], "warning", "outside the interval"),
+    ],
+)
+def test_cuts_are_held_against_the_interval(ratios: list[float], severity: str, words: str) -> None:
+    interval = {"tokens_per_param": Interval(15.0, 30.0)}
+    allocation = Allocation(
+        flops=1e24, params=1e10, tokens=2e11, tokens_per_param=20.0, loss=2.0, beyond=1.0, intervals=interval
+    )
+    (finding,) = of_cuts(pd.DataFrame({"tokens_per_param": ratios}), allocation)
+    assert finding.severity == severity
+    assert words in str(finding)
+
+
+def test_an_influential_set_is_what_refits_without_it_say() -> None:
+    frame = study()
+    law = fit(frame, bootstrap=0)
+    table = influential_set(frame, law, at=TARGET, size=4)
+    for count in (1, 4):
+        again = fit(frame.drop(index=[row - 1 for row in table.index[:count]]), bootstrap=0)
+        assert table["tokens_per_param"].iloc[count - 1] == pytest.approx(
+            again.tokens_per_param(TARGET), rel=1e-5
+        )
+    assert table.index[0] == influence(frame, law, at=TARGET).index[0]
+    assert np.abs(np.log(table["ratio"])).is_monotonic_increasing
+    with pytest.raises(ValueError, match="size = 59 of 63 runs; choose from 1 to 58"):
+        influential_set(frame, law, at=TARGET, size=59)
+
+
+def test_a_small_error_of_loss_does_not_make_a_small_error_of_allocation() -> None:
+    """Small runs that are some tenths of a percent off: their loss extrapolates, their D/N does not."""
+    frame = study(noise=0.0)
+    few = np.log(frame["params"] / frame["tokens"] * 20)
+    small = 6 * frame["params"] * frame["tokens"] < 9e19
+    table = hold_out(
+        frame.assign(loss=frame["loss"] * np.where(small, 1 - 0.006 * few, 1.0)), below=[9e19], at=TARGET
+    )
+    assert table["mape"].iloc[0] < 1.0
+    assert abs(np.log(table["tokens_per_param"].iloc[0] / LAW.tokens_per_param(TARGET))) > np.log(2)
+
+
+def test_a_law_that_holds_is_predicted_without_error() -> None:
+    table = hold_out(study(noise=0.0), at=TARGET)
+    assert table["n_test"].tolist() == [27, 18, 9]
+    assert (table["mape"] < 1e-3).all()
+    np.testing.assert_allclose(table["tokens_per_param"], LAW.tokens_per_param(TARGET), rtol=1e-3)
+    np.testing.assert_allclose(table["reach"], 10 ** np.array([1.5, 1.0, 0.5]))
+
+
+def test_the_sign_of_the_bias_says_which_way_a_prediction_errs() -> None:
+    frame = study(noise=0.0)
+    large = 6 * frame["params"] * frame["tokens"] > 5e20
+    worse = frame.assign(loss=frame["loss"] * np.where(large, 1.02, 1.0))
+    table = hold_out(worse, below=[5e20])
+    assert table["bias"].iloc[0] == pytest.approx(100 * (1 / 1.02 - 1), abs=0.01)
+    assert table["mape"].iloc[0] == pytest.approx(-table["bias"].iloc[0])
+
+
+def test_what_training_budgets_cannot_identify_is_said_and_not_numbered() -> None:
+    table = hold_out(study(budgets=3), at=TARGET)
+    assert table["status"].str.startswith("not identified").tolist() == [True, False]
+    assert table["mape"].isna().tolist() == [True, False]
+    cuts = minimum_ratio_cuts(study(), at=TARGET, cuts=[0, 1e6])
+    assert cuts["status"].tolist() == ["converged", "not identified: no runs are left"]
+
+
+def test_a_limit_that_divides_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"1e\+30: all 63 runs are below it; choose .* 1e\+18 and 1e\+21"):
+        hold_out(study(), below=[1e30])
+    with pytest.raises(ValueError, match="all 63 runs are at or above it"):
+        hold_out(study(), below=[1.0])
+    with pytest.raises(NotIdentified, match="one budget"):
+        hold_out(study(budgets=1))
+
+
+def test_influence_needs_the_table_of_the_fit() -> None:
+    law = fit(study(), bootstrap=0)
+    with pytest.raises(ValueError, match="the table has 60 runs, the law was fitted to 63"):
+        influence(study().iloc[3:], law, at=TARGET)
+
+
+def test_rows_are_those_of_the_table_where_some_are_set_aside() -> None:
+    frame = with_five_outliers().assign(status="ok")
+    frame.loc[[0, 30], "status"] = "diverged"
+    found = audit(frame, at=TARGET, bootstrap=0)
+    assert set(found.influence.index) == set(found.screened.index) == set(range(1, 69)) - {1, 31}
+    assert set(found.together.index[:3]) < BAD
+
+
+def test_a_sound_study_passes_its_audit() -> None:
+    found = audit(study(noise=0.001), at=2e21, bootstrap=100)
+    assert {finding.severity for finding in found.findings} == {"ok"}
+    assert "63 runs, huber(0.001) on log loss, C = 6 N D" in str(found)
+    assert found.law.status is Status.CONVERGED
+
+
+def test_the_gravest_verdict_stands_first() -> None:
+    found = audit(study(noise=0.02, sizes=4), at=1e26, bootstrap=50)
+    order = [("serious", "warning", "ok").index(finding.severity) for finding in found.findings]
+    assert order == sorted(order)
+    assert found.findings[0].severity == "serious"
+    far = next(finding for finding in found.findings if "the target is 1e+26" in finding.what)
+    assert (far.severity, far.number) == ("serious", pytest.approx(1e5))
+    assert far.remedy == "add runs at larger compute"
+
+
+def test_counts_by_two_conventions_are_warned_of() -> None:
+    frame = study()
+    flops = 6 * frame["params"] * frame["tokens"] * np.where(frame.index % 2, 1.0, 1 / 3)
+    found = audit(frame.assign(flops=flops), at=TARGET, bootstrap=0)
+    assert any("one convention" in finding.what for finding in found.findings)
+    assert found.law.convention == "C as given"
