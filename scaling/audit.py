@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from scaling.diagnose import check_design, condition, log_residuals, screen
+from scaling.diagnose import check_design, log_residuals, screen
 from scaling.findings import (
     SEVERITIES,
     Finding,
@@ -22,16 +22,15 @@ from scaling.findings import (
     of_design,
     of_hold_out,
     of_influence,
+    of_influential_set,
     of_outliers,
 )
-from scaling.fit import Allocation, FittedLaw, fit
+from scaling.fit import LAD, Allocation, FittedLaw, fit
 from scaling.law import Array
 from scaling.runs import NotIdentified, Status, budgets, clean
-from scaling.solver import SQUARES, Points, descend
+from scaling.solver import SQUARES, Mask, Points, descend
 
 Objective = Literal["huber", "lad", "log-mse"]
-# As little as least absolute deviations need: their optimum within 1e-7 of the objective.
-LEAST_ABSOLUTE = 1e-7
 # Found budgets beyond this number are a scatter of compute, which is cut at shares of the runs instead.
 MOST_BUDGETS = 12
 SHARES = (0.5, 0.7, 0.9)
@@ -44,14 +43,14 @@ class Audit:
     """A fit with everything that was held against it; `findings` are the verdicts, the gravest first.
 
     allocation  at the target compute, with intervals and `beyond`
-    screened, influence, cuts, held_out  the tables of `screen` and of the functions below
+    screened, influence, together, cuts, held_out  the tables of `screen` and of the functions below
     """
 
     law: FittedLaw
     allocation: Allocation
-    condition: float
     screened: pd.DataFrame
     influence: pd.DataFrame
+    together: pd.DataFrame
     cuts: pd.DataFrame
     held_out: pd.DataFrame
     findings: tuple[Finding, ...]
@@ -67,19 +66,12 @@ def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame
 
     Columns: arch, params, tokens, loss; tokens_per_param without the run and its `ratio` to that with all;
     changes of n_exponent, alpha, beta, E; `converged`. Each is a fit of its own, started from `law`, all at
-    once. Runs that are wrong in company hide each other: look at `minimum_ratio_cuts` too.
+    once. Runs that are wrong in company hide each other: see `influential_set`.
     frame: the table that `law` was fitted to. Index: its rows.
     """
-    runs = clean(frame)
-    if len(runs) != law.n:
-        raise ValueError(f"the table has {len(runs)} runs, the law was fitted to {law.n}; give that table")
-    n = len(runs)
-    points = Points.of(*(runs[name].to_numpy(float) for name in ("params", "tokens", "loss")))
-    raised = np.array([law.alpha, law.beta]) * np.array(points.centre)
-    theta = np.array([law.E, *(np.log([law.A, law.B]) - raised), law.alpha, law.beta])
-    delta = {"huber": law.delta, "lad": LEAST_ABSOLUTE}.get(law.objective, SQUARES)
-    theta, _, converged = descend(np.tile(theta, (n, 1)), points, 1.0 - np.eye(n), float(delta or SQUARES))
-    found = points.coefficients(theta)
+    runs, points, theta = _fitted(frame, law)
+    found, converged = _refitted(theta, points, 1.0 - np.eye(len(runs)), law)
+    found = points.coefficients(found)
     ratio = _tokens_per_param(found, at)
     table = runs[["arch", "params", "tokens", "loss"]].assign(
         tokens_per_param=ratio,
@@ -93,6 +85,33 @@ def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame
     return table.iloc[np.argsort(-np.abs(np.log(table["ratio"].to_numpy())), kind="stable")]
 
 
+def influential_set(frame: pd.DataFrame, law: FittedLaw, *, at: float, size: int = 5) -> pd.DataFrame:
+    """Runs that, left out one after the other, move D/N at `at` FLOPs furthest; in the order they go.
+
+    Each is the one whose leaving, after those before it, brings D/N furthest from that of all runs: a greedy
+    search for the set that decides the answer (compare arXiv 2011.14999). Columns: arch, params, tokens,
+    loss; tokens_per_param without this run and those above it; `ratio` to that with all runs.
+    """
+    runs, points, theta = _fitted(frame, law)
+    most = len(runs) - 5
+    if not 0 < size <= most:
+        raise ValueError(f"size = {size} of {len(runs)} runs; choose from 1 to {most}, so that 5 are left")
+    weights, gone, ratios = np.ones(len(runs)), [], []
+    for _ in range(size):
+        left = np.flatnonzero(weights)
+        each = np.tile(weights, (len(left), 1))
+        each[np.arange(len(left)), left] = 0.0
+        found, _ = _refitted(theta, points, each, law)
+        ratio = _tokens_per_param(points.coefficients(found), at) / law.tokens_per_param(at)
+        furthest = int(np.abs(np.log(ratio)).argmax())
+        theta = found[furthest]
+        weights[left[furthest]] = 0.0
+        gone.append(left[furthest])
+        ratios.append(float(ratio[furthest]))
+    table = runs.iloc[gone][["arch", "params", "tokens", "loss"]]
+    return table.assign(tokens_per_param=np.array(ratios) * law.tokens_per_param(at), ratio=ratios)
+
+
 def minimum_ratio_cuts(
     frame: pd.DataFrame,
     *,
@@ -103,7 +122,7 @@ def minimum_ratio_cuts(
 ) -> pd.DataFrame:
     """The fit to the runs with D/N above each cut: n, n_exponent, E, tokens_per_param at `at` FLOPs, status.
 
-    Runs of few tokens a parameter pull hardest on the allocation. If the answer wanders from cut to cut, the
+    Runs of few tokens a parameter pull hard on the allocation. If the answer wanders from cut to cut, the
     law does not hold there, or the data cannot tell. Without `cuts`, none, 5, 10 and 20 % of the runs go.
     """
     runs = clean(frame)
@@ -198,15 +217,16 @@ def audit(
         seed=seed,
     )
     allocation = law.at(at)
-    number = condition(law, runs["params"], runs["tokens"])
     screened = screen(runs, log_residuals(law, runs))
     moved = influence(frame, law, at=at)
+    together = influential_set(frame, law, at=at, size=min(5, len(runs) - 5))
     cuts = minimum_ratio_cuts(runs, at=at, objective=objective, delta=delta)
     held_out = hold_out(runs, at=at, objective=objective, delta=delta)
     findings = [
-        *of_design(runs, law, number),
+        *of_design(law),
         *of_outliers(screened),
         of_influence(moved),
+        of_influential_set(together),
         *of_cuts(cuts, allocation),
         *of_hold_out(held_out, allocation),
         *of_allocation(allocation),
@@ -214,9 +234,9 @@ def audit(
     return Audit(
         law=law,
         allocation=allocation,
-        condition=number,
         screened=screened,
         influence=moved,
+        together=together,
         cuts=cuts,
         held_out=held_out,
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
@@ -245,6 +265,24 @@ def _limits(runs: pd.DataFrame) -> list[float]:
         return [float(limit) for limit in np.quantile(runs["flops"], SHARES)]
     between = np.sqrt(levels[:-1] * levels[1:])
     return [float(limit) for limit in between[-3:]]
+
+
+def _fitted(frame: pd.DataFrame, law: FittedLaw) -> tuple[pd.DataFrame, Points, Array]:
+    """The runs of a law, as points, and its unknowns (5,)."""
+    runs = clean(frame)
+    if len(runs) != law.n:
+        raise ValueError(f"the table has {len(runs)} runs, the law was fitted to {law.n}; give that table")
+    points = Points.of(*(runs[name].to_numpy(float) for name in ("params", "tokens", "loss")))
+    lowered = np.log([law.A, law.B]) - np.array([law.alpha, law.beta]) * np.array(points.centre)
+    return runs, points, np.array([law.E, *lowered, law.alpha, law.beta])
+
+
+def _refitted(theta: Array, points: Points, weights: Array, law: FittedLaw) -> tuple[Array, Mask]:
+    """The unknowns (k, 5) for each row of weights (k, n), from those of all runs; and which converged."""
+    found = np.tile(theta, (len(weights), 1))
+    for delta in {"huber": (law.delta or 1.0,), "log-mse": (SQUARES,)}.get(law.objective, LAD):
+        found, _, converged = descend(found, points, weights, delta)
+    return found, converged
 
 
 def _tokens_per_param(coefficients: Array, c: float) -> Array:

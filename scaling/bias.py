@@ -149,6 +149,13 @@ def fit_shape(xs: Sequence[Array], ys: Sequence[Array]) -> Shape | None:
     return None
 
 
+def best_exponents(runs: Packed) -> tuple[float, float]:
+    """The exponents that fit best; equal ones, or those of a parabola, where the runs leave them open."""
+    both = _search(runs, np.stack(np.meshgrid(TRIED, TRIED)).reshape(2, -1))
+    one = both or _search(runs, np.stack([TRIED, TRIED]))
+    return one[0] if one else (float(TRIED[0]), float(TRIED[0]))
+
+
 def at_exponents(xs: Sequence[Array], ys: Sequence[Array], alpha: float, beta: float) -> Shape | None:
     """The shape with these exponents; None where a budget's runs then have no optimum."""
     runs = Packed.of(xs, ys)

@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from scaling.diagnose import REFUSE, WARN, at_bounds, check_design
+from scaling.diagnose import WARN
 from scaling.fit import Allocation, FittedLaw
 from scaling.runs import Status, rows_text
 
 Severity = Literal["serious", "warning", "ok"]
 SEVERITIES = ("serious", "warning", "ok")
 # Factors that earn a warning and a serious verdict: of D/N moved by one run, of D/N by the runs below the
-# largest budget, of the width of its interval, of the target over the largest run.
+# largest budget or by a few runs together, of the width of its interval, of the target over the largest run.
 MOVED = (1.1, 1.5)
 DRIFTED = (1.25, 2.0)
 WIDE = (2.0, 5.0)
@@ -35,21 +35,14 @@ class Finding:
         return f"{self.severity}: {self.what}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-def of_design(runs: pd.DataFrame, law: FittedLaw, condition: float) -> list[Finding]:
-    """Conditioning, the warnings of design and fit, and parameters at their limits."""
-    found = [
-        Finding(
-            severity=_grade(condition, (WARN, REFUSE)),
-            what=f"the condition number is {condition:.3g}; healthy designs have 26 to 46",
-            number=condition,
-            remedy="" if condition <= WARN else "vary N and D independently over a wider range",
-        )
-    ]
+def of_design(law: FittedLaw) -> list[Finding]:
+    """Conditioning, how the fit ended, and its own warnings, which name designs and parameters at limits."""
+    found = [Finding(severity="warning", what=words, number=float(law.n)) for words in law.warnings]
+    if law.condition <= WARN:
+        what = f"the condition number is {law.condition:.3g}; healthy designs have 26 to 46"
+        found.append(Finding(severity="ok", what=what, number=law.condition))
     if law.status is not Status.CONVERGED:
         found.append(Finding(severity="serious", what=f"the fit ended: {law.status}", number=law.value))
-    limits = () if law.status is Status.AT_BOUND else at_bounds(law, runs)
-    for words in dict.fromkeys([*law.warnings, *check_design(runs), *limits]):
-        found.append(Finding(severity="warning", what=words, number=float(law.n)))
     return found
 
 
@@ -77,6 +70,17 @@ def of_influence(moved: pd.DataFrame) -> Finding:
         what=f"the most influential run, row {row}, moves D/N by a factor of {factor:.3g}",
         number=factor,
         remedy="" if factor <= MOVED[0] else f"check row {row}, and add runs near it",
+    )
+
+
+def of_influential_set(together: pd.DataFrame) -> Finding:
+    factor = float(np.exp(np.abs(np.log(together["ratio"].iloc[-1]))))
+    rows = rows_text([int(row) for row in together.index])
+    return Finding(
+        severity=_grade(factor, DRIFTED),
+        what=f"leaving out {rows}, chosen for it, moves D/N by a factor of {factor:.3g}",
+        number=factor,
+        remedy="" if factor <= DRIFTED[0] else "a handful of runs decides: check them, and say so",
     )
 
 
@@ -110,9 +114,10 @@ def of_hold_out(held_out: pd.DataFrame, allocation: Allocation) -> list[Finding]
         Finding(
             severity=_grade(drift, DRIFTED),
             what=(
-                f"the {best['n_train']} runs below {best['below']:.3g} FLOPs predict the loss of the "
-                f"other {best['n_test']} within {best['mape']:.2f} % (bias {best['bias']:+.2f} %), and D/N "
-                f"= {best['tokens_per_param']:.3g} at the target; all runs say {allocation.tokens_per_param:.3g}"
+                f"the {best['n_train']} runs below {best['below']:.3g} FLOPs predict the loss of the other "
+                f"{best['n_test']} within {best['mape']:.2f} % (bias {best['bias']:+.2f} %), and a D/N of "
+                f"{best['tokens_per_param']:.3g} at the target, where all runs say "
+                f"{allocation.tokens_per_param:.3g}"
             ),
             number=drift,
             remedy="" if drift <= DRIFTED[0] else "do not extrapolate the allocation; add larger budgets",
@@ -124,7 +129,7 @@ def of_allocation(allocation: Allocation) -> list[Finding]:
     found = [
         Finding(
             severity=_grade(allocation.beyond, FAR),
-            what=f"the target of {allocation.flops:.3g} is {allocation.beyond:.3g} times the largest run's FLOPs",
+            what=f"the target is {allocation.flops:.3g} FLOPs, {allocation.beyond:.3g} times the largest run",
             number=allocation.beyond,
             remedy="" if allocation.beyond <= FAR[0] else "add runs at larger compute",
         )

@@ -30,7 +30,11 @@ REPEATS = ("refuse", "effective")
 ALLOCATED = ("params", "tokens", "tokens_per_param", "loss")
 # Least absolute deviations are approached by Huber objectives.
 LAD = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-# Of chance that a constant loss would be told from a law, where it is the truth.
+# For resamples, which start at the optimum and whose scatter is far above the difference.
+LAD_AGAIN = (1e-3, 1e-4, 1e-5)
+# Flops within this share of 6 N D are the same account.
+ACCOUNTED = 0.1
+# The chance that a law is taken for more than a constant where a constant is the truth.
 CONSTANT = 0.01
 
 
@@ -38,7 +42,7 @@ CONSTANT = 0.01
 class Allocation:
     """The compute-optimal model at `flops`; intervals by name (params, tokens, tokens_per_param, loss).
 
-    `beyond` is flops over those of the largest run: above 1 the law is extrapolated.
+    `beyond` is flops over 6 N D of the largest run: above 1 the law is extrapolated.
     """
 
     flops: float
@@ -71,7 +75,7 @@ class FittedLaw(Law):
     draws        coefficients of each bootstrap resample that converged
     residuals    ln(loss) - ln(prediction), by row of the table
     convention   how C, and where they repeat tokens, are counted
-    largest      FLOPs of the largest run
+    largest      6 N D of the largest run
     """
 
     status: Status
@@ -137,6 +141,8 @@ def fit(
     runs = clean(frame)
     _one_architecture(runs)
     warnings = _set_aside(runs)
+    trained = TRAINING * runs["params"].to_numpy(float) * runs["tokens"].to_numpy(float)
+    warnings += _accounting(runs["flops"].to_numpy(float) / trained)
     runs, convention = _repeated(runs, repeats, decay)
     warnings += check_design(runs)
     n, d, loss = (runs[name].to_numpy(float) for name in ("params", "tokens", "loss"))
@@ -156,7 +162,7 @@ def fit(
     if bootstrap:
         groups = clusters(runs, resample)
         drawn = multiplicities(groups, bootstrap, seed)
-        found, fitted = refit(theta, points, drawn, stages, REFUSE)
+        found, fitted = refit(theta, points, drawn, LAD_AGAIN if objective == "lad" else stages, REFUSE)
         warnings += _resampled(fitted, int(groups.max()) + 1, resample)
         draws = points.coefficients(found[fitted])
     return FittedLaw(
@@ -173,7 +179,7 @@ def fit(
         residuals=pd.Series(log_residuals(law, runs), runs.index, name="residual"),
         convention=convention,
         warnings=(*warnings, *bounds),
-        largest=float(runs["flops"].max()),
+        largest=float(trained.max()),
     )
 
 
@@ -226,7 +232,7 @@ def _known(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _one_architecture(runs: pd.DataFrame) -> None:
-    names = sorted(set(runs["arch"]))
+    names = sorted(runs["arch"].unique())
     if len(names) > 1:
         raise ValueError(
             f"column 'arch' holds {len(names)} architectures ({', '.join(names[:4])}); a law is fitted to "
@@ -237,6 +243,16 @@ def _one_architecture(runs: pd.DataFrame) -> None:
 def _set_aside(runs: pd.DataFrame) -> list[str]:
     aside = runs.attrs["set_aside"]
     return [f"{rows_text(aside)} left out: status is not ok"] if aside else []
+
+
+def _accounting(ratio: Array) -> list[str]:
+    middle = float(np.median(ratio))
+    if abs(middle - 1) <= ACCOUNTED:
+        return []
+    return [
+        f"flops are {6 * middle:.3g} N D in the median, but N* and D* hold for C = 6 N D: give "
+        "`at` the compute in that convention"
+    ]
 
 
 def _repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFrame, str]:

@@ -129,9 +129,9 @@ class Law:
             return self.alpha * (1 - rest) - self.beta * rest * served
 
         # The logarithm of 1 - s: without serving it is that of d_exponent, and serving only lowers it.
-        high = math.log(self.d_exponent)
-        low = _below(slope, high - 1.0)
-        log_rest = high if inference_tokens == 0 else brentq(slope, low, high, xtol=1e-14, rtol=1e-14)
+        log_rest = math.log(self.d_exponent)
+        if slope(log_rest) < 0:
+            log_rest = brentq(slope, _below(slope, log_rest - 1.0), log_rest, xtol=1e-14, rtol=1e-14)
         share = -math.expm1(log_rest)
         return math.exp(math.log(self.A / (share * gap)) / self.alpha), tokens(log_rest)
 

@@ -166,9 +166,7 @@ def _set_aside(frame: pd.DataFrame) -> list[int]:
 def _numbers(frame: pd.DataFrame, name: str) -> None:
     """Make a column float64; name the rows that are not finite and positive."""
     values = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
-    words = [
-        row for row, value, raw in zip(frame.index, values, frame[name], strict=True) if _word(value, raw)
-    ]
+    words = [row for row in frame.index[np.isnan(values)] if _word(frame[name][row])]
     if words:
         raw = frame[name][words[0]]
         raise ValueError(f"{rows_text(words)}, column {name!r}: {raw!r} is no number; write it as 1.5e9")
@@ -187,8 +185,8 @@ def _numbers(frame: pd.DataFrame, name: str) -> None:
     frame[name] = values
 
 
-def _word(value: float, raw: object) -> bool:
-    return bool(np.isnan(value)) and isinstance(raw, str) and raw.strip().lower() not in ("", "nan")
+def _word(raw: object) -> bool:
+    return isinstance(raw, str) and raw.strip().lower() not in ("", "nan")
 
 
 def _units(frame: pd.DataFrame) -> None:

@@ -9,6 +9,7 @@ small linear system a cell. `descend` is a damped Newton iteration on the true o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +23,23 @@ LIMITS = (0.01, 2.0)
 GRID = np.geomspace(0.03, 1.9, 36)
 LOW = np.array([0.0, -np.inf, -np.inf, LIMITS[0], LIMITS[0]])
 HIGH = np.array([np.inf, np.inf, np.inf, LIMITS[1], LIMITS[1]])
+# The longest step: a factor of e^3 in a coefficient, 1 in an exponent. Further, the model means nothing.
+REACH = np.array([np.inf, 3.0, 3.0, 1.0, 1.0])
 # The Huber threshold that no log residual exceeds: half the sum of squares.
 SQUARES = 1e6
+
+
+class Objective(Protocol):
+    """What `descend` minimises: n runs, the limits of the unknowns, the longest step, and the evaluation."""
+
+    low: Array
+    high: Array
+    reach: Array
+
+    @property
+    def n(self) -> int: ...
+
+    def system(self, theta: Array, weights: Array, delta: float) -> System: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +50,16 @@ class Points:
     y: Array
     log_loss: Array
     centre: tuple[float, float]
+    low = LOW
+    high = HIGH
+    reach = REACH
+
+    @property
+    def n(self) -> int:
+        return len(self.x)
+
+    def system(self, theta: Array, weights: Array, delta: float) -> System:
+        return system(theta, self, weights, delta)
 
     @classmethod
     def of(cls, params: Array, tokens: Array, loss: Array) -> Points:
@@ -121,20 +147,27 @@ def system(theta: Array, points: Points, weights: Array, delta: float) -> System
 
 
 def descend(
-    theta: Array, points: Points, weights: Array, delta: float, *, tolerance: float = 1e-13, limit: int = 200
+    theta: Array,
+    points: Objective,
+    weights: Array,
+    delta: float,
+    *,
+    tolerance: float = 1e-13,
+    limit: int = 200,
 ) -> tuple[Array, Array, Mask]:
-    """Unknowns (k, 5), objectives (k,) and whether each converged (k,), from rows of starts.
+    """Unknowns, objectives (k,) and whether each converged (k,), from rows of starts.
 
     Converged: a step of the reweighted least squares would gain less than `tolerance` of the objective.
     """
-    theta = np.clip(theta, LOW, HIGH)
-    weights = np.broadcast_to(weights, (len(theta), len(points.x)))
+    low, high = points.low, points.high
+    theta = np.clip(theta, low, high)
+    weights = np.broadcast_to(weights, (len(theta), points.n))
     best, value, converged = theta.copy(), np.full(len(theta), np.nan), np.zeros(len(theta), bool)
-    rows, now = np.arange(len(theta)), system(theta, points, weights, delta)
+    rows, now = np.arange(len(theta)), points.system(theta, weights, delta)
     damping = np.full(len(theta), 1.0)
     smallest = 1e-24 * weights.sum(1)
     for _ in range(limit):
-        free = ~(((theta <= LOW) & (now.gradient > 0)) | ((theta >= HIGH) & (now.gradient < 0)))
+        free = ~(((theta <= low) & (now.gradient > 0)) | ((theta >= high) & (now.gradient < 0)))
         gradient = np.where(free, now.gradient, 0.0)
         gain = -np.einsum("ki,ki->k", gradient, _solve(now.bound, gradient, free))
         done = gain <= tolerance * now.value + smallest
@@ -150,10 +183,9 @@ def descend(
             theta, weights, rows, damping = theta[keep], weights[keep], rows[keep], damping[keep]
             free, gradient, smallest, now = free[keep], gradient[keep], smallest[keep], now.rows(keep)
         step = _solve(now.newton + damping[:, None, None] * now.bound, gradient, free)
-        # A factor of e^3 in a coefficient or of 1 in an exponent at most: further, the model means nothing.
-        step *= np.minimum(1.0, 1.0 / np.maximum(np.abs(step[:, 1:] / [3, 3, 1, 1]).max(1), 1e-300))[:, None]
-        trial = np.clip(theta + step, LOW, HIGH)
-        then = system(trial, points, weights, delta)
+        step *= np.minimum(1.0, 1.0 / np.maximum(np.abs(step / points.reach).max(1), 1e-300))[:, None]
+        trial = np.clip(theta + step, low, high)
+        then = points.system(trial, weights, delta)
         lower = then.value < now.value
         moved = trial - theta
         model = -np.einsum("ki,ki->k", now.gradient, moved)
@@ -172,7 +204,7 @@ def _solve(matrix: Array, gradient: Array, free: Mask) -> Array:
     size = np.where(free & (size > 0), size, 1.0)
     scaled = np.where(both, matrix, 0.0) / (size[:, :, None] * size[:, None, :])
     # The ridge keeps a singular design solvable; it is refused elsewhere.
-    scaled += np.where(free, 1e-13, 1.0)[:, :, None] * np.eye(5)
+    scaled += np.where(free, 1e-13, 1.0)[:, :, None] * np.eye(matrix.shape[1])
     return -np.linalg.solve(scaled, (gradient / size)[:, :, None])[:, :, 0] / size
 
 

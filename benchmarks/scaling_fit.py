@@ -1,0 +1,182 @@
+"""Fitting the law of loss against size and data: time, and whether the optimum found is the global one.
+
+    python benchmarks/scaling_fit.py --write          # about a minute on one core
+
+point      scaling.fit without a bootstrap, for each objective
+bootstrap  scaling.fit with 4,000 resamples of pairs, and with 4,000 of budgets
+grid       the published procedure (arXiv 2203.15556): L-BFGS from 4,500 starts, on the same objective, with
+           scipy; with finite differences as published, and with the gradient. Every k-th start is run, and
+           the time for all 4,500 is that of these times k.
+global     the lowest of `--dense` random starts of this solver, and of the grid's, against the fit's
+
+Runs are the Chinchilla points of the folder MAD_SCALING_DATA where it is set, else 240 simulated ones with
+their spread. Processor time of one thread. Results go to benchmarks/results/scaling-fit.json.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse  # noqa: E402
+import itertools  # noqa: E402
+import json  # noqa: E402
+import platform  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from statistics import median  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import scipy  # noqa: E402
+from scipy.optimize import minimize  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import scaling  # noqa: E402
+from scaling.law import Array, Law  # noqa: E402
+from scaling.solver import HIGH, LOW, Points, descend, huber  # noqa: E402
+
+RESULT = Path(__file__).with_name("results") / "scaling-fit.json"
+DELTA = 1e-3
+STARTS = list(
+    itertools.product(
+        np.arange(0, 30, 5.0), np.arange(0, 30, 5.0), np.arange(-1, 1.5, 0.5), *[np.arange(0, 2.5, 0.5)] * 2
+    )
+)
+SIMULATED = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
+
+
+def runs() -> tuple[str, pd.DataFrame]:
+    folder = os.environ.get("MAD_SCALING_DATA")
+    if folder:
+        return "Chinchilla points", pd.read_csv(Path(folder) / "chinchilla_kyotakano.csv")
+    c = np.repeat(np.geomspace(2e18, 1e22, 20), 12)
+    n = np.asarray(SIMULATED.n_opt(c)) * np.tile(np.geomspace(1 / 5, 5, 12), 20)
+    noise = 0.003 * np.random.default_rng(0).standard_t(3, len(n))
+    loss = SIMULATED.loss(n, c / 6 / n) * np.exp(noise)
+    return "simulated", pd.DataFrame({"params": n, "tokens": c / 6 / n, "loss": loss})
+
+
+def seconds(call: Callable[[], Any], rounds: int) -> float:
+    """The median time of a call, after one that does not count."""
+    call()
+    taken = []
+    for _ in range(rounds):
+        start = time.process_time()
+        call()
+        taken.append(time.process_time() - start)
+    return median(taken)
+
+
+class Grid:
+    """The published procedure: unknowns a, b, e, alpha, beta on raw logs, L-BFGS, Huber loss, summed."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.log_n, self.log_d, self.log_loss = (
+            np.log(frame[name].to_numpy(float)) for name in ("params", "tokens", "loss")
+        )
+
+    def objective(self, t: Array) -> float:
+        return float(huber(self._residual(t)[0], DELTA).sum())
+
+    def gradient(self, t: Array) -> Array:
+        r, parts = self._residual(t)
+        pull = np.clip(r, -DELTA, DELTA) * parts
+        in_n, in_d, floor = pull
+        return np.array(
+            [in_n.sum(), in_d.sum(), floor.sum(), -(in_n * self.log_n).sum(), -(in_d * self.log_d).sum()]
+        )
+
+    def _residual(self, t: Array) -> tuple[Array, Array]:
+        logs = np.stack([t[0] - t[3] * self.log_n, t[1] - t[4] * self.log_d, np.full_like(self.log_n, t[2])])
+        top = logs.max(0)
+        parts = np.exp(logs - top)
+        total = parts.sum(0)
+        return top + np.log(total) - self.log_loss, parts / total
+
+    def run(self, every: int, exact: bool) -> tuple[float, Array]:
+        """Seconds for all starts, from every k-th; and the objectives where those ended."""
+        chosen = STARTS[::every]
+        begin = time.process_time()
+        ends = [
+            minimize(self.objective, start, jac=self.gradient if exact else None, method="L-BFGS-B").fun
+            for start in chosen
+        ]
+        return (time.process_time() - begin) * len(STARTS) / len(chosen), np.array(ends)
+
+
+def dense(frame: pd.DataFrame, count: int) -> Array:
+    """Where random starts of the solver end."""
+    points = Points.of(*(frame[name].to_numpy(float) for name in ("params", "tokens", "loss")))
+    low, high = [0.1, -4, -4, 0.03, 0.03], [float(frame["loss"].min()), 1, 1, 1.9, 1.9]
+    starts = np.clip(np.random.default_rng(0).uniform(low, high, (count, 5)), LOW, HIGH)
+    return descend(starts, points, np.ones(len(frame)), DELTA)[1]
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "clock": "process time",
+        "threads": int(os.environ["OMP_NUM_THREADS"]),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "pandas": pd.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30, help="timed point fits; the median is given")
+    parser.add_argument("--resamples", type=int, default=4000)
+    parser.add_argument("--every", type=int, default=45, help="of the published grid's starts, each such one")
+    parser.add_argument("--dense", type=int, default=200, help="random starts of this solver")
+    parser.add_argument("--write", action="store_true", help="write the results")
+    args = parser.parse_args()
+    name, frame = runs()
+    print(f"{len(frame)} runs ({name}); Huber with delta {DELTA} unless said; processor time of one thread")
+    found: dict[str, Any] = {"machine": machine(), "data": name, "runs": len(frame), "delta": DELTA}
+    rows: list[tuple[str, float]] = []
+    for objective in ("huber", "lad", "log-mse"):
+
+        def point(objective: Any = objective) -> Any:
+            return scaling.fit(frame, objective=objective, bootstrap=0)
+
+        rows.append((f"point fit, {objective}", seconds(point, args.rounds)))
+    for resample in ("pairs", "budget"):
+
+        def drawn(resample: Any = resample) -> Any:
+            return scaling.fit(frame, bootstrap=args.resamples, resample=resample)
+
+        rows.append((f"{args.resamples:,} resamples, {resample}", seconds(drawn, 1)))
+    law, grid = scaling.fit(frame, bootstrap=0), Grid(frame)
+    ends: dict[str, Array] = {}
+    for kind, exact in (("finite differences", False), ("its gradient", True)):
+        taken, ends[kind] = grid.run(args.every, exact)
+        rows.append((f"published grid, {len(STARTS):,} starts, {kind}", taken))
+    ends[f"{args.dense} random starts, this solver"] = dense(frame, args.dense)
+    for label, taken in rows:
+        print(f"{label:48s} {taken * 1000:12.2f} ms")
+    found["seconds"] = dict(rows)
+    found["objective"] = law.value
+    found["optimum"] = {}
+    for kind, values in ends.items():
+        share = float((values <= law.value * (1 + 1e-6)).mean())
+        lower = float(values.min() / law.value - 1)
+        found["optimum"][kind] = {"starts": len(values), "share_that_reach_it": share, "lowest": lower}
+        print(
+            f"{kind:48s} {share:6.1%} of {len(values)} reach the fit's objective; lowest {lower:+.1e} of it"
+        )
+    if args.write:
+        RESULT.parent.mkdir(parents=True, exist_ok=True)
+        RESULT.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
