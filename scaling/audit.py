@@ -25,8 +25,8 @@ from scaling.findings import (
     of_influential_set,
     of_outliers,
 )
-from scaling.fit import LAD, Allocation, FittedLaw, fit
-from scaling.law import Array
+from scaling.fit import LAD, Allocation, FittedLaw, allocations, fit, repeated
+from scaling.law import REPEAT_DECAY, Array
 from scaling.runs import NotIdentified, Status, budgets, clean
 from scaling.solver import SQUARES, Mask, Points, descend
 
@@ -72,7 +72,7 @@ def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame
     runs, points, theta = _fitted(frame, law)
     found, converged = _refitted(theta, points, 1.0 - np.eye(len(runs)), law)
     found = points.coefficients(found)
-    ratio = _tokens_per_param(found, at)
+    ratio = allocations(found, at)[2]
     table = runs[["arch", "params", "tokens", "loss"]].assign(
         tokens_per_param=ratio,
         ratio=ratio / law.tokens_per_param(at),
@@ -102,7 +102,7 @@ def influential_set(frame: pd.DataFrame, law: FittedLaw, *, at: float, size: int
         each = np.tile(weights, (len(left), 1))
         each[np.arange(len(left)), left] = 0.0
         found, _ = _refitted(theta, points, each, law)
-        ratio = _tokens_per_param(points.coefficients(found), at) / law.tokens_per_param(at)
+        ratio = allocations(points.coefficients(found), at)[2] / law.tokens_per_param(at)
         furthest = int(np.abs(np.log(ratio)).argmax())
         theta = found[furthest]
         weights[left[furthest]] = 0.0
@@ -201,12 +201,13 @@ def audit(
     resample: Literal["pairs", "budget", "run"] = "pairs",
     confidence: float = 0.95,
     seed: int = 0,
+    repeats: Literal["refuse", "effective"] = "refuse",
+    decay: float = REPEAT_DECAY,
 ) -> Audit:
     """Fit the runs of one architecture and hold everything against the answer at `at` FLOPs.
 
     The arguments are those of `fit`. ValueError and NotIdentified as there.
     """
-    runs = clean(frame)
     law = fit(
         frame,
         objective=objective,
@@ -215,11 +216,14 @@ def audit(
         resample=resample,
         confidence=confidence,
         seed=seed,
+        repeats=repeats,
+        decay=decay,
     )
+    runs = repeated(clean(frame), repeats, decay)[0].drop(columns="unique_tokens", errors="ignore")
     allocation = law.at(at)
     screened = screen(runs, log_residuals(law, runs))
-    moved = influence(frame, law, at=at)
-    together = influential_set(frame, law, at=at, size=min(5, len(runs) - 5))
+    moved = influence(runs, law, at=at)
+    together = influential_set(runs, law, at=at, size=min(5, len(runs) - 5))
     cuts = minimum_ratio_cuts(runs, at=at, objective=objective, delta=delta)
     held_out = hold_out(runs, at=at, objective=objective, delta=delta)
     findings = [
@@ -272,6 +276,7 @@ def _fitted(frame: pd.DataFrame, law: FittedLaw) -> tuple[pd.DataFrame, Points, 
     runs = clean(frame)
     if len(runs) != law.n:
         raise ValueError(f"the table has {len(runs)} runs, the law was fitted to {law.n}; give that table")
+    runs.index = law.residuals.index
     points = Points.of(*(runs[name].to_numpy(float) for name in ("params", "tokens", "loss")))
     lowered = np.log([law.A, law.B]) - np.array([law.alpha, law.beta]) * np.array(points.centre)
     return runs, points, np.array([law.E, *lowered, law.alpha, law.beta])
@@ -283,10 +288,3 @@ def _refitted(theta: Array, points: Points, weights: Array, law: FittedLaw) -> t
     for delta in {"huber": (law.delta or 1.0,), "log-mse": (SQUARES,)}.get(law.objective, LAD):
         found, _, converged = descend(found, points, weights, delta)
     return found, converged
-
-
-def _tokens_per_param(coefficients: Array, c: float) -> Array:
-    """D/N at c FLOPs of rows E, A, B, alpha, beta."""
-    a, b, alpha, beta = coefficients[:, 1:].T
-    log_g = (np.log(alpha * a) - np.log(beta * b)) / (alpha + beta)
-    return np.exp((alpha - beta) / (alpha + beta) * np.log(c / 6) - 2 * log_g)

@@ -95,8 +95,8 @@ class FittedLaw(Law):
     def at(self, c: float, confidence: float | None = None) -> Allocation:
         """The optimal allocation at c FLOPs, with percentile intervals where there are draws."""
         level = self.confidence if confidence is None else confidence
-        point = _allocations(np.array([[getattr(self, name) for name in COEFFICIENTS]]), c)[:, 0]
-        drawn = _allocations(self.draws.to_numpy(), c)
+        point = allocations(np.array([[getattr(self, name) for name in COEFFICIENTS]]), c)[:, 0]
+        drawn = allocations(self.draws.to_numpy(), c)
         intervals = (
             {name: percentile(row, level) for name, row in zip(ALLOCATED, drawn, strict=True)}
             if len(self.draws)
@@ -129,9 +129,9 @@ def fit(
 
     ValueError where the table is at fault, NotIdentified where these runs cannot determine a law.
     """
-    _known("objective", objective, OBJECTIVES)
-    _known("resample", resample, RESAMPLES)
-    _known("repeats", repeats, REPEATS)
+    known("objective", objective, OBJECTIVES)
+    known("resample", resample, RESAMPLES)
+    known("repeats", repeats, REPEATS)
     if not delta > 0:
         raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
     if not 0 < confidence < 1:
@@ -140,10 +140,10 @@ def fit(
         raise ValueError(f"bootstrap = {bootstrap} resamples must not be negative; 0 makes no intervals")
     runs = clean(frame)
     _one_architecture(runs)
-    warnings = _set_aside(runs)
+    warnings = set_aside(runs)
     trained = TRAINING * runs["params"].to_numpy(float) * runs["tokens"].to_numpy(float)
     warnings += _accounting(runs["flops"].to_numpy(float) / trained)
-    runs, convention = _repeated(runs, repeats, decay)
+    runs, convention = repeated(runs, repeats, decay)
     warnings += check_design(runs)
     n, d, loss = (runs[name].to_numpy(float) for name in ("params", "tokens", "loss"))
     points = Points.of(n, d, loss)
@@ -174,7 +174,7 @@ def fit(
         n=len(runs),
         condition=number,
         confidence=confidence,
-        intervals=_intervals(draws, confidence),
+        intervals=coefficient_intervals(draws, confidence),
         draws=pd.DataFrame(draws, columns=list(COEFFICIENTS)),
         residuals=pd.Series(log_residuals(law, runs), runs.index, name="residual"),
         convention=convention,
@@ -203,7 +203,7 @@ def optimum(points: Points, weights: Array, stages: Sequence[float]) -> tuple[Ar
     return exact, float(np.abs(linear(exact[None], points)[0][0]) @ weights), bool(converged[best])
 
 
-def _allocations(coefficients: Array, c: float) -> Array:
+def allocations(coefficients: Array, c: float) -> Array:
     """N*, D*, D*/N* and the loss there (4, k), of rows of coefficients (k, 5)."""
     e, a, b, alpha, beta = coefficients.T
     log_g = (np.log(alpha * a) - np.log(beta * b)) / (alpha + beta)
@@ -216,7 +216,8 @@ def _named(row: Array) -> dict[str, float]:
     return dict(zip(COEFFICIENTS, map(float, row), strict=True))
 
 
-def _intervals(draws: Array, level: float) -> dict[str, Interval]:
+def coefficient_intervals(draws: Array, level: float) -> dict[str, Interval]:
+    """Percentile intervals of rows of coefficients (k, 5) and of the exponents of N* and D*."""
     if not len(draws):
         return {}
     found = {name: percentile(draws[:, i], level) for i, name in enumerate(COEFFICIENTS)}
@@ -224,7 +225,8 @@ def _intervals(draws: Array, level: float) -> dict[str, Interval]:
     return {**found, "n_exponent": percentile(share, level), "d_exponent": percentile(1 - share, level)}
 
 
-def _known(name: str, value: str, choices: tuple[str, ...]) -> None:
+def known(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is not among the choices, with the nearest that is."""
     if value not in choices:
         close = get_close_matches(str(value), choices, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -240,7 +242,8 @@ def _one_architecture(runs: pd.DataFrame) -> None:
         )
 
 
-def _set_aside(runs: pd.DataFrame) -> list[str]:
+def set_aside(runs: pd.DataFrame) -> list[str]:
+    """A sentence on the runs that `clean` left out."""
     aside = runs.attrs["set_aside"]
     return [f"{rows_text(aside)} left out: status is not ok"] if aside else []
 
@@ -255,7 +258,7 @@ def _accounting(ratio: Array) -> list[str]:
     ]
 
 
-def _repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFrame, str]:
+def repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFrame, str]:
     """Runs with effective tokens where asked, and the convention that was followed."""
     convention = str(runs.attrs["convention"])
     if "unique_tokens" not in runs:

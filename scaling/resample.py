@@ -15,7 +15,7 @@ import pandas as pd
 
 from scaling.law import Array, Interval
 from scaling.runs import budgets
-from scaling.solver import Points, descend, scaled_condition
+from scaling.solver import Objective, descend, scaled_condition
 
 LABELS = ("run", "model")
 # Resamples fitted at a time: as many as a processor's second cache holds.
@@ -52,13 +52,13 @@ def multiplicities(groups: npt.NDArray[np.intp], draws: int, seed: int) -> Array
 
 
 def refit(
-    theta: Array, points: Points, weights: Array, stages: Sequence[float], worst: float
+    theta: Array, points: Objective, weights: Array, stages: Sequence[float], worst: float
 ) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """The unknowns of each resample (k, 5), from theta (5,), and whether it was fitted (k,).
+    """The unknowns of each resample (k, p), from theta (p,), and whether it was fitted (k,).
 
     Not fitted: did not converge, or has a condition number above `worst` in its own runs.
     """
-    found, fitted = np.empty((len(weights), 5)), np.zeros(len(weights), bool)
+    found, fitted = np.empty((len(weights), len(theta))), np.zeros(len(weights), bool)
     for first in range(0, len(weights), CHUNK):
         part = slice(first, first + CHUNK)
         now = np.repeat(theta[None], len(weights[part]), 0)

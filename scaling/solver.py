@@ -32,12 +32,17 @@ SQUARES = 1e6
 class Objective(Protocol):
     """What `descend` minimises: n runs, the limits of the unknowns, the longest step, and the evaluation."""
 
-    low: Array
-    high: Array
-    reach: Array
-
     @property
     def n(self) -> int: ...
+
+    @property
+    def low(self) -> Array: ...
+
+    @property
+    def high(self) -> Array: ...
+
+    @property
+    def reach(self) -> Array: ...
 
     def system(self, theta: Array, weights: Array, delta: float) -> System: ...
 
@@ -244,9 +249,9 @@ def starts(points: Points, weights: Array, count: int = 3) -> Array:
     return np.array(chosen).reshape(-1, 5)
 
 
-def scaled_condition(theta: Array, points: Points, weights: Array) -> Array:
+def scaled_condition(theta: Array, points: Objective, weights: Array) -> Array:
     """Condition number (k,) of the Jacobian of ln L, logs centred, runs weighted, columns of unit length."""
-    gram = system(theta, points, weights, SQUARES).bound
+    gram = points.system(theta, weights, SQUARES).bound
     size = np.sqrt(np.maximum(np.einsum("kii->ki", gram), 1e-300))
     least, *_, largest = np.linalg.eigvalsh(gram / (size[:, :, None] * size[:, None, :])).T
     return np.sqrt(largest / np.maximum(least, 1e-20))
