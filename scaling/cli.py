@@ -59,7 +59,9 @@ def plan(
     span: Annotated[float, typer.Option(help="Factor from the centre of a grid to its outer sizes.")] = 4.0,
     tokens_per_param: Annotated[float, typer.Option(help="At the centre of each grid.")] = 20.0,
     seq_len: Annotated[int, typer.Option(help="Length of the context.")] = 128,
-    batch_tokens: Annotated[float, typer.Option(help="Tokens a step at 1e12 FLOPs; grows as C^(1/3).")] = 2048,
+    batch_tokens: Annotated[
+        float, typer.Option(help="Tokens a step at 1e12 FLOPs; grows as C^(1/3).")
+    ] = 2048,
     lr: Annotated[float | None, typer.Option(help="One rate for all; default is to tune it.")] = None,
     max_hours: Annotated[
         float | None, typer.Option(help="Refuse a plan that takes longer, by measured steps.")
@@ -128,16 +130,16 @@ def fit(
     format: FormatOption = "text",
 ) -> None:
     """Fit scaling laws, each architecture its own, by three approaches, with intervals and verdicts."""
-    from scaling import answers, reading
+    from scaling import answers, methods, reading
 
-    frame = reading.read(runs, store, study=study, by=by, where=where)
-    asked = answers.Request(
+    frame, curves = reading.read(runs, store, study=study, by=by, where=where)
+    asked = methods.Request(
         approach=approach,
         train=train,
-        objective=objective,
+        objective=objective,  # type: ignore[arg-type]
         delta=delta,
-        resample=resample,
-        repeats=repeats,
+        resample=resample,  # type: ignore[arg-type]
+        repeats=repeats,  # type: ignore[arg-type]
         shared=tuple(word.strip() for word in shared.split(",")) if shared else (),
         at=tuple(reading.numbers(at, "target")) if at else (),
         budgets=tuple(reading.numbers(budgets, "budget")) if budgets else None,
@@ -145,4 +147,8 @@ def fit(
         confidence=confidence,
         seed=seed,
     )
-    _print(answers.run(frame, asked, format))
+    _print(answers.run(frame, asked, curves=curves, format=format))
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")

@@ -17,22 +17,33 @@ def read(
     study: str | None = None,
     by: str | None = None,
     where: str | None = None,
-) -> pd.DataFrame:
-    """The runs of a CSV or, without one, of a store; rows of `where`, `by` as their architecture.
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """The runs of a CSV or, without one, of a store, and their training curves where there are any.
 
-    where: an expression over the columns, as pandas.DataFrame.query takes it, say "cc_mult <= 1"
+    by     the column that tells architectures apart, in the place of `arch`
+    where  an expression over the columns, as pandas.DataFrame.query takes it, say "cc_mult <= 1"
+
+    A CSV holds curves where several of its rows share a `run`; the run is then the row with most tokens.
     """
     if csv is not None and (store is not None or study is not None):
         raise ValueError(f"{csv} is a table of its own; give it, or --store and --study, not both")
     if csv is not None:
         frame = read_csv(csv)
     else:
-        from scaling.stored import language_frame
+        from scaling.stored import curves_frame, language_frame
 
-        frame = language_frame(store, study=study)
+        frame, curves = language_frame(store, study=study), curves_frame(store, study=study)
     if by is not None:
         frame = frame.assign(arch=frame[known_column(frame, by)].astype(str))
-    return frame if where is None else chosen(frame, where)
+    if where is not None:
+        frame = chosen(frame, where)
+    if csv is None:
+        return frame, curves[curves["run"].isin(frame["id"])]
+    if "run" not in frame or not frame["run"].duplicated().any():
+        return frame, None
+    known_column(frame, "tokens")
+    ends = frame.groupby("run")["tokens"].idxmax().sort_values()
+    return frame.loc[ends], frame
 
 
 def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:
