@@ -196,7 +196,7 @@ def _run(arch: str, size: Size, budget: float, seq_len: int, rows: int, lr: floa
     )
     if abs(run.flops / budget - 1) > 0.01:
         raise ValueError(
-            f"a budget of {budget:g} FLOPs is {tokens:,.0f} tokens of {arch} with {size.params:,} parameters: "
+            f"a budget of {budget:g} FLOPs is {tokens:,.0f} tokens of {arch} at {size.params:,} parameters: "
             f"too few for whole steps of {rows * seq_len:,} tokens within 1 %; give larger budgets, a "
             "smaller span or a shorter seq_len"
         )

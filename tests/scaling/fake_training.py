@@ -13,6 +13,7 @@ from typing import Any
 from mad.language import (
     CorpusConfig,
     LanguageConfig,
+    LanguageCost,
     LanguageMetrics,
     LanguageRecord,
     LanguageStatus,
@@ -30,8 +31,10 @@ CORPUS = CorpusConfig(
 )
 
 
-# Many tests train the same sizes.
-_counted = functools.cache(cost_of)
+@functools.cache
+def _counted(text: str) -> LanguageCost:
+    """Many tests train the same sizes."""
+    return cost_of(LanguageConfig.model_validate_json(text))
 
 
 class Words:
@@ -70,7 +73,7 @@ class Training:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fail == label:
             raise RuntimeError("out of memory")
-        cost = _counted(config.model_copy(update={"lr": 1.0}))
+        cost = _counted(config.model_copy(update={"lr": 1.0}).model_dump_json())
         n, d = cost.params_counted, config.tokens
         off = math.log(config.lr / self.rate(n))
         diverged = config.lr > self.limit

@@ -27,7 +27,13 @@ ARCHS = ["attention=mh-attention swiglu", "gated=mh-gated-linear-attention swigl
 
 
 def planned(**changes: Any) -> Plan:
-    settings: dict[str, Any] = {"budgets": (1e11, 3e11, 1e12), "corpus": CORPUS, "seq_len": 32, "lrs": GRID, "sizes": 3}
+    settings: dict[str, Any] = {
+        "budgets": (1e11, 3e11, 1e12),
+        "corpus": CORPUS,
+        "seq_len": 32,
+        "lrs": GRID,
+        "sizes": 3,
+    }
     return plan(ARCHS, **{**settings, **changes})
 
 
