@@ -31,7 +31,7 @@ class CorpusConfig(Data):
 
     name             label for people, no part of the identity
     sha256           of the text, or of the rules of a generated one
-    validation       fraction of the documents that is held out
+    validation       fraction of the documents that is held out; 0 where the tokens are generated
     train_tokens     None: unlimited, as a generator has them
     bytes_per_token  of the held-out text; None where tokens are no text
     entropy          nats a token that no model can go below, where it is known
@@ -42,7 +42,7 @@ class CorpusConfig(Data):
     tokenizer: Literal["bytes", "bpe", "none"]
     vocab_size: int = Field(ge=2)
     tokenizer_sha256: str | None = None
-    validation: float = Field(gt=0, lt=1)
+    validation: float = Field(ge=0, lt=1)
     train_tokens: int | None = Field(default=None, ge=1)
     validation_tokens: int = Field(ge=1)
     bytes_per_token: float | None = Field(default=None, gt=0)
