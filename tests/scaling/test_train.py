@@ -366,7 +366,7 @@ SCRIPT = """
     from scaling.train import train
     from tests.scaling.stand_in import StandIn, tiny
     if __name__ == "__main__":
-        record = train(tiny(steps=400), StandIn(), store=Path(sys.argv[1]), device="cpu", loggers=(),
+        record = train(tiny(steps=200), StandIn(), store=Path(sys.argv[1]), device="cpu", loggers=(),
                        progress=False, checkpoint_every=10, devices=int(sys.argv[2]))
         print(record.status)
 """
@@ -399,13 +399,13 @@ def test_a_killed_run_resumes_exactly(tmp_path: Path, devices: int) -> None:
         assert store.language_records() == []
     (checkpoint,) = tmp_path.rglob(CHECKPOINT)
     at = torch.load(checkpoint, weights_only=True)["global_step"]
-    assert 0 < at < 400
+    assert 0 < at < 200
     again = start(tmp_path, devices)
     out, err = again.communicate(timeout=240)
     assert out.strip() == "ok", err
     with Store(tmp_path / "store.sqlite", read_only=True) as store:
         (found,) = store.language_records()
-    whole = run(tiny(steps=400), devices=devices)
+    whole = run(tiny(steps=200), devices=devices)
     assert found.metrics == whole.metrics
 
 
