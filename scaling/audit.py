@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from scaling.diagnose import check_design, log_residuals, screen
+from scaling.diagnose import log_residuals, screen
 from scaling.findings import (
     SEVERITIES,
     Finding,
@@ -251,7 +251,6 @@ def _attempt(runs: pd.DataFrame, objective: Objective, delta: float) -> tuple[Fi
     if runs.empty:
         return None, f"{Status.NOT_IDENTIFIED}: no runs are left"
     try:
-        check_design(runs)
         law = fit(runs, objective=objective, delta=delta, bootstrap=0)
     except NotIdentified as error:
         return None, f"{Status.NOT_IDENTIFIED}: {error}"

@@ -11,7 +11,7 @@ import pytest
 
 from scaling import runs
 from scaling.audit import audit, hold_out, influence, influential_set, minimum_ratio_cuts
-from scaling.findings import of_cuts
+from scaling.findings import of_cuts, of_influence
 from scaling.fit import Allocation, fit
 from scaling.law import Interval, Law
 from scaling.runs import NotIdentified, Status
@@ -120,6 +120,16 @@ def test_the_audit_names_the_five_outlying_runs() -> None:
     assert "off the law" in grave
     assert "the most influential run, row 64" in grave
     assert "leaving out rows 64, 65, 66," in grave
+
+
+@pytest.mark.parametrize(
+    ("ratio", "severity"), [(1.05, "ok"), (0.95, "ok"), (1.2, "warning"), (0.8, "warning"), (0.6, "serious")]
+)
+def test_a_verdict_is_as_grave_as_its_number(ratio: float, severity: str) -> None:
+    finding = of_influence(pd.DataFrame({"ratio": [ratio, 1.01]}, index=[7, 3]))
+    assert (finding.severity, finding.number) == (severity, pytest.approx(max(ratio, 1 / ratio)))
+    assert "row 7" in finding.what
+    assert bool(finding.remedy) == (severity != "ok")
 
 
 @pytest.mark.parametrize(
