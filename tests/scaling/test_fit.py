@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,8 +14,6 @@ from scaling.solver import Points, huber
 CHINCHILLA = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 SYMMETRIC = Law(E=2.0, A=400.0, B=400.0, alpha=0.31, beta=0.31)
 ASYMMETRIC = Law(E=0.7, A=20.0, B=5e4, alpha=0.2, beta=0.5)
-DATA = os.environ.get("MAD_SCALING_DATA")
-licensed = pytest.mark.skipif(not DATA, reason="MAD_SCALING_DATA names no folder with the licensed runs")
 
 
 def simulate(

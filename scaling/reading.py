@@ -1,0 +1,73 @@
+"""Runs for a command: from a CSV or a store, cut to what was asked, grouped as was asked."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+import pandas as pd
+
+from scaling.runs import read_csv
+
+
+def read(
+    csv: Path | None,
+    store: Path | None,
+    *,
+    study: str | None = None,
+    by: str | None = None,
+    where: str | None = None,
+) -> pd.DataFrame:
+    """The runs of a CSV or, without one, of a store; rows of `where`, `by` as their architecture.
+
+    where: an expression over the columns, as pandas.DataFrame.query takes it, say "cc_mult <= 1"
+    """
+    if csv is not None and (store is not None or study is not None):
+        raise ValueError(f"{csv} is a table of its own; give it, or --store and --study, not both")
+    if csv is not None:
+        frame = read_csv(csv)
+    else:
+        from scaling.stored import language_frame
+
+        frame = language_frame(store, study=study)
+    if by is not None:
+        frame = frame.assign(arch=frame[known_column(frame, by)].astype(str))
+    return frame if where is None else chosen(frame, where)
+
+
+def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The rows for which an expression over the columns holds."""
+    try:
+        found = frame.query(where)
+    except Exception as error:
+        # pandas evaluates what the user typed, which may fail in any way.
+        raise ValueError(
+            f"{where!r} cannot be evaluated ({type(error).__name__}: {error}); write a condition over the "
+            f"columns {', '.join(map(str, frame.columns))}"
+        ) from None
+    if found.empty:
+        raise ValueError(f"no run satisfies {where!r}; loosen it")
+    return found
+
+
+def known_column(frame: pd.DataFrame, name: str) -> str:
+    columns = [str(column) for column in frame.columns]
+    if name not in columns:
+        close = get_close_matches(name, columns, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"there is no column {name!r}{hint}; columns are {', '.join(columns)}")
+    return name
+
+
+def numbers(text: str, what: str) -> list[float]:
+    """'1e12,3e12' as numbers above 0."""
+    found = []
+    for word in text.split(","):
+        try:
+            value = float(word)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{what} {word.strip()!r} is no number above 0; write them as 1e12,3e12,1e13")
+        found.append(value)
+    return found

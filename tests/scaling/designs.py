@@ -1,0 +1,48 @@
+"""Runs simulated from a known law: the designs that the tests of approach 2 and of comparisons share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from scaling.law import Law
+
+CHINCHILLA = Law(E=1.82, A=482.0, B=2085.0, alpha=0.348, beta=0.366)
+SYMMETRIC = Law(E=1.8, A=500.0, B=1500.0, alpha=0.35, beta=0.35)
+FALLS_FAST = Law(E=1.8, A=500.0, B=1500.0, alpha=0.40, beta=0.30)
+FALLS_SLOWLY = Law(E=1.8, A=500.0, B=1500.0, alpha=0.30, beta=0.40)
+BUDGETS = (1e18, 1e19, 1e20, 1e21)
+
+
+def grid(
+    law: Law = CHINCHILLA,
+    budgets: Sequence[float] = BUDGETS,
+    *,
+    sizes: int = 7,
+    width: float = 4.0,
+    shift: float = 1.0,
+    drift: float = 0.0,
+    noise: float = 0.0,
+    seed: int = 0,
+    arch: str = "a",
+) -> pd.DataFrame:
+    """`sizes` runs a budget, geometric from N* shift / width to N* shift width; shift grows as C^drift."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for c in budgets:
+        centre = law.n_opt(c) * shift * (c / float(np.exp(np.mean(np.log(budgets))))) ** drift
+        n = centre * np.geomspace(1 / width, width, sizes)
+        loss = np.asarray(law.loss(n, c / (6 * n))) + noise * rng.standard_normal(sizes)
+        parts.append(pd.DataFrame({"arch": arch, "params": n, "tokens": c / (6 * n), "loss": loss}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def random_law(rng: np.random.Generator) -> Law:
+    """A law whose compute-optimal ratio D/N at 1e20 lies between 5 and 100, so that sizes are plausible."""
+    alpha, beta = rng.uniform(0.25, 0.5, 2)
+    ratio, c, b = np.exp(rng.uniform(np.log(5), np.log(100))), 1e20, 1000.0
+    n = np.sqrt(c / 6 / ratio)
+    a = b * beta / alpha * (c / 6 / n) ** -beta * n**alpha
+    return Law(E=float(rng.uniform(1.5, 2.2)), A=float(a), B=b, alpha=float(alpha), beta=float(beta))
