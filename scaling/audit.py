@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 
-from scaling.diagnose import check_design, log_residuals, screen
+from scaling.diagnose import log_residuals, screen
 from scaling.findings import (
     SEVERITIES,
     Finding,
@@ -195,31 +195,21 @@ def audit(
     frame: pd.DataFrame,
     *,
     at: float,
-    objective: Objective = "huber",
-    delta: float = 1e-3,
-    bootstrap: int = 1000,
-    resample: Literal["pairs", "budget", "run"] = "pairs",
-    confidence: float = 0.95,
-    seed: int = 0,
+    law: FittedLaw | None = None,
     repeats: Literal["refuse", "effective"] = "refuse",
     decay: float = REPEAT_DECAY,
 ) -> Audit:
-    """Fit the runs of one architecture and hold everything against the answer at `at` FLOPs.
+    """Hold everything against the answer that the runs of one architecture give at `at` FLOPs.
 
-    The arguments are those of `fit`. ValueError and NotIdentified as there.
+    law             a fit to this very table, whose objective all refits take; without it `fit` as it stands
+    repeats, decay  as that fit had them
+
+    ValueError and NotIdentified as of `fit`.
     """
-    law = fit(
-        frame,
-        objective=objective,
-        delta=delta,
-        bootstrap=bootstrap,
-        resample=resample,
-        confidence=confidence,
-        seed=seed,
-        repeats=repeats,
-        decay=decay,
-    )
+    if law is None:
+        law = fit(frame, repeats=repeats, decay=decay)
     runs = repeated(clean(frame), repeats, decay)[0].drop(columns="unique_tokens", errors="ignore")
+    objective, delta = cast(Objective, law.objective), law.delta or 1e-3
     allocation = law.at(at)
     screened = screen(runs, log_residuals(law, runs))
     moved = influence(runs, law, at=at)
@@ -251,7 +241,6 @@ def _attempt(runs: pd.DataFrame, objective: Objective, delta: float) -> tuple[Fi
     if runs.empty:
         return None, f"{Status.NOT_IDENTIFIED}: no runs are left"
     try:
-        check_design(runs)
         law = fit(runs, objective=objective, delta=delta, bootstrap=0)
     except NotIdentified as error:
         return None, f"{Status.NOT_IDENTIFIED}: {error}"

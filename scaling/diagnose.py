@@ -197,6 +197,13 @@ def _one_line(n: Array, d: Array) -> list[str]:
             f"B D^-beta cannot be told apart; add runs at D/N below {_round(ratio / 2)} and above "
             f"{_round(ratio * 2)} at two or more budgets"
         ]
+    for name, values in (("N", n), ("D", d)):
+        if 1.01 <= _span(values) < SAME:
+            return [
+                f"{runs} have nearly one {name}, {_range(values)}, too few for a power law and a constant: "
+                f"add runs at {name} below {_round(values.min() / 2)} and above {_round(values.max() * 2)}"
+            ]
+    # Scatter in N and scatter in D are found alike.
     for u, v in ((x, y), (y, x)):
         if np.ptp(u) > 0:
             slope = float(np.polyfit(u - u.mean(), v - v.mean(), 1)[0])

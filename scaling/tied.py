@@ -75,13 +75,16 @@ class Tied:
 
 def optimum(tied: Tied, delta: float) -> tuple[Array, float, bool]:
     """The joint unknowns (p,) with the lowest objective of several starts, its value, if it converged."""
-    theta, value, converged = descend(_starts(tied), tied, np.ones(tied.n), delta)
+    theta, value, converged = descend(joint_starts(tied), tied, np.ones(tied.n), delta)
     best = int(value.argmin())
     return theta[best], float(value[best]), bool(converged[best])
 
 
-def _starts(tied: Tied) -> Array:
-    """Variable projection: for given exponents all else is linear, so each candidate is one linear system."""
+def joint_starts(tied: Tied) -> Array:
+    """The joint unknowns (at most 4, p) of the best candidates, best first: variable projection.
+
+    For given exponents all else is linear, so a candidate is a pair of exponents a law and one linear system.
+    """
     exponents = _candidates(tied)  # (m, k, 2)
     count = len(exponents)
     floors = tied.slots[:, 0].max() + 1

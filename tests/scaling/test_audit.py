@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from scaling import runs
-from scaling.audit import audit, hold_out, influence, influential_set, minimum_ratio_cuts
-from scaling.findings import of_cuts
+from scaling.audit import Audit, audit, hold_out, influence, influential_set, minimum_ratio_cuts
+from scaling.findings import of_cuts, of_influence
 from scaling.fit import Allocation, fit
 from scaling.law import Interval, Law
 from scaling.runs import NotIdentified, Status
@@ -44,6 +44,10 @@ def with_five_outliers() -> pd.DataFrame:
     return pd.concat([study(), bad], ignore_index=True)
 
 
+def audited(frame: pd.DataFrame, *, at: float, bootstrap: int) -> Audit:
+    return audit(frame, at=at, law=fit(frame, bootstrap=bootstrap))
+
+
 def chinchilla() -> pd.DataFrame:
     return runs.read_csv(Path(os.environ["MAD_SCALING_DATA"]) / "chinchilla_kyotakano.csv")
 
@@ -68,7 +72,7 @@ def test_cuts_of_the_public_runs() -> None:
 
 @needs_data
 def test_the_audit_of_the_public_runs_distrusts_the_allocation_not_the_loss() -> None:
-    found = audit(chinchilla(), at=TARGET, bootstrap=50)
+    found = audited(chinchilla(), at=TARGET, bootstrap=50)
     assert found.law.condition == pytest.approx(39.55, rel=0.02)
     assert found.allocation.beyond == pytest.approx(44.5, rel=0.01)
     assert found.held_out["mape"].max() < 1.1
@@ -112,7 +116,7 @@ def test_five_outlying_runs_move_the_allocation_and_are_found() -> None:
 
 
 def test_the_audit_names_the_five_outlying_runs() -> None:
-    found = audit(with_five_outliers(), at=TARGET, bootstrap=50)
+    found = audited(with_five_outliers(), at=TARGET, bootstrap=50)
     # The furthest of them bends the law to itself, so its residual is small; the influential set names it.
     assert set(found.screened.index[found.screened["flag"] == "high"]) == BAD - {64}
     assert found.together.index[0] == 64
@@ -120,6 +124,16 @@ def test_the_audit_names_the_five_outlying_runs() -> None:
     assert "off the law" in grave
     assert "the most influential run, row 64" in grave
     assert "leaving out rows 64, 65, 66," in grave
+
+
+@pytest.mark.parametrize(
+    ("ratio", "severity"), [(1.05, "ok"), (0.95, "ok"), (1.2, "warning"), (0.8, "warning"), (0.6, "serious")]
+)
+def test_a_verdict_is_as_grave_as_its_number(ratio: float, severity: str) -> None:
+    finding = of_influence(pd.DataFrame({"ratio": [ratio, 1.01]}, index=[7, 3]))
+    assert (finding.severity, finding.number) == (severity, pytest.approx(max(ratio, 1 / ratio)))
+    assert "row 7" in finding.what
+    assert bool(finding.remedy) == (severity != "ok")
 
 
 @pytest.mark.parametrize(
@@ -209,20 +223,20 @@ def test_influence_needs_the_table_of_the_fit() -> None:
 def test_rows_are_those_of_the_table_where_some_are_set_aside() -> None:
     frame = with_five_outliers().assign(status="ok")
     frame.loc[[0, 30], "status"] = "diverged"
-    found = audit(frame, at=TARGET, bootstrap=0)
+    found = audited(frame, at=TARGET, bootstrap=0)
     assert set(found.influence.index) == set(found.screened.index) == set(range(1, 69)) - {1, 31}
     assert set(found.together.index[:3]) < BAD
 
 
 def test_a_sound_study_passes_its_audit() -> None:
-    found = audit(study(noise=0.001), at=2e21, bootstrap=100)
+    found = audited(study(noise=0.001), at=2e21, bootstrap=100)
     assert {finding.severity for finding in found.findings} == {"ok"}
     assert "63 runs, huber(0.001) on log loss, C = 6 N D" in str(found)
     assert found.law.status is Status.CONVERGED
 
 
 def test_the_gravest_verdict_stands_first() -> None:
-    found = audit(study(noise=0.02, sizes=4), at=1e26, bootstrap=50)
+    found = audited(study(noise=0.02, sizes=4), at=1e26, bootstrap=50)
     order = [("serious", "warning", "ok").index(finding.severity) for finding in found.findings]
     assert order == sorted(order)
     assert found.findings[0].severity == "serious"
@@ -234,6 +248,30 @@ def test_the_gravest_verdict_stands_first() -> None:
 def test_counts_by_two_conventions_are_warned_of() -> None:
     frame = study()
     flops = 6 * frame["params"] * frame["tokens"] * np.where(frame.index % 2, 1.0, 1 / 3)
-    found = audit(frame.assign(flops=flops), at=TARGET, bootstrap=0)
+    found = audited(frame.assign(flops=flops), at=TARGET, bootstrap=0)
     assert any("one convention" in finding.what for finding in found.findings)
     assert found.law.convention == "C as given"
+
+
+def test_an_audit_takes_the_objective_of_the_law() -> None:
+    frame = study()
+    law = fit(frame, objective="log-mse", bootstrap=0)
+    found = audit(frame, at=TARGET, law=law)
+    assert found.law is law
+    assert found.cuts["tokens_per_param"].iloc[0] == law.tokens_per_param(TARGET)
+    assert found.cuts["tokens_per_param"].iloc[0] != fit(frame, bootstrap=0).tokens_per_param(TARGET)
+    assert "63 runs, log-mse on log loss" in str(found)
+
+
+def test_an_audit_without_a_law_fits_one() -> None:
+    frame = study()
+    assert audit(frame, at=TARGET).law.value == fit(frame, bootstrap=0).value
+
+
+def test_an_audit_follows_repeated_data() -> None:
+    frame = study().assign(unique_tokens=lambda f: f["tokens"] / 3)
+    law = fit(frame, repeats="effective", bootstrap=0)
+    found = audit(frame, at=TARGET, law=law, repeats="effective")
+    assert found.cuts["tokens_per_param"].iloc[0] == pytest.approx(law.tokens_per_param(TARGET))
+    with pytest.raises(ValueError, match="repeats='effective'"):
+        audit(frame, at=TARGET, law=law)

@@ -12,7 +12,7 @@ from scaling.law import Law
 from scaling.runs import NotIdentified, Status, clean
 from scaling.sharing import by_architecture, points_of, sharing_test
 from scaling.solver import SQUARES, descend
-from scaling.tied import SHAREABLE, Tied, optimum
+from scaling.tied import SHAREABLE, Tied, joint_starts, optimum
 
 LAWS = {
     "transformer": Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37),
@@ -98,6 +98,15 @@ def test_the_optimum_is_that_of_many_random_starts(shared: tuple[str, ...], delt
     _, value, converged = optimum(tied, delta)
     assert converged
     assert value == pytest.approx(np.nanmin(values), rel=1e-8)
+
+
+@pytest.mark.parametrize("shared", SETS)
+def test_a_start_is_already_close(shared: tuple[str, ...]) -> None:
+    groups = by_architecture(clean(study(LAWS, noise=0.01)))
+    tied = Tied.of([points_of(group) for group in groups.values()], shared)
+    _, best, _ = optimum(tied, SQUARES)
+    start = tied.system(joint_starts(tied)[:1], np.ones((1, tied.n)), SQUARES).value[0]
+    assert best <= start < 1.2 * best
 
 
 def test_joint_derivatives_are_those_of_differences() -> None:
