@@ -349,7 +349,7 @@ def main() -> None:
         parser.error(f"--sizes {arguments.sizes}: choose from {', '.join(SIZES)}")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    here = environment_of(make_fabric(arguments.device))
+    here = environment_of(make_fabric(arguments.device).device)
     rows, groups, notes = [], [], []
     for name in arguments.sizes.split(","):
         for size in (FAST if arguments.fast else SIZES)[name]:

@@ -205,7 +205,8 @@ def export_(
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
     """Write every record of the store to a file, one line a run."""
-    from mad.store import Store, export_records
+    from mad.exchange import export_records
+    from mad.store import Store
 
     with Store(store, read_only=True) as opened:
         count = export_records(opened, file, overwrite=force)
@@ -218,7 +219,8 @@ def import_(
     store: StoreOption = None,
 ) -> None:
     """Merge the records of a file into the store. All or nothing; runs no code."""
-    from mad.store import Store, read_records
+    from mad.exchange import read_records
+    from mad.store import Store
 
     records = read_records(file)
     with Store(store) as opened:

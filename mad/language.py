@@ -242,3 +242,19 @@ class LanguageRecord(Data):
     attempts: int = 1
     created: str
     schema_version: Literal[1] = 1
+
+
+def check_language(record: LanguageRecord) -> None:
+    """Refuse a record that is not what its configuration or its status says."""
+    if record.id != record.config.id:
+        raise ValueError(
+            f"id {record.id} does not match its configuration, which has id {record.config.id}; "
+            "the record was edited or damaged: take it from its source again"
+        )
+    metrics = record.metrics
+    if record.status not in FINAL:
+        return
+    if metrics is None or record.cost is None or (record.status == "ok" and metrics.loss is None):
+        raise ValueError(f"run {record.id} is {record.status!r} but lacks its metrics or cost; run it again")
+    if record.status == "diverged" and metrics.loss is not None:
+        raise ValueError(f"run {record.id} diverged, and yet has a loss of {metrics.loss:g}; run it again")

@@ -88,7 +88,7 @@ class Turns:
                     self.optimizers[r].step(learning_rate(self.protocol.schedule, step, self.steps))
                     objective.zero_grad(set_to_none=True)
                     total += loss.detach()
-                    _write(objective, updates)
+                    write_updates(objective, updates)
                     tick(r, step + 1)
             means.append(float(total) / len(batches) if alive[r] else math.nan)
             self.seconds[r] += time.perf_counter() - start
@@ -215,7 +215,8 @@ def _keyed(seed: int, step: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _write(objective: Objective, updates: dict[str, Tensor]) -> None:
+def write_updates(objective: Objective, updates: dict[str, Tensor]) -> None:
+    """Write what a step's call left for the model's buffers."""
     with torch.no_grad():
         for name, value in updates.items():
             objective.model.get_buffer(name).copy_(value)

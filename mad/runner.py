@@ -39,7 +39,7 @@ def run_group(
     """
     cell, task = group.cell, group.cell.task
     runs = group.runs
-    environment = environment_of(fabric)
+    environment = environment_of(fabric.device)
     try:
         model = cell.architecture.build(task, group.seed)
         cost = cost_of(cell, task)
@@ -141,9 +141,8 @@ def check_cell(cell: Cell) -> None:
         )
 
 
-def environment_of(fabric: Fabric) -> dict[str, Any]:
+def environment_of(device: torch.device) -> dict[str, Any]:
     """Where the numbers were made; not part of a run's identity."""
-    device = fabric.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
         "mad_suite": version(),

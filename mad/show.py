@@ -11,21 +11,23 @@ from rich.table import Table
 from rich.text import Text
 
 from mad.config import Record
-from mad.store import Store, default_path
+from mad.language import LanguageRecord
+from mad.store import AnyRecord, Store, default_path
 from synthetic_tasks import IGNORE, Task
 
 if TYPE_CHECKING:
     from architectures import Account
 
 
-def find_run(what: str, store: str | Path | None) -> Record | None:
+def find_run(what: str, store: str | Path | None) -> AnyRecord | None:
     """The stored run with this id, or with an id that begins so (6 digits or more); None where `what` is no
-    id.
+    id. Runs of the battery and of language models are looked through alike.
     """
     if not re.fullmatch(r"[0-9a-f]{6,20}", what):
         return None
     with Store(store, read_only=True) as opened:
-        found = [record for record in opened.records() if record.id.startswith(what)]
+        stored: list[AnyRecord] = [*opened.records(), *opened.language_records()]
+        found = [record for record in stored if record.id.startswith(what)]
     if len(found) != 1:
         count = "no run" if not found else f"{len(found)} runs"
         raise ValueError(
@@ -83,8 +85,11 @@ def _state(state: dict[str, int] | None, nominal: int | None) -> list[str]:
     return [f"{state[kind]:,}" for kind in ("total", "recurrent", "conv", "growing")] + [f"{nominal:,}"]
 
 
-def show_record(record: Record, console: Console) -> None:
+def show_record(record: AnyRecord, console: Console) -> None:
     """A run: what it was, its curve, its scores and its cost."""
+    if isinstance(record, LanguageRecord):
+        show_language(record, console)
+        return
     config = record.config
     task = ", ".join(f"{k}={v}" for k, v in config.task.items() if k not in ("name", "version"))
     rows = [
@@ -128,6 +133,48 @@ def _show_metrics(record: Record, console: Console) -> None:
             f"in {test.rows:,} rows; chance {metrics.chance:.4f}, ceiling {metrics.ceiling:.4f}",
             soft_wrap=True,
         )
+
+
+def show_language(record: LanguageRecord, console: Console) -> None:
+    """A language-model run: what it was, its curve, its loss and its cost."""
+    config, corpus, metrics, cost = record.config, record.config.corpus, record.metrics, record.cost
+    rows = [
+        ("run", f"{record.id}  ({record.status})   {record.role}"),
+        ("architecture", f"{config.architecture.label}   width {config.architecture.dim}"),
+        ("corpus", f"{corpus.name}   {corpus.tokenizer}, vocabulary {corpus.vocab_size:,}"),
+        (
+            "training",
+            f"{config.tokens:,} tokens in {config.steps:,} steps of {config.batch_size} x {config.seq_len}",
+        ),
+        ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),
+    ]
+    if record.study is not None:
+        budget = "" if record.budget is None else f", budget {record.budget:.3g} FLOPs"
+        rows.insert(1, ("study", f"{record.study}: {record.label}{budget}"))
+    if cost is not None:
+        rows.append(("cost", f"{cost.params:,} parameters, {cost.flops:.4g} FLOPs, {cost.seconds:.1f} s"))
+        rows.append(("", cost.convention))
+    rows.append(("made", f"{record.created}  {record.environment.get('device_name', '')}"))
+    for name, value in rows:
+        console.print(f"{name:13} {value}", markup=False, soft_wrap=True)
+    if metrics is not None:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in ("step", "tokens", "lr", "train loss", "validation loss"):
+            table.add_column(name, justify="right")
+        for point in metrics.curve:
+            losses = [f"{x:.4f}" if x is not None else "-" for x in (point.train_loss, point.loss)]
+            table.add_row(f"{point.step:,}", f"{point.tokens:,}", f"{point.lr:.2e}", *losses)
+        console.print("")
+        console.print(table)
+        if metrics.loss is not None:
+            bits = "" if metrics.bits_per_byte is None else f", {metrics.bits_per_byte:.4f} bits a byte"
+            console.print(
+                f"\nvalidation loss {metrics.loss:.4f} +- {metrics.loss_error or 0:.4f} nats a token{bits}, "
+                f"over {metrics.evaluated:,} tokens; {metrics.epochs:.2f} epochs",
+                soft_wrap=True,
+            )
+    if record.error is not None:
+        console.print(f"\n{record.error}", markup=False)
 
 
 def draw_example(task: Task, seed: int, console: Console) -> None:

@@ -1,32 +1,45 @@
-"""Results: one SQLite file, one writer, at most one record a run; exchanged as JSON lines or parquet.
+"""Results: one SQLite file, one writer, at most one record a run.
 
 A result is final. `ok` and `diverged` are never replaced; `stopped` only by a run of another group, because
 it was stopped for its own; `failed` and `interrupted` by the next attempt. The records of a group are written
-in one transaction, so that a killed driver leaves whole groups.
+in one transaction, so that a killed driver leaves whole groups. Runs of the battery are in one table,
+language-model runs in a second one, under the same rules.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
-
-from pydantic import ValidationError
+from typing import TypeVar
 
 from mad.config import DONE, Record
+from mad.language import LanguageRecord, Role, check_language
 from mad.location import default_path, network_file_system, writer_lock
 
-__all__ = ["ImportReport", "Store", "default_path", "export_records", "import_records", "read_records"]
+__all__ = ["AnyRecord", "ImportReport", "Store", "check", "default_path"]
 
-SCHEMA = 1
+AnyRecord = Record | LanguageRecord
+
+# 2 added the table of language-model runs.
+SCHEMA = 2
 APPLICATION = 0x4D414453  # "MADS": tells our files from other SQLite databases.
 # How much a record says: an import keeps ours unless the other one says more.
 WORTH = {"failed": 0, "interrupted": 0, "stopped": 1, "diverged": 2, "ok": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """`known` runs were here already; of those, `conflicts` had another result, and ours stayed."""
+
+    added: int
+    known: int
+    replaced: int
+    conflicts: int
 
 
 class Store:
@@ -60,6 +73,20 @@ class Store:
     def count(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM runs").fetchone()[0])
 
+    def language(self, id: str) -> LanguageRecord | None:
+        """The language-model run with this id."""
+        if not self._has_language:
+            return None
+        row = self._db.execute("SELECT record FROM language WHERE id = ?", (id,)).fetchone()
+        return None if row is None else LanguageRecord.model_validate_json(row[0])
+
+    def language_records(self) -> list[LanguageRecord]:
+        """Every language-model run, the oldest first; none in a store of version 1."""
+        if not self._has_language:
+            return []
+        rows = self._db.execute("SELECT record FROM language ORDER BY created, id")
+        return [LanguageRecord.model_validate_json(row[0]) for row in rows]
+
     def hits(self, group_id: str, run_ids: Iterable[str]) -> dict[str, Record]:
         """The records of these runs that need not be run again in this group."""
         found = {id: record for id in run_ids if (record := self.get(id)) is not None}
@@ -78,13 +105,34 @@ class Store:
                 old = self.get(record.id)
                 self._put(record if old is None else _successor(old, record))
 
-    def merge(self, records: Iterable[Record]) -> ImportReport:
+    def commit_language(self, records: Iterable[LanguageRecord]) -> None:
+        """Write language-model runs: all of them or, where one is refused, none."""
+        batch = list(records)
+        with self._transaction():
+            for record in batch:
+                check(record)
+                old = self.language(record.id)
+                self._put(record if old is None else _successor(old, record))
+
+    def relabel_language(
+        self, id: str, *, study: str | None, role: Role, budget: float | None, label: str
+    ) -> LanguageRecord:
+        """Say what a stored language-model run counts to; its result stays."""
+        with self._transaction():
+            old = self.language(id)
+            if old is None:
+                raise ValueError(f"no language-model run {id} in {self.path}; train it first")
+            new = old.model_copy(update={"study": study, "role": role, "budget": budget, "label": label})
+            self._put(new)
+        return new
+
+    def merge(self, records: Iterable[AnyRecord]) -> ImportReport:
         """Add records of another store, all or none. Of two of a run the fuller stays, else ours."""
         added = known = replaced = conflicts = 0
         with self._transaction():
             for record in records:
                 check(record)
-                old = self.get(record.id)
+                old = self._same(record)
                 if old is None:
                     added += 1
                 elif WORTH[record.status] > WORTH[old.status]:
@@ -147,8 +195,9 @@ class Store:
             )
         if not self.read_only:
             db.execute("PRAGMA journal_mode = WAL")
-            if version == 0:
-                _create(db)
+            if version < SCHEMA:
+                _migrate(db, version)
+        self._has_language = version >= 2 or not self.read_only
         return db
 
     @contextmanager
@@ -161,13 +210,20 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             yield
 
-    def _put(self, record: Record) -> None:
-        row = (record.id, record.group, record.status, record.created, record.model_dump_json())
-        self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)", row)
+    def _same(self, record: AnyRecord) -> AnyRecord | None:
+        return self.get(record.id) if isinstance(record, Record) else self.language(record.id)
+
+    def _put(self, record: AnyRecord) -> None:
+        table, group = ("runs", record.group) if isinstance(record, Record) else ("language", record.study)
+        row = (record.id, group, record.status, record.created, record.model_dump_json())
+        self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?)", row)
 
 
-def check(record: Record) -> None:
+def check(record: AnyRecord) -> None:
     """Refuse a record that is not what its configuration or its status says."""
+    if isinstance(record, LanguageRecord):
+        check_language(record)
+        return
     if record.id != record.config.id:
         raise ValueError(
             f"id {record.id} does not match its configuration, which has id {record.config.id}; "
@@ -188,26 +244,36 @@ def check(record: Record) -> None:
             )
 
 
-def _successor(old: Record, new: Record) -> Record:
+_R = TypeVar("_R", Record, LanguageRecord)
+
+
+def _successor(old: _R, new: _R) -> _R:
     """What is stored when `new` arrives where `old` is; refuses to lose a result."""
     if old.status not in DONE:
         return new.model_copy(update={"attempts": old.attempts + 1})
-    if old.status == "stopped" and old.group != new.group:
-        return new
+    if isinstance(old, Record) and isinstance(new, Record):
+        if old.status == "stopped" and old.group != new.group:
+            return new
     raise ValueError(
         f"run {old.id} is stored as {old.status!r}, which is final, so {new.status!r} cannot replace it; "
-        "run only what Store.hits does not return, or pass another --store"
+        "run only what the store does not hold, or pass another --store"
     )
 
 
-def _create(db: sqlite3.Connection) -> None:
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring an empty file or a store of an older version to this one; records stay as they are."""
     with db:
         db.execute("BEGIN IMMEDIATE")
+        if version < 1:
+            db.execute(
+                "CREATE TABLE runs (id TEXT PRIMARY KEY, group_id TEXT NOT NULL, status TEXT NOT NULL, "
+                "created TEXT NOT NULL, record TEXT NOT NULL)"
+            )
+            db.execute(f"PRAGMA application_id = {APPLICATION}")
         db.execute(
-            "CREATE TABLE runs (id TEXT PRIMARY KEY, group_id TEXT NOT NULL, status TEXT NOT NULL, "
+            "CREATE TABLE language (id TEXT PRIMARY KEY, study TEXT, status TEXT NOT NULL, "
             "created TEXT NOT NULL, record TEXT NOT NULL)"
         )
-        db.execute(f"PRAGMA application_id = {APPLICATION}")
         db.execute(f"PRAGMA user_version = {SCHEMA}")
 
 
@@ -228,115 +294,3 @@ def _reader(path: Path, *, shared: bool) -> Iterator[sqlite3.Connection]:
         yield db
     finally:
         db.close()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportReport:
-    """`known` runs were here already; of those, `conflicts` had another result, and ours stayed."""
-
-    added: int
-    known: int
-    replaced: int
-    conflicts: int
-
-
-def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -> int:
-    """Write every record, sorted by id, one line or row a run; the file appears whole or not at all."""
-    path = Path(file).expanduser()
-    _suffix(path)
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists; choose another name, or overwrite it with --force")
-    if not path.parent.is_dir():
-        raise ValueError(
-            f"folder {path.parent} does not exist; create it, or choose another path than {path}"
-        )
-    records = sorted(store.records(), key=lambda record: record.id)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        if _suffix(path) == ".parquet":
-            _write_parquet(part, records)
-        else:
-            part.write_text("".join(f"{record.model_dump_json()}\n" for record in records), encoding="utf-8")
-        with open(part, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return len(records)
-
-
-def import_records(store: Store, file: str | Path) -> ImportReport:
-    """Add the records of an exported file, all or none. Nothing that a record names is run."""
-    return store.merge(read_records(file))
-
-
-def read_records(file: str | Path) -> list[Record]:
-    """The records of an exported file, every line of them checked."""
-    path = Path(file).expanduser()
-    suffix = _suffix(path)
-    if not path.is_file():
-        raise ValueError(f"{path} is no file; give one that `mad export` wrote")
-    lines: Sequence[bytes | str] = (
-        _read_parquet(path) if suffix == ".parquet" else path.read_bytes().splitlines()
-    )
-    word = "row" if suffix == ".parquet" else "line"
-    return [_parse(line, f"{path.name} {word} {i}") for i, line in enumerate(lines, 1) if line.strip()]
-
-
-def _parse(line: bytes | str, where: str) -> Record:
-    try:
-        record = Record.model_validate_json(line)
-        check(record)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the line"
-        raise ValueError(
-            f"{where}: {field}: {first['msg']}; give a file that `mad export` of this release wrote"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return record
-
-
-def _suffix(path: Path) -> str:
-    known = [".jsonl", ".json", ".parquet"]
-    if path.suffix not in known:
-        close = get_close_matches(path.suffix, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"{path} has the unknown suffix {path.suffix!r}{hint}; choose one of {', '.join(known)}"
-        )
-    return path.suffix
-
-
-def _write_parquet(path: Path, records: list[Record]) -> None:
-    import pandas
-
-    # A few columns to look at; the record itself is the JSON text, so that both formats carry the same.
-    columns = ("id", "group", "status", "given", "suite", "created")
-    rows = [{name: getattr(r, name) for name in columns} | {"record": r.model_dump_json()} for r in records]
-    with _pyarrow_needed():
-        pandas.DataFrame(rows, columns=[*columns, "record"]).to_parquet(path, index=False)
-
-
-def _read_parquet(path: Path) -> list[str]:
-    import pandas
-
-    with _pyarrow_needed():
-        try:
-            frame = pandas.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as parquet ({error}); export it again") from None
-    if "record" not in frame:
-        raise ValueError(f"{path} has no column 'record'; give a file that `mad export` wrote")
-    return [str(text) for text in frame["record"]]
-
-
-@contextmanager
-def _pyarrow_needed() -> Iterator[None]:
-    try:
-        yield
-    except ImportError:
-        raise ValueError(
-            "parquet needs pyarrow; `pip install pyarrow`, or choose the suffix .jsonl"
-        ) from None

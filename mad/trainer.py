@@ -120,7 +120,7 @@ def train(
         keep(learner.objectives[0].model)
     final = {name: learner.measure(splits[name], task.vocab_size) for name in ("validation", "test")}
     ceiling = task.ceiling_for(splits["train"].drawn, splits["test"].drawn)
-    peak = _peak_memory(device)
+    peak = peak_memory(device)
     outcomes = []
     for r in range(len(runs)):
         status: Literal["ok", "stopped", "diverged"] = "ok"
@@ -198,7 +198,7 @@ def _splits(run: RunConfig, task: Task, device: torch.device) -> dict[str, Split
     }
 
 
-def _peak_memory(device: torch.device) -> int | None:
+def peak_memory(device: torch.device) -> int | None:
     """Bytes: of the device's allocator on CUDA, else of the whole process so far."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

@@ -16,10 +16,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaling.compare import compare, overtraining
+    from scaling.compare import compare
     from scaling.fit import FittedLaw, fit
     from scaling.isoflop import isoflop
     from scaling.law import Law
+    from scaling.overtraining import overtraining
     from scaling.relate import relate
     from scaling.runs import NotIdentified, Status
     from scaling.state import state_law
@@ -32,7 +33,7 @@ _HOMES = {
     "compare": "compare",
     "fit": "fit",
     "isoflop": "isoflop",
-    "overtraining": "compare",
+    "overtraining": "overtraining",
     "relate": "relate",
     "state_law": "state",
 }

@@ -114,8 +114,10 @@ def _by_architecture(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _law(arch: str, mine: pd.DataFrame, rest: pd.DataFrame | None, asked: Request) -> Answer:
-    law = fit_law(
+    target = asked.at[-1] if asked.at else float(clean(mine)["flops"].max())
+    checked = audit(
         mine,
+        at=target,
         objective=asked.objective,  # type: ignore[arg-type]
         delta=asked.delta,
         bootstrap=asked.bootstrap,
@@ -124,7 +126,8 @@ def _law(arch: str, mine: pd.DataFrame, rest: pd.DataFrame | None, asked: Reques
         seed=asked.seed,
         repeats=asked.repeats,  # type: ignore[arg-type]
     )
-    targets = asked.at or (law.largest,)
+    law, targets = checked.law, asked.at or (target,)
+    findings = [str(finding) for finding in checked.findings]
     content: dict[str, Any] = {
         "status": str(law.status),
         "runs": law.n,
@@ -136,13 +139,237 @@ def _law(arch: str, mine: pd.DataFrame, rest: pd.DataFrame | None, asked: Reques
         **{name: getattr(law, name) for name in (*COEFFICIENTS, "n_exponent", "d_exponent")},
         "intervals": show.intervals(law.intervals),
         "at": [_allocation(law, target) for target in targets],
-        "warnings": list(law.warnings),
+        "findings": findings,
     }
-    text = show.law_text(arch, law, targets)
-    findings = [str(finding) for finding in audit(mine, at=targets[-1], law=law).findings]
-    content["findings"] = findings
-    parts = [text, show.notes("verdicts:", findings)]
+    parts = [show.law_text(arch, law, targets), show.notes("verdicts:", findings)]
     if rest is not None and len(rest):
         content["held_out"] = _errors(clean(rest), law.loss)
         parts.append(_errors_text(content["held_out"]))
     return Answer(arch, "law", "\n\n".join(part for part in parts if part), content)
+
+
+def _isoflop(arch: str, mine: pd.DataFrame, rest: pd.DataFrame | None, asked: Request) -> Answer:
+    found = isoflop(
+        mine,
+        budgets=asked.budgets,
+        bootstrap=max(asked.bootstrap, 100),
+        confidence=asked.confidence,
+        seed=asked.seed,
+    )
+    targets = asked.at or (float(found.optima["flops"].max()),)
+    content: dict[str, Any] = {
+        "status": str(found.status),
+        "runs": found.n,
+        "convention": found.convention,
+        "n_exponent": found.exponent,
+        "d_exponent": found.tokens_exponent,
+        "coefficient": found.coefficient,
+        "tokens_coefficient": found.tokens_coefficient,
+        "intervals": show.intervals(found.intervals),
+        "optima": json.loads(found.optima.to_json(orient="records", double_precision=15)),
+        "at": [
+            {
+                "flops": c,
+                "params": float(found.n_opt(c)),  # type: ignore[arg-type]
+                "tokens": float(found.d_opt(c)),  # type: ignore[arg-type]
+                "intervals": show.intervals({"params": found.n_interval(c), "tokens": found.d_interval(c)}),
+            }
+            for c in targets
+        ],
+        "warnings": list(found.warnings),
+    }
+    lines = [
+        f"{arch}: parabolas of loss in ln N and ln D at each budget, {found.n} runs; {found.convention}",
+        _exponents(content),
+        *(_line(point) for point in content["at"]),
+        "",
+        show.table(_shown(found.optima)),
+    ]
+    warned = show.notes("warnings:", found.warnings)
+    return Answer(arch, "isoflop", "\n".join(lines) + (f"\n\n{warned}" if warned else ""), content)
+
+
+def _envelope(arch: str, mine: pd.DataFrame, rest: pd.DataFrame | None, asked: Request) -> Answer:
+    found = envelope(
+        mine, bootstrap=max(asked.bootstrap, 100), confidence=asked.confidence, seed=asked.seed
+    )
+    content: dict[str, Any] = {
+        "status": str(found.status),
+        "runs": found.n,
+        "n_exponent": found.exponent,
+        "d_exponent": found.tokens_exponent,
+        "intervals": show.intervals(found.intervals),
+        "at": [
+            {
+                "flops": c,
+                "params": float(found.n_opt(c)),  # type: ignore[arg-type]
+                "tokens": float(found.d_opt(c)),  # type: ignore[arg-type]
+            }
+            for c in asked.at
+        ],
+        "warnings": list(found.warnings),
+    }
+    lines = [
+        f"{arch}: lower envelope of the training curves, {found.n} runs",
+        _exponents(content),
+        *(_line(point) for point in content["at"]),
+    ]
+    warned = show.notes("warnings:", found.warnings)
+    return Answer(arch, "envelope", "\n".join(lines) + (f"\n\n{warned}" if warned else ""), content)
+
+
+def _optima(arch: str, mine: pd.DataFrame, rest: pd.DataFrame | None, asked: Request) -> Answer:
+    """The rows are compute-optimal models already; those without one are said to be left out."""
+    there = mine[mine["params"].notna()]
+    points = clean(there, need=("params", "flops"))
+    sizes = power_law(points["flops"], points["params"], confidence=asked.confidence)
+    content: dict[str, Any] = {
+        "status": "converged",
+        "runs": sizes.n,
+        "n_exponent": sizes.exponent,
+        "coefficient": sizes.coefficient,
+        "r2": sizes.r2,
+        "intervals": show.intervals({"n_exponent": sizes.interval}) if sizes.interval else {},
+        "at": [{"flops": c, "params": float(sizes.at(c))} for c in asked.at],  # type: ignore[arg-type]
+        "warnings": [f"{len(mine) - len(there)} rows have no optimum"] if len(there) < len(mine) else [],
+    }
+    text = f"{arch}: a power law through {sizes.n} optima, r2 {sizes.r2:.5f}\n" + _exponents(content)
+    text += "".join(f"\n{_line(point)}" for point in content["at"])
+    warned = show.notes("warnings:", content["warnings"])
+    return Answer(arch, "optima", text + (f"\n\n{warned}" if warned else ""), content)
+
+
+def _overtraining(arch: str, mine: pd.DataFrame, rest: pd.DataFrame | None, asked: Request) -> Answer:
+    law = fit_overtraining_law(mine)
+    content: dict[str, Any] = {
+        "status": str(law.status),
+        "runs": law.n,
+        **{name: getattr(law, name) for name in ("E", "a", "b", "c", "eta")},
+        "sum": law.value,
+    }
+    lines = [
+        f"{arch}: L = E + a N^b + c 6^(b/2) (M N)^b, M = D/N; least squares over {law.n} runs; {law.status}",
+        f"E {law.E:.5g}, a {law.a:.5g}, b {law.b:.4f}, c {law.c:.5g}, eta {law.eta:.4f}",
+    ]
+    if rest is not None and len(rest):
+        content["held_out"] = _errors(clean(rest), lambda n, d: law.loss(n, np.asarray(d) / np.asarray(n)))
+        lines += ["", _errors_text(content["held_out"])]
+    return Answer(arch, "over-training", "\n".join(lines), content)
+
+
+def _families(frame: pd.DataFrame, asked: Request) -> Answer:
+    name, shared = "all", " and ".join(asked.shared)
+    try:
+        found = fit_families(
+            frame,
+            shared=asked.shared,
+            objective=asked.objective,  # type: ignore[arg-type]
+            delta=asked.delta,
+            bootstrap=asked.bootstrap,
+            resample=asked.resample,  # type: ignore[arg-type]
+            confidence=asked.confidence,
+            seed=asked.seed,
+            repeats=asked.repeats,  # type: ignore[arg-type]
+        )
+    except NotIdentified as error:
+        text = f"{name}, shared {shared}: not identified: {error}"
+        return Answer(name, "shared", text, {"status": "not identified", "reason": str(error)}, False)
+    rows = pd.DataFrame(
+        [
+            {"arch": arch}
+            | {key: getattr(law, key) for key in (*COEFFICIENTS, "n_exponent")}
+            | {f"{key}_{end}": getattr(ends, end) for key, ends in found.intervals[arch].items() for end in ENDS}
+            for arch, law in found.laws.items()
+        ]
+    )
+    shown = [column for column in rows if column.removesuffix("_low").removesuffix("_high") != "d_exponent"]
+    content = {
+        "status": str(found.status),
+        "runs": found.n,
+        "shared": list(asked.shared),
+        "laws": json.loads(rows.to_json(orient="records", double_precision=15)),
+        "sharing": None if found.sharing is None else str(found.sharing),
+        "warnings": list(found.warnings),
+    }
+    targets = asked.at or (max(found.largest.values()),)
+    lines = [
+        f"all architectures with {shared} in common: {found.n} runs; {found.convention}; {found.status}",
+        "" if found.sharing is None else str(found.sharing),
+        show.table(rows[shown]),
+        "",
+        show.table(found.frontier(targets)),
+    ]
+    warned = show.notes("warnings:", found.warnings)
+    return Answer(name, "shared", "\n".join(lines) + (f"\n\n{warned}" if warned else ""), content)
+
+
+ENDS = ("low", "high")
+METHODS: dict[str, Callable[[str, pd.DataFrame, pd.DataFrame | None, Request], Answer]] = {
+    "law": _law,
+    "isoflop": _isoflop,
+    "envelope": _envelope,
+    "optima": _optima,
+    "over-training": _overtraining,
+}
+
+
+def _allocation(law: FittedLaw, c: float) -> dict[str, Any]:
+    found = law.at(c)
+    names = ("flops", "params", "tokens", "tokens_per_param", "loss", "beyond")
+    return {name: getattr(found, name) for name in names} | {"intervals": show.intervals(found.intervals)}
+
+
+def _errors(rest: pd.DataFrame, predict: Callable[[Any, Any], Any]) -> dict[str, Any]:
+    """Errors of predicted losses in percent; a positive bias predicts too high."""
+    n, d, loss = (rest[name].to_numpy(float) for name in ("params", "tokens", "loss"))
+    errors = 100 * (np.asarray(predict(n, d)) / loss - 1)
+    worst = int(np.abs(errors).argmax())
+    return {
+        "runs": len(rest),
+        "mape": float(np.abs(errors).mean()),
+        "bias": float(errors.mean()),
+        "worst": float(errors[worst]),
+        "worst_params": float(n[worst]),
+        "worst_tokens": float(d[worst]),
+        "errors": dict(zip(map(str, rest.index), map(float, errors), strict=True)),
+    }
+
+
+def _errors_text(found: dict[str, Any]) -> str:
+    return (
+        f"{found['runs']} runs that were not fitted: mean absolute error of the loss {found['mape']:.3f} %, bias "
+        f"{found['bias']:+.3f} %, largest {found['worst']:+.3f} % (N = {found['worst_params']:.3g}, D = "
+        f"{found['worst_tokens']:.3g})"
+    )
+
+
+def _exponents(content: dict[str, Any]) -> str:
+    ends = content["intervals"]
+
+    def part(symbol: str, key: str, interval: str) -> str:
+        if key not in content:
+            return ""
+        low_high = ends.get(interval)
+        return f"{symbol} ~ C^{content[key]:.4f}" + (show.span(Interval(*low_high)) if low_high else "")
+
+    parts = [part("N*", "n_exponent", "exponent" if "exponent" in ends else "n_exponent")]
+    parts.append(part("D*", "d_exponent", "tokens_exponent"))
+    return ", ".join(text for text in parts if text)
+
+
+def _line(point: dict[str, Any]) -> str:
+    ends = point.get("intervals", {})
+
+    def part(symbol: str, key: str) -> str:
+        if key not in point:
+            return ""
+        return f"{symbol} = {point[key]:.4g}" + (f" {show.span(Interval(*ends[key]))}" if key in ends else "")
+
+    parts = [part("N*", "params"), part("D*", "tokens")]
+    return f"C = {point['flops']:.3g}: " + ", ".join(text for text in parts if text)
+
+
+def _shown(optima: pd.DataFrame) -> pd.DataFrame:
+    """The columns of the optima that a reader looks for."""
+    kept = [name for name in optima if name not in ("arch", "curvature", "compute")]
+    return optima[kept]

@@ -149,6 +149,13 @@ def fit_shape(xs: Sequence[Array], ys: Sequence[Array]) -> Shape | None:
     return None
 
 
+def best_exponents(runs: Packed) -> tuple[float, float]:
+    """The exponents that fit best; equal ones, or those of a parabola, where the runs leave them open."""
+    both = _search(runs, np.stack(np.meshgrid(TRIED, TRIED)).reshape(2, -1))
+    one = both or _search(runs, np.stack([TRIED, TRIED]))
+    return one[0] if one else (float(TRIED[0]), float(TRIED[0]))
+
+
 def at_exponents(xs: Sequence[Array], ys: Sequence[Array], alpha: float, beta: float) -> Shape | None:
     """The shape with these exponents; None where a budget's runs then have no optimum."""
     runs = Packed.of(xs, ys)
@@ -187,32 +194,31 @@ class Packed:
 
     def solve(self, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
         """p, q and E by budget for each pair of exponents, shape (pair, budget)."""
-        first, second, y = self._columns(alpha, beta)
-        ratio = _dot(first, second) / _dot(first, first)
-        apart = second - ratio[..., None] * first
-        q = _dot(apart, y) / _dot(apart, apart)
-        p = _dot(first, y) / _dot(first, first) - ratio * q
+        p, q, _ = self._fit(alpha, beta)
         fall, rise = self._terms(alpha, beta)
         return p, q, self._mean(self.y) - p * self._mean(fall) - q * self._mean(rise)
 
     def squares(self, alpha: Array, beta: Array) -> Array:
         """Residual sum of squares for each pair of exponents; infinite where a budget has no optimum."""
-        p, q, _ = self.solve(alpha, beta)
-        first, second, y = self._columns(alpha, beta)
-        residual = y - p[..., None] * first - q[..., None] * second
+        p, q, residual = self._fit(alpha, beta)
         return np.where(((p > 0) & (q > 0)).all(-1), (residual**2).sum((-2, -1)), np.inf)
+
+    def _fit(self, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
+        """p, q and the residuals: least squares on the two terms and the losses, all less their means."""
+        first, second, y = (
+            (value - self._mean(value)[..., None]) * self.there
+            for value in (*self._terms(alpha, beta), self.y)
+        )
+        size = _dot(first, first)
+        ratio = _dot(first, second) / size
+        apart = second - ratio[..., None] * first
+        q = _dot(apart, y) / _dot(apart, apart)
+        p = _dot(first, y) / size - ratio * q
+        return p, q, y - p[..., None] * first - q[..., None] * second
 
     def _terms(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
         a, b = alpha[:, None, None], beta[:, None, None]
         return np.exp(-a * self.u), np.exp(b * self.u)
-
-    def _columns(self, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
-        """The two terms and the losses less their means."""
-        fall, rise = self._terms(alpha, beta)
-        first, second, y = (
-            (value - self._mean(value)[..., None]) * self.there for value in (fall, rise, self.y)
-        )
-        return first, second, y
 
     def _mean(self, values: Array) -> Array:
         return (values * self.there).sum(-1) / self.there.sum(-1)

@@ -62,6 +62,10 @@ class Text:
         self._train = shards.read(folder / TRAIN, config.vocab_size, self.train_tokens)
         self._held_out = shards.read(folder / VALIDATION, config.vocab_size, config.validation_tokens)
 
+    def __reduce__(self) -> tuple[type[Text], tuple[CorpusConfig, Path]]:
+        """Another process maps the files itself; a mapped array would be pickled with all its tokens."""
+        return Text, (self.config, self.folder)
+
     def batch(self, step: int, *, batch_size: int, seq_len: int, seed: int) -> Tokens:
         """Windows (batch_size, seq_len + 1) of a training step; see `train_windows` for their order."""
         return train_windows(self._train, step=step, batch_size=batch_size, seq_len=seq_len, seed=seed)

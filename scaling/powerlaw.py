@@ -96,7 +96,7 @@ def power_laws(
     if len({len(lx), len(ly), len(group)}) != 1:
         raise ValueError(f"{len(lx)} x, {len(ly)} y and {len(group)} groups; give one of each for each point")
     labels = np.asarray([str(name) for name in group])
-    names = sorted(set(labels))
+    names = sorted({str(name) for name in group})
     flat = [name for name in names if np.ptp(lx[labels == name]) == 0]
     if flat and (not shared or len(flat) == len(names)):
         raise NotIdentified(

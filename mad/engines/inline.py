@@ -41,7 +41,7 @@ def run(
             )
         except KeyboardInterrupt:
             if kept is not None:
-                lost = unfinished(group, "interrupted", environment_of(fabric))
+                lost = unfinished(group, "interrupted", environment_of(fabric.device))
                 kept.commit(record for record in lost if record.id not in done)
             raise
         if kept is not None:

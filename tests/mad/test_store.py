@@ -13,8 +13,9 @@ import pytest
 
 from mad import store as module
 from mad.config import Record, Status
+from mad.exchange import export_records, import_records
 from mad.location import network_file_system
-from mad.store import ImportReport, Store, default_path, export_records, import_records
+from mad.store import ImportReport, Store, default_path
 from tests.mad.records import TWO, group, record
 
 AT = TWO.settings[0]
@@ -172,7 +173,7 @@ def test_a_store_of_a_newer_version_is_refused(path: Path) -> None:
     db.execute(f"PRAGMA user_version = {module.SCHEMA + 1}")
     db.close()
     for read_only in (False, True):
-        with pytest.raises(ValueError, match=r"newer version \(schema 2, known is 1\); upgrade with"):
+        with pytest.raises(ValueError, match=r"newer version \(schema 3, known is 2\); upgrade with"):
             Store(path, read_only=read_only)
 
 

@@ -72,7 +72,7 @@ def test_the_window_that_the_warning_names_removes_most_of_the_bias() -> None:
 
 def test_noise_alone_is_seldom_taken_for_a_bias() -> None:
     wrong = sum(
-        bool(isoflop(grid(SYMMETRIC, noise=0.005, seed=seed), bootstrap=100).biases) for seed in range(30)
+        bool(isoflop(grid(SYMMETRIC, noise=0.005, seed=seed), bootstrap=100).biases) for seed in range(20)
     )
     assert wrong <= 2  # about one in a hundred, and a little for the basin's own shape
 

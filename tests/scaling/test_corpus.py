@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ def article(seed: int, words: int = 60) -> str:
 
 
 def jsonl(path: Path, texts: list[str]) -> Path:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    path.write_text("".join(lines), encoding="utf-8")
     return path
 
 
@@ -364,6 +366,14 @@ def test_a_second_load_reads_what_the_first_wrote(tmp_path: Path) -> None:
     assert corpus(tmp_path, ARTICLES).folder == found.folder
     assert (found.folder / "train.bin").stat().st_mtime_ns == before
     assert corpus(tmp_path, ARTICLES, validation=0.4).folder != found.folder
+
+
+def test_a_pickled_corpus_is_its_folder_and_not_its_tokens(tmp_path: Path) -> None:
+    found = corpus(tmp_path, ["x" * 100_000, *ARTICLES])
+    packed = pickle.dumps(found)
+    assert len(packed) < 2000
+    rows = pickle.loads(packed).batch(0, batch_size=2, seq_len=8, seed=0)
+    assert (rows == found.batch(0, batch_size=2, seq_len=8, seed=0)).all()
 
 
 def test_a_damaged_cache_is_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""What a language-model run costs, counted before it is run: parameters, training FLOPs, state."""
+
+from __future__ import annotations
+
+import torch
+
+import architectures
+from architectures.accounting import account_model
+from architectures.model import SequenceModel
+from mad.language import LanguageConfig, LanguageCost
+
+
+def build_model(config: LanguageConfig, seed: int | None = None) -> SequenceModel:
+    """The model of a run at its initial weights."""
+    architecture = config.architecture
+    if architecture.dim is None:
+        raise ValueError(
+            f"{architecture.spec} is a factory of whole models; give a spec (`mad.language.language_config`)"
+        )
+    return architectures.build(
+        architecture.spec,
+        vocab_size=config.corpus.vocab_size,
+        dim=architecture.dim,
+        max_len=config.seq_len,
+        seed=config.seed if seed is None else seed,
+        options=architectures.ModelOptions(**architecture.options),
+    )
+
+
+def cost_of(config: LanguageConfig) -> LanguageCost:
+    """Parameters by every convention, training FLOPs = 3 x the exact forward, state after `seq_len` tokens.
+
+    N = all parameters but the input table; a table that is also the readout counts (arXiv:2406.19146).
+    """
+    if ":" in config.architecture.spec:  # A layer of the user's own need not run on the meta device.
+        model = build_model(config, seed=0)
+    else:
+        with torch.device("meta"):
+            model = build_model(config, seed=0)
+    found = account_model(model, config.seq_len)
+    table = model.embedding.weight.numel()
+    flops = 3.0 * found.flops
+    return LanguageCost(
+        params=found.params,
+        params_counted=found.params if model.options.tied else found.params - table,
+        embedding=table,
+        core=found.core,
+        active=found.active,
+        flops_per_token=flops,
+        flops=flops * config.tokens,
+        state=found.state,
+        nominal_state=found.nominal,
+    )

@@ -1,0 +1,150 @@
+"""What a scaling study is on paper: its runs, their cost, and the file that keeps them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import ValidationError
+
+from mad.config import content_hash
+from mad.language import CorpusConfig
+from mad.progress import clock
+from mad.protocol import Data
+from scaling.sizes import Size
+
+KIND, VERSION = "mad scaling plan", 1
+
+
+class PlannedRun(Data):
+    """One run: `size` for `steps` steps of `batch_size` sequences. lr None: by the rule that tuning gives."""
+
+    arch: str
+    role: Literal["grid", "tuning"]
+    size: Size
+    budget: float
+    seq_len: int
+    batch_size: int
+    steps: int
+    lr: float | None = None
+    seconds: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.batch_size * self.seq_len
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs in all, within 1 % of the budget."""
+        return self.size.flops * self.tokens
+
+
+class Plan(Data):
+    """A study, fully resolved: `runs` is the isoFLOP grid, `tuning` the runs that set learning rates.
+
+    archs     spec or preset as it was given, by label
+    lrs       the learning rates of the tuning grid; None where the rate was given
+    hours     predicted time on `workers` processes, without the runs that an extended grid would add
+    notes     what a reader of the results should know of the design
+    """
+
+    archs: dict[str, str]
+    budgets: tuple[float, ...]
+    corpus: CorpusConfig
+    seq_len: int
+    span: float
+    tokens_per_param: float
+    lrs: tuple[float, ...] | None
+    evaluations: int
+    evaluation_tokens: int
+    seed: int
+    workers: int
+    repeats_allowed: bool
+    runs: tuple[PlannedRun, ...]
+    tuning: tuple[PlannedRun, ...]
+    hours: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Of everything but the label of the corpus."""
+        content = self.model_dump(mode="json", exclude={"corpus": {"name"}})
+        return content_hash({"kind": KIND, "version": VERSION, "plan": content})
+
+    def epochs(self, run: PlannedRun) -> float:
+        """How often the run reads its training text; 0 for a generated one, which does not end."""
+        return run.tokens / self.corpus.train_tokens if self.corpus.train_tokens else 0.0
+
+    def frame(self) -> pd.DataFrame:
+        """One row a run, tuning first: sizes, tokens, repeats, learning rate, predicted seconds."""
+        return pd.DataFrame(
+            {
+                "arch": run.arch,
+                "role": run.role,
+                "budget": run.budget,
+                "params": float(run.size.params),
+                "total": float(run.size.total),
+                "core": float(run.size.core),
+                "layers": run.size.layers,
+                "dim": run.size.dim,
+                "tokens": float(run.tokens),
+                "tokens_per_param": run.tokens / run.size.params,
+                "epochs": self.epochs(run),
+                "batch_size": run.batch_size,
+                "steps": run.steps,
+                "flops": run.flops,
+                "lr": run.lr,
+                "seconds": run.seconds,
+            }
+            for run in (*self.tuning, *self.runs)
+        )
+
+    def summary(self) -> str:
+        """Some lines of plain text: what runs, on how much text, for how long."""
+        most = max(map(self.epochs, self.runs))
+        text = f"repeats the text up to {most:.2g} times" if most else "never repeats its text"
+        lines = [
+            f"plan {self.id}: {', '.join(self.archs)}",
+            f"{len(self.runs)} runs at {', '.join(f'{c:.3g}' for c in self.budgets)} FLOPs, "
+            f"{len(self.tuning)} to tune the learning rate; {self.corpus.name}, which the grid {text}",
+            *(f"note: {note}" for note in self.notes),
+        ]
+        if self.hours is not None:
+            lines.append(f"about {clock(3600 * self.hours)} on {self.workers} workers")
+        return "\n".join(lines)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON with its id, which `read` checks."""
+        content = {"kind": KIND, "version": VERSION, "id": self.id, "plan": self.model_dump(mode="json")}
+        Path(path).expanduser().write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read(path: str | Path) -> Plan:
+    """A saved plan; ValueError where it is none, of another version, or edited."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; give a plan that `mad scaling plan` wrote")
+    again = "make a new one with `mad scaling plan`"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); {again}") from None
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise ValueError(f"{path} is no plan of a scaling study; {again}")
+    if content.get("version") != VERSION:
+        raise ValueError(
+            f"{path} is a plan of version {content.get('version')}, this release reads {VERSION}; {again}"
+        )
+    try:
+        found = Plan.model_validate_json(json.dumps(content.get("plan")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the plan"
+        raise ValueError(f"{path}: {place}: {first['msg']}; {again}") from None
+    if found.id != content.get("id"):
+        raise ValueError(
+            f"{path} has the id {content.get('id')}, but its content has {found.id}: it was edited; {again}"
+        )
+    return found

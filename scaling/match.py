@@ -1,0 +1,92 @@
+"""Which architecture of one table is which of another: by name, by canonical spec, by pattern of layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from architectures import Spec
+
+
+def match(
+    names: Mapping[str, Sequence[str]], others: Sequence[str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Each architecture of `names` (with all it is called by) to one of `others`, and sentences on the rest.
+
+    Tried in turn: equal text; equal but for case, hyphens and blanks; equal canonical spec; equal pattern of
+    layers with another number of repeats, as a small model of the tasks and a deep language model have. A way
+    that would give two answers gives none. Raises ValueError if `others` has a name twice.
+    """
+    if len(set(others)) < len(others):
+        twice = next(name for name in others if list(others).count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice; keep one row an architecture")
+    matched: dict[str, str] = {}
+    for form in (str, _plain, _canonical, _pattern):
+        _match_by(form, names, others, matched)
+    lost = [arch for arch in names if arch not in matched]
+    spare = [name for name in others if name not in matched.values()]
+    return matched, (*_sentences(lost, spare, "scores"), *_sentences(spare, lost, "runs"))
+
+
+def _match_by(
+    form: Callable[[str], str],
+    names: Mapping[str, Sequence[str]],
+    others: Sequence[str],
+    matched: dict[str, str],
+) -> None:
+    free: dict[str, list[str]] = {}
+    for other in others:
+        if other not in matched.values() and form(other):
+            free.setdefault(form(other), []).append(other)
+    answers = {
+        arch: {other for name in called for other in free.get(form(name), [])}
+        for arch, called in names.items()
+        if arch not in matched
+    }
+    wanted = [other for found in answers.values() for other in found]
+    for arch, found in answers.items():
+        if len(found) == 1 and wanted.count(other := next(iter(found))) == 1:
+            matched[arch] = other
+
+
+def _sentences(lost: Sequence[str], spare: Sequence[str], table: str) -> list[str]:
+    close = {name: get_close_matches(name, list(spare), n=1, cutoff=0.4) for name in lost}
+    said = [f"{name!r} (nearest: {near[0]!r})" if near else repr(name) for name, near in close.items()]
+    return [f"Only in the {table}: {', '.join(said)}."] if said else []
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name.casefold())
+
+
+@lru_cache(maxsize=1024)
+def _spec(name: str) -> Spec | None:
+    """The architecture if the name is a spec or a preset of this project; those have no capitals."""
+    if name != name.lower():
+        return None
+    # Late: parsing looks layers up, which imports torch.
+    from architectures import SpecError, parse
+
+    try:
+        return parse(name)
+    except SpecError:
+        return None
+
+
+def _canonical(name: str) -> str:
+    spec = _spec(name)
+    return str(spec) if spec else ""
+
+
+def _pattern(name: str) -> str:
+    """The canonical spec of one period: '2*(hyena swiglu)' and '8*(hyena swiglu)' are 'hyena swiglu'."""
+    spec = _spec(name)
+    if not spec:
+        return ""
+    layers = spec.layers
+    period = next(p for p in range(1, len(layers) + 1) if layers == layers[:p] * (len(layers) // p))
+    return str(type(spec)(layers[:period]))

@@ -1,0 +1,116 @@
+"""Tasks on spawned processes that outlive the death of one: each worker serves tasks until there are no more.
+
+The standard pool gives up all tasks when one worker is killed; here that task alone comes back as lost.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a task: a value, or why there is none. `lost`: its process died."""
+
+    value: Any = None
+    error: str | None = None
+    lost: bool = False
+
+
+def run_all(
+    function: Callable[[Any, Any], Any],
+    shared: Any,
+    tasks: Sequence[Any],
+    *,
+    workers: int,
+    go_on: Callable[[], bool] = lambda: True,
+) -> Iterator[tuple[int, Outcome]]:
+    """`function(shared, task)` of every task, as (number of the task, outcome) in the order of ending.
+
+    At most `workers` processes run at a time and begin the tasks in the given order; `shared` is sent once to
+    each. `function` must be importable by name. Once `go_on()` is False no task is begun. Leaving the loop,
+    control-C too, ends the processes.
+    """
+    waiting = deque(enumerate(tasks))
+    busy: dict[Connection, tuple[BaseProcess, int]] = {}
+    idle: list[tuple[Connection, BaseProcess]] = []
+    try:
+        while (waiting and go_on()) or busy:
+            while waiting and len(busy) < workers and go_on():
+                connection, process = idle.pop() if idle else _start(function, shared)
+                number, task = waiting.popleft()
+                busy[connection] = process, number
+                # A worker that died at its start is found out below, as one that dies at work.
+                _send(connection, task)
+            for ready in wait(list(busy)):
+                assert isinstance(ready, Connection)
+                process, number = busy.pop(ready)
+                try:
+                    outcome = ready.recv()
+                except (EOFError, ConnectionResetError):
+                    process.join()
+                    ready.close()
+                    yield number, Outcome(error=f"its process ended with {_exit(process)}", lost=True)
+                else:
+                    idle.append((ready, process))
+                    yield number, outcome
+    finally:
+        everyone = [*idle, *((connection, process) for connection, (process, _) in busy.items())]
+        for connection, process in everyone:
+            process.terminate()
+            connection.close()
+        for _, process in everyone:
+            process.join()
+
+
+def _start(function: Callable[[Any, Any], Any], shared: Any) -> tuple[Connection, BaseProcess]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+    process.start()
+    theirs.close()
+    _send(ours, shared)
+    return ours, process
+
+
+def _send(connection: Connection, value: Any) -> None:
+    try:
+        connection.send(value)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+def _serve(connection: Connection, function: Callable[[Any, Any], Any]) -> None:
+    """A worker: the driver alone answers control-C, and a worker does not outlive the driver."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
+    shared = connection.recv()
+    while True:
+        task = connection.recv()
+        try:
+            outcome = Outcome(function(shared, task))
+        except Exception as error:  # What a task raises is its outcome; the worker serves the next.
+            outcome = Outcome(error="".join(traceback.format_exception(error)))
+        connection.send(outcome)
+
+
+def _end_with_the_driver() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _exit(process: BaseProcess) -> str:
+    code = process.exitcode
+    return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"

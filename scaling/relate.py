@@ -1,0 +1,275 @@
+"""Do synthetic scores predict scaling? Scores of architectures against their perplexity at equal compute.
+
+Evidence in print is small: five, four and nine architectures (arXiv:2403.17844, 2406.06484, 2506.05233).
+Hence no coefficient stands alone here: each comes with n, an interval, an exact p-value, the error of
+predicting an architecture that was left out, and the error of what is cheaper than the suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling.correlation import Correlation, correlate, holm, leave_out_error
+from scaling.match import match
+from scaling.scores import MEAN, ScoreTable, read_scores
+from scaling.target import Target, find_target
+from scaling.verdict import verdict
+
+# A row within this of 100 % is at the ceiling: it cannot be told from another one there.
+CEILING = 0.5
+PARAMETERS, SHORT, NOTHING = "parameters only", "loss of a short run", "predict the mean"
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """What the scores say about perplexity.
+
+    verdict  plain sentences, the conclusion first
+    table    one row a group of architectures ("all", or a class) and predictor; `kind` is score or baseline.
+             pearson, spearman, kendall with _low and _high (bootstrap; Pearson's are Fisher's, and its
+             bootstrap is pearson_boot_*); p and p_two_sided are Spearman's, p_pearson and p_kendall are
+             one-sided; p_holm is p adjusted over the tasks of the group (the mean is one planned test);
+             loo_rmse and lofo_rmse are leave-one-out and leave-one-family-out errors in perplexity of a line
+             in the predictor; ceiling is the share of rows within 0.5 of 100 %
+    pairs    one row an architecture in both tables: ppl (with low, high), the scores in %, class, family
+    target   which perplexity: "compute-optimal", "state-optimal" or "given"; `budget` in training FLOPs
+    notes    what was assumed, left out or extrapolated
+    """
+
+    verdict: tuple[str, ...]
+    table: pd.DataFrame
+    pairs: pd.DataFrame
+    target: str
+    budget: float | None
+    confidence: float
+    notes: tuple[str, ...]
+
+
+def relate(
+    scores: pd.DataFrame,
+    frame: pd.DataFrame,
+    *,
+    budget: float | None = None,
+    target: str = "compute-optimal",
+    classes: Mapping[str, str] | None = None,
+    families: Mapping[str, str] | None = None,
+    baselines: bool = True,
+    confidence: float = 0.95,
+    bootstrap: int = 2000,
+    seed: int = 0,
+) -> Relation:
+    """Synthetic scores against the perplexity of the same architectures as language models.
+
+    scores    a row an architecture, as `scaling.scores` says: a leaderboard or a published table
+    frame     language-model runs (`scaling.runs`), from which the perplexity is found; or a row an
+              architecture with ppl or loss, which is then the target as "given"
+    budget    training FLOPs at which architectures are compared; None takes the largest that all of them have
+    target    "compute-optimal": the vertex of the isoFLOP parabola; "state-optimal": the same at equal state,
+              by P* = k M^c (arXiv:2403.17844)
+    classes   class of each architecture (transformer, hybrid, recurrent); else the scores' column `class`
+    families  family of each architecture; else the column `family`, else the classes
+
+    A one-sided p-value is that of a higher score going with a lower perplexity. The intervals hold for the
+    architectures as a sample; the error of the scores and of the perplexities themselves is not in them.
+    Raises ValueError for tables that cannot be read, names that are unknown, and fewer than three
+    architectures in both tables; NotIdentified where the runs have no optimum at the budget.
+    """
+    read = read_scores(scores)
+    classes, families = _labels(read, "class", classes), _labels(read, "family", families)
+    goal = find_target(frame, target=target, budget=budget, confidence=confidence, seed=seed)
+    matched, unmatched = match(read.names, list(goal.frame.index))
+    pairs = _pairs(read, goal, matched, classes, families)
+    columns = [name for name in read.columns if pairs[name].notna().any()]
+    rows = []
+    for group, part in _groups(pairs).items():
+        found = [
+            _row(group, "score", name, part[name], part, confidence, bootstrap, seed) for name in columns
+        ]
+        tasks = [row for row in found if row["predictor"] != MEAN and np.isfinite(row["p"])]
+        for row, adjusted in zip(tasks, holm([row["p"] for row in tasks]), strict=True):
+            row["p_holm"] = adjusted
+        for row in found:
+            if row["predictor"] == MEAN:
+                row["p_holm"] = row["p"]
+        rows += found
+        if baselines:
+            rows += _baselines(group, part, confidence, bootstrap, seed)
+    table = pd.DataFrame(rows)
+    notes = (*read.notes, *goal.notes, *unmatched)
+    return Relation(
+        verdict=verdict(table, pairs, goal.kind, goal.budget, confidence, unmatched),
+        table=table,
+        pairs=pairs,
+        target=goal.kind,
+        budget=goal.budget,
+        confidence=confidence,
+        notes=notes,
+    )
+
+
+def _labels(read: ScoreTable, column: str, given: Mapping[str, str] | None) -> dict[str, str]:
+    """Class or family by architecture of the score table; empty where it is not known of any."""
+    if given is None:
+        known = read.frame[column].dropna() if column in read.frame else {}
+        return {str(arch): str(label) for arch, label in known.items()}
+    matched, unmatched = match(read.names, list(given))
+    stray = [name for name in given if name not in matched.values()]
+    if stray:
+        raise ValueError(f"{column} of {stray[0]!r}: no such row in the scores; " + " ".join(unmatched[:1]))
+    return {arch: given[name] for arch, name in matched.items()}
+
+
+def _pairs(
+    read: ScoreTable,
+    goal: Target,
+    matched: dict[str, str],
+    classes: dict[str, str],
+    families: dict[str, str],
+) -> pd.DataFrame:
+    if len(matched) < 3:
+        both, runs = ", ".join(matched) or "none", ", ".join(map(str, goal.frame.index))
+        raise ValueError(
+            f"{len(matched)} architectures are in both tables ({both}); three are the least that can be "
+            f"related. Scores have: {', '.join(read.names)}. Runs have: {runs}"
+        )
+    pairs = read.frame.loc[list(matched), list(read.columns)].copy()
+    pairs.insert(0, "run_arch", list(matched.values()))
+    language = goal.frame.loc[list(matched.values())]
+    for place, column in enumerate(("ppl", "low", "high")):
+        pairs.insert(1 + place, column, language[column].to_numpy(float))
+    own = read.frame.loc[list(matched), "params"].to_numpy(float) if "params" in read.frame else None
+    pairs["params"] = language["params"].to_numpy(float) if own is None or np.isnan(own).any() else own
+    pairs["short"] = language["short"].to_numpy(float)
+    pairs["flags"] = language["flags"].to_numpy(object)
+    pairs["class"] = [classes.get(arch, "") for arch in pairs.index]
+    pairs["family"] = [families.get(arch, classes.get(arch, "")) for arch in pairs.index]
+    return pairs
+
+
+def _groups(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """All architectures, and each class of three or more where there is more than one class."""
+    groups = {ALL: pairs}
+    if pairs["class"].nunique() > 1:
+        groups |= {str(name): part for name, part in pairs.groupby("class") if name and len(part) >= 3}
+    return groups
+
+
+def _baselines(
+    group: str, part: pd.DataFrame, confidence: float, bootstrap: int, seed: int
+) -> list[dict[str, Any]]:
+    """What costs less than the suite; rows where the tables have what they need."""
+    rows = []
+    for name, values in ((PARAMETERS, np.log(part["params"])), (SHORT, part["short"])):
+        if values.notna().sum() >= 3:
+            rows.append(_row(group, "baseline", name, values, part, confidence, bootstrap, seed))
+    rows.append(_empty(group, "baseline", NOTHING, part["ppl"], part))
+    return rows
+
+
+def _row(
+    group: str,
+    kind: str,
+    predictor: str,
+    values: pd.Series,
+    part: pd.DataFrame,
+    confidence: float,
+    bootstrap: int,
+    seed: int,
+) -> dict[str, Any]:
+    """A predictor over the rows that have it. One that does not vary, or has two rows, has no coefficient."""
+    there = values.notna()
+    x, y = values[there], part.loc[there, "ppl"]
+    row = _empty(group, kind, predictor, y, part[there])
+    row["note"] = _why_not(x, y)
+    if kind == "score" and len(x):
+        row["ceiling"] = float((x >= 100 - CEILING).mean())
+        row["ties"] = int(len(x) - x.nunique())
+    if row["note"]:
+        return row | {"loo_rmse": np.nan, "lofo_rmse": np.nan}
+    # Parameters go with less perplexity, as scores do; the perplexity of a short run with that of a long one.
+    expect = "positive" if predictor == SHORT else "negative"
+    found = correlate(
+        x.to_numpy(float),
+        y.to_numpy(float),
+        expect=expect,
+        confidence=confidence,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+    families = part.loc[there, "family"].tolist()
+    return (
+        row
+        | _cells(found)
+        | {
+            "loo_rmse": leave_out_error(x.to_numpy(float), y.to_numpy(float)),
+            "lofo_rmse": leave_out_error(x.to_numpy(float), y.to_numpy(float), families),
+        }
+    )
+
+
+def _why_not(x: pd.Series, y: pd.Series) -> str:
+    if len(x) < 3:
+        return f"{len(x)} rows have it"
+    if x.nunique() == 1:
+        return "it is the same in every row"
+    return "the perplexity is the same in every row" if y.nunique() == 1 else ""
+
+
+def _cells(found: Correlation) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
+    for name in ("pearson", "spearman", "kendall"):
+        coefficient = getattr(found, name)
+        interval = found.fisher if name == "pearson" else coefficient.interval
+        cells |= {name: coefficient.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    bootstrap = found.pearson.interval
+    return cells | {
+        "pearson_boot_low": bootstrap.low,
+        "pearson_boot_high": bootstrap.high,
+        "p": found.spearman.p,
+        "p_two_sided": found.spearman.p_two_sided,
+        "p_pearson": found.pearson.p,
+        "p_kendall": found.kendall.p,
+        "smallest_p": found.smallest_p,
+        "method": found.method,
+        "needed": found.needed,
+    }
+
+
+def _empty(group: str, kind: str, predictor: str, y: pd.Series, part: pd.DataFrame) -> dict[str, Any]:
+    """The row of the predictor that says nothing: what the mean of the other architectures errs."""
+    ppl = y.to_numpy(float)
+    blank = dict.fromkeys(
+        (
+            *(f"{name}{end}" for name in ("pearson", "spearman", "kendall") for end in ("", "_low", "_high")),
+            *(
+                "pearson_boot_low",
+                "pearson_boot_high",
+                "p",
+                "p_two_sided",
+                "p_holm",
+                "p_pearson",
+                "p_kendall",
+            ),
+            "smallest_p",
+        ),
+        np.nan,
+    )
+    return (
+        {"group": group, "kind": kind, "predictor": predictor, "n": len(y)}
+        | blank
+        | {
+            "method": "",
+            "needed": np.nan,
+            "loo_rmse": leave_out_error(None, ppl),
+            "lofo_rmse": leave_out_error(None, ppl, part["family"].tolist()),
+            "ceiling": np.nan,
+            "ties": 0,
+            "note": "",
+        }
+    )

@@ -1,0 +1,297 @@
+"""Run a planned study: tune the learning rates, then train the grid; resumable at any point.
+
+What is done is in the store and nowhere else. The rule for the learning rates is derived from the stored
+tuning runs each time, so that a study that was broken off goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mad.language import FINAL, LanguageConfig, LanguageRecord, Role, resolve_precision
+from mad.progress import clock
+from mad.store import Store
+from scaling.design import Plan, PlannedRun
+from scaling.pool import Outcome, run_all
+from scaling.rates import RateRule
+from scaling.tuning import NotTuned, configure, further_runs, rate_rule
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# A run whose process dies is begun this often in one call.
+ATTEMPTS = 2
+
+
+class Train(Protocol):
+    """What `scaling.train.train` is called with; importable by name where there are several workers."""
+
+    def __call__(
+        self,
+        config: LanguageConfig,
+        corpus: Any,
+        *,
+        study: str,
+        role: Role,
+        budget: float,
+        label: str,
+        given: str,
+        device: str,
+        folder: Path,
+        loggers: tuple[str, ...],
+        threads: int | None,
+        progress: bool,
+    ) -> LanguageRecord: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run with its learning rate; `note` says what is unusual about it."""
+
+    run: PlannedRun
+    config: LanguageConfig
+    note: str | None = None
+
+
+def run(
+    plan: Plan,
+    corpus: Any,
+    *,
+    store: Store,
+    workers: int = 1,
+    device: str = "auto",
+    max_hours: float | None = None,
+    loggers: tuple[str, ...] = (),
+    say: Callable[[str], None] | None = None,
+    train: Train | None = None,
+) -> pd.DataFrame:
+    """Train what the store does not hold yet; return the grid as `scaling.fit` reads it.
+
+    workers    processes at a time, of one thread each on a CPU; 1 trains in this process
+    max_hours  after so long no run is begun; the next call goes on
+    say        gets a line as each run ends, with the time left; None prints to standard error
+    train      `scaling.train.train`, or what stands for it in a test
+
+    A run that diverges is kept as such, and repeated once at half its learning rate as a run of its own, with
+    a note in its record's environment. One whose process dies is begun again once, then kept as failed; the
+    next call tries again. Of the table's `attrs`, `rates` are the learning-rate rules by architecture and
+    `problems` says what is missing and why.
+    """
+    label = {"name"}
+    if corpus.config.model_dump(exclude=label) != plan.corpus.model_dump(exclude=label):
+        raise ValueError(
+            f"the plan was made for the corpus {plan.corpus.name} ({plan.corpus.sha256[:8]}), and this is "
+            f"{corpus.config.name} ({corpus.config.sha256[:8]}); load that one, or make a new plan"
+        )
+    if workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1")
+    if train is None:
+        from scaling.train import train as train_for_real
+
+        train = train_for_real
+    fixed = {"device": device, "loggers": loggers, "threads": 1 if workers > 1 else None}
+    deadline = math.inf if max_hours is None else time.monotonic() + 3600 * max_hours
+    driver = _Driver(plan, corpus, store, train, fixed, workers, deadline, _Progress(plan, say))
+    rates, problems = driver.everything()
+    frame = driver.frame()
+    frame.attrs |= {"rates": rates, "problems": problems}
+    return frame
+
+
+@dataclass
+class _Driver:
+    plan: Plan
+    corpus: Any
+    store: Store
+    train: Train
+    fixed: dict[str, Any]
+    workers: int
+    deadline: float
+    progress: _Progress
+
+    def __post_init__(self) -> None:
+        self.precision = resolve_precision(self.fixed["device"])
+        self.jobs: dict[str, Job] = {}
+
+    def everything(self) -> tuple[dict[str, RateRule], list[str]]:
+        plan, rates, problems = self.plan, dict[str, RateRule](), list[str]()
+        self.stage([self.job(run, run.lr) for run in plan.tuning])
+        more = [self.job(run, run.lr) for run in further_runs(plan, self.store, self.precision)]
+        self.progress.more(more)
+        self.stage(more)
+        for arch in plan.archs if plan.lrs is not None else ():
+            try:
+                rates[arch] = rate_rule(plan, arch, self.store, self.precision)
+                problems += [f"{arch}: {flag}" for flag in rates[arch].flags]
+            except NotTuned as error:
+                problems.append(f"the grid of {arch} waits for its learning rate: {error}")
+        ready = [run for run in plan.runs if run.arch in rates or plan.lrs is None]
+        grid = [self.job(run, rates[run.arch].at(run.size.params) if rates else run.lr) for run in ready]
+        self.stage(grid)
+        again = [self.gentler(job) for job in grid if self.status(job) == "diverged"]
+        self.progress.more(again)
+        self.stage(again)
+        for job in self.jobs.values():
+            status = self.status(job)
+            if status != "ok":
+                problems.append(f"{words(job)} {'was not begun' if status is None else status}")
+        return rates, problems
+
+    def job(self, run: PlannedRun, lr: float | None, note: str | None = None) -> Job:
+        assert lr is not None
+        made = Job(run=run, config=configure(self.plan, run, lr, self.precision), note=note)
+        self.jobs[made.config.id] = made
+        return made
+
+    def gentler(self, job: Job) -> Job:
+        """The run once more at half the learning rate."""
+        note = f"half the learning rate of run {job.config.id}, which diverged"
+        return self.job(job.run, float(f"{job.config.lr / 2:.3g}"), note)
+
+    def status(self, job: Job) -> str | None:
+        record = self.store.language(job.config.id)
+        return None if record is None else record.status
+
+    def stage(self, jobs: Sequence[Job]) -> None:
+        """Train those that are not done, the longest first, so that the workers end at about one time."""
+        todo = []
+        for job in jobs:
+            if self.status(job) in FINAL:
+                self.progress.held(job)
+            else:
+                todo.append(job)
+        todo.sort(key=lambda job: work(job.run), reverse=True)
+        for attempt in range(ATTEMPTS):
+            lost = []
+            for job, outcome in self.outcomes(todo):
+                if outcome.lost and attempt + 1 < ATTEMPTS:
+                    lost.append(job)
+                else:
+                    self.keep(job, outcome)
+            todo = lost
+
+    def outcomes(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        shared = self.train, self.corpus
+        tasks = [(job.config, self.about(job) | self.fixed) for job in jobs]
+        if self.workers > 1:
+            for number, outcome in run_all(
+                _task, shared, tasks, workers=self.workers, go_on=lambda: time.monotonic() < self.deadline
+            ):
+                yield jobs[number], outcome
+            return
+        for job, task in zip(jobs, tasks, strict=True):
+            if time.monotonic() >= self.deadline:
+                return
+            try:
+                outcome = Outcome(_task(shared, task))
+            except Exception as error:  # As in a worker: what a run raises is its outcome.
+                outcome = Outcome(error="".join(traceback.format_exception(error)))
+            yield job, outcome
+
+    def about(self, job: Job) -> dict[str, Any]:
+        run = job.run
+        return {
+            "study": self.plan.id,
+            "role": run.role,
+            "budget": run.budget,
+            "label": run.arch,
+            "given": self.plan.archs[run.arch],
+            "folder": self.store.path.with_name(f"{self.store.path.name}.runs") / job.config.id,
+            "progress": False,
+        }
+
+    def keep(self, job: Job, outcome: Outcome) -> None:
+        """Write the record; a run that came to nothing has one that says so."""
+        record: LanguageRecord | None = outcome.value
+        if record is None:
+            about = {name: self.about(job)[name] for name in ("study", "role", "budget", "label", "given")}
+            record = LanguageRecord(
+                id=job.config.id,
+                status="failed",
+                config=job.config,
+                error=outcome.error,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                **about,
+            )
+        if job.note is not None:
+            record = record.model_copy(update={"environment": record.environment | {"note": job.note}})
+        self.store.commit_language([record])
+        if record.status in FINAL and not self.fixed["loggers"]:
+            shutil.rmtree(self.about(job)["folder"], ignore_errors=True)
+        self.progress.ended(job, record)
+
+    def frame(self) -> pd.DataFrame:
+        from scaling.stored import language_frame
+
+        grid = [id for id, job in self.jobs.items() if job.run.role == "grid"]
+        frame = language_frame(self.store)
+        return frame[frame["id"].isin(grid)].reset_index(drop=True)
+
+
+def _task(shared: tuple[Train, Any], task: tuple[LanguageConfig, dict[str, Any]]) -> LanguageRecord:
+    train, corpus = shared
+    config, options = task
+    return train(config, corpus, **options)
+
+
+class _Progress:
+    """A line as each run ends, with the time that the others will take at the pace so far."""
+
+    def __init__(self, plan: Plan, say: Callable[[str], None] | None) -> None:
+        self.say = say or _print
+        runs = [*plan.tuning, *plan.runs]
+        self.total, self.left = len(runs), sum(map(work, runs))
+        self.number, self.done = 0, 0.0
+        self.started = time.monotonic()
+
+    def held(self, job: Job) -> None:
+        """The store has it already."""
+        self.number += 1
+        self.left -= work(job.run)
+
+    def more(self, jobs: Sequence[Job]) -> None:
+        """Runs that the plan did not foresee."""
+        self.total += len(jobs)
+        self.left += sum(work(job.run) for job in jobs)
+
+    def ended(self, job: Job, record: LanguageRecord) -> None:
+        self.number += 1
+        self.done += work(job.run)
+        self.left -= work(job.run)
+        result = str(record.status)
+        if record.metrics is not None and record.metrics.loss is not None:
+            result = f"loss {record.metrics.loss:.4f}"
+        elif record.error:
+            result += f": {record.error.strip().splitlines()[-1]}"
+        seconds = f" in {clock(record.cost.seconds)}" if record.cost else ""
+        rest = (time.monotonic() - self.started) * max(self.left, 0.0) / self.done
+        left = f", about {clock(rest)} left" if self.number < self.total else ""
+        self.say(f"[{self.number}/{self.total}] {words(job)}: {result}{seconds}{left}")
+
+
+def work(run: PlannedRun) -> float:
+    """How long a run takes, in the plan's seconds where it has them."""
+    return run.flops if run.seconds is None else run.seconds
+
+
+def words(job: Job) -> str:
+    run, again = job.run, " again" if job.note else ""
+    role = "tuning " if run.role == "tuning" else ""
+    return (
+        f"{role}{run.arch}, {run.size.params:,} parameters at {run.budget:.3g} FLOPs, "
+        f"learning rate {job.config.lr:.3g}{again}"
+    )
+
+
+def _print(line: str) -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,202 @@
+"""The perplexity that scores are held against: of each architecture, at equal compute or at equal state.
+
+given             a row an architecture, with ppl or loss
+compute-optimal   the vertex of the isoFLOP parabola at the budget
+state-optimal     that, read at one state size for all: ln P* - c (ln M - ln M0), with the shared c of
+                  P* = k M^c (arXiv:2403.17844) and M0 the geometric mean of the states
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from scaling.optima import OUTSIDE, THREE, grouped, interval, lost, optima
+from scaling.runs import NotIdentified, clean
+from scaling.state import state_law
+
+Array = npt.NDArray[np.float64]
+
+TARGETS = ("compute-optimal", "state-optimal", "given")
+# Two budgets nearer than this (relative) are one.
+SAME = 0.1
+# An optimum with one of these flaws is used, and said: better to know it roughly than not at all.
+KEPT = (THREE, OUTSIDE)
+DRAWS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Perplexities by architecture.
+
+    frame  index arch; ppl with low and high (NaN without an interval), params (of the optimum, or given),
+           short (the perplexity at the smallest common budget, where that is another one), flags (words)
+    """
+
+    kind: str
+    budget: float | None
+    frame: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+def find_target(
+    frame: pd.DataFrame, *, target: str, budget: float | None, confidence: float, seed: int
+) -> Target:
+    """The target of `relate`; a table of one row an architecture is "given", whatever was asked.
+
+    Raises ValueError for an unknown target, an unusable table or budget, and NotIdentified where the runs
+    have no optimum.
+    """
+    if target not in TARGETS:
+        close = get_close_matches(target, TARGETS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown target {target!r}{hint}; choose one of {', '.join(TARGETS)}")
+    if budget is not None and not (np.isfinite(budget) and budget > 0):
+        raise ValueError(f"budget is {budget}; give training FLOPs above 0, say 1e13")
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"frame is a {type(frame).__name__}; give a pandas.DataFrame, or read a CSV")
+    name = next((column for column in ("arch", "architecture", "model") if column in frame), None)
+    if name is None:
+        raise ValueError(f"no column 'arch' in the runs; columns are: {', '.join(map(str, frame.columns))}")
+    single = not frame[name].duplicated().any()
+    if single:
+        return _given(frame.rename(columns={name: "arch"}), target, budget)
+    if target == "given":
+        twice = frame[name][frame[name].duplicated()].iloc[0]
+        raise ValueError(
+            f"target 'given' needs one row an architecture, and {twice!r} has several; "
+            "choose compute-optimal, which finds the optimum among runs"
+        )
+    return _found(frame.rename(columns={name: "arch"}), target, budget, confidence, seed)
+
+
+def _given(frame: pd.DataFrame, asked: str, budget: float | None) -> Target:
+    runs = clean(frame, need=("loss",))
+    out = pd.DataFrame(index=pd.Index(runs["arch"], name="arch"))
+    out["ppl"] = np.exp(runs["loss"].to_numpy(float))
+    for column in ("low", "high", "short"):
+        out[column] = np.nan
+    known = pd.to_numeric(runs["params"], errors="coerce") if "params" in runs else np.nan
+    out["params"] = known.to_numpy(float) if isinstance(known, pd.Series) else known
+    out["flags"] = ""
+    notes = (
+        []
+        if asked == "given"
+        else [f"One row an architecture: its perplexity is taken as given, not {asked}."]
+    )
+    return Target(kind="given", budget=budget, frame=out, notes=tuple(notes))
+
+
+def _found(frame: pd.DataFrame, target: str, budget: float | None, confidence: float, seed: int) -> Target:
+    table, notes = grouped(frame)
+    notes = [*notes, f"FLOPs of the runs: {table.attrs['convention']}."]
+    optima_of: dict[str, pd.DataFrame] = {}
+    draws_of: dict[str, Array] = {}
+    for arch, mine in table.groupby("arch"):
+        found, draws, _ = optima(
+            mine, window=None, keep=KEPT, bootstrap=DRAWS, confidence=confidence, seed=seed
+        )
+        usable = found[found["used"]].reset_index(drop=True)
+        if usable.empty:
+            notes.append(f"{arch} has no optimum at any budget ({'; '.join(lost(found))}).")
+            continue
+        optima_of[str(arch)] = usable
+        draws_of[str(arch)] = np.stack([draws[str(arch), at][:, 2] for at in usable["budget"]], axis=1)
+    if not optima_of:
+        raise NotIdentified("no architecture has an optimum at any budget: " + " ".join(notes[-3:]))
+    common = _common([found["flops"].to_numpy(float) for found in optima_of.values()])
+    if budget is None and not len(common):
+        have = "; ".join(
+            f"{arch}: {', '.join(f'{c:.3g}' for c in found['flops'])}" for arch, found in optima_of.items()
+        )
+        raise NotIdentified(
+            f"no budget has an optimum of every architecture ({have}); train them at one, or name a budget"
+        )
+    at = float(common[-1]) if budget is None else float(budget)
+    short = float(common[0]) if len(common) and common[0] * (1 + SAME) < at else None
+    rows = {arch: _read(found, draws_of[arch], at, short, confidence) for arch, found in optima_of.items()}
+    out = pd.DataFrame.from_dict(rows, orient="index")
+    out = out[out["ppl"].notna()].rename_axis("arch")
+    silent = [
+        f"{arch}: no perplexity at {at:.3g} FLOPs ({row['flags']})"
+        for arch, row in rows.items()
+        if pd.isna(row["ppl"])
+    ]
+    if out.empty:
+        raise NotIdentified("; ".join(silent) + "; train a second budget, or name one that was trained")
+    notes += [f"{said}." for said in silent]
+    if target == "state-optimal":
+        return _at_equal_state(frame, table, out, at, notes)
+    return Target(kind="compute-optimal", budget=at, frame=out, notes=tuple(notes))
+
+
+def _at_equal_state(
+    frame: pd.DataFrame, table: pd.DataFrame, optimal: pd.DataFrame, at: float, notes: list[str]
+) -> Target:
+    """The state-optimal perplexities, without intervals: those of the optima do not hold for the law."""
+    law = state_law(frame.assign(**{"class": frame["arch"]}))
+    states = []
+    for arch, params in optimal["params"].items():
+        sizes = table[table["arch"] == arch].groupby("params")["state"].mean()
+        states.append(np.interp(np.log(params), np.log(sizes.index), np.log(sizes)))
+    middle = float(np.exp(np.mean(states)))
+    known = [arch for arch in optimal.index if arch in law.coefficients]
+    out = optimal.loc[known].assign(low=np.nan, high=np.nan, flags="")
+    out["ppl"] = [law.ppl(middle, group=arch) for arch in known]
+    said = (
+        f"State-optimal perplexity is read at a state of {middle:.3g} elements, with c = {law.exponent:.3g}"
+    )
+    interval = law.interval and f" ({law.interval.low:.3g} to {law.interval.high:.3g})"
+    notes = [*notes, f"{said}{interval or ''}.", *(f"State law: {warning}." for warning in law.warnings)]
+    return Target(kind="state-optimal", budget=at, frame=out, notes=tuple(notes))
+
+
+def _read(
+    found: pd.DataFrame, draws: Array, at: float, short: float | None, confidence: float
+) -> dict[str, object]:
+    """One architecture at `at` FLOPs: its optimum there, or a line through ln L* over ln C of its optima."""
+    flops = found["flops"].to_numpy(float)
+    blank = {"ppl": np.nan, "low": np.nan, "high": np.nan, "params": np.nan, "short": np.nan}
+    if short is not None:
+        blank["short"] = float(np.exp(found["loss"].iloc[_nearest(flops, short)]))
+    here = _nearest(flops, at)
+    if abs(np.log(flops[here] / at)) <= np.log1p(SAME):
+        row = found.iloc[here]
+        low, high = np.exp([row["loss_low"], row["loss_high"]])
+        own = {"ppl": np.exp(row["loss"]), "low": low, "high": high, "params": row["params"]}
+        return blank | own | {"flags": str(row["flag"])}
+    if len(flops) < 2:
+        return blank | {"flags": f"one optimum, at {flops[0]:.3g}, so none at this budget"}
+    x = np.log(flops) - np.log(at)
+    loss, size = _at_zero(x, np.log(found["loss"])), _at_zero(x, np.log(found["params"]))
+    with np.errstate(invalid="ignore"):
+        drawn = np.exp(_at_zero(x, np.log(np.where(draws > 0, draws, np.nan))))
+    ends = interval(drawn, confidence)
+    beyond = max(at / flops.max(), flops.min() / at)
+    flags = f"extrapolated {beyond:.3g} times in compute" if beyond > 1 else "between two budgets"
+    low, high = np.exp([ends.low, ends.high])
+    own = {"ppl": np.exp(np.exp(loss)), "low": low, "high": high, "params": np.exp(size)}
+    return blank | own | {"flags": flags}
+
+
+def _at_zero(x: Array, y: Array | pd.Series) -> Array:
+    """The least-squares line through (x, y) at x = 0, for y of shape (..., n)."""
+    values, away = np.asarray(y, float), x - x.mean()
+    return values.mean(-1) - x.mean() * (values @ away) / (away @ away)
+
+
+def _common(each: list[Array]) -> Array:
+    """The budgets that all have, ascending; nearer than SAME is the same."""
+    return np.array([c for c in np.sort(each[0]) if all(_has(other, c) for other in each)])
+
+
+def _has(flops: Array, c: float) -> bool:
+    return bool(np.abs(np.log(flops / c)).min() <= np.log1p(SAME))
+
+
+def _nearest(flops: Array, c: float) -> int:
+    return int(np.abs(np.log(flops / c)).argmin())

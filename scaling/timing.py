@@ -1,0 +1,97 @@
+"""How long runs take: a few training steps measured, the others by their FLOPs and their layers.
+
+    seconds a step = a layers + b FLOPs, with a and b >= 0 from the measured steps of one architecture
+
+The first term is what each layer's operators cost however small they are, the second the arithmetic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scaling.sizes import Size
+
+# Timed after one step that is not: at least this many, and for this long.
+STEPS, SECONDS = 3, 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Seconds a step of an architecture: `per_layer` x layers + `per_flop` x training FLOPs of the step."""
+
+    per_layer: float
+    per_flop: float
+
+    def seconds(self, size: Size, tokens: float) -> float:
+        return self.per_layer * size.layers + self.per_flop * size.flops * tokens
+
+
+def pace(measured: Sequence[tuple[Size, float, float]]) -> Pace:
+    """From measured (size, tokens a step, seconds a step); least squares of the relative error."""
+    from scipy.optimize import nnls
+
+    rows = np.array([[size.layers, size.flops * tokens] for size, tokens, _ in measured], float)
+    seconds = np.array([value for _, _, value in measured])
+    unit = rows.max(0)
+    found, _ = nnls(rows / unit / seconds[:, None], np.ones(len(seconds)))
+    return Pace(per_layer=float(found[0] / unit[0]), per_flop=float(found[1] / unit[1]))
+
+
+def seconds_per_step(
+    size: Size,
+    *,
+    vocab_size: int,
+    seq_len: int,
+    batch_size: int,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> float:
+    """Train a few steps on random tokens and say what one takes; `threads` of a CPU, None as they are set."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    import architectures
+
+    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else _name(device))
+    with _threads(threads):
+        model = architectures.build(size.spec, vocab_size=vocab_size, dim=size.dim, max_len=seq_len, seed=0)
+        model.to(where)
+        adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+        draw = torch.Generator().manual_seed(0)
+        tokens = torch.randint(vocab_size, (batch_size, seq_len + 1), generator=draw).to(where)
+
+        def step() -> None:
+            adamw.zero_grad()
+            loss = cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+            loss.backward()
+            adamw.step()
+            if where.type == "cuda":
+                torch.cuda.synchronize()
+
+        step()
+        start, steps = time.perf_counter(), 0
+        while steps < STEPS or time.perf_counter() - start < SECONDS:
+            step()
+            steps += 1
+        return (time.perf_counter() - start) / steps
+
+
+def _name(device: str) -> str:
+    return {"auto": "cpu", "gpu": "cuda"}.get(device, device)
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

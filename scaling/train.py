@@ -1,0 +1,254 @@
+"""Train one language model and keep its record: `train`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mad.language import (
+    FINAL,
+    LanguageConfig,
+    LanguageMetrics,
+    LanguagePoint,
+    LanguageRecord,
+    LanguageStatus,
+    Role,
+    language_config,
+)
+from mad.runner import environment_of
+from mad.store import Store
+from mad.trainer import make_fabric
+from scaling.cost import build_model, cost_of
+from scaling.learner import Text
+from scaling.ranks import launch
+from scaling.trainer import CHECKPOINT, Job, fit
+from scaling.watch import check_loggers
+
+STRATEGIES = ("auto", "ddp", "fsdp")
+# A run that ends this far above the loss of its first step, in nats, has diverged.
+MARGIN = 0.1
+# Of two purposes of one run the greater is kept.
+RANK: dict[Role, int] = {"single": 0, "tuning": 1, "grid": 2}
+
+
+def train(
+    config: LanguageConfig,
+    corpus: Text,
+    *,
+    store: Store | str | Path | None = None,
+    study: str | None = None,
+    role: Role = "single",
+    budget: float | None = None,
+    label: str | None = None,
+    given: str | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    strategy: str = "auto",
+    folder: str | Path | None = None,
+    loggers: tuple[str, ...] = ("csv",),
+    checkpoint_every: int | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+) -> LanguageRecord:
+    """Train the model of `config` on a corpus and return its record; what the store holds is not repeated.
+
+    store             a store, or the path of one, which gets the record; None: it is only returned
+    study, role, budget, label   what the run counts to, no part of its identity; `label` is its family
+    device            "auto", "cpu", "cuda", "cuda:N", "mps"
+    devices           processes on this machine, one a device; each takes its part of every batch
+    strategy          "ddp" or "fsdp" where there are several; "auto" is "ddp"
+    folder            for checkpoints and logs; None: beside the store, where logs stay, else a temporary one
+    loggers           "csv", "wandb" (without a network unless WANDB_API_KEY or WANDB_MODE is set)
+    checkpoint_every  steps between two checkpoints; None: a minute
+    threads           of each process on a CPU; None: as torch has it, shared among the processes
+
+    A run that was broken off goes on from its last checkpoint, and ends as if it had not been. A loss that is
+    not finite, or above that of the first step at the end, makes the run "diverged"; what the training raises
+    makes it "failed". What cannot work is refused with a ValueError before any training.
+    """
+    device, devices = _check(config, corpus, device, devices, strategy)
+    check_loggers(loggers)
+    cost = cost_of(config)
+    about: dict[str, Any] = {
+        "study": study,
+        "role": role,
+        "budget": budget,
+        "label": label or given or config.architecture.label,
+    }
+    with contextlib.ExitStack() as stack:
+        if isinstance(store, str | Path):
+            store = stack.enter_context(Store(store))
+        if store is not None and (held := _held(store, config.id, about)) is not None:
+            return held
+        where = stack.enter_context(_folder(folder, store, config.id))
+        if devices > 1 and threads is None and device == "cpu":
+            threads = max(1, (os.cpu_count() or 1) // devices)
+        job = Job(
+            config=config,
+            label=about["label"],
+            device=device,
+            devices=devices,
+            strategy=strategy,
+            folder=where,
+            loggers=tuple(loggers),
+            checkpoint_every=checkpoint_every,
+            threads=threads,
+            progress=progress,
+        )
+        environment = environment_of(torch.device(device))
+        environment |= {"devices": devices, "threads": threads or environment["threads"]}
+        if devices > 1:
+            environment["strategy"] = "ddp" if strategy == "auto" else strategy
+        record = LanguageRecord(
+            id=config.id,
+            status="interrupted",
+            config=config,
+            given=given or config.architecture.spec,
+            environment=environment,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            **about,
+        )
+        try:
+            found = fit(job, corpus) if devices == 1 else launch(fit, (job, corpus), devices)
+        except KeyboardInterrupt:
+            if store is not None:
+                store.commit_language([record])
+            raise
+        except Exception as error:  # A user's layer may raise anything; the record says what.
+            trace = "".join(traceback.format_exception(error))
+            record = record.model_copy(update={"status": "failed", "error": trace})
+        else:
+            status, metrics = _metrics(config, found)
+            measured = {"seconds": round(found["seconds"], 3), "peak_memory": found["peak_memory"]}
+            record = record.model_copy(
+                update={"status": status, "metrics": metrics, "cost": cost.model_copy(update=measured)}
+            )
+        if store is not None:
+            store.commit_language([record])
+        if folder is None and record.status in FINAL:
+            (where / CHECKPOINT).unlink(missing_ok=True)
+    return record
+
+
+def _check(config: LanguageConfig, corpus: Text, device: str, devices: int, strategy: str) -> tuple[str, int]:
+    """The device by its name; refuses what cannot be trained, or would not be what `config` says."""
+    if strategy not in STRATEGIES:
+        close = get_close_matches(strategy, STRATEGIES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}{hint}")
+    if devices < 1:
+        raise ValueError(f"devices={devices} must be at least 1")
+    if config.batch_size % devices:
+        raise ValueError(
+            f"batch_size {config.batch_size} does not divide over {devices} devices; choose a multiple of "
+            f"{devices}, or fewer devices"
+        )
+    if strategy != "auto" and devices == 1:
+        raise ValueError(
+            f"strategy {strategy!r} is for several devices; set devices=2 or more, or leave it out"
+        )
+    ours, theirs = config.corpus.model_dump(), corpus.config.model_dump()
+    other = [name for name in ours if name != "name" and ours[name] != theirs[name]]
+    if other:
+        raise ValueError(
+            f"the corpus is not that of the configuration: {other[0]} is {theirs[other[0]]!r}, not "
+            f"{ours[other[0]]!r}; load the corpus that it was made with"
+        )
+    target = make_fabric(device, config.precision).device
+    if devices > 1 and target.type == "cuda" and devices > torch.cuda.device_count():
+        raise ValueError(
+            f"devices={devices} are more than the {torch.cuda.device_count()} of this machine; choose fewer"
+        )
+    if devices > 1 and (target.type == "mps" or ":" in device):
+        raise ValueError(f"device {device!r} is one device; choose 'cpu' or 'cuda' for devices={devices}")
+    if strategy == "fsdp" and target.type != "cuda":
+        raise ValueError(f"strategy 'fsdp' shards over CUDA devices only, not {target.type}; choose 'ddp'")
+    model = build_model(config, seed=0)
+    future = [layer.name for _, layer in model.layers() if not layer.causal]
+    if future:
+        raise ValueError(f"{future[0]} sees later tokens, which it is to predict; use a causal layer")
+    _check_source(config)
+    return (target.type if devices > 1 or target.index is None else f"{target.type}:{target.index}"), devices
+
+
+def _check_source(config: LanguageConfig) -> None:
+    """The code at hand is the code that the configuration names."""
+    assert config.architecture.dim is not None
+    here = language_config(
+        config.architecture.spec,
+        dim=config.architecture.dim,
+        corpus=config.corpus,
+        seq_len=config.seq_len,
+        batch_size=config.batch_size,
+        steps=config.steps,
+        lr=config.lr,
+        precision=config.precision,
+    ).architecture
+    for name in ("spec", "versions", "sources"):
+        asked, found = getattr(config.architecture, name), getattr(here, name)
+        if asked != found:
+            raise ValueError(
+                f"the configuration has {name} {asked!r}, and here they are {found!r}; make it again with "
+                "mad.language.language_config"
+            )
+
+
+def _held(store: Store, id: str, about: dict[str, Any]) -> LanguageRecord | None:
+    """The stored result of this run, from now on for the greater of its two purposes."""
+    held = store.language(id)
+    if held is None or held.status not in FINAL:
+        return None
+    role: Role = about["role"]
+    return store.relabel_language(id, **about) if RANK[role] > RANK[held.role] else held
+
+
+@contextlib.contextmanager
+def _folder(folder: str | Path | None, store: Store | None, id: str) -> Iterator[Path]:
+    """Where checkpoints and logs go. A folder that holds the checkpoint of another run is refused."""
+    if folder is None and store is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    beside = Path() if store is None else store.path.with_name(f"{store.path.name}.runs") / id
+    where = beside if folder is None else Path(folder).expanduser().resolve()
+    where.mkdir(parents=True, exist_ok=True)
+    if (where / CHECKPOINT).exists():
+        other = torch.load(where / CHECKPOINT, weights_only=True, map_location="cpu")["run"]["id"]
+        if other != id:
+            raise ValueError(
+                f"{where} holds the checkpoint of run {other}, and this is run {id}; pass another folder"
+            )
+    yield where
+
+
+def _metrics(config: LanguageConfig, found: dict[str, Any]) -> tuple[LanguageStatus, LanguageMetrics]:
+    """Status and metrics from what a fit brought back; a run that diverged has no loss."""
+    points = tuple(LanguagePoint(**point) for point in found["points"])
+    loss, error, read = found["evaluated"] or (math.nan, math.nan, 0)
+    limit = math.inf if found["initial"] is None else found["initial"] + MARGIN
+    diverged = found["diverged"] or not points or points[-1].loss is None or not loss <= limit
+    size = config.corpus.bytes_per_token
+    trained = points[-1].tokens if points else 0
+    unique = min(trained, config.corpus.train_tokens or trained)
+    return "diverged" if diverged else "ok", LanguageMetrics(
+        loss=None if diverged else loss,
+        loss_error=None if diverged else error,
+        bits_per_byte=None if diverged or size is None else loss / math.log(2) / size,
+        train_loss=None if diverged else points[-1].train_loss,
+        initial_loss=found["initial"],
+        evaluated=0 if diverged else read,
+        curve=points,
+        unique_tokens=unique,
+        epochs=trained / unique if unique else 0.0,
+        clipped_steps=found["clipped"],
+    )

@@ -1,0 +1,82 @@
+"""The penalty off the optimum: recovered, covered by its interval, and refused without common budgets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from scaling.law import Law
+from scaling.overtraining import overtraining
+from scaling.runs import NotIdentified
+from tests.scaling.designs import BUDGETS, CHINCHILLA, FALLS_FAST, FALLS_SLOWLY, SYMMETRIC, grid
+
+
+def true_penalty(law: Law, ratio: float, c: float) -> float:
+    n, d = float(law.n_opt(c)), float(law.d_opt(c))
+    return float(law.loss(n / ratio, d * ratio)) - float(law.loss_opt(c))
+
+
+@pytest.mark.parametrize("law", [CHINCHILLA, SYMMETRIC, FALLS_FAST, FALLS_SLOWLY])
+def test_the_penalty_of_a_law_is_recovered_within_the_data_and_beyond(law: Law) -> None:
+    found = overtraining(grid(law, width=6), bootstrap=100)
+    for ratio in (0.2, 0.5, 1.0, 2.0, 5.0, 20.0):
+        for c in (1e18, 1e21):
+            penalty = found.penalty("a", ratio, at=c)
+            assert penalty.loss == pytest.approx(true_penalty(law, ratio, c), rel=0.01, abs=1e-9)
+            assert penalty.beyond == (ratio > 6.1)
+
+
+def test_the_points_and_the_curve_agree() -> None:
+    found = overtraining(grid(CHINCHILLA), bootstrap=100)
+    assert found.points.columns.tolist() == ["arch", "budget", "flops", "ratio", "penalty", "fitted"]
+    np.testing.assert_allclose(found.points["penalty"], found.points["fitted"], atol=1e-6)
+    assert found.points["ratio"].min() == pytest.approx(0.25, rel=1e-3) and len(found.points) == 28
+    assert found.basins["a"].n == 28 and found.basins["a"].budgets == 4
+
+
+def test_the_interval_covers_the_penalty_as_often_as_it_says() -> None:
+    law, trials, hits = SYMMETRIC, 30, np.zeros(2)
+    frames = [grid(law, BUDGETS[:3], noise=0.005, seed=seed, arch=str(seed)) for seed in range(trials)]
+    found = overtraining(pd.concat(frames), bootstrap=200, confidence=0.9)
+    for arch in found.basins:
+        ends = [found.penalty(arch, ratio).interval for ratio in (0.4, 3.0)]
+        truth = [true_penalty(law, ratio, found.at) for ratio in (0.4, 3.0)]
+        hits += [end.low <= value <= end.high for end, value in zip(ends, truth, strict=True)]
+    assert (hits >= stats.binom.ppf(0.0005, trials, 0.9)).all(), hits / trials
+    assert (hits <= stats.binom.ppf(0.9995, trials, 0.94)).all(), hits / trials
+
+
+def test_the_optimum_costs_nothing_and_more_compute_costs_less() -> None:
+    found = overtraining(grid(noise=0.003), bootstrap=100)
+    assert found.penalty("a", 1.0).loss == 0
+    assert found.penalty("a", 4.0, at=1e21).loss < found.penalty("a", 4.0, at=1e18).loss
+
+
+def test_architectures_are_compared_at_the_mean_of_their_common_budgets() -> None:
+    frame = pd.concat([grid(), grid(FALLS_FAST, BUDGETS[:2], arch="b")])
+    found = overtraining(frame, bootstrap=100)
+    assert found.at == pytest.approx(1e18 * 10**0.5)
+    assert found.penalty("b", 4.0).loss == pytest.approx(true_penalty(FALLS_FAST, 4.0, found.at), rel=0.01)
+    backwards = overtraining(frame.iloc[::-1], bootstrap=100)
+    assert found.penalty("a", 3.0) == backwards.penalty("a", 3.0)
+
+
+def test_an_architecture_without_a_common_budget_is_named() -> None:
+    frame = pd.concat([grid(budgets=BUDGETS[:2]), grid(budgets=BUDGETS[2:], arch="b")])
+    with pytest.raises(NotIdentified, match=r"common to all.*a has 1e\+18, 1e\+19; b has 1e\+20, 1e\+21"):
+        overtraining(frame)
+    three = pd.concat([grid(), grid(budgets=BUDGETS[:1], sizes=3, arch="c")])
+    with pytest.raises(NotIdentified, match="c has none"):
+        overtraining(three)
+
+
+def test_too_few_runs_are_refused_and_bad_arguments_answered() -> None:
+    with pytest.raises(NotIdentified, match="a has 4 runs at 1 budgets, and the penalty needs"):
+        overtraining(grid(budgets=[1e18], sizes=4))
+    found = overtraining(grid(), bootstrap=100)
+    with pytest.raises(ValueError, match="did you mean 'a'"):
+        found.penalty("aa", 2.0)
+    with pytest.raises(ValueError, match="ratio = -2.0 of tokens"):
+        found.penalty("a", -2.0)

@@ -1,0 +1,90 @@
+import math
+from pathlib import Path
+
+import pytest
+
+from mad.store import Store
+from scaling.runs import clean
+from scaling.stored import curves_frame, language_frame
+from tests.mad.language_records import CORPUS, language
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    runs = [
+        language(2.5, seed=0, created="2026-01-01"),
+        language(2.0, seed=1, created="2026-01-02", study="second", role="single", budget=None),
+        language(2.2, seed=2, created="2026-01-03", role="tuning"),
+        language(status="diverged", seed=3, created="2026-01-04"),
+        language(status="failed", seed=4, created="2026-01-05"),
+    ]
+    with Store(tmp_path / "store.sqlite") as store:
+        store.commit_language(runs)
+    return tmp_path / "store.sqlite"
+
+
+def test_a_row_says_what_the_fits_read(path: Path) -> None:
+    row = language_frame(path).iloc[0]
+    expected = {
+        "arch": "mamba",
+        "params": 280_000,
+        "tokens": 204_800,
+        "flops": 1.5e6 * 204_800,
+        "loss": 2.5,
+        "ppl": math.exp(2.5),
+        "state": 4096,
+        "budget": 1e12,
+        "status": "ok",
+        "spec": "2*(mamba swiglu)",
+        "dim": 64,
+        "depth": 4,
+        "lr": 1e-3,
+        "batch_tokens": 2048,
+        "seed": 0,
+        "unique_tokens": 100_000,
+        "epochs": 2.048,
+        "params_total": 300_000,
+        "params_core": 260_000,
+        "seconds": 12.5,
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert math.isnan(row["floor"])
+
+
+def test_tuning_and_failures_are_left_out_and_divergence_is_said(path: Path) -> None:
+    assert list(language_frame(path)["seed"]) == [0, 1, 3]
+    assert list(language_frame(path)["status"]) == ["ok", "ok", "diverged"]
+    assert list(language_frame(path, roles=("tuning",))["seed"]) == [2]
+    assert list(language_frame(path, study="second")["seed"]) == [1]
+
+
+def test_the_table_is_one_that_the_fits_accept(path: Path) -> None:
+    table = clean(language_frame(path))
+    assert list(table["loss"]) == [2.5, 2.0]
+    assert table.attrs["set_aside"] == [3]
+
+
+def test_an_open_store_serves_as_well(path: Path) -> None:
+    with Store(path) as store:
+        assert language_frame(store).equals(language_frame(path))
+
+
+def test_the_entropy_of_the_text_is_its_floor(tmp_path: Path) -> None:
+    with Store(tmp_path / "store.sqlite") as store:
+        store.commit_language([language(corpus=CORPUS.model_copy(update={"entropy": 1.5}))])
+        assert list(language_frame(store)["floor"]) == [1.5]
+
+
+def test_a_store_without_runs_gives_an_empty_table(tmp_path: Path) -> None:
+    with Store(tmp_path / "store.sqlite") as store:
+        assert language_frame(store).empty and curves_frame(store).empty
+        assert {"params", "tokens", "loss"} <= set(language_frame(store))
+
+
+def test_curves_have_the_flops_spent_so_far(path: Path) -> None:
+    curves = curves_frame(path)
+    first = curves[curves["run"] == language(seed=0).id]
+    assert list(first["step"]) == [50, 100]
+    assert list(first["tokens"]) == [50 * 2048, 100 * 2048]
+    assert list(first["flops"]) == [1.5e6 * 50 * 2048, 1.5e6 * 100 * 2048]
+    assert list(first["loss"]) == pytest.approx([2.52, 2.51])
