@@ -131,8 +131,8 @@ def budgets(frame: pd.DataFrame, *, given: Sequence[float] | None = None, within
     jumps = np.diff(np.log(flops[order])) > np.log1p(within)
     group = np.empty(len(flops), int)
     group[order] = np.concatenate([[0], np.cumsum(jumps)])
-    centre = pd.Series(np.log(flops)).groupby(group).transform("mean")
-    return pd.Series(np.exp(centre.to_numpy()), frame.index)
+    centre = np.bincount(group, np.log(flops)) / np.bincount(group)
+    return pd.Series(np.exp(centre[group]), frame.index)
 
 
 def rows_text(rows: Sequence[int]) -> str:

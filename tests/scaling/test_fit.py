@@ -164,7 +164,7 @@ def hostile(kind: str, generator: np.random.Generator) -> pd.DataFrame:
 @pytest.mark.parametrize("kind", ["constant", "noise", "rising with N", "rising with both"])
 def test_runs_that_follow_no_law_are_refused(kind: str) -> None:
     generator = np.random.default_rng(4)
-    for _ in range(15):
+    for _ in range(1 if kind == "constant" else 8):
         with pytest.raises(NotIdentified):
             scaling.fit(hostile(kind, generator), bootstrap=0)
 
