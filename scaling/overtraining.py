@@ -98,7 +98,7 @@ def overtraining(
 ) -> OverTraining:
     """The penalty off the optimum, of each architecture of a table of isoFLOP runs.
 
-    Budgets count that `isoflop` would use. Intervals: residuals are drawn as there, and each draw fitted anew.
+    Budgets count that `isoflop` would use. Residuals are drawn as there, and each draw is fitted anew.
     Raises NotIdentified where an architecture has no budget in common with the others, or too few runs: three
     a budget and three more.
     """
