@@ -51,6 +51,15 @@ def test_the_interval_covers_the_penalty_as_often_as_it_says_and_is_as_wide_as_i
         assert 0.65 < half / scatter < 1.6, (ratio, half, scatter)
 
 
+def test_little_noise_makes_the_exponents_uncertain_in_proportion() -> None:
+    spreads = []
+    for noise in (1e-5, 1e-4):
+        found = overtraining(grid(CHINCHILLA, noise=noise), bootstrap=200)
+        spreads.append(found.basins["a"].exponents.std(axis=0))
+    assert (spreads[0] > 1e-5).all()
+    np.testing.assert_allclose(spreads[1] / spreads[0], 10, rtol=0.3)
+
+
 def test_the_optimum_costs_nothing_and_more_compute_costs_less() -> None:
     found = overtraining(grid(noise=0.003), bootstrap=100)
     assert found.penalty("a", 1.0).loss == 0
