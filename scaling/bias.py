@@ -255,7 +255,7 @@ def _search(runs: Packed, cells: Array) -> tuple[tuple[float, float], float] | N
 
 def _better(simple: float, rich: float, terms_more: int, df: int, floor: float) -> bool:
     """F test: the richer model explains more than chance would."""
-    if df < 1 or simple <= floor:
+    if df < 1:
         return False
     f = (simple - rich) / terms_more / (max(rich, floor) / df)
     return float(stats.f.sf(f, terms_more, df)) < LEVEL

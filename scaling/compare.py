@@ -161,7 +161,7 @@ class Frontier:
         """L* of the i-th budget and its draws, moved to C along the slope of the frontier."""
         if len(self.logs) < 2:
             return float(self.losses[i]), self.draws[:, i]
-        slope = np.gradient(self.losses, self.logs, edge_order=min(len(self.logs) - 1, 2))[i]
+        slope = np.gradient(self.losses, self.logs, edge_order=2 if len(self.logs) > 2 else 1)[i]
         shift = float(slope * (np.log(c) - self.logs[i]))
         return float(self.losses[i] + shift), self.draws[:, i] + shift
 

@@ -98,9 +98,9 @@ def overtraining(
 ) -> OverTraining:
     """The penalty off the optimum, of each architecture of a table of isoFLOP runs.
 
-    Budgets count that `isoflop` would use. Intervals: residuals are drawn as there, and each draw fitted anew
-    (exponents by one Gauss-Newton step, all else exactly). Raises NotIdentified where an architecture has no
-    budget in common with the others, or too few runs: three a budget and three more.
+    Budgets count that `isoflop` would use. Residuals are drawn as there, and each draw is fitted anew.
+    Raises NotIdentified where an architecture has no budget in common with the others, or too few runs: three
+    a budget and three more.
     """
     check_confidence(confidence)
     table, notes = grouped(frame, budgets=budgets, within=within)
@@ -158,9 +158,8 @@ def _basin(arch: str, mine: pd.DataFrame, count: int, rng: np.random.Generator) 
     (extra,) = noise([q], [np.concatenate(ys)], count, rng)
     y = np.zeros((count, *runs.y.shape))
     y[:, inside] = smooth + extra
-    step = extra @ np.linalg.pinv(jacobian)[-2:].T
-    exponents = (np.array([alpha, beta]) + step).clip(TRIED[0], TRIED[-1])
     drawn = Packed(u=runs.u, y=y, there=runs.there, centres=runs.centres)
+    exponents = _exponents(drawn, np.array([alpha, beta]) + extra @ np.linalg.pinv(jacobian)[-2:].T)
     _, high, _ = _optimum(drawn, *exponents.T)
     with np.errstate(invalid="ignore"):
         lines = _line(c, np.log(high))
@@ -187,6 +186,18 @@ def _basin(arch: str, mine: pd.DataFrame, count: int, rng: np.random.Generator) 
         n=len(mine),
     )
     return found, points
+
+
+def _exponents(drawn: Packed, steps: Array) -> Array:
+    """The best exponents of each draw: a Gauss-Newton step, or a cell of TRIED where that is better."""
+    best = steps.clip(TRIED[0], TRIED[-1])
+    least = drawn.squares(*best.T)
+    for alpha in TRIED[::2]:
+        for beta in TRIED[::2]:
+            squares = drawn.squares(np.array([alpha]), np.array([beta]))
+            better = squares < least
+            best[better], least = (alpha, beta), np.minimum(squares, least)
+    return best
 
 
 def _optimum(runs: Packed, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:

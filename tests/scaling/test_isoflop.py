@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from scaling.isoflop import isoflop
-from scaling.parabola import basis, noise, scales
+from scaling.parabola import basis, noise, scales, vertex
 from scaling.runs import NotIdentified
 from tests.scaling.designs import BUDGETS, CHINCHILLA, FALLS_FAST, SYMMETRIC, grid, random_law
 
@@ -175,6 +175,27 @@ def test_noise_has_the_scale_of_the_residuals_whatever_their_leverage() -> None:
     x = np.array([0.0, 0.1, 0.2, 0.3, 5.0])
     draws = noise([basis(x)] * 100, list(rng.standard_normal((100, 5))), 50, rng)
     assert np.std(draws) == pytest.approx(1, abs=0.15)
+
+
+def test_a_vertex_far_from_the_middle_is_exact() -> None:
+    x = np.array([0.0, 1.0, 2.0, 5.0])
+    found = vertex(x, np.stack([2 + 0.3 * (x - 4) ** 2, 1 + 0.1 * (x + 3) ** 2, 3 - x**2]))
+    np.testing.assert_allclose(found, [[4, -3, np.nan], [2, 1, np.nan], [0.6, 0.2, -2]], rtol=1e-9)
+
+
+def test_both_parabolas_see_the_same_draws() -> None:
+    fit = isoflop(grid(noise=0.01), bootstrap=100)
+    product = fit.draws["a", fit.optima["budget"][0]][:, :2].sum(1)
+    np.testing.assert_allclose(product, np.log(1e18 / 6), rtol=1e-9)
+
+
+def test_the_common_variance_and_its_weight_are_recovered() -> None:
+    rng, dfs = np.random.default_rng(0), np.full(3000, 8)
+    squares = rng.chisquare(8, 3000) * 4 / rng.chisquare(4, 3000)
+    found, df, common = scales(squares, dfs)
+    prior = df - 8
+    level = (found * df - squares) / prior
+    assert not common and prior[0] == pytest.approx(4, rel=0.15) and level[0] == pytest.approx(1, rel=0.1)
 
 
 def test_variances_are_drawn_together_as_far_as_chance_would_part_them() -> None:

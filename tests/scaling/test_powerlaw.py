@@ -90,6 +90,7 @@ def test_the_test_of_sharing_rejects_at_its_level_and_finds_a_difference() -> No
 def test_exact_lines_share_their_slope_whatever_rounding_does() -> None:
     x, group = np.tile(np.linspace(30, 50, 5), 2), np.repeat([0, 1], 5)
     assert sharing(x, 0.1 * x + group / 3, group).allowed is True
+    assert sharing(x, x * (1 + group), group).allowed is False
 
 
 def test_without_degrees_of_freedom_the_test_of_sharing_does_not_tell() -> None:
