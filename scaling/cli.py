@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from mad.flags import DeviceOption, StoreOption
+
+if TYPE_CHECKING:
+    from scaling.sizes import Size
 
 app = typer.Typer(
     help="Plan and train language models at equal compute, fit scaling laws, relate them to the scores.",
@@ -62,7 +64,8 @@ def plan(
     batch_tokens: Annotated[
         float, typer.Option(help="Tokens a step at 1e12 FLOPs; grows as C^(1/3).")
     ] = 2048,
-    lr: Annotated[float | None, typer.Option(help="One rate for all; default is to tune it.")] = None,
+    lrs: Annotated[str, typer.Option(help="Rates to tune over, by commas.")] = "1e-3,2e-3,4e-3,8e-3",
+    lr: Annotated[float | None, typer.Option(help="One rate for all; tunes nothing.")] = None,
     max_hours: Annotated[
         float | None, typer.Option(help="Refuse a plan that takes longer, by measured steps.")
     ] = None,
@@ -70,6 +73,7 @@ def plan(
         bool, typer.Option("--allow-repeats", help="Let the text be read more than four times.")
     ] = False,
     workers: Annotated[int, typer.Option(help="Training processes at once, one thread each.")] = 1,
+    device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(help="Seed of weights and data order.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
@@ -79,7 +83,16 @@ def plan(
     from scaling.reading import numbers
     from scaling.timing import seconds_per_step
 
+    if out.exists() and not force:
+        raise ValueError(f"{out} exists; choose another name, or replace it with --force")
     text = load(corpus, tokenizer=tokenizer, vocab_size=vocab_size, cache=cache)
+
+    def measure(size: Size, rows: int) -> float:
+        threads = 1 if workers > 1 else None
+        return seconds_per_step(
+            size, vocab_size=text.vocab_size, seq_len=seq_len, batch_size=rows, device=device, threads=threads
+        )
+
     made = make(
         archs,
         budgets=numbers(budgets, "budget"),
@@ -89,15 +102,61 @@ def plan(
         span=span,
         tokens_per_param=tokens_per_param,
         batch_tokens=batch_tokens,
+        lrs=numbers(lrs, "rate"),
         lr=lr,
         seed=seed,
         workers=workers,
-        measure=seconds_per_step,
+        measure=measure,
         max_hours=max_hours,
         allow_repeats=allow_repeats,
     )
-    made.save(out, force=force)
-    _print(f"{made}\n\nwritten to {out}; train it with: mad scaling train {out}")
+    made.save(out)
+    _print(f"{made.summary()}\n\nwritten to {out}; train it with: mad scaling train {out}")
+
+
+@app.command()
+def train(
+    plan: Annotated[Path, typer.Argument(help="A plan that `mad scaling plan` wrote.")],
+    store: StoreOption = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Where the plan's text lies; default what the plan calls it.")
+    ] = None,
+    cache: CacheOption = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Training processes at once; default what the plan says.")
+    ] = None,
+    device: DeviceOption = "auto",
+    loggers: Annotated[str, typer.Option(help="csv, wandb or both by commas; default none.")] = "",
+    max_hours: Annotated[
+        float | None, typer.Option(help="Begin no run after so long; call again to go on.")
+    ] = None,
+) -> None:
+    """Train the runs of a plan that the store lacks: learning rates first, then the grid. Resumes."""
+    from mad.store import Store
+    from scaling import design, show, study
+    from scaling.corpus import load
+
+    made = design.read(plan)
+    held = made.corpus
+    text = load(
+        corpus or held.name,
+        tokenizer="bpe" if held.tokenizer == "bpe" else "bytes",
+        vocab_size=held.vocab_size if held.tokenizer == "bpe" else None,
+        cache=cache,
+        validation=held.validation,
+    )
+    with Store(store) as opened:
+        frame = study.run(
+            made,
+            text,
+            store=opened,
+            workers=made.workers if workers is None else workers,
+            device=device,
+            max_hours=max_hours,
+            loggers=tuple(word.strip() for word in loggers.split(",") if word.strip()),
+        )
+    _print(show.table(frame[frame["role"] == "grid"][["arch", "budget", "params", "tokens", "lr", "loss"]]))
+    _print(f"\nfit them with: mad scaling fit --study {made.id}" + (f" --store {store}" if store else ""))
 
 
 @app.command()

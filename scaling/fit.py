@@ -63,7 +63,7 @@ class Allocation:
             f"D* = {self.tokens:.3g}{span('tokens')}, D/N = {self.tokens_per_param:.3g}"
             f"{span('tokens_per_param')}, loss {self.loss:.4g}{span('loss')}"
         )
-        return text + (f"; extrapolated {self.beyond:.3g} times in compute" if self.beyond > 1 else "")
+        return text + (f"; extrapolated {self.beyond:.3g} times in compute" if self.beyond > 1.001 else "")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
