@@ -148,10 +148,10 @@ class Learner(lightning.LightningModule):
         torch.default_generator.manual_seed(key)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(key)
-        noise = config.seed if self.global_rank == 0 else _key(config.seed, self.global_rank)
         contexts = self.objective.contexts(config.seed, step)
-        for ctx in contexts:
-            ctx.seed = noise
+        if self.global_rank:  # Each rank has other rows, and draws other noise for them.
+            for ctx in contexts:
+                ctx.seed = _key(config.seed, self.global_rank)
         loss, updates = self.call(batch[:, :-1], batch[:, 1:], *contexts)
         self.manual_backward(loss)
         if config.clip is not None:
