@@ -115,9 +115,9 @@ class Learner(lightning.LightningModule):
         # Since the last point of the curve: the losses summed over ranks up to the last look, and the steps.
         self.summed, self.since = 0.0, 0
         self.seconds, self.clipped_before = 0.0, 0
-        self.call: Callable[..., Any] = (
-            torch.compile(self.objective, dynamic=False) if config.compile else self.objective
-        )
+        # In a tuple: as an attribute it would be a second module, and its weights twice in a checkpoint.
+        call: Any = torch.compile(self.objective, dynamic=False) if config.compile else self.objective
+        self.calls: tuple[Callable[..., Any], ...] = (call,)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         config, model = self.config, cast("SequenceModel", self.objective.model)
@@ -148,11 +148,11 @@ class Learner(lightning.LightningModule):
         torch.default_generator.manual_seed(key)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(key)
-        noise = config.seed if self.global_rank == 0 else _key(config.seed, self.global_rank)
         contexts = self.objective.contexts(config.seed, step)
-        for ctx in contexts:
-            ctx.seed = noise
-        loss, updates = self.call(batch[:, :-1], batch[:, 1:], *contexts)
+        if self.global_rank:  # Each rank has other rows, and draws other noise for them.
+            for ctx in contexts:
+                ctx.seed = _key(config.seed, self.global_rank)
+        loss, updates = self.calls[0](batch[:, :-1], batch[:, 1:], *contexts)
         self.manual_backward(loss)
         if config.clip is not None:
             self.clipped += self._clip(config.clip) > config.clip
