@@ -6,6 +6,7 @@ tuning runs each time, so that a study that was broken off goes on as it would h
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -224,8 +225,11 @@ class _Driver:
         if job.note is not None:
             record = record.model_copy(update={"environment": record.environment | {"note": job.note}})
         self.store.commit_language([record])
+        folder: Path = self.about(job)["folder"]
         if record.status in FINAL and not self.fixed["loggers"]:
-            shutil.rmtree(self.about(job)["folder"], ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # Others are still in use.
+                folder.parent.rmdir()
         self.progress.ended(job, record)
 
     def frame(self) -> pd.DataFrame:

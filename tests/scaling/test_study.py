@@ -254,8 +254,8 @@ from tests.scaling.stand_in import StandIn
 def main():
     made = plan(
         ["attention=mh-attention swiglu", "gated=mh-gated-linear-attention swiglu"],
-        budgets=(1e9, 3e9, 1e10), corpus=StandIn().config, sizes=3, span=2.0, seq_len=16, batch_tokens=2048,
-        tokens_per_param=8, lr=4e-3, evaluations=1, evaluation_tokens=512, allow_repeats=True,
+        budgets=(1e9, 2e9, 4e9), corpus=StandIn().config, sizes=3, span=2.0, seq_len=16, batch_tokens=2048,
+        tokens_per_param=1, lr=4e-3, evaluations=1, evaluation_tokens=512, allow_repeats=True,
     )
     with Store(Path(sys.argv[1]) / "store.sqlite") as store:
         frame = study.run(made, StandIn(), store=store, device="cpu", workers=int(sys.argv[2]))
