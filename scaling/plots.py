@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from scaling.envelope import Envelope
     from scaling.fit import FittedLaw
     from scaling.isoflop import IsoFlop
 
@@ -75,7 +76,7 @@ def figure_allocation(
     *,
     isoflop: IsoFlop | None = None,
     laws: Mapping[str, FittedLaw] | None = None,
-    envelope: Mapping[str, Any] | None = None,
+    envelope: Mapping[str, Envelope] | None = None,
     span: tuple[float, float] | None = None,
 ) -> Figure:
     """N* and D* against C with bands, by the approaches that are given, side by side on shared axes.
@@ -92,7 +93,7 @@ def figure_allocation(
     if not parts:
         raise ValueError("there is nothing to draw; give isoflop=, laws= or envelope=")
     look = looks({arch for _, of in parts for arch in of})
-    low, high = span or _span(isoflop, laws)
+    low, high = span or _span(isoflop, laws, envelope)
     grid = np.geomspace(low, high, 60)
     figure, axes = panels(2, len(parts), share_y="row")
     ends: list[list[tuple[str, float, float, str]]] = [[] for _ in axes]
@@ -211,16 +212,16 @@ def _budget_labels(axis: Axes, ends: Sequence[tuple[Any, pd.Series, str]]) -> No
 
 
 def _points(axis: Axes, result: Any, what: str, marker: str, colour: str) -> None:
-    """The optima behind a line, with their intervals; a law has none."""
+    """The optima behind a line, with their intervals, or the points of an envelope; a law has none."""
+    if isinstance(getattr(result, "points", None), pd.DataFrame):  # an envelope
+        axis.plot(result.points["flops"], result.points[what], ".", color=colour, markersize=2, alpha=0.5)
     optima = getattr(result, "optima", None)
     if not isinstance(optima, pd.DataFrame):
         return
     used = optima[optima["used"]]
     y = used[what].to_numpy(float)
-    ends = np.abs(np.stack([y - used[f"{what}_low"], used[f"{what}_high"] - y]))
-    axis.errorbar(
-        used["flops"], y, np.nan_to_num(ends), fmt=marker, color=colour, markersize=3.5, linewidth=0.9
-    )
+    bars = np.nan_to_num(np.abs(np.stack([y - used[f"{what}_low"], used[f"{what}_high"] - y])))
+    axis.errorbar(used["flops"], y, bars, fmt=marker, color=colour, markersize=3.5, linewidth=0.9)
 
 
 def _allocation(result: Any, what: str, grid: Array) -> tuple[Array, Array, Array]:
@@ -239,13 +240,16 @@ def _allocation(result: Any, what: str, grid: Array) -> tuple[Array, Array, Arra
     return middle, low, high
 
 
-def _span(isoflop: IsoFlop | None, laws: Mapping[str, FittedLaw] | None) -> tuple[float, float]:
+def _span(
+    isoflop: IsoFlop | None, laws: Mapping[str, FittedLaw] | None, envelope: Mapping[str, Envelope] | None
+) -> tuple[float, float]:
+    """The range of C of the optima, or the last hundredfold of the runs; ten times further at the top."""
     if isoflop is not None:
         flops = isoflop.optima["flops"]
         return float(flops.min()) / 2, float(flops.max()) * 10
-    assert laws
-    largest = max(law.largest for law in laws.values())
-    return largest / 100, largest * 10
+    largest = [law.largest for law in (laws or {}).values()]
+    largest += [float(found.points["flops"].max()) for found in (envelope or {}).values()]
+    return max(largest) / 100, max(largest) * 10
 
 
 def _levels(laws: Mapping[str, FittedLaw], runs: pd.DataFrame) -> Array:
