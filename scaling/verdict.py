@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scaling.scores import MEAN
+from scaling.style import number
 
 # Below this many architectures a correlation speaks of rank at best.
 SMALL = 10
@@ -30,7 +31,7 @@ def verdict(
     level = round(1 - confidence, 12)
     whole = table[table["group"] == ALL].set_index("predictor")
     scores = whole[whole["kind"] == "score"]
-    at = f" at {budget:.3g} FLOPs" if budget is not None else ""
+    at = f" at {number(budget)} FLOPs" if budget is not None else ""
     said = []
     if len(scores) and np.isfinite(lead(scores)["p"]):
         said += _conclusion(lead(scores), f"{target} perplexity{at}", level)
@@ -89,7 +90,7 @@ def _prediction(whole: pd.DataFrame, row: pd.Series) -> list[str]:
     better = [str(name) for name, error in others["loo_rmse"].items() if error <= row["loo_rmse"]]
     out = [sentence]
     if better:
-        out.append(f"The suite predicts no better than what is cheaper or known anyway: {', '.join(better)}.")
+        out[0] += f" The suite predicts no better than what is cheaper or known anyway: {', '.join(better)}."
     if np.isfinite(row["lofo_rmse"]):
         nothing = whole.loc["predict the mean", "lofo_rmse"] if "predict the mean" in whole.index else np.nan
         mean = f" (the mean of the other families: {nothing:.3g})" if np.isfinite(nothing) else ""

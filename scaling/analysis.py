@@ -1,0 +1,97 @@
+"""What the parts of a report share: the runs, their fits, and why a fit could not be made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from scaling.audit import Audit, audit
+from scaling.envelope import Envelope, envelope
+from scaling.fit import FittedLaw
+from scaling.isoflop import IsoFlop, isoflop
+from scaling.runs import NotIdentified, clean
+from scaling.style import number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """Runs and what several parts need of them. `reasons` says what could not be fitted and why, by name.
+
+    ends    one row a run: of training curves (column `run`) the last
+    target  FLOPs at which allocations are given; `budget` is that as asked
+    """
+
+    runs: pd.DataFrame
+    ends: pd.DataFrame
+    budget: float | None
+    target: float
+    iso: IsoFlop | None
+    audits: dict[str, Audit]
+    envelopes: dict[str, Envelope]
+    reasons: dict[str, str]
+    bootstrap: int
+    confidence: float
+    seed: int
+
+    @property
+    def archs(self) -> list[str]:
+        return sorted(self.runs["arch"].unique())
+
+    @property
+    def laws(self) -> dict[str, FittedLaw]:
+        return {arch: found.law for arch, found in self.audits.items()}
+
+    @property
+    def summary(self) -> str:
+        flops = self.ends["flops"]
+        return (
+            f"{len(self.ends)} runs of {len(self.archs)} architecture{'s' * (len(self.archs) > 1)}, "
+            f"{number(flops.min())} to "
+            f"{number(flops.max())} training FLOPs ({self.runs.attrs['convention']}). Loss in nats a token, "
+            f"intervals of {100 * self.confidence:g} %, allocations at {number(self.target)} FLOPs."
+        )
+
+
+def analyse(
+    frame: pd.DataFrame, *, budget: float | None, bootstrap: int, confidence: float, seed: int
+) -> Analysis:
+    """Fit all that the parts share. ValueError for a table that `clean` refuses."""
+    runs = clean(frame, duplicates="run" in frame)
+    ends = runs
+    if "run" in runs:
+        ends = runs.loc[np.sort(runs.groupby(["arch", "run"])["tokens"].idxmax().to_numpy())]
+    target = float(ends["flops"].max()) if budget is None else float(budget)
+    reasons: dict[str, str] = {}
+    iso = None
+    try:
+        iso = isoflop(ends, bootstrap=max(bootstrap, 100), confidence=confidence, seed=seed)
+    except NotIdentified as error:
+        reasons["isoflop"] = str(error)
+    audits, envelopes = {}, {}
+    for arch, mine in ends.groupby("arch"):
+        try:
+            audits[str(arch)] = audit(mine, at=target, bootstrap=bootstrap, confidence=confidence, seed=seed)
+        except NotIdentified as error:
+            reasons[f"law of {arch}"] = str(error)
+        if len(ends) < len(runs):
+            try:
+                envelopes[str(arch)] = envelope(
+                    runs[runs["arch"] == arch], bootstrap=bootstrap, confidence=confidence, seed=seed
+                )
+            except NotIdentified as error:
+                reasons[f"envelope of {arch}"] = str(error)
+    return Analysis(
+        runs=runs,
+        ends=ends,
+        budget=budget,
+        target=target,
+        iso=iso,
+        audits=audits,
+        envelopes=envelopes,
+        reasons=reasons,
+        bootstrap=bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )

@@ -1,0 +1,133 @@
+"""The report of a study: one HTML page with all that its runs show, and why they do not show the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from scaling.analysis import Analysis, analyse
+from scaling.comparisons import figure_relate
+from scaling.page import Part, page
+from scaling.parts import (
+    allocation_part,
+    comparison_part,
+    isoflop_part,
+    law_part,
+    limits_part,
+    overtraining_part,
+    runs_part,
+    state_part,
+)
+from scaling.relate import relate
+from scaling.runs import NotIdentified
+from scaling.scores import read_scores
+from scaling.style import save
+
+# Of the table of correlations, what a page can show.
+COLUMNS = (
+    *("group", "predictor", "n", "spearman", "spearman_low", "spearman_high", "kendall", "pearson"),
+    *("pearson_low", "pearson_high", "p", "p_two_sided", "p_holm", "smallest_p", "needed", "loo_rmse"),
+    *("lofo_rmse", "note"),
+)
+
+
+def write(
+    frame: pd.DataFrame,
+    out: str | Path,
+    *,
+    scores: pd.DataFrame | None = None,
+    budget: float | None = None,
+    title: str = "Scaling laws",
+    classes: Mapping[str, str] | None = None,
+    figures: str | Path | None = None,
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Path:
+    """Write the page for a table of runs (`scaling.runs`) to `out`; equal input makes equal files.
+
+    scores   synthetic scores by architecture, as `relate` reads them; without them that part says so
+    budget   training FLOPs at which allocations are given; without it those of the largest run
+    figures  a folder for every figure as PNG and SVG
+    classes  of the architectures, as in `relate`
+
+    What the runs do not identify stands on the page as the reason. ValueError for tables that `clean` or
+    `read_scores` refuse, before anything is written.
+    """
+    out = Path(out)
+    if scores is not None:
+        read_scores(scores)
+    about = analyse(frame, budget=budget, bootstrap=bootstrap, confidence=confidence, seed=seed)
+    parts = [
+        runs_part(about),
+        _tried("isoflop", "IsoFLOP optima", isoflop_part, about),
+        _tried("laws", "Laws of loss", law_part, about),
+        _tried("allocation", "Compute-optimal allocation", allocation_part, about),
+        _tried("compare", "Architectures at equal compute", comparison_part, about),
+        _tried("state", "Architectures at equal state", state_part, about),
+        _tried("overtraining", "Training off the optimum", overtraining_part, about),
+        _tried("relate", "Synthetic scores", lambda known: relate_part(known, scores, classes), about),
+        limits_part(about),
+    ]
+    text = page(title, about.summary, parts)
+    if figures is not None:
+        for part in parts:
+            for name, _, figure in part.figures:
+                for ending in (".png", ".svg"):
+                    save(figure, Path(figures) / f"{name}{ending}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    half = out.with_name(out.name + ".part")
+    half.write_text(text, encoding="utf-8")
+    os.replace(half, out)
+    return out
+
+
+def relate_part(about: Analysis, scores: pd.DataFrame | None, classes: Mapping[str, str] | None) -> Part:
+    """Scores against perplexity, or that none were given."""
+    if scores is None:
+        raise NotIdentified(
+            "no scores were given; give a leaderboard or a table of scores to relate them to these runs"
+        )
+    try:
+        found = relate(
+            scores,
+            about.ends,
+            budget=about.budget,
+            classes=classes,
+            bootstrap=about.bootstrap,
+            confidence=about.confidence,
+            seed=about.seed,
+        )
+    except ValueError as error:
+        # Both tables were read before: what is left is that they do not meet, a fact that the page states.
+        raise NotIdentified(str(error)) from None
+    pairs = found.pairs.drop(columns=["run_arch"]).reset_index()
+    caption = (
+        "Left: score against perplexity, with the least-squares line. Right: Spearman correlation of each "
+        "predictor. p is one-sided: a higher score with a lower perplexity."
+    )
+    return Part(
+        name="relate",
+        title="Synthetic scores",
+        verdicts=found.verdict[:3],
+        said=(*found.verdict[3:], *found.notes),
+        tables=(
+            (
+                "Correlations; errors in perplexity (leave-one-out, leave-one-family-out)",
+                found.table[list(COLUMNS)],
+            ),
+            ("Architectures in both tables", pairs),
+        ),
+        figures=(("relate", caption, figure_relate(found)),),
+    )
+
+
+def _tried(name: str, title: str, make: Callable[[Analysis], Part], about: Analysis) -> Part:
+    """A part, or the reason why these runs give none."""
+    try:
+        return make(about)
+    except NotIdentified as error:
+        return Part(name=name, title=title, why=str(error))

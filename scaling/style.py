@@ -1,0 +1,243 @@
+"""How figures look: one colour and marker an architecture, text that stays text, files equal byte by byte.
+
+Figures are made without pyplot, so nothing global changes and no window opens. The colours are those of
+Okabe and Ito, which the common kinds of colour blindness keep apart; markers do it once more.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
+
+Share = Literal["none", "all", "row", "col"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C510A")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+DASHES = ("-", "--", ":", "-.")
+GREY = "#666666"
+LONGEST = 34
+FONT = 9.0
+# Beyond Latin, Greek and Cyrillic letters the font that comes with matplotlib has gaps.
+READABLE = re.compile(r"[\x20-\x7e\xa0-\u024f\u0370-\u052f]")
+SIZES: dict[Any, Any] = {
+    "font.size": FONT,
+    "axes.titlesize": FONT,
+    "axes.labelsize": FONT,
+    "xtick.labelsize": FONT - 1,
+    "ytick.labelsize": FONT - 1,
+    "legend.fontsize": FONT - 1,
+    "figure.titlesize": FONT + 1,
+    "font.family": "DejaVu Sans",
+    "mathtext.default": "regular",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": False,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Of one architecture, in every figure."""
+
+    colour: str
+    marker: str
+    dash: str
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """By name; the same set of names always looks the same."""
+    found = sorted(set(names))
+    return {
+        name: Look(COLOURS[i % 8], MARKERS[(i + i // 8) % 8], DASHES[i // 8 % 4])
+        for i, name in enumerate(found)
+    }
+
+
+def panels(
+    rows: int,
+    columns: int,
+    *,
+    width: float = 3.2,
+    height: float = 2.7,
+    share_x: Share = "all",
+    share_y: Share = "all",
+) -> tuple[Figure, list[Axes]]:
+    """A figure of rows x columns panels of width x height inches, and its axes row by row."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(SIZES):
+        figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(rows, columns, sharex=share_x, sharey=share_y, squeeze=False)
+        for axis in axes.flat:
+            axis.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
+            axis.set_axisbelow(True)
+        return figure, list(axes.flat)
+
+
+def columns_for(n: int) -> int:
+    """Panels in a row: three at most, two where that leaves no gap."""
+    return n if n < 4 else 2 if n == 4 else 3
+
+
+def finish(figure: Figure, text: str) -> Figure:
+    """What the figure shows, at its upper left, and readable ticks on logarithmic axes."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=FONT + 1)
+    for axes in figure.axes:
+        for axis, scale, ends in (
+            (axes.xaxis, axes.get_xscale(), axes.get_xlim()),
+            (axes.yaxis, axes.get_yscale(), axes.get_ylim()),
+        ):
+            if scale == "log":
+                _ticks(axis, math.log10(ends[1] / ends[0]))
+    return figure
+
+
+def _ticks(axis: Axis, decades: float) -> None:
+    """Powers of ten, or where the axis has few, numbers between them as well."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if decades < 1.7:
+        steps = (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
+        axis.set_major_locator(LogLocator(subs=steps))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def caption(axis: Axes, text: str) -> None:
+    """What one panel shows, above it."""
+    axis.set_title(text, loc="left", fontsize=FONT)
+
+
+def legend(figure: Figure, axis: Axes) -> None:
+    """Names below the panels, where lines cannot carry them."""
+    handles = axis.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=FONT - 1)
+
+
+def plain(name: object, longest: int = LONGEST) -> str:
+    """A name as a label: no mathematics by a dollar sign, nothing that the font lacks, not too long."""
+    text = "".join(c if READABLE.match(c) else "?" for c in str(name))
+    text = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return text.replace("$", r"\$")
+
+
+def svg(figure: Figure, *, name: str = "figure") -> str:
+    """The figure as an <svg> element, text as text. Its ids begin with `name`: a page can hold many."""
+    import matplotlib as mpl
+
+    target = io.StringIO()
+    with mpl.rc_context({**SIZES, "svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
+    text = target.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    return re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a PNG (200 dots an inch) or an SVG, by the ending of the path; equal figures make equal files."""
+    import matplotlib as mpl
+
+    path = Path(path)
+    if path.suffix not in (".png", ".svg"):
+        raise ValueError(f"{path.name!r} is neither .png nor .svg; give one of them")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".svg":
+        path.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg(figure, name=path.stem), "utf-8")
+    else:
+        with mpl.rc_context(SIZES):
+            figure.savefig(path, dpi=200, metadata={"Software": None})
+    return path
+
+
+def spread(positions: Iterable[float], least: float) -> list[float]:
+    """Positions at least `least` apart, in the same order, moved as little as that takes: for labels."""
+    order = sorted(range(len(given := list(positions))), key=lambda i: given[i])
+    blocks: list[tuple[float, list[int]]] = []  # centre and members, from below
+    for i in order:
+        centre, members = given[i], [i]
+        while blocks:
+            below, theirs = blocks[-1]
+            if centre - below >= least * (len(members) + len(theirs)) / 2 - 1e-12:
+                break
+            blocks.pop()
+            both = len(members) + len(theirs)
+            centre = (centre * len(members) + below * len(theirs)) / both
+            members = theirs + members
+        blocks.append((centre, members))
+    out = [0.0] * len(given)
+    for centre, members in blocks:
+        for place, i in enumerate(members):
+            out[i] = centre + least * (place - (len(members) - 1) / 2)
+    return out
+
+
+def number(value: float, digits: int = 3) -> str:
+    """1e+18 as 1e18, 12300 as 1.23e4."""
+    text = f"{value:.{digits}g}"
+    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+
+
+def name_points(axis: Axes, names: Sequence[tuple[str, float, float, str]]) -> None:
+    """Names beside points (name, x, y, colour), towards the middle, moved apart where points stand close.
+
+    To be called when the limits of the axes are final.
+    """
+    to_axes = _to_axes(axis)
+    places = [to_axes.transform((x, y)) for _, x, y, _ in names]
+    for left in (True, False):
+        here = [i for i, (x, _) in enumerate(places) if (x < 0.5) == left]
+        spots = spread([float(places[i][1]) for i in here], 0.052)
+        for i, spot in zip(here, spots, strict=True):
+            name, x, y, colour = names[i]
+            axis.annotate(
+                plain(name, 26),
+                (x, y),
+                xytext=(places[i][0] + (0.03 if left else -0.03), spot),
+                textcoords="axes fraction",
+                fontsize=FONT - 2,
+                color=colour,
+                va="center",
+                ha="left" if left else "right",
+                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2},
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3},
+            )
+
+
+def name_lines(axis: Axes, names: Sequence[tuple[str, float, float, str]]) -> None:
+    """Names to the right of the last points of lines (name, x, y, colour), moved apart in height."""
+    to_axes = _to_axes(axis)
+    ends = [to_axes.transform((x, y)) for _, x, y, _ in names]
+    spots = spread([float(y) for _, y in ends], 0.06)
+    right = max((float(x) for x, _ in ends), default=1.0) + 0.025
+    for (name, _, _, colour), spot in zip(names, spots, strict=True):
+        axis.text(
+            right,
+            spot,
+            plain(name, 22),
+            transform=axis.transAxes,
+            fontsize=FONT - 2,
+            color=colour,
+            va="center",
+        )
+
+
+def _to_axes(axis: Axes) -> Transform:
+    """From data to shares of the panel, once the limits that drawing would set are set."""
+    axis.set_xlim(axis.get_xlim())
+    axis.set_ylim(axis.get_ylim())
+    return axis.transData + axis.transAxes.inverted()

@@ -1,0 +1,200 @@
+"""Figures: each drawn, readable alone, one look an architecture, equal byte by byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from scaling import comparisons, plots, style
+from scaling.fit import FittedLaw, fit
+from scaling.isoflop import IsoFlop, isoflop
+from scaling.law import Law
+from scaling.overtraining import overtraining
+from scaling.relate import relate
+from scaling.state import state_law
+
+NAMES = ("Alpha", "Beta $x^2$", "3*(gated-delta-net swiglu) gated-attention swiglu")
+
+
+def simulated() -> pd.DataFrame:
+    rng, rows = np.random.default_rng(0), []
+    for k, name in enumerate(NAMES):
+        law = Law(E=1.8, A=400 * (1 + 0.1 * k), B=1200 * (1 + 0.15 * k), alpha=0.34, beta=0.33)
+        for c in (1e18, 3e18, 1e19):
+            for factor in np.geomspace(0.25, 4, 5):
+                n = float(law.n_opt(c)) * factor
+                loss = float(law.loss(n, c / (6 * n))) * np.exp(0.001 * rng.normal())
+                rows.append((name, n, c / (6 * n), loss, (1 + k) * np.sqrt(n)))
+    return pd.DataFrame(rows, columns=["arch", "params", "tokens", "loss", "state"])
+
+
+RUNS = simulated()
+
+
+@pytest.fixture(scope="module")
+def iso() -> IsoFlop:
+    return isoflop(RUNS, bootstrap=100)
+
+
+@pytest.fixture(scope="module")
+def laws() -> dict[str, FittedLaw]:
+    return {str(arch): fit(mine, bootstrap=100) for arch, mine in RUNS.groupby("arch")}
+
+
+@pytest.fixture(scope="module")
+def drawn(iso: IsoFlop, laws: dict[str, FittedLaw]) -> dict[str, Figure]:
+    scores = pd.DataFrame({"arch": NAMES, "mad": [0.8, 0.7, 0.6], "compression": [0.5, 0.6, 0.4]})
+    return {
+        "isoflop": plots.figure_isoflop(RUNS, iso),
+        "allocation": plots.figure_allocation(isoflop=iso, laws=laws),
+        "surface": plots.figure_surface(RUNS, laws),
+        "residuals": plots.figure_residuals(RUNS, laws),
+        "frontiers": comparisons.figure_frontiers(iso, state_law(RUNS)),
+        "overtraining": comparisons.figure_overtraining(overtraining(RUNS, bootstrap=100)),
+        "relate": comparisons.figure_relate(relate(scores, RUNS, bootstrap=100)),
+    }
+
+
+@pytest.fixture(scope="module")
+def texts(drawn: dict[str, Figure]) -> dict[str, str]:
+    return {name: style.svg(figure, name=name) for name, figure in drawn.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("isoflop", ["parameters N", "loss L (nats a token)", "15 runs, 3 of 3 optima used", "1e19"]),
+        (
+            "allocation",
+            ["training FLOPs C", "optimal parameters N*", "optimal training tokens D*", "Approach 3"],
+        ),
+        ("surface", ["parameters N", "training tokens D", "15 runs, rms error", "nats a token"]),
+        ("residuals", ["loss above the law (%)", "training FLOPs C", "45 runs"]),
+        ("frontiers", ["compute-optimal perplexity", "total state M", "9 optima", "from 45 runs"]),
+        ("overtraining", ["loss above the optimum (nats a token)", "D / D*", "45 runs"]),
+        (
+            "relate",
+            ["mean score (%)", "perplexity", "n = 3, Spearman -1.00, one-sided p .17", "3 architectures"],
+        ),
+    ],
+)
+def test_a_figure_names_its_axes_units_and_number_of_runs(
+    texts: dict[str, str], name: str, words: list[str]
+) -> None:
+    for word in words:
+        assert word in texts[name], word
+
+
+def test_text_stays_text_and_dollar_signs_are_no_mathematics(texts: dict[str, str]) -> None:
+    for name in ("isoflop", "allocation", "frontiers", "relate"):
+        assert "<text" in texts[name] and "Beta $x^2$" in texts[name], name
+
+
+def test_figures_are_equal_byte_by_byte_and_carry_no_date(
+    iso: IsoFlop, texts: dict[str, str], tmp_path: Path
+) -> None:
+    again = style.svg(plots.figure_isoflop(RUNS, iso), name="isoflop")
+    assert again == texts["isoflop"]
+    assert "Date" not in again and "date" not in again and "Matplotlib" not in again
+    first, second = (
+        style.save(comparisons.figure_frontiers(iso), tmp_path / name) for name in ("a.png", "b.png")
+    )
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_one_architecture_has_one_colour_in_every_figure(texts: dict[str, str]) -> None:
+    look = style.looks(NAMES)
+    assert len({item.colour for item in look.values()}) == len({item.marker for item in look.values()}) == 3
+    for name in ("allocation", "surface", "residuals", "frontiers", "overtraining", "relate"):
+        for item in look.values():
+            assert item.colour.lower() in texts[name], name
+
+
+def test_no_two_of_many_architectures_look_alike() -> None:
+    look = style.looks(f"arch {i}" for i in range(32))
+    assert len(set(look.values())) == 32
+    assert style.looks(["b", "a"]) == style.looks(["a", "b", "a"])
+
+
+def test_labels_do_not_overlap_and_stay_in_the_figure(drawn: dict[str, Figure]) -> None:
+    for name, figure in drawn.items():
+        figure.canvas.draw()
+        whole = figure.bbox
+        renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+        for axis in figure.axes:
+            if not axis.get_visible():
+                continue
+            boxes = [text.get_window_extent(renderer) for text in axis.texts if text.get_text()]
+            boxes += [axis.title.get_window_extent(renderer)]
+            for box in boxes:
+                inside = box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1 and box.y1 <= whole.y1 + 1
+                assert inside, (name, box)
+            if name == "surface":
+                continue  # labels of contours are placed by matplotlib
+            for i, one in enumerate(boxes):
+                for other in boxes[:i]:
+                    assert not one.overlaps(other), (name, one, other)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda frame, iso, laws: plots.figure_isoflop(frame, iso),
+        lambda frame, iso, laws: plots.figure_allocation(isoflop=iso),
+        lambda frame, iso, laws: plots.figure_allocation(laws=laws),
+        lambda frame, iso, laws: plots.figure_surface(frame, laws),
+        lambda frame, iso, laws: plots.figure_residuals(frame, laws),
+        lambda frame, iso, laws: comparisons.figure_frontiers(iso),
+    ],
+)
+def test_one_architecture_is_enough(draw: Callable[..., Figure]) -> None:
+    one = RUNS[RUNS["arch"] == "Alpha"].drop(columns="arch").reset_index(drop=True)
+    found = isoflop(one, bootstrap=100)
+    assert "<svg" in style.svg(draw(one, found, {"all": fit(one, bootstrap=0)}))
+
+
+def test_an_optimum_that_is_not_used_is_hollow() -> None:
+    lopsided = RUNS[(RUNS["arch"] != "Alpha") | (RUNS["params"] * RUNS["tokens"] > 2e17)]
+    few = RUNS[(RUNS["arch"] == "Alpha") & (RUNS["params"] * RUNS["tokens"] < 2e17)].iloc[:3]
+    frame = pd.concat([lopsided, few], ignore_index=True)
+    figure = plots.figure_isoflop(frame, isoflop(frame, bootstrap=100))
+    faces = [line.get_markerfacecolor() for line in figure.axes[1].lines if line.get_marker() == "*"]
+    assert "15 runs" not in figure.axes[1].get_title(loc="left")
+    assert faces.count("black") == 2
+
+
+def test_labels_are_moved_apart_and_no_further() -> None:
+    assert style.spread([0.0, 1.0, 2.0], 0.5) == [0.0, 1.0, 2.0]
+    assert style.spread([1.0, 1.0], 0.5) == [0.75, 1.25]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        given = rng.uniform(0, 1, 7)
+        found = np.array(style.spread(given, 0.1))
+        assert (np.diff(np.sort(found)) >= 0.1 - 1e-9).all()
+        assert (found[np.argsort(given, kind="stable")] == np.sort(found)).all()
+        assert found.mean() == pytest.approx(given.mean())
+    assert style.spread([], 1.0) == []
+
+
+def test_names_become_labels() -> None:
+    assert style.plain("a$b") == r"a\$b"
+    assert style.plain("\u6f22\n") == "??"
+    assert style.plain("x" * 50, 10) == "xxxxxxx..."
+    assert [style.number(x) for x in (1e18, 12345.0, 0.5, 3e-7)] == ["1e18", "1.23e4", "0.5", "3e-7"]
+
+
+def test_only_png_and_svg_are_written(iso: IsoFlop, tmp_path: Path) -> None:
+    figure = comparisons.figure_frontiers(iso)
+    with pytest.raises(ValueError, match=r"'a.pdf' is neither .png nor .svg"):
+        style.save(figure, tmp_path / "a.pdf")
+    assert style.save(figure, tmp_path / "deep" / "a.svg").read_text("utf-8").startswith("<?xml")
+
+
+def test_nothing_to_draw_is_refused() -> None:
+    with pytest.raises(ValueError, match="give isoflop=, laws= or envelope="):
+        plots.figure_allocation()

@@ -1,0 +1,198 @@
+"""The report: one page that loads nothing, says what is not identified, and is the same each time."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling.law import Law
+from scaling.page import Part, page, shown, span
+from scaling.report import write
+
+NASTY = "<script>alert('x')</script> & $a_b$ \u6f22"
+VOID = {"meta", "br"}
+
+
+def simulated(names: tuple[str, ...] = ("Alpha", "Beta", NASTY)) -> pd.DataFrame:
+    rng, rows = np.random.default_rng(0), []
+    for k, name in enumerate(names):
+        law = Law(E=1.8, A=400 * (1 + 0.1 * k), B=1200 * (1 + 0.15 * k), alpha=0.34, beta=0.33)
+        for c in (1e18, 3e18, 1e19):
+            for factor in np.geomspace(0.25, 4, 5):
+                n = float(law.n_opt(c)) * factor
+                loss = float(law.loss(n, c / (6 * n))) * np.exp(0.001 * rng.normal())
+                rows.append((name, n, c / (6 * n), loss, (1 + k) * np.sqrt(n)))
+    return pd.DataFrame(rows, columns=["arch", "params", "tokens", "loss", "state"])
+
+
+def scores(names: tuple[str, ...] = ("Alpha", "Beta", NASTY)) -> pd.DataFrame:
+    return pd.DataFrame({"arch": names, "mad": [0.8, 0.7, 0.6], "compression": [0.5, 0.6, 0.4]})
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("report")
+    path = write(
+        simulated(), folder / "page.html", scores=scores(), figures=folder / "figures", bootstrap=100
+    )
+    return path.read_text("utf-8"), folder
+
+
+def without_figures(text: str) -> str:
+    return re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+
+
+class Balanced(html.parser.HTMLParser):
+    """Every element that is opened is closed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag
+
+
+def test_the_page_is_sound_html_with_each_id_once(report: tuple[str, Path]) -> None:
+    parser = Balanced()
+    parser.feed(report[0])
+    assert parser.open == []
+    assert len(parser.ids) == len(set(parser.ids)) > 50
+
+
+def test_the_page_loads_nothing_and_is_small(report: tuple[str, Path]) -> None:
+    text = report[0]
+    assert len(text.encode()) < 3e6
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!#)""", text)
+    assert not re.search(r"@import|<script|<link|url\((?!#)", text)
+    assert "default-src 'none'" in text
+
+
+def test_names_are_escaped_everywhere(report: tuple[str, Path]) -> None:
+    assert "<script>" not in report[0]
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt; &amp; $a_b$ \u6f22" in report[0]
+
+
+def test_verdicts_come_first_and_lead_to_their_parts(report: tuple[str, Path]) -> None:
+    text = without_figures(report[0])
+    first = text[text.index('id="verdicts"') : text.index("<section")]
+    for part in ("isoflop", "laws", "allocation", "compare", "state", "overtraining", "relate"):
+        assert f'<a href="#{part}">' in first and f'<section id="{part}">' in text, part
+    assert "n is too small to conclude" in first
+    assert "Alpha: N* grows as C to the 0.4" in first
+    assert "times the perplexity of Alpha at equal compute (higher)" in first
+    assert "What these runs can and cannot show" in text
+
+
+def test_figures_stand_beside_the_page_as_png_and_svg(report: tuple[str, Path]) -> None:
+    names = {path.name for path in (report[1] / "figures").iterdir()}
+    figures = (
+        "isoflop",
+        "surface",
+        "residuals",
+        "allocation",
+        "frontiers",
+        "states",
+        "overtraining",
+        "relate",
+    )
+    assert names == {f"{name}.{ending}" for name in figures for ending in ("png", "svg")}
+    assert (report[1] / "figures" / "relate.png").read_bytes().startswith(b"\x89PNG")
+    assert report[0].count("<svg") == len(figures)
+    assert sorted(path.name for path in report[1].iterdir()) == ["figures", "page.html"]
+
+
+def test_equal_input_makes_an_equal_page_whatever_the_order_of_rows(tmp_path: Path) -> None:
+    runs = simulated(("Alpha",)).drop(columns="state")
+    first = write(runs, tmp_path / "first.html", bootstrap=100).read_text("utf-8")
+    again = write(runs, tmp_path / "again.html", bootstrap=100).read_text("utf-8")
+    assert again == first
+    turned = runs.iloc[::-1].reset_index(drop=True)
+    other = write(turned, tmp_path / "turned.html", bootstrap=100).read_text("utf-8")
+    exponents = [re.findall(r"grows as C to the .*?,", text) for text in (first, other)]
+    assert exponents[0] == exponents[1] and exponents[0]
+
+
+def test_what_is_not_identified_stands_as_the_reason(tmp_path: Path) -> None:
+    runs = simulated(("Alpha",)).iloc[:4].drop(columns="state")
+    text = write(runs, tmp_path / "page.html", bootstrap=100).read_text("utf-8")
+    verdicts = text[text.index('id="verdicts"') : text.index("<section")]
+    for reason in (
+        "IsoFLOP optima</a>: not shown: a power law of the optimum needs two budgets",
+        "Laws of loss</a>: not shown: law of Alpha: ",
+        "There is one architecture",
+        "no column state",
+        "no scores were given",
+    ):
+        assert reason in verdicts, reason
+    assert "Traceback" not in text and "<svg" not in text
+
+
+def test_scores_of_other_architectures_are_a_reason_too(tmp_path: Path) -> None:
+    text = write(
+        simulated(("Alpha",)).iloc[:4],
+        tmp_path / "page.html",
+        scores=scores(("X1", "X2", "X3")),
+        bootstrap=100,
+    ).read_text("utf-8")
+    assert "Synthetic scores</a>: not shown: 0 architectures are in both tables" in text
+
+
+def test_bad_tables_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="column 'loss'"):
+        write(simulated().drop(columns="loss"), tmp_path / "page.html")
+    with pytest.raises(ValueError, match="there are no scores"):
+        write(simulated(), tmp_path / "page.html", scores=scores().iloc[:0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_curves_add_the_envelope(tmp_path: Path) -> None:
+    law = Law(E=1.8, A=400, B=1200, alpha=0.34, beta=0.33)
+    rows = []
+    for run, n in enumerate(np.geomspace(2e7, 6e8, 8)):
+        for d in np.geomspace(2 * n, 2000 * n, 12):
+            rows.append(("Alpha", run, n, d, float(law.loss(n, d))))
+    curves = pd.DataFrame(rows, columns=["arch", "run", "params", "tokens", "loss"])
+    text = write(curves, tmp_path / "page.html", bootstrap=100).read_text("utf-8")
+    assert "Approach 1: envelope of all runs" in text
+    assert "8 runs of 1 architecture" in text
+
+
+def test_a_page_of_no_parts_is_a_page() -> None:
+    text = page("A & B", "about", [Part(name="x", title="<X>", why="because <")])
+    assert "<title>A &amp; B</title>" in text and "&lt;X&gt;" in text and "because &lt;" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (float("nan"), "-"),
+        (None, "-"),
+        (True, "yes"),
+        (3.0, "3"),
+        (1.5e19, "1.5e19"),
+        (0.123456, "0.1235"),
+        (7, "7"),
+    ],
+)
+def test_values_are_written_short(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_an_interval_follows_its_value() -> None:
+    assert span(0.5, 0.4, 0.61234) == "0.5 [0.4, 0.612]"
+    assert span(0.5, None, None) == "0.5" and span(0.5, float("nan"), 1.0) == "0.5"
