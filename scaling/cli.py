@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mad.flags import DeviceOption, StoreOption
+from mad.flags import DeviceOption, ProtocolOption, StoreOption, SuiteOption
 
 if TYPE_CHECKING:
     from scaling.sizes import Size
@@ -207,6 +207,121 @@ def fit(
         seed=seed,
     )
     _print(answers.run(frame, asked, curves=curves, format=format))
+
+
+@app.command()
+def compare(
+    runs: RunsArgument = None,
+    store: StoreOption = None,
+    study: StudyOption = None,
+    by: ByOption = None,
+    where: WhereOption = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Compare each with this one; default all pairs.")
+    ] = None,
+    at: Annotated[float | None, typer.Option(help="FLOPs at which to compare; default each budget.")] = None,
+    budgets: BudgetsOption = None,
+    bootstrap: BootstrapOption = 1000,
+    confidence: ConfidenceOption = 0.95,
+    seed: SeedOption = 0,
+    format: FormatOption = "text",
+) -> None:
+    """Perplexity of architectures at equal compute, and the penalty off the optimum, with intervals."""
+    from scaling import comparing, reading
+
+    frame, _ = reading.read(runs, store, study=study, by=by, where=where)
+    text = comparing.run(
+        frame,
+        baseline=baseline,
+        at=at,
+        budgets=tuple(reading.numbers(budgets, "budget")) if budgets else None,
+        bootstrap=bootstrap,
+        confidence=confidence,
+        seed=seed,
+        format=format,
+    )
+    _print(text)
+
+
+@app.command()
+def relate(
+    runs: RunsArgument = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="CSV of scores by architecture; default the store's leaderboard.")
+    ] = None,
+    suite: SuiteOption = "quick",
+    protocol: ProtocolOption = "sound",
+    store: StoreOption = None,
+    study: StudyOption = None,
+    by: ByOption = None,
+    where: WhereOption = None,
+    budget: Annotated[
+        float | None, typer.Option(help="FLOPs of the comparison; default the largest.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="compute-optimal or state-optimal.")] = "compute-optimal",
+    bootstrap: BootstrapOption = 2000,
+    confidence: ConfidenceOption = 0.95,
+    seed: SeedOption = 0,
+    format: FormatOption = "text",
+) -> None:
+    """Do the synthetic scores predict the perplexity? Correlations with exact p, and what n allows to say."""
+    from scaling import reading
+    from scaling.relate import relate as find
+    from scaling.relating import render
+
+    frame, _ = reading.read(runs, None if runs else store, study=study, by=by, where=where)
+    found = find(
+        reading.scores(scores, store, suite=suite, protocol=protocol),
+        frame,
+        budget=budget,
+        target=target,
+        bootstrap=bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )
+    _print(render(found, format))
+
+
+@app.command()
+def report(
+    runs: RunsArgument = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("scaling.html"),
+    figures: Annotated[Path | None, typer.Option(help="Folder for each figure as PNG and SVG.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="CSV of scores by architecture.")] = None,
+    suite: Annotated[str | None, typer.Option(help="Relate the store's scores of this suite.")] = None,
+    store: StoreOption = None,
+    study: StudyOption = None,
+    by: ByOption = None,
+    where: WhereOption = None,
+    budget: Annotated[
+        float | None, typer.Option(help="FLOPs of the allocations; default the largest.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Scaling laws",
+    bootstrap: BootstrapOption = 1000,
+    confidence: ConfidenceOption = 0.95,
+    seed: SeedOption = 0,
+) -> None:
+    """One self-contained HTML page: laws, optima, comparisons, verdicts, and what the runs cannot show."""
+    from scaling import reading
+    from scaling.report import write
+
+    frame, curves = reading.read(runs, None if runs else store, study=study, by=by, where=where)
+    known = None
+    if scores is not None or suite is not None:
+        known = reading.scores(scores, store, suite=suite or "quick", protocol="sound")
+    path = write(
+        frame,
+        out,
+        curves=curves,
+        scores=known,
+        budget=budget,
+        title=title,
+        figures=figures,
+        bootstrap=bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )
+    _print(f"written to {path}" + (f", figures to {figures}" if figures else ""))
 
 
 def _print(text: str) -> None:

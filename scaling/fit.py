@@ -27,6 +27,8 @@ COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
 OBJECTIVES = ("huber", "lad", "log-mse")
 RESAMPLES = ("pairs", "budget", "run")
 REPEATS = ("refuse", "effective")
+# So many epochs of a text are about as good as new text (arXiv 2305.16264).
+MOST_EPOCHS = 4.0
 ALLOCATED = ("params", "tokens", "tokens_per_param", "loss")
 # Least absolute deviations are approached by Huber objectives.
 LAD = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
@@ -124,8 +126,9 @@ def fit(
     bootstrap  resamples, 0 for none
     resample   what is drawn: single runs, whole isoFLOP groups, or all rows that share a label (column run
                or model)
-    repeats    "effective" fits runs that repeat data (tokens above unique_tokens) with their effective
-               tokens (arXiv 2305.16264, `decay` is R*); else they are refused
+    repeats    runs that read their text (column unique_tokens) up to four times count all tokens; those that
+               read it more often are refused, or with "effective" fitted with their effective tokens, as
+               are then all that repeat (arXiv 2305.16264, `decay` is R*)
 
     ValueError where the table is at fault, NotIdentified where these runs cannot determine a law.
     """
@@ -269,11 +272,15 @@ def repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFra
     again = [int(row) for row in runs.index[runs["tokens"].to_numpy() > unique]]
     if not again:
         return runs, convention
-    if repeats == "refuse":
+    epochs = runs["tokens"].to_numpy() / unique
+    if repeats == "refuse" and epochs.max() > MOST_EPOCHS:
+        often = [int(row) for row in runs.index[epochs > MOST_EPOCHS]]
         raise ValueError(
-            f"{rows_text(again)}: tokens exceed unique_tokens, so data was repeated, which the law does not "
-            "know; give repeats='effective', or leave these runs out"
+            f"{rows_text(often)}: tokens exceed {MOST_EPOCHS:g} times unique_tokens, so data was repeated "
+            "more often than is nearly as good as new; give repeats='effective', or leave these runs out"
         )
+    if repeats == "refuse":
+        return runs, f"{convention}; {len(again)} runs read their text up to {epochs.max():.2g} times"
     worth = effective_tokens(runs["tokens"].to_numpy(), unique, decay)
     return runs.assign(tokens=worth), f"{convention}; D in effective tokens, R* = {decay:g}"
 

@@ -23,7 +23,7 @@ from scaling.runs import NotIdentified, clean
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked of `mad scaling fit`; `at` holds training FLOPs, `train` a condition over the columns."""
+    """What was asked of `mad scaling fit`; `at`: training FLOPs, `train`: a condition over the columns."""
 
     approach: str = "all"
     train: str | None = None

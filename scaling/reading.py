@@ -46,6 +46,21 @@ def read(
     return frame.loc[ends], frame
 
 
+def scores(csv: Path | None, store: Path | None, *, suite: str, protocol: str) -> pd.DataFrame:
+    """Synthetic scores by architecture: of a CSV, else of the store's leaderboard."""
+    if csv is not None:
+        return read_csv(csv)
+    from mad.api import leaderboard
+
+    frame = leaderboard(suite=suite, protocol=protocol, store=store)
+    if frame.empty:
+        raise ValueError(
+            f"the store holds no scores of suite {suite!r}; run `mad bench` on the architectures first, or "
+            "give a CSV with --scores"
+        )
+    return frame
+
+
 def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """The rows for which an expression over the columns holds."""
     try:

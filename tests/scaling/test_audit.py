@@ -269,7 +269,7 @@ def test_an_audit_without_a_law_fits_one() -> None:
 
 
 def test_an_audit_follows_repeated_data() -> None:
-    frame = study().assign(unique_tokens=lambda f: f["tokens"] / 3)
+    frame = study().assign(unique_tokens=lambda f: f["tokens"] / 5)
     law = fit(frame, repeats="effective", bootstrap=0)
     found = audit(frame, at=TARGET, law=law, repeats="effective")
     assert found.cuts["tokens_per_param"].iloc[0] == pytest.approx(law.tokens_per_param(TARGET))

@@ -191,9 +191,16 @@ def test_an_exponent_at_its_limit_is_said() -> None:
     assert any(warning.startswith("alpha is 2") for warning in law.warnings)
 
 
-def test_repeated_data_is_refused_unless_its_effective_tokens_are_asked_for() -> None:
+def test_data_read_up_to_four_times_count_as_new() -> None:
     frame = simulate(CHINCHILLA, noise=0.0)
-    unique = 0.3 * frame["tokens"].max()
+    law = scaling.fit(frame.assign(unique_tokens=0.26 * frame["tokens"].max()), bootstrap=0)
+    assert law.beta == pytest.approx(CHINCHILLA.beta, rel=1e-7)
+    assert "read their text up to 3.8 times" in law.convention
+
+
+def test_data_read_more_often_are_refused_unless_their_effective_tokens_are_asked_for() -> None:
+    frame = simulate(CHINCHILLA, noise=0.0)
+    unique = 0.2 * frame["tokens"].max()
     worth = effective_tokens(frame["tokens"].to_numpy(), unique)
     frame = frame.assign(unique_tokens=unique, loss=CHINCHILLA.loss(frame["params"].to_numpy(), worth))
     with pytest.raises(ValueError, match=r"rows .* data was repeated.*repeats='effective'"):

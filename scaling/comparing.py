@@ -1,0 +1,74 @@
+"""`mad scaling compare`: architectures at equal compute, and what training off the optimum costs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from scaling import show
+from scaling.compare import compare
+from scaling.overtraining import overtraining
+from scaling.runs import NotIdentified
+
+# Tokens over the optimal ones at which the penalty is stated.
+RATIOS = (0.25, 0.5, 2.0, 4.0, 16.0)
+
+
+def run(
+    frame: pd.DataFrame,
+    *,
+    baseline: str | None = None,
+    at: float | None = None,
+    budgets: Sequence[float] | None = None,
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    format: str = "text",
+) -> str:
+    """Ratios of perplexity and penalties, as "text" or "json"."""
+    if format not in ("text", "json"):
+        raise ValueError(f"format {format!r} is not one of text, json")
+    common: dict[str, Any] = {
+        "budgets": budgets,
+        "bootstrap": bootstrap,
+        "confidence": confidence,
+        "seed": seed,
+    }
+    found = compare(frame, baseline=baseline, at=at, **common)
+    warnings = list(found.warnings)
+    penalties = pd.DataFrame()
+    try:
+        off = overtraining(frame, **common)
+    except NotIdentified as error:
+        warnings.append(f"the penalty off the optimum is not identified: {error}")
+    else:
+        warnings += off.warnings
+        rows = []
+        for arch in off.basins:
+            for ratio in RATIOS:
+                penalty = off.penalty(arch, ratio, at=at)
+                ends = {"penalty_low": penalty.interval.low, "penalty_high": penalty.interval.high}
+                row = {"arch": arch, "tokens_over_optimum": ratio, "penalty": penalty.loss} | ends
+                rows.append(row | {"beyond_the_runs": penalty.beyond})
+        penalties = pd.DataFrame(rows)
+    tables = {"table": found.table, "overall": found.overall, "penalties": penalties}
+    if format == "json":
+        kept = {name: [] if frame is None else _records(frame) for name, frame in tables.items()}
+        return json.dumps(kept | {"warnings": warnings}, indent=1, allow_nan=False)
+    parts = [f"Ratios of compute-optimal perplexity, {100 * confidence:g} % intervals", _ratios(found.table)]
+    if found.overall is not None:
+        parts += ["Over all common budgets", _ratios(found.overall)]
+    if len(penalties):
+        parts += ["Loss above the optimum at equal compute, nats a token", show.table(penalties)]
+    return "\n\n".join([*parts, *filter(None, [show.notes("warnings:", warnings)])])
+
+
+def _ratios(table: pd.DataFrame) -> str:
+    return show.table(table.rename(columns={"low": "ratio_low", "high": "ratio_high"}))
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return list(json.loads(frame.to_json(orient="records", double_precision=15)))
