@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from scaling.envelope import Envelope, envelope
 from scaling.fit import FittedLaw
 from scaling.isoflop import IsoFlop, isoflop
 from scaling.runs import NotIdentified, clean
+from scaling.runs import budgets as snapped
 from scaling.style import number
 
 
@@ -20,12 +22,15 @@ class Analysis:
     """Runs and what several parts need of them. `reasons` says what could not be fitted and why, by name.
 
     ends    one row a run: of training curves (column `run`) the last
+    groups  those of them that belong to an isoFLOP budget
     target  FLOPs at which allocations are given; `budget` is that as asked
     """
 
     runs: pd.DataFrame
     ends: pd.DataFrame
+    groups: pd.DataFrame
     budget: float | None
+    budgets: Sequence[float] | None
     target: float
     iso: IsoFlop | None
     audits: dict[str, Audit]
@@ -55,18 +60,30 @@ class Analysis:
 
 
 def analyse(
-    frame: pd.DataFrame, *, budget: float | None, bootstrap: int, confidence: float, seed: int
+    frame: pd.DataFrame,
+    *,
+    budget: float | None,
+    budgets: Sequence[float] | None,
+    bootstrap: int,
+    confidence: float,
+    seed: int,
 ) -> Analysis:
     """Fit all that the parts share. ValueError for a table that `clean` refuses."""
+    # A column model may name a run or an architecture: only `run` is read as a run's name.
+    frame = frame.drop(columns="model", errors="ignore")
     runs = clean(frame, duplicates="run" in frame)
     ends = runs
     if "run" in runs:
         ends = runs.loc[np.sort(runs.groupby(["arch", "run"])["tokens"].idxmax().to_numpy())]
+    groups = ends
+    if budgets is not None:
+        nominal = snapped(ends, given=budgets)
+        groups = ends.assign(budget=nominal)[nominal.notna()]
     target = float(ends["flops"].max()) if budget is None else float(budget)
     reasons: dict[str, str] = {}
     iso = None
     try:
-        iso = isoflop(ends, bootstrap=max(bootstrap, 100), confidence=confidence, seed=seed)
+        iso = isoflop(groups, bootstrap=max(bootstrap, 100), confidence=confidence, seed=seed)
     except NotIdentified as error:
         reasons["isoflop"] = str(error)
     audits, envelopes = {}, {}
@@ -85,7 +102,9 @@ def analyse(
     return Analysis(
         runs=runs,
         ends=ends,
+        groups=groups,
         budget=budget,
+        budgets=budgets,
         target=target,
         iso=iso,
         audits=audits,

@@ -79,7 +79,7 @@ def isoflop_part(about: Analysis) -> Part:
             f"The architectures {allowed[found.sharing.allowed]} the exponent of N* "
             f"({_with(found.exponent, shared)}; F test p = {number(found.sharing.p)})."
         )
-    figure = figure_isoflop(about.ends, found)
+    figure = figure_isoflop(about.groups, found)
     caption = (
         "Runs of equal compute, the parabola through them in ln N, and its vertex (star; hollow: not used)."
     )
@@ -138,6 +138,7 @@ def allocation_part(about: Analysis) -> Part:
                 mine,
                 at=about.target,
                 law=about.laws.get(arch),
+                budgets=about.budgets,
                 bootstrap=max(about.bootstrap, 100),
                 confidence=about.confidence,
                 seed=about.seed,
@@ -180,7 +181,7 @@ def comparison_part(about: Analysis) -> Part:
         raise NotIdentified("There is one architecture; train another at the same budgets to compare them.")
     best = _best(about)
     found = compare(
-        about.ends,
+        about.groups,
         baseline=best,
         bootstrap=max(about.bootstrap, 100),
         confidence=about.confidence,
@@ -214,7 +215,7 @@ def state_part(about: Analysis) -> Part:
     """P* = k M^c, with one c and each architecture's own."""
     if "state" not in about.ends:
         raise NotIdentified("The runs have no column state (elements of recurrent state); add it.")
-    law = state_law(about.ends, confidence=about.confidence)
+    law = state_law(about.groups, confidence=about.confidence)
     rows = [
         {"class": name, "exponent c": _with(value, law.intervals.get(name)), "k": law.coefficients[name]}
         for name, value in law.exponents.items()
@@ -241,25 +242,25 @@ def state_part(about: Analysis) -> Part:
 def overtraining_part(about: Analysis) -> Part:
     """What it costs to train off the optimum."""
     found = overtraining(
-        about.ends, bootstrap=max(about.bootstrap, 100), confidence=about.confidence, seed=about.seed
+        about.groups, bootstrap=max(about.bootstrap, 100), confidence=about.confidence, seed=about.seed
     )
-    rows = []
+    rows, verdicts = [], []
     for arch in found.basins:
-        row: dict[str, object] = {"architecture": arch}
-        for ratio in RATIOS:
-            cost = found.penalty(arch, ratio)
-            mark = " (beyond the runs)" if cost.beyond else ""
-            row[f"D/D* = {ratio:g}"] = _with(cost.loss, cost.interval) + mark
-        rows.append(row)
+        costs = {ratio: found.penalty(arch, ratio) for ratio in RATIOS}
+        cells = {
+            f"D/D* = {ratio:g}": _with(cost.loss, cost.interval) + " (beyond the runs)" * cost.beyond
+            for ratio, cost in costs.items()
+        }
+        rows.append({"architecture": arch, **cells})
+        verdicts.append(
+            f"{arch}: four times the optimal tokens cost {_with(costs[4.0].loss, costs[4.0].interval)} nats "
+            f"a token at equal compute{' (beyond the runs)' * costs[4.0].beyond}."
+        )
     caption = "Loss above the optimum of the same compute, against tokens over the optimal tokens."
     return Part(
         name="overtraining",
         title="Training off the optimum",
-        verdicts=tuple(
-            f"{row['architecture']}: four times the optimal tokens cost {row['D/D* = 4']} nats a token at "
-            "equal compute."
-            for row in rows
-        ),
+        verdicts=tuple(verdicts),
         said=_sentences(found.warnings),
         tables=((f"Penalty in nats a token, at {number(found.at)} FLOPs", pd.DataFrame(rows)),),
         figures=(("overtraining", caption, figure_overtraining(found)),),
@@ -303,8 +304,14 @@ def limits_part(about: Analysis) -> Part:
 
 
 def _best(about: Analysis) -> str:
-    """The architecture with the lowest loss at the largest budget: the others are compared with it."""
-    return str(about.ends.sort_values(["flops", "loss"], ascending=[False, True])["arch"].iloc[0])
+    """The architecture with the lowest loss at the largest budget of all: the others are compared with it."""
+    if about.iso is None:
+        return str(about.ends.loc[about.ends["loss"].idxmin(), "arch"])
+    used = about.iso.optima[about.iso.optima["used"]]
+    shared = used.groupby("budget")["arch"].transform("nunique")
+    last = used[shared == shared.max()]
+    last = last[last["budget"] == last["budget"].max()]
+    return str(last.loc[last["loss"].idxmin(), "arch"])
 
 
 def _needed(found: IsoFlop | None, about: Analysis, name: str) -> IsoFlop:
@@ -318,7 +325,7 @@ def _reasons(about: Analysis, start: str) -> list[str]:
 
 
 def _sentences(warnings: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{text[:1].upper()}{text[1:]}." for text in warnings)
+    return tuple(f"{text}." for text in warnings)
 
 
 def _with(value: float, interval: Interval | None) -> str:

@@ -20,6 +20,7 @@ from scaling.style import (
     GREY,
     caption,
     columns_for,
+    final_limits,
     finish,
     legend,
     looks,
@@ -27,6 +28,7 @@ from scaling.style import (
     number,
     panels,
     plain,
+    spread,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ Array = npt.NDArray[np.float64]
 
 PARAMS, TOKENS, FLOPS = "parameters N", "training tokens D", "training FLOPs C"
 LOSS = "loss L (nats a token)"
+MOST_LABELS = 6
 
 
 def figure_isoflop(frame: pd.DataFrame, found: IsoFlop) -> Figure:
@@ -52,19 +55,26 @@ def figure_isoflop(frame: pd.DataFrame, found: IsoFlop) -> Figure:
     rows = -(-len(archs) // columns)
     figure, axes = panels(rows, columns)
     levels = sorted(table["budget"].unique())
+    labels: list[tuple[Axes, list[tuple[float, float, float, str]]]] = []
     for axis, arch in zip(axes, archs, strict=False):
         mine = table[table["arch"] == arch]
         axis.set_xscale("log")
-        ends = []
+        ends: list[tuple[float, float, float, str]] = []
         for budget, group in mine.groupby("budget"):
             shade = _shade(look[arch].colour, levels.index(budget), len(levels))
             axis.plot(group["params"], group["loss"], look[arch].marker, color=shade, markersize=3.5)
-            ends.append((budget, group.loc[group["params"].idxmax()], shade))
+            last = group.loc[group["params"].idxmax()]
+            ends.append((float(budget), float(last["params"]), float(last["loss"]), shade))
         for row in found.optima[found.optima["arch"] == arch].itertuples():
             _parabola(axis, row, mine, _shade(look[arch].colour, levels.index(row.budget), len(levels)))
-        _budget_labels(axis, ends)
+        labels.append((axis, ends))
         used = int(found.optima.loc[found.optima["arch"] == arch, "used"].sum())
         caption(axis, f"{plain(arch)}\n{len(mine)} runs, {used} of {len(ends)} optima used")
+    # Room for labels at the right; an interval that has no end does not set the range.
+    smallest, largest = float(table["params"].min()), float(table["params"].max())
+    axes[0].set_xlim(smallest / 1.5, largest * (largest / smallest) ** 0.2)
+    for axis, ends in labels:
+        _budget_labels(axis, ends)
     for axis in axes[len(archs) :]:
         axis.set_visible(False)
     _outer(axes, columns, len(archs), f"{PARAMS}", LOSS)
@@ -97,6 +107,7 @@ def figure_allocation(
     grid = np.geomspace(low, high, 60)
     figure, axes = panels(2, len(parts), share_y="row")
     ends: list[list[tuple[str, float, float, str]]] = [[] for _ in axes]
+    drawn: dict[str, list[float]] = {"params": [], "tokens": []}
     for column, (title, of) in enumerate(parts):
         top, bottom = axes[column], axes[len(parts) + column]
         caption(top, title)
@@ -108,8 +119,11 @@ def figure_allocation(
                 axis.plot(grid, middle, look[arch].dash, color=look[arch].colour, linewidth=1.3)
                 axis.fill_between(grid, under, over, color=look[arch].colour, alpha=0.16, linewidth=0)
                 _points(axis, result, what, look[arch].marker, look[arch].colour)
+                drawn[what] += [y for line in (middle, under, over) for y in line[np.isfinite(line)]]
                 here = (arch, float(grid[-1]), float(middle[-1]), look[arch].colour)
                 ends[column + len(parts) * (what == "tokens")].append(here)
+    for axis, what in ((axes[0], "params"), (axes[-1], "tokens")):
+        axis.set_ylim(min(drawn[what]) / 1.5, max(drawn[what]) * 1.5)
     for axis, names in zip(axes, ends, strict=True):
         name_lines(axis, names)
     _outer(axes, len(parts), 2 * len(parts), FLOPS, "")
@@ -196,19 +210,24 @@ def _parabola(axis: Axes, row: Any, mine: pd.DataFrame, shade: str) -> None:
     )
 
 
-def _budget_labels(axis: Axes, ends: Sequence[tuple[Any, pd.Series, str]]) -> None:
-    """The FLOPs of each curve to the right of its largest size."""
-    for budget, last, shade in ends:
-        axis.annotate(
+def _budget_labels(axis: Axes, ends: Sequence[tuple[float, float, float, str]]) -> None:
+    """The FLOPs (budget, x, y, colour) to the right of curves, of so many that they do not crowd."""
+    step = -(-len(ends) // MOST_LABELS)
+    shown = [end for i, end in enumerate(ends[::-1]) if i % step == 0]
+    to_axes = final_limits(axis)
+    places = [to_axes.transform((x, y)) for _, x, y, _ in shown]
+    for (budget, _, _, colour), (x, _), spot in zip(
+        shown, places, spread([float(y) for _, y in places], 0.055), strict=True
+    ):
+        axis.text(
+            float(x) + 0.02,
+            spot,
             number(budget),
-            (last["params"], last["loss"]),
-            xytext=(4, 0),
-            textcoords="offset points",
+            transform=axis.transAxes,
             fontsize=FONT - 2,
-            color=shade,
+            color=colour,
             va="center",
         )
-    axis.margins(x=0.16)
 
 
 def _points(axis: Axes, result: Any, what: str, marker: str, colour: str) -> None:

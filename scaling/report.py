@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +40,7 @@ def write(
     *,
     scores: pd.DataFrame | None = None,
     budget: float | None = None,
+    budgets: Sequence[float] | None = None,
     title: str = "Scaling laws",
     classes: Mapping[str, str] | None = None,
     figures: str | Path | None = None,
@@ -51,6 +52,7 @@ def write(
 
     scores   synthetic scores by architecture, as `relate` reads them; without them that part says so
     budget   training FLOPs at which allocations are given; without it those of the largest run
+    budgets  nominal FLOPs of the isoFLOP groups, as in `isoflop`; without them they are found
     figures  a folder for every figure as PNG and SVG
     classes  of the architectures, as in `relate`
 
@@ -60,7 +62,14 @@ def write(
     out = Path(out)
     if scores is not None:
         read_scores(scores)
-    about = analyse(frame, budget=budget, bootstrap=bootstrap, confidence=confidence, seed=seed)
+    about = analyse(
+        frame,
+        budget=budget,
+        budgets=budgets,
+        bootstrap=bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )
     parts = [
         runs_part(about),
         _tried("isoflop", "IsoFLOP optima", isoflop_part, about),
@@ -94,7 +103,7 @@ def relate_part(about: Analysis, scores: pd.DataFrame | None, classes: Mapping[s
     try:
         found = relate(
             scores,
-            about.ends,
+            about.groups,
             budget=about.budget,
             classes=classes,
             bootstrap=about.bootstrap,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,8 @@ def columns_for(n: int) -> int:
 
 def finish(figure: Figure, text: str) -> Figure:
     """What the figure shows, at its upper left, and readable ticks on logarithmic axes."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=FONT + 1)
+    wide = int(figure.get_figwidth() * 72 / (0.58 * (FONT + 1)))
+    figure.suptitle(textwrap.fill(text, wide), x=0.01, ha="left", fontsize=FONT + 1)
     for axes in figure.axes:
         for axis, scale, ends in (
             (axes.xaxis, axes.get_xscale(), axes.get_xlim()),
@@ -197,7 +199,7 @@ def name_points(axis: Axes, names: Sequence[tuple[str, float, float, str]]) -> N
 
     To be called when the limits of the axes are final.
     """
-    to_axes = _to_axes(axis)
+    to_axes = final_limits(axis)
     places = [to_axes.transform((x, y)) for _, x, y, _ in names]
     for left in (True, False):
         here = [i for i, (x, _) in enumerate(places) if (x < 0.5) == left]
@@ -220,7 +222,7 @@ def name_points(axis: Axes, names: Sequence[tuple[str, float, float, str]]) -> N
 
 def name_lines(axis: Axes, names: Sequence[tuple[str, float, float, str]]) -> None:
     """Names to the right of the last points of lines (name, x, y, colour), moved apart in height."""
-    to_axes = _to_axes(axis)
+    to_axes = final_limits(axis)
     ends = [to_axes.transform((x, y)) for _, x, y, _ in names]
     spots = spread([float(y) for _, y in ends], 0.06)
     right = max((float(x) for x, _ in ends), default=1.0) + 0.025
@@ -236,7 +238,7 @@ def name_lines(axis: Axes, names: Sequence[tuple[str, float, float, str]]) -> No
         )
 
 
-def _to_axes(axis: Axes) -> Transform:
+def final_limits(axis: Axes) -> Transform:
     """From data to shares of the panel, once the limits that drawing would set are set."""
     axis.set_xlim(axis.get_xlim())
     axis.set_ylim(axis.get_ylim())

@@ -279,6 +279,7 @@ def test_compute_optimal_perplexity_is_that_of_the_law_behind_the_runs() -> None
     short = [np.exp(law.loss_opt(1e18)) for law in LAWS.values()]
     assert found.pairs["short"].to_numpy() == pytest.approx(short, rel=2e-4)
     assert cell(found, "loss of a short run", "pearson") > 0.99
+    assert cell(found, "loss of a short run", "p") == pytest.approx(1 / 24), "higher goes with higher"
 
 
 def test_without_a_budget_it_is_the_largest_that_all_have() -> None:
