@@ -112,11 +112,12 @@ class Learner(lightning.LightningModule):
         self.initial: float | None = None
         self.evaluated: tuple[float, float, int] | None = None
         self.diverged = False
-        self.since, self.seconds = 0, 0.0
-        self.restored = (0.0, 0)
-        self.call: Callable[..., Any] = (
-            torch.compile(self.objective, dynamic=False) if config.compile else self.objective
-        )
+        # Since the last point of the curve: the losses summed over ranks up to the last look, and the steps.
+        self.summed, self.since = 0.0, 0
+        self.seconds, self.clipped_before = 0.0, 0
+        # In a tuple: as an attribute it would be a second module, and its weights twice in a checkpoint.
+        call: Any = torch.compile(self.objective, dynamic=False) if config.compile else self.objective
+        self.calls: tuple[Callable[..., Any], ...] = (call,)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         config, model = self.config, cast("SequenceModel", self.objective.model)
@@ -130,8 +131,8 @@ class Learner(lightning.LightningModule):
     def on_fit_start(self) -> None:
         self.wide = torch.float32 if self.device.type == "mps" else torch.float64
         # Tallies stay on the device between two looks: summed loss, and how many gradients were clipped.
-        self.total = torch.tensor(self.restored[0], dtype=self.wide, device=self.device)
-        self.clipped = torch.tensor(self.restored[1], device=self.device)
+        self.total = torch.zeros((), dtype=self.wide, device=self.device)
+        self.clipped = torch.tensor(self.clipped_before, device=self.device)
         self.windows = self.windows.to(self.device)
         self.started = self.saved = time.perf_counter()
 
@@ -147,11 +148,11 @@ class Learner(lightning.LightningModule):
         torch.default_generator.manual_seed(key)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(key)
-        noise = config.seed if self.global_rank == 0 else _key(config.seed, self.global_rank)
         contexts = self.objective.contexts(config.seed, step)
-        for ctx in contexts:
-            ctx.seed = noise
-        loss, updates = self.call(batch[:, :-1], batch[:, 1:], *contexts)
+        if self.global_rank:  # Each rank has other rows, and draws other noise for them.
+            for ctx in contexts:
+                ctx.seed = _key(config.seed, self.global_rank)
+        loss, updates = self.calls[0](batch[:, :-1], batch[:, 1:], *contexts)
         self.manual_backward(loss)
         if config.clip is not None:
             self.clipped += self._clip(config.clip) > config.clip
@@ -176,7 +177,9 @@ class Learner(lightning.LightningModule):
         clock = time.perf_counter() - self.saved if self.global_rank == 0 else 0.0
         found = torch.stack([self.total, self.total.new_tensor(clock)])
         total, waited = self.trainer.strategy.reduce(found, reduce_op="sum").tolist()
-        mean = total / world / self.since
+        self.summed += total
+        self.total.zero_()
+        mean = self.summed / world / self.since
         if step == 1:
             self.initial = mean if math.isfinite(mean) else None
         self.diverged = not math.isfinite(mean)
@@ -194,8 +197,7 @@ class Learner(lightning.LightningModule):
         self.report(point)
         if step in self.marks or self.diverged:
             self.points.append(point)
-            self.total.zero_()
-            self.since = 0
+            self.summed, self.since = 0.0, 0
         if self.diverged:
             self.trainer.should_stop = True
             return
@@ -236,7 +238,7 @@ class Learner(lightning.LightningModule):
             "points": [point.model_dump() for point in self.points],
             "initial": self.initial,
             "evaluated": self.evaluated,
-            "total": float(self.total),
+            "summed": self.summed,
             "since": self.since,
             "clipped": int(self.clipped),
             "seconds": self.elapsed,
@@ -246,7 +248,7 @@ class Learner(lightning.LightningModule):
         run = checkpoint["run"]
         self.points = [LanguagePoint(**point) for point in run["points"]]
         self.initial, self.evaluated, self.since = run["initial"], run["evaluated"], run["since"]
-        self.restored, self.seconds = (run["total"], run["clipped"]), run["seconds"]
+        self.summed, self.clipped_before, self.seconds = run["summed"], run["clipped"], run["seconds"]
 
     @property
     def elapsed(self) -> float:
