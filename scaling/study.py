@@ -166,6 +166,7 @@ class _Driver:
         todo = []
         for job in jobs:
             if self.status(job) in FINAL:
+                self.claim(job)
                 self.progress.held(job)
             else:
                 todo.append(job)
@@ -178,6 +179,13 @@ class _Driver:
                 else:
                     self.keep(job, outcome)
             todo = lost
+
+    def claim(self, job: Job) -> None:
+        """A run of the grid may be stored for less: a tuning run at the very rate, or a single run."""
+        held = self.store.language(job.config.id)
+        if held is not None and job.run.role == "grid" and held.role != "grid":
+            about = {name: self.about(job)[name] for name in ("study", "role", "budget", "label")}
+            self.store.relabel_language(held.id, **about)
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         shared = self.train, self.corpus
@@ -235,9 +243,8 @@ class _Driver:
     def frame(self) -> pd.DataFrame:
         from scaling.stored import language_frame
 
-        grid = [id for id, job in self.jobs.items() if job.run.role == "grid"]
-        frame = language_frame(self.store)
-        return frame[frame["id"].isin(grid)].reset_index(drop=True)
+        frame = language_frame(self.store)  # Without tuning runs.
+        return frame[frame["id"].isin(self.jobs)].reset_index(drop=True)
 
 
 def _task(shared: tuple[Train, Any], task: tuple[LanguageConfig, dict[str, Any]]) -> LanguageRecord:

@@ -102,7 +102,10 @@ def test_an_optimum_on_the_edge_extends_the_grid_once_and_is_flagged_if_it_stays
 ) -> None:
     frame, records = go(tmp_path, Training(tmp_path, best=1.0, p=0.0))
     tried = sorted({record.config.lr for record in records if record.role == "tuning"})
-    assert tried == pytest.approx([*GRID, 16e-3, 32e-3])
+    assert tried == pytest.approx(
+        [*GRID, 16e-3]
+    )  # At 32e-3 a tuning run is one of the grid, and counts there.
+    assert len(frame) == CORE
     assert {record.config.lr for record in records if record.role == "grid"} == {32e-3}
     assert sum("on the edge" in problem for problem in frame.attrs["problems"]) == 4
 
@@ -254,7 +257,7 @@ from tests.scaling.stand_in import StandIn
 def main():
     made = plan(
         ["attention=mh-attention swiglu", "gated=mh-gated-linear-attention swiglu"],
-        budgets=(1e9, 2e9, 4e9), corpus=StandIn().config, sizes=3, span=2.0, seq_len=16, batch_tokens=2048,
+        budgets=(3e8, 6e8, 1.2e9), corpus=StandIn().config, sizes=3, span=2.0, seq_len=16, batch_tokens=2048,
         tokens_per_param=1, lr=4e-3, evaluations=1, evaluation_tokens=512, allow_repeats=True,
     )
     with Store(Path(sys.argv[1]) / "store.sqlite") as store:
