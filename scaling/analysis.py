@@ -10,7 +10,7 @@ import pandas as pd
 
 from scaling.audit import Audit, audit
 from scaling.envelope import Envelope, envelope
-from scaling.fit import FittedLaw
+from scaling.fit import FittedLaw, fit
 from scaling.isoflop import IsoFlop, isoflop
 from scaling.runs import NotIdentified, clean
 from scaling.runs import budgets as snapped
@@ -89,7 +89,8 @@ def analyse(
     audits, envelopes = {}, {}
     for arch, mine in ends.groupby("arch"):
         try:
-            audits[str(arch)] = audit(mine, at=target, bootstrap=bootstrap, confidence=confidence, seed=seed)
+            law = fit(mine, bootstrap=bootstrap, confidence=confidence, seed=seed)
+            audits[str(arch)] = audit(mine, at=target, law=law)
         except NotIdentified as error:
             reasons[f"law of {arch}"] = str(error)
         if len(ends) < len(runs):
