@@ -20,6 +20,8 @@ sys.path.insert(0, str(ROOT))
 from architectures import index  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+# Pages with marked tables in them.
+MARKED = ("performance", "scaling")
 TITLES = {"time": "Time mixers", "channel": "Channel mixers", "stream": "Around layers"}
 INTRODUCTION = """# Layers
 
@@ -139,7 +141,35 @@ def decode_table() -> str:
     return table(["layer", "prefill, ms", "tokens a second", "state, KiB"], rows)
 
 
-TABLES = {"steps": steps_table, "kernel": kernel_table, "memory": memory_table, "decode": decode_table}
+def published_table() -> str:
+    """What the fitters give on published runs, beside what is expected."""
+    rows = measured("scaling-published")["rows"]
+    cells = [[row["case"], row["quantity"], f"{row['expected']:.6g}", f"{row['found']:.6g}"] for row in rows]
+    return table(["runs", "quantity", "expected", "found"], cells)
+
+
+def fitting_table() -> str:
+    """Times of fits and bootstraps, and how many starts reach the optimum."""
+    results = measured("scaling-fit")
+    rows = [
+        [name, f"{value:.3g} s" if value > 0.1 else f"{1e3 * value:.1f} ms"]
+        for name, value in results["seconds"].items()
+    ]
+    reached = {name: found["share_that_reach_it"] for name, found in results["optimum"].items()}
+    about = ", ".join(f"{100 * share:.3g} % of the starts ({name})" for name, share in reached.items())
+    return (
+        table(["what", "time"], rows) + f"\n\nThe optimum, on {results['runs']} runs, is reached by {about}."
+    )
+
+
+TABLES = {
+    "steps": steps_table,
+    "kernel": kernel_table,
+    "memory": memory_table,
+    "decode": decode_table,
+    "published": published_table,
+    "fitting": fitting_table,
+}
 
 
 def filled(text: str) -> str:
@@ -153,10 +183,10 @@ def filled(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every page with generated parts, as it should be."""
-    performance = ROOT / "docs" / "performance.md"
+    marked = [ROOT / "docs" / f"{name}.md" for name in MARKED]
     return {
         ROOT / "docs" / "primitives.md": primitives_page(),
-        performance: filled(performance.read_text(encoding="utf-8")),
+        **{page: filled(page.read_text(encoding="utf-8")) for page in marked},
     }
 
 

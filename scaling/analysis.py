@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -62,18 +63,25 @@ class Analysis:
 def analyse(
     frame: pd.DataFrame,
     *,
+    curves: pd.DataFrame | None = None,
+    repeats: Literal["refuse", "effective"] = "refuse",
     budget: float | None,
     budgets: Sequence[float] | None,
     bootstrap: int,
     confidence: float,
     seed: int,
 ) -> Analysis:
-    """Fit all that the parts share. ValueError for a table that `clean` refuses."""
+    """Fit all that the parts share. ValueError for a table that `clean` refuses.
+
+    curves: the training curves of the runs, where the frame has no column `run` of its own
+    """
     # A column model may name a run or an architecture: only `run` is read as a run's name.
     frame = frame.drop(columns="model", errors="ignore")
     runs = clean(frame, duplicates="run" in frame)
     ends = runs
-    if "run" in runs:
+    if curves is not None:
+        runs = clean(curves, duplicates=True)
+    elif "run" in runs:
         ends = runs.loc[np.sort(runs.groupby(["arch", "run"])["tokens"].idxmax().to_numpy())]
     groups = ends
     if budgets is not None:
@@ -89,8 +97,8 @@ def analyse(
     audits, envelopes = {}, {}
     for arch, mine in ends.groupby("arch"):
         try:
-            law = fit(mine, bootstrap=bootstrap, confidence=confidence, seed=seed)
-            audits[str(arch)] = audit(mine, at=target, law=law)
+            law = fit(mine, bootstrap=bootstrap, confidence=confidence, seed=seed, repeats=repeats)
+            audits[str(arch)] = audit(mine, at=target, law=law, repeats=repeats)
         except NotIdentified as error:
             reasons[f"law of {arch}"] = str(error)
         if len(ends) < len(runs):

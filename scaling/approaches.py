@@ -80,10 +80,9 @@ def approaches(
 
 def _ends(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The runs themselves: of training curves, the row with most tokens."""
-    column = next((name for name in ("run", "model") if name in table), None)
-    if column is None:
+    if "run" not in table:
         return frame
-    rows = table.groupby(column)["tokens"].idxmax()
+    rows = table.groupby("run")["tokens"].idxmax()
     return frame.iloc[np.sort(rows.to_numpy()) - 1]
 
 

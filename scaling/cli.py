@@ -36,6 +36,10 @@ WhereOption = Annotated[
 BudgetsOption = Annotated[
     str | None, typer.Option("--budgets", help="Nominal FLOPs of the isoFLOP groups, by commas.")
 ]
+RepeatsOption = Annotated[
+    str,
+    typer.Option(help="Text read over four times: refuse, or effective tokens (arXiv:2305.16264)."),
+]
 ConfidenceOption = Annotated[float, typer.Option(help="Level of the intervals.")]
 BootstrapOption = Annotated[int, typer.Option(help="Resamples behind the intervals.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the resampling.")]
@@ -169,15 +173,16 @@ def fit(
     train: Annotated[
         str | None, typer.Option("--train", help="Fit these rows only, and predict the others.")
     ] = None,
+    window: Annotated[
+        float | None, typer.Option(help="Sizes of a parabola: within this factor of the best.")
+    ] = None,
     approach: Annotated[
         str, typer.Option(help="all, law, isoflop, envelope, optima (rows are optima) or over-training.")
     ] = "all",
     objective: Annotated[str, typer.Option(help="huber, lad or log-mse, on log loss.")] = "huber",
     delta: Annotated[float, typer.Option(help="Threshold of huber.")] = 1e-3,
     resample: Annotated[str, typer.Option(help="pairs, budget or run: what the bootstrap draws.")] = "pairs",
-    repeats: Annotated[
-        str, typer.Option(help="refuse, or effective: repeated tokens count as arXiv:2305.16264 says.")
-    ] = "refuse",
+    repeats: RepeatsOption = "refuse",
     shared: Annotated[
         str | None, typer.Option(help="What architectures have in common: E, alpha, beta, by commas.")
     ] = None,
@@ -202,6 +207,7 @@ def fit(
         shared=tuple(word.strip() for word in shared.split(",")) if shared else (),
         at=tuple(reading.numbers(at, "target")) if at else (),
         budgets=tuple(reading.numbers(budgets, "budget")) if budgets else None,
+        window=window,
         bootstrap=bootstrap,
         confidence=confidence,
         seed=seed,
@@ -296,6 +302,8 @@ def report(
     budget: Annotated[
         float | None, typer.Option(help="FLOPs of the allocations; default the largest.")
     ] = None,
+    budgets: BudgetsOption = None,
+    repeats: RepeatsOption = "refuse",
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Scaling laws",
     bootstrap: BootstrapOption = 1000,
     confidence: ConfidenceOption = 0.95,
@@ -314,7 +322,9 @@ def report(
         out,
         curves=curves,
         scores=known,
+        repeats=repeats,  # type: ignore[arg-type]
         budget=budget,
+        budgets=reading.numbers(budgets, "budget") if budgets else None,
         title=title,
         figures=figures,
         bootstrap=bootstrap,

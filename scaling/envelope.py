@@ -60,7 +60,7 @@ def envelope(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Envelope:
-    """Approach 1 on training curves: several rows a run, told apart by a column `run`, else `model`.
+    """Approach 1 on training curves: several rows a run, told apart by a column `run`.
 
     Between its rows, a run's loss and tokens are interpolated against ln C, at `points` values of C spaced
     evenly in logs. Smooth the losses first: the least of noisy ones is too low.
@@ -134,16 +134,15 @@ def envelope(
 
 def _curves(table: pd.DataFrame) -> dict[str, tuple[Array, Array, Array, float]]:
     """By run: ln C, loss and ln D in the order of C, and ln N."""
-    column = next((name for name in ("run", "model") if name in table), None)
-    rows = table.groupby(column).size() if column else None
+    rows = table.groupby("run").size() if "run" in table else None
     if rows is None or rows.max() < 2:
-        what = "no column run or model tells the curves apart" if column is None else "each run is one row"
+        what = "no column run tells the curves apart" if rows is None else "each run is one row"
         raise NotIdentified(
             f"the envelope needs training curves, several rows a run, and {what}; log the loss on the way, "
             "or use isoflop"
         )
     found = {}
-    for name, mine in table.groupby(column):
+    for name, mine in table.groupby("run"):
         if mine["params"].nunique() > 1:
             raise ValueError(f"run {name!r} has {mine['params'].nunique()} sizes; a curve is of one model")
         mine = mine.sort_values("flops")

@@ -13,12 +13,12 @@ import pandas as pd
 from scaling import show
 from scaling.audit import audit
 from scaling.envelope import envelope
-from scaling.fit import COEFFICIENTS, FittedLaw
+from scaling.fit import COEFFICIENTS, FittedLaw, fit
 from scaling.gadre import fit_overtraining_law
 from scaling.isoflop import isoflop
 from scaling.law import Interval
 from scaling.powerlaw import power_law
-from scaling.runs import NotIdentified, clean
+from scaling.runs import NotIdentified, Status, clean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Request:
     shared: tuple[str, ...] = ()
     at: tuple[float, ...] = ()
     budgets: tuple[float, ...] | None = None
+    window: float | None = None
     bootstrap: int = 1000
     confidence: float = 0.95
     seed: int = 0
@@ -61,9 +62,8 @@ class Answer:
 
 def _law(arch: str, runs: Runs, asked: Request) -> Answer:
     target = asked.at[-1] if asked.at else float(clean(runs.fitted)["flops"].max())
-    checked = audit(
+    law = fit(
         runs.fitted,
-        at=target,
         objective=asked.objective,
         delta=asked.delta,
         bootstrap=asked.bootstrap,
@@ -72,7 +72,7 @@ def _law(arch: str, runs: Runs, asked: Request) -> Answer:
         seed=asked.seed,
         repeats=asked.repeats,
     )
-    law, targets = checked.law, asked.at or (target,)
+    checked, targets = audit(runs.fitted, at=target, law=law, repeats=asked.repeats), asked.at or (target,)
     findings = [str(finding) for finding in checked.findings]
     content: dict[str, Any] = {
         "status": str(law.status),
@@ -98,6 +98,7 @@ def _isoflop(arch: str, runs: Runs, asked: Request) -> Answer:
     found = isoflop(
         runs.fitted,
         budgets=asked.budgets,
+        window=asked.window,
         bootstrap=max(asked.bootstrap, 100),
         confidence=asked.confidence,
         seed=asked.seed,
@@ -142,7 +143,7 @@ def _envelope(arch: str, runs: Runs, asked: Request) -> Answer:
         runs.curves, bootstrap=max(asked.bootstrap, 100), confidence=asked.confidence, seed=asked.seed
     )
     content: dict[str, Any] = {
-        "status": str(found.status),
+        "status": str(Status.CONVERGED),
         "runs": found.n,
         "n_exponent": found.exponent,
         "d_exponent": found.tokens_exponent,
@@ -173,7 +174,7 @@ def _optima(arch: str, runs: Runs, asked: Request) -> Answer:
     points = clean(there, need=("params", "flops"))
     sizes = power_law(points["flops"], points["params"], confidence=asked.confidence)
     content: dict[str, Any] = {
-        "status": "converged",
+        "status": str(Status.CONVERGED),
         "runs": sizes.n,
         "n_exponent": sizes.exponent,
         "coefficient": sizes.coefficient,
@@ -241,8 +242,8 @@ def _errors(rest: pd.DataFrame, predict: Callable[[Any, Any], Any]) -> dict[str,
 
 def _errors_text(found: dict[str, Any]) -> str:
     return (
-        f"{found['runs']} runs that were not fitted: mean absolute error of the loss {found['mape']:.3f} %, bias "
-        f"{found['bias']:+.3f} %, largest {found['worst']:+.3f} % (N = {found['worst_params']:.3g}, D = "
+        f"{found['runs']} runs that were not fitted: mean absolute error of the loss {found['mape']:.3f} %, "
+        f"bias {found['bias']:+.3f} %, largest {found['worst']:+.3f} % (N = {found['worst_params']:.3g}, D = "
         f"{found['worst_tokens']:.3g})"
     )
 

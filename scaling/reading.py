@@ -33,6 +33,7 @@ def read(
         from scaling.stored import curves_frame, language_frame
 
         frame, curves = language_frame(store, study=study), curves_frame(store, study=study)
+    frame = frame.assign(row=range(1, len(frame) + 1))
     if by is not None:
         frame = frame.assign(arch=frame[known_column(frame, by)].astype(str))
     if where is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -38,7 +39,9 @@ def write(
     frame: pd.DataFrame,
     out: str | Path,
     *,
+    curves: pd.DataFrame | None = None,
     scores: pd.DataFrame | None = None,
+    repeats: Literal["refuse", "effective"] = "refuse",
     budget: float | None = None,
     budgets: Sequence[float] | None = None,
     title: str = "Scaling laws",
@@ -50,7 +53,9 @@ def write(
 ) -> Path:
     """Write the page for a table of runs (`scaling.runs`) to `out`; equal input makes equal files.
 
+    curves   training curves of the runs (column `run`), for the envelope; else the table's own
     scores   synthetic scores by architecture, as `relate` reads them; without them that part says so
+    repeats  of text, as in `fit`
     budget   training FLOPs at which allocations are given; without it those of the largest run
     budgets  nominal FLOPs of the isoFLOP groups, as in `isoflop`; without them they are found
     figures  a folder for every figure as PNG and SVG
@@ -64,6 +69,8 @@ def write(
         read_scores(scores)
     about = analyse(
         frame,
+        curves=curves,
+        repeats=repeats,
         budget=budget,
         budgets=budgets,
         bootstrap=bootstrap,

@@ -74,7 +74,8 @@ def clean(
                 column `floor` says it for each run.
     duplicates  True accepts rows that are equal in size, data, loss and label
 
-    The index counts the rows of the input from 1, as the messages do. Runs whose status is not "ok" are
+    The index counts the rows of the input from 1, as the messages do, or is the column `row` of a frame that
+    is a part of a table. Runs whose status is not "ok" are
     left out, and listed in `attrs["set_aside"]`; `attrs["convention"]` says whether flops were given.
     Refuses, with a ValueError that names rows and columns: columns that lack, values that are not finite
     and positive, mixed units, losses below the floor, duplicates.
@@ -83,7 +84,7 @@ def clean(
         raise ValueError(f"runs are a {type(frame).__name__}; give a pandas.DataFrame, or read a CSV")
     out = frame.copy()
     out.attrs = dict(frame.attrs)
-    out.index = pd.RangeIndex(1, len(out) + 1)
+    out.index = _rows(out)
     _unique_columns(out)
     if "loss" in need and "loss" not in out and "ppl" in out:
         _numbers(out, "ppl")
@@ -140,6 +141,14 @@ def rows_text(rows: Sequence[int]) -> str:
     shown = ", ".join(str(row) for row in rows[:SHOWN])
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"
+
+
+def _rows(frame: pd.DataFrame) -> pd.Index:
+    """Row numbers: those that the frame brings, where it is a part of a table, else from 1."""
+    brought = pd.to_numeric(frame["row"], errors="coerce") if "row" in frame else None
+    if brought is None or brought.isna().any() or brought.duplicated().any():
+        return pd.RangeIndex(1, len(frame) + 1)
+    return pd.Index(brought.astype(int).to_numpy())
 
 
 def _unique_columns(frame: pd.DataFrame) -> None:

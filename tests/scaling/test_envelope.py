@@ -52,7 +52,7 @@ def test_few_crude_curves_and_permuted_rows() -> None:
 
 
 def test_end_points_are_no_curves() -> None:
-    with pytest.raises(NotIdentified, match="no column run or model.*use isoflop"):
+    with pytest.raises(NotIdentified, match="no column run tells.*use isoflop"):
         envelope(grid())
     with pytest.raises(NotIdentified, match="each run is one row"):
         envelope(grid().assign(run=range(28)))

@@ -134,3 +134,10 @@ def test_the_package_loads_nothing_until_it_is_asked() -> None:
     code = "import sys, scaling; print(sorted({'torch', 'pandas', 'scipy', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_rows_of_a_part_of_a_table_keep_their_numbers() -> None:
+    part = changed(3, "tokens", np.nan).assign(row=[1, 2, 3]).iloc[1:]
+    with pytest.raises(ValueError, match="row 3, column 'tokens'"):
+        runs.clean(part)
+    assert runs.clean(GOOD.assign(row=[7, 7, 9])).index.tolist() == [1, 2, 3]

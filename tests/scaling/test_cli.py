@@ -1,0 +1,249 @@
+"""`mad scaling` from the command line: what is printed, what is refused, what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from scaling.cli import app
+from scaling.law import Law
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = os.environ.get("MAD_SCALING_DATA")
+LAWS = {
+    "transformer": Law(E=1.7, A=400.0, B=900.0, alpha=0.34, beta=0.31),
+    "hybrid": Law(E=1.7, A=360.0, B=880.0, alpha=0.34, beta=0.31),
+    "recurrent": Law(E=1.7, A=500.0, B=950.0, alpha=0.34, beta=0.31),
+}
+
+
+def table(noise: float = 0.001) -> pd.DataFrame:
+    """Isoflop runs of three architectures at four budgets, six sizes each."""
+    rng, rows = np.random.default_rng(0), []
+    for arch, law in LAWS.items():
+        for budget in (1e18, 1e19, 1e20, 1e21):
+            for factor in np.geomspace(1 / 3, 3, 6):
+                n = float(law.n_opt(budget)) * factor
+                d = budget / 6 / n
+                loss = float(law.loss(n, d)) * np.exp(noise * rng.standard_normal())
+                rows.append((arch, n, d, budget, loss, 100 * n**0.5))
+    return pd.DataFrame(rows, columns=["arch", "params", "tokens", "budget", "loss", "state"])
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    path = tmp_path / "runs.csv"
+    table().to_csv(path, index=False)
+    return path
+
+
+def run(*words: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def answers(*words: str | Path) -> dict[tuple[str, str], dict[str, Any]]:
+    found = json.loads(run("fit", *words, "--format", "json"))
+    return {(answer["arch"], answer["approach"]): answer for answer in found}
+
+
+def test_fit_prints_three_approaches_of_each_architecture_with_intervals(csv: Path) -> None:
+    text = run("fit", csv, "--at", "1e22", "--bootstrap", "200")
+    for arch in LAWS:
+        assert f"{arch}: L(N, D) = E + A N^-alpha + B D^-beta" in text
+        assert f"{arch}: parabolas of loss" in text
+        assert f"{arch}, envelope: not identified: the envelope needs training curves" in text
+    assert "verdicts:" in text and "extrapolated 10 times in compute" in text
+
+
+def test_fit_as_json_holds_the_truth_within_its_intervals(csv: Path) -> None:
+    found = answers(csv, "--at", "1e22", "--bootstrap", "300", "--confidence", "0.99")
+    for arch, truth in LAWS.items():
+        law, iso = found[arch, "law"], found[arch, "isoflop"]
+        assert law["status"] == "converged" and law["runs"] == iso["runs"] == 24
+        for name in ("E", "alpha", "beta"):
+            low, high = law["intervals"][name]
+            assert low < getattr(truth, name) < high
+        low, high = law["at"][0]["intervals"]["params"]
+        assert low < truth.n_opt(1e22) < high
+        low, high = iso["intervals"]["exponent"]
+        assert low < truth.n_exponent < high
+        assert found[arch, "envelope"]["status"] == "not identified"
+
+
+def test_shared_exponents_are_fitted_and_tested(csv: Path) -> None:
+    found = answers(csv, "--approach", "law", "--bootstrap", "100", "--shared", "alpha,beta")
+    shared = found["all", "shared"]
+    alphas = {law["alpha"] for law in shared["laws"]}
+    assert len(alphas) == 1 and alphas.pop() == pytest.approx(0.34, abs=0.03)
+    assert shared["sharing"]
+
+
+def test_rows_can_be_chosen_renamed_and_held_out(csv: Path) -> None:
+    frame = pd.read_csv(csv).rename(columns={"arch": "kind"})
+    frame.to_csv(csv, index=False)
+    words = ("--by", "kind", "--where", "kind == 'hybrid'", "--train", "budget < 5e20")
+    found = answers(csv, *words, "--approach", "law", "--bootstrap", "100")
+    assert list(found) == [("hybrid", "law")]
+    assert found["hybrid", "law"]["runs"] == 18
+    held_out = found["hybrid", "law"]["held_out"]
+    assert held_out["runs"] == 6 and held_out["mape"] < 0.5
+    rows = [i + 1 for i, row in frame.iterrows() if row["kind"] == "hybrid" and row["budget"] > 5e20]
+    assert list(held_out["errors"]) == [str(row) for row in rows]
+
+
+def test_training_curves_serve_the_envelope_and_their_ends_the_other_approaches(tmp_path: Path) -> None:
+    law, rows = LAWS["hybrid"], []
+    for i, n in enumerate(np.geomspace(3e7, 3e9, 12)):
+        for d in np.geomspace(2 * n, 400 * n, 30):
+            rows.append((f"r{i}", n, d, float(law.loss(n, d))))
+    path = tmp_path / "curves.csv"
+    pd.DataFrame(rows, columns=["run", "params", "tokens", "loss"]).to_csv(path, index=False)
+    found = answers(path, "--approach", "envelope", "--bootstrap", "100")
+    assert found["all", "envelope"]["n_exponent"] == pytest.approx(law.n_exponent, abs=0.02)
+    with pytest.raises(ValueError, match="all 12 runs lie on D = 400 N"):
+        run("fit", path, "--approach", "law")
+
+
+def test_optima_and_the_overtraining_law_are_approaches_too(tmp_path: Path) -> None:
+    law = LAWS["hybrid"]
+    c = np.geomspace(1e18, 1e21, 6)
+    optima = pd.DataFrame({"flops": c, "params": law.n_opt(c), "arch": "h"})
+    optima.loc[6] = [1e22, np.nan, "h"]
+    path = tmp_path / "optima.csv"
+    optima.to_csv(path, index=False)
+    found = answers(path, "--approach", "optima", "--at", "1e23")["h", "optima"]
+    assert found["n_exponent"] == pytest.approx(law.n_exponent, rel=1e-9)
+    assert found["at"][0]["params"] == pytest.approx(float(law.n_opt(1e23)), rel=1e-9)
+    assert found["warnings"] == ["1 rows have no optimum"]
+    same = Law(E=1.8, A=100.0, B=300.0, alpha=0.25, beta=0.25)
+    n, m = (grid.ravel() for grid in np.meshgrid([1e7, 3e7, 1e8, 3e8], [20.0, 80.0, 320.0]))
+    runs = pd.DataFrame({"params": n, "tokens": n * m, "loss": same.loss(n, n * m)})
+    runs.to_csv(path, index=False)
+    words = ("--approach", "over-training", "--train", "params < 2e8")
+    found = answers(path, *words)["all", "over-training"]
+    assert found["b"] == pytest.approx(-0.25, abs=1e-6) and found["runs"] == 9
+    assert found["held_out"]["runs"] == 3 and found["held_out"]["mape"] < 1e-6
+
+
+def test_compare_names_the_better_architecture_and_the_penalty_off_the_optimum(csv: Path) -> None:
+    found = json.loads(run("compare", csv, "--baseline", "transformer", "--format", "json"))
+    overall = {row["arch"]: row for row in found["overall"]}
+    assert overall["hybrid"]["verdict"] == "lower" and overall["recurrent"]["verdict"] == "higher"
+    penalties = [row["penalty"] for row in found["penalties"] if row["arch"] == "hybrid"]
+    assert len(penalties) == 5 and min(penalties) > 0 and penalties[-1] == max(penalties)
+    text = run("compare", csv, "--at", "1e22")
+    assert "hybrid" in text and "extrapolated" in text
+
+
+def test_relate_reads_scores_of_a_csv_and_gives_its_verdict_first(csv: Path, tmp_path: Path) -> None:
+    scores = tmp_path / "scores.csv"
+    pd.DataFrame({"arch": list(LAWS), "mean": [70.0, 80.0, 60.0]}).to_csv(scores, index=False)
+    text = run("relate", csv, "--scores", scores)
+    assert text.startswith("verdict:")
+    found = json.loads(run("relate", csv, "--scores", scores, "--format", "json"))
+    mean = next(row for row in found["table"] if row["predictor"] == "mean")
+    assert mean["n"] == 3 and mean["spearman"] == -1 and mean["p"] == pytest.approx(1 / 6)
+
+
+def test_report_writes_one_page_and_its_figures(csv: Path, tmp_path: Path) -> None:
+    out, figures = tmp_path / "page.html", tmp_path / "figures"
+    text = run("report", csv, "-o", out, "--figures", figures, "--title", "A <study>", "--bootstrap", "100")
+    assert str(out) in text
+    page = out.read_text()
+    assert (
+        "A &lt;study&gt;" in page
+        and "<svg" in page
+        and "http://" not in page.replace("http://www.w3.org", "")
+    )
+    assert {path.suffix for path in figures.iterdir()} == {".png", ".svg"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "none.csv"], "none.csv is no file"),
+        (["fit", "CSV", "--approach", "parabola"], "approach 'parabola' is unknown"),
+        (["fit", "CSV", "--objective", "hubert"], "did you mean 'huber'?"),
+        (["fit", "CSV", "--by", "kin"], "there is no column 'kin'"),
+        (["fit", "CSV", "--where", "params <"], "cannot be evaluated"),
+        (["fit", "CSV", "--where", "params < 0"], "no run satisfies"),
+        (["fit", "CSV", "--at", "1e22,often"], "target 'often' is no number above 0"),
+        (["fit", "CSV", "--store", "s.sqlite"], "not both"),
+        (["fit", "CSV", "--format", "xml"], "format 'xml' is not one of text, json"),
+        (["fit", "CSV", "--where", "budget == 1e18"], "not identified|are not identified"),
+        (["compare", "CSV", "--baseline", "hybird"], "did you mean 'hybrid'?"),
+        (["relate", "CSV", "--scores", "none.csv"], "none.csv is no file"),
+        (["plan", "transformer++", "--budgets", "1e12", "-o", "CSV"], "exists; choose another name"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(words: list[str], message: str, csv: Path) -> None:
+    given = [str(csv) if word == "CSV" else word for word in words]
+    with pytest.raises(ValueError, match="|".join(re.escape(part) for part in message.split("|"))):
+        run(*given)
+
+
+def test_an_error_is_no_traceback_and_leaves_nothing(csv: Path, tmp_path: Path) -> None:
+    frame = table()
+    frame.loc[4, "tokens"] = np.nan
+    frame.to_csv(csv, index=False)
+    code = (
+        "import sys; from scaling.cli import app; import mad.cli; "
+        "mad.cli.app.add_typer(app, name='scaling'); sys.argv = ['mad', 'scaling', *sys.argv[1:]]; mad.cli.main()"
+    )
+    words = ["report", str(csv), "-o", str(tmp_path / "page.html")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("mad: row 5, column 'tokens': no value") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.skipif(not DATA, reason="MAD_SCALING_DATA names no folder with the licensed runs")
+def test_fit_on_the_licensed_files_gives_the_expected_values() -> None:
+    folder = Path(str(DATA))
+    want = json.loads((folder / "EXPECTED.json").read_text())
+    file = folder / "chinchilla_kyotakano.csv"
+    law = answers(file, "--approach", "law", "--at", "5.76e23", "--bootstrap", "100")["transformer", "law"]
+    expected, tol = want["P1_chinchilla_licensed"]["huber_1e-3"], want["P1_chinchilla_licensed"]["tol"]
+    assert law["sum"] == pytest.approx(expected["objective"], rel=tol["objective_rel"])
+    assert law["A"] == pytest.approx(expected["A"], rel=tol["A_rel"])
+    assert law["at"][0]["tokens_per_param"] == pytest.approx(expected["DN_5.76e23"], rel=tol["DN_rel"])
+    budgets = "6e18,1e19,3e19,6e19,1e20,3e20,6e20,1e21,3e21"
+    iso = answers(file, "--approach", "isoflop", "--budgets", budgets)["transformer", "isoflop"]
+    second = want["P5_chinchilla_approach2"]
+    assert iso["n_exponent"] == pytest.approx(second["N_exponent"], abs=second["tol_same_spec"])
+    assert iso["d_exponent"] == pytest.approx(second["D_exponent"], abs=second["tol_same_spec"])
+    found = answers(folder / "porian_optimal_rw.csv", "--approach", "optima", "--by", "model")
+    porian = want["P2_porian_refinedweb"]
+    for name, value in porian["n_exponent"].items():
+        assert found[name, "optima"]["n_exponent"] == pytest.approx(value, abs=porian["tol"])
+    found = answers(
+        folder / "porian_isoflop_rw.csv", "--approach", "isoflop", "--by", "model", "--window", "8"
+    )
+    for name, value in porian["from_raw_isoflop_points_parabola_within_factor_8_of_best"].items():
+        assert found[name, "isoflop"]["n_exponent"] == pytest.approx(value, abs=porian["tol_raw"])
+    few = "(cc_mult == 1 and model.str.contains('d=96_|d=512_|d=576_|d=1024_'))"
+    words = ["--approach", "over-training", "--by", "train_set", "--train"]
+    found = answers(
+        folder / "gadre_c4_rpj.csv", *words, f"{few} or (cc_mult == 16 and model.str.contains('d=96_'))"
+    )
+    gadre = want["P3_gadre_overtraining"]
+    for name in ("rpj", "c4_original"):
+        answer = found[name, "over-training"]
+        assert answer["b"] == pytest.approx(gadre[name]["b"], abs=gadre["tol"]["b_abs"])
+        assert answer["E"] == pytest.approx(gadre[name]["E"], abs=gadre["tol"]["E_abs"])
+        assert answer["held_out"]["mape"] == pytest.approx(gadre[name]["test_MAPE_pct"], abs=0.1)
