@@ -68,6 +68,8 @@ def plan(
     batch_tokens: Annotated[
         float, typer.Option(help="Tokens a step at 1e12 FLOPs; grows as C^(1/3).")
     ] = 2048,
+    evaluations: Annotated[int, typer.Option(help="Evaluations a run, the last at its end.")] = 4,
+    evaluation_tokens: Annotated[int, typer.Option(help="Held-out tokens of each evaluation.")] = 2**17,
     lrs: Annotated[str, typer.Option(help="Rates to tune over, by commas.")] = "1e-3,2e-3,4e-3,8e-3",
     lr: Annotated[float | None, typer.Option(help="One rate for all; tunes nothing.")] = None,
     max_hours: Annotated[
@@ -106,6 +108,8 @@ def plan(
         span=span,
         tokens_per_param=tokens_per_param,
         batch_tokens=batch_tokens,
+        evaluations=evaluations,
+        evaluation_tokens=evaluation_tokens,
         lrs=numbers(lrs, "rate"),
         lr=lr,
         seed=seed,

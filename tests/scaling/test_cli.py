@@ -199,8 +199,8 @@ def test_an_error_is_no_traceback_and_leaves_nothing(csv: Path, tmp_path: Path) 
     frame.loc[4, "tokens"] = np.nan
     frame.to_csv(csv, index=False)
     code = (
-        "import sys; from scaling.cli import app; import mad.cli; "
-        "mad.cli.app.add_typer(app, name='scaling'); sys.argv = ['mad', 'scaling', *sys.argv[1:]]; mad.cli.main()"
+        "import sys, mad.cli; from scaling.cli import app; mad.cli.app.add_typer(app, name='scaling'); "
+        "sys.argv = ['mad', 'scaling', *sys.argv[1:]]; mad.cli.main()"
     )
     words = ["report", str(csv), "-o", str(tmp_path / "page.html")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
