@@ -50,7 +50,7 @@ def chinchilla(folder: Path, want: dict[str, Any]) -> Iterator[Row]:
         yield label, "sum", expected[name]["objective"], law.value
         for key in ("A", "B", "E", "alpha", "beta"):
             yield label, key, expected[name][key], getattr(law, key)
-        yield label, "D/N at 5.76e23", expected[name]["DN_5.76e23"], law.tokens_per_param(TARGET)  # type: ignore[misc]
+        yield label, "D/N at 5.76e23", expected[name]["DN_5.76e23"], law.tokens_per_param(TARGET)
     law = scaling.fit(runs, bootstrap=4000)
     drawn = expected["bootstrap_4000_pairs_huber_1e-3"]
     for key in ("A", "B", "E", "alpha", "beta"):

@@ -70,6 +70,29 @@ def test_a_primitive_imports_no_other_primitive() -> None:
         assert all(name.startswith(shared) and "primitives" not in name for name in ours), path
 
 
+FITS = ("law", "fit", "isoflop", "state", "diagnose", "audit", "families", "compare", "overtraining")
+FITS += ("envelope", "approaches", "frontier", "gadre")
+
+
+def test_fits_are_pure_and_import_nothing_of_ours_but_each_other() -> None:
+    waiting, seen = [f"scaling.{name}" for name in FITS], set()
+    while waiting:
+        module = waiting.pop()
+        if module in seen or module == "scaling":
+            continue
+        seen.add(module)
+        found = imports(ROOT / f"{module.replace('.', '/')}.py")
+        tops = {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names)
+        assert tops <= {"numpy", "scipy", "pandas", "scaling"}, f"{module} imports {sorted(tops)}"
+        waiting += [name for name in found if name.startswith("scaling.")]
+    assert len(seen) > len(FITS)
+
+
+def test_fits_load_neither_torch_nor_matplotlib() -> None:
+    code = "import scaling; [getattr(scaling, name) for name in scaling.__all__ if name != 'relate']"
+    assert not loaded_by(code) & {"torch", "lightning", "matplotlib", "wandb"}
+
+
 def test_files_stay_within_their_budget() -> None:
     for package in PACKAGES:
         for path in sources(package):
@@ -87,7 +110,7 @@ def loaded_by(code: str) -> set[str]:
     return set(result.stdout.split())
 
 
-@pytest.mark.parametrize("package", ["mad", "architectures", "synthetic_tasks"])
+@pytest.mark.parametrize("package", ["mad", "architectures", "synthetic_tasks", "scaling", "scaling.cli"])
 def test_importing_a_package_loads_no_torch(package: str) -> None:
     assert not loaded_by(f"import {package}") & {"torch", "lightning", "pandas"}
 

@@ -203,7 +203,7 @@ def test_data_read_more_often_are_refused_unless_their_effective_tokens_are_aske
     unique = 0.2 * frame["tokens"].max()
     worth = effective_tokens(frame["tokens"].to_numpy(), unique)
     frame = frame.assign(unique_tokens=unique, loss=CHINCHILLA.loss(frame["params"].to_numpy(), worth))
-    with pytest.raises(ValueError, match=r"rows .* data was repeated.*repeats='effective'"):
+    with pytest.raises(ValueError, match=r"row.* data was repeated.*repeats='effective'"):
         scaling.fit(frame, bootstrap=0)
     law = scaling.fit(frame, repeats="effective", bootstrap=0)
     assert law.beta == pytest.approx(CHINCHILLA.beta, rel=1e-7)

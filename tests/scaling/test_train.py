@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from architectures import registry
 from architectures.primitive import Context, Hint, Primitive
 from architectures.registry import primitive
 from mad.language import LanguageRecord
@@ -290,6 +292,18 @@ def test_what_cannot_work_is_refused_before_any_training(tmp_path: Path) -> None
 @primitive(name="test-scaling-bidirectional", mixes="time", version=1)
 class Bidirectional(Outlier):
     causal = False
+
+
+# Only the tests of this file know these layers.
+ENTRIES = {name: registry._entries.pop(name) for name in list(registry._entries) if "test-scaling" in name}
+
+
+@pytest.fixture(autouse=True)
+def known_layers() -> Iterator[None]:
+    registry._entries.update(ENTRIES)
+    yield
+    for name in ENTRIES:
+        del registry._entries[name]
 
 
 # Resumption
