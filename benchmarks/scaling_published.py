@@ -50,7 +50,7 @@ def chinchilla(folder: Path, want: dict[str, Any]) -> Iterator[Row]:
         yield label, "sum", expected[name]["objective"], law.value
         for key in ("A", "B", "E", "alpha", "beta"):
             yield label, key, expected[name][key], getattr(law, key)
-        yield label, "D/N at 5.76e23", expected[name]["DN_5.76e23"], law.tokens_per_param(TARGET)
+        yield label, "D/N at 5.76e23", expected[name]["DN_5.76e23"], float(law.tokens_per_param(TARGET))
     law = scaling.fit(runs, bootstrap=4000)
     drawn = expected["bootstrap_4000_pairs_huber_1e-3"]
     for key in ("A", "B", "E", "alpha", "beta"):
@@ -115,7 +115,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
     arguments = parser.parse_args()
     folder = os.environ.get("MAD_SCALING_DATA")

@@ -134,6 +134,8 @@ def train(
         int | None, typer.Option(help="Training processes at once; default what the plan says.")
     ] = None,
     device: DeviceOption = "auto",
+    devices: Annotated[int, typer.Option(help="Processes of one run, one a device.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Of several devices: ddp, or fsdp on CUDA.")] = "auto",
     loggers: Annotated[str, typer.Option(help="csv, wandb or both by commas; default none.")] = "",
     max_hours: Annotated[
         float | None, typer.Option(help="Begin no run after so long; call again to go on.")
@@ -151,7 +153,7 @@ def train(
         tokenizer="bpe" if held.tokenizer == "bpe" else "bytes",
         vocab_size=held.vocab_size if held.tokenizer == "bpe" else None,
         cache=cache,
-        validation=held.validation,
+        validation=held.validation or 0.05,  # a generated text has no documents to hold out
     )
     with Store(store) as opened:
         frame = study.run(
@@ -160,11 +162,17 @@ def train(
             store=opened,
             workers=made.workers if workers is None else workers,
             device=device,
+            devices=devices,
+            strategy=strategy,
             max_hours=max_hours,
             loggers=tuple(word.strip() for word in loggers.split(",") if word.strip()),
         )
-    _print(show.table(frame[frame["role"] == "grid"][["arch", "budget", "params", "tokens", "lr", "loss"]]))
-    _print(f"\nfit them with: mad scaling fit --study {made.id}" + (f" --store {store}" if store else ""))
+    _print(show.table(frame[["arch", "budget", "params", "tokens", "lr", "loss", "status"]]))
+    problems = show.notes("\nto be looked at:", frame.attrs["problems"])
+    where = f" --store {store}" if store else ""
+    _print(f"{problems}\n\nfit them with: mad scaling fit --study {made.id}{where}".lstrip("\n"))
+    if len(frame) < len(made.runs):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -104,11 +104,11 @@ class Plan(Data):
     def summary(self) -> str:
         """Some lines of plain text: what runs, on how much text, for how long."""
         most = max(map(self.epochs, self.runs))
-        text = f"repeats the text up to {most:.2g} times" if most else "never repeats its text"
+        read = f"read up to {most:.2g} times" if most else "generated, so nothing is read twice"
         lines = [
             f"plan {self.id}: {', '.join(self.archs)}",
             f"{len(self.runs)} runs at {', '.join(f'{c:.3g}' for c in self.budgets)} FLOPs, "
-            f"{len(self.tuning)} to tune the learning rate; {self.corpus.name}, which the grid {text}",
+            f"{len(self.tuning)} to tune the learning rate; {self.corpus.name}, {read}",
             *(f"note: {note}" for note in self.notes),
         ]
         if self.hours is not None:

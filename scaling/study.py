@@ -46,6 +46,8 @@ class Train(Protocol):
         label: str,
         given: str,
         device: str,
+        devices: int,
+        strategy: str,
         folder: Path,
         loggers: tuple[str, ...],
         threads: int | None,
@@ -69,6 +71,8 @@ def run(
     store: Store,
     workers: int = 1,
     device: str = "auto",
+    devices: int = 1,
+    strategy: str = "auto",
     max_hours: float | None = None,
     loggers: tuple[str, ...] = (),
     say: Callable[[str], None] | None = None,
@@ -77,6 +81,7 @@ def run(
     """Train what the store does not hold yet; return the grid as `scaling.fit` reads it.
 
     workers    processes at a time, of one thread each on a CPU; 1 trains in this process
+    devices    of one run, each with its part of every batch, by `strategy` "ddp" or "fsdp"; with one worker
     max_hours  after so long no run is begun; the next call goes on
     say        gets a line as each run ends, with the time left; None prints to standard error
     train      `scaling.train.train`, or what stands for it in a test
@@ -94,11 +99,22 @@ def run(
         )
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
+    if devices > 1 and workers > 1:
+        raise ValueError(
+            f"workers={workers} and devices={devices}: give several runs at once or several devices a run, "
+            "not both"
+        )
     if train is None:
         from scaling.train import train as train_for_real
 
         train = train_for_real
-    fixed = {"device": device, "loggers": loggers, "threads": 1 if workers > 1 else None}
+    fixed = {
+        "device": device,
+        "devices": devices,
+        "strategy": strategy,
+        "loggers": loggers,
+        "threads": 1 if workers > 1 else None,
+    }
     deadline = math.inf if max_hours is None else time.monotonic() + 3600 * max_hours
     driver = _Driver(plan, corpus, store, train, fixed, workers, deadline, _Progress(plan, say))
     rates, problems = driver.everything()

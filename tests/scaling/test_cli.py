@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from scaling.cli import app
 from scaling.law import Law
+from tests.scaling.fake_training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = os.environ.get("MAD_SCALING_DATA")
@@ -168,6 +169,32 @@ def test_report_writes_one_page_and_its_figures(csv: Path, tmp_path: Path) -> No
         and "http://" not in page.replace("http://www.w3.org", "")
     )
     assert {path.suffix for path in figures.iterdir()} == {".png", ".svg"}
+
+
+def test_a_plan_is_made_trained_and_resumed_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaling.timing.seconds_per_step", lambda *size, **how: 0.001)
+    monkeypatch.setattr("scaling.train.train", Training(tmp_path))
+    plan, store = tmp_path / "plan.json", tmp_path / "store.sqlite"
+    archs = ["transformer=mh-attention swiglu", "recurrent=rg-lru swiglu"]
+    words = [*archs, "--corpus", "grammar[vocab_size=32]", "--budgets", "1e10,3e10,1e11", "--seq-len", "32"]
+    text = run("plan", *words, "--lrs", "2e-3,4e-3,8e-3", "--max-hours", "1", "-o", plan)
+    assert "30 runs at 1e+10, 3e+10, 1e+11 FLOPs, 12 to tune" in text and "nothing is read twice" in text
+    text = run("train", plan, "--store", store)
+    calls = len(Training(tmp_path).calls())
+    assert calls >= 42 and text.count("transformer") == 15 and "mad scaling fit --study" in text
+    assert run("train", plan, "--store", store) == text
+    assert len(Training(tmp_path).calls()) == calls
+    fitted = json.loads(
+        run("fit", "--store", store, "--approach", "law", "--bootstrap", "0", "--format", "json")
+    )
+    assert [(answer["arch"], answer["runs"]) for answer in fitted] == [("transformer", 15), ("recurrent", 15)]
+    with pytest.raises(ValueError, match="too long|more than max_hours"):
+        run("plan", *words, "--max-hours", "1e-9", "-o", tmp_path / "other.json")
+    assert not (tmp_path / "other.json").exists()
+    with pytest.raises(ValueError, match="not both"):
+        run("train", plan, "--store", tmp_path / "new.sqlite", "--workers", "2", "--devices", "2")
 
 
 @pytest.mark.parametrize(

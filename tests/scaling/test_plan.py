@@ -160,7 +160,7 @@ def test_any_repetition_is_noted_and_a_generated_text_has_none() -> None:
     once = made(TWO[:1], corpus=CORPUS.model_copy(update={"train_tokens": 10_000_000}))
     assert "runs repeat the text" in once.notes[-1] and "effective-data" not in once.notes[-1]
     endless = made(TWO[:1], corpus=CORPUS.model_copy(update={"train_tokens": None}))
-    assert endless.notes == () and "never repeats" in endless.summary()
+    assert endless.notes == () and "nothing is read twice" in endless.summary()
     assert made(TWO[:1]).notes == ()
 
 
