@@ -1,0 +1,97 @@
+"""The study on two CPU cores: from its records in results/ to its page, its figures and its numbers.
+
+    python benchmarks/scaling_study.py --write        # half a minute on one core
+
+The records were made with the commands of docs/scaling-study.md and `mad export`. Writes
+docs/scaling-study.html, figures in docs/figures/ and benchmarks/results/scaling-study.json, from which
+docs/scaling-study.md is filled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mad.exchange import read_records  # noqa: E402
+from mad.store import Store  # noqa: E402
+from scaling import answers, comparing, relating, report  # noqa: E402
+from scaling.methods import Request  # noqa: E402
+from scaling.reading import read, scores  # noqa: E402
+from scaling.relate import relate  # noqa: E402
+
+RECORDS = ROOT / "results" / "scaling-two-cores.jsonl"
+RESULT = Path(__file__).with_name("results") / "scaling-study.json"
+PAGE = ROOT / "docs" / "scaling-study.html"
+FIGURES = ROOT / "docs" / "figures"
+# Of the figures of the page, those that the text shows.
+SHOWN = ("isoflop", "allocation", "frontiers")
+# The patterns of the study at the four layers of the quick suite.
+BATTERY = {
+    "2*(mh-attention swiglu)": "transformer",
+    "rg-lru swiglu mh-attention swiglu": "hybrid",
+    "2*(rg-lru swiglu)": "recurrent",
+}
+TITLE = "Three architectures on two CPU cores"
+
+
+def study(store: Path) -> dict[str, Any]:
+    """Everything that the text states, from a store that holds the records."""
+    frame, curves = read(None, store)
+    asked = Request(shared=("alpha", "beta"))
+    found = {
+        "fit": json.loads(answers.run(frame, asked, curves=curves, format="json")),
+        "compare": json.loads(comparing.run(frame, baseline="transformer", format="json")),
+        "relate": json.loads(relating.render(relate(battery(store), frame), "json")),
+    }
+    with Store(store, read_only=True) as opened:
+        records = opened.language_records()
+    grid = [record for record in records if record.role == "grid"]
+    seconds = [record.cost.seconds for record in records if record.cost is not None]
+    found["runs"] = {
+        "grid": len(grid),
+        "tuning": len(records) - len(grid),
+        "hours_of_a_core": sum(seconds) / 3600,
+        "environment": records[0].environment,
+    }
+    return found
+
+
+def battery(store: Path) -> pd.DataFrame:
+    """Scores of the same three patterns in the quick suite, called as the study calls them."""
+    found = scores(None, store, suite="quick", protocol="sound")
+    found["architecture"] = [BATTERY.get(spec, spec) for spec in found["spec"]]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}, the page and the figures")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store.sqlite"
+        with Store(store) as opened:
+            opened.merge(read_records(RECORDS))
+        found = study(store)
+        print(json.dumps(found, indent=1))
+        if not arguments.write:
+            return
+        RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        frame, curves = read(None, store)
+        made = Path(folder) / "figures"
+        report.write(frame, PAGE, curves=curves, scores=battery(store), title=TITLE, figures=made)
+        for path in sorted(made.glob("*.svg")):
+            if path.stem in SHOWN:
+                (FIGURES / f"scaling-{path.name}").write_bytes(path.read_bytes())
+
+
+if __name__ == "__main__":
+    main()
