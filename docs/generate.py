@@ -162,7 +162,101 @@ def fitting_table() -> str:
     )
 
 
+def study_optima() -> str:
+    """The vertices of the parabolas of the two-core study."""
+    rows = [
+        [
+            answer["arch"],
+            f"{row['budget']:.0e}".replace("e+", "e"),
+            f"{row['params']:,.0f}",
+            between(row, "params", "{:,.0f}"),
+            f"{row['tokens'] / row['params']:.0f}",
+            f"{row['loss']:.4f}",
+            between(row, "loss", "{:.4f}"),
+            row["flag"] or "",
+        ]
+        for answer in answered("isoflop")
+        for row in answer["optima"]
+    ]
+    head = ["architecture", "C", "N*", "95 %", "D*/N*", "loss at N*, nats a byte", "95 %", ""]
+    return table(head, rows)
+
+
+def study_exponents() -> str:
+    """Exponents of N* by approach, or why there is none."""
+    rows = []
+    for answer in study()["fit"]:
+        if answer["approach"] == "shared":
+            continue
+        name = "exponent" if "exponent" in answer.get("intervals", {}) else "n_exponent"
+        ends = answer.get("intervals", {}).get(name)
+        said = f"{answer['n_exponent']:.2f}" if "n_exponent" in answer else answer["status"]
+        interval = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
+        rows.append([answer["arch"], answer["approach"], said, interval])
+    return table(["architecture", "approach", "exponent of N*", "95 %"], rows)
+
+
+def study_laws() -> str:
+    """The coefficients of each architecture's law."""
+    names = ("E", "A", "B", "alpha", "beta")
+    rows = [
+        [answer["arch"], answer["status"], *(coefficient(answer, name) for name in names)]
+        for answer in answered("law")
+    ]
+    return table(["architecture", "status", *names], rows)
+
+
+def study_ratios() -> str:
+    """Perplexity over that of the transformer at equal compute."""
+    compared = study()["compare"]
+    rows = [
+        [
+            row["arch"],
+            f"{row['flops']:.2g}" if "flops" in row else f"all {row['budgets']}",
+            f"{row['ratio']:.3f}",
+            f"{row['low']:.3f} to {row['high']:.3f}",
+            row["verdict"],
+        ]
+        for row in (*compared["table"], *compared["overall"])
+    ]
+    return table(["architecture", "C", "perplexity over the transformer's", "95 %", "verdict"], rows)
+
+
+def study_verdicts() -> str:
+    """What the study says of each law, the gravest first, and of scores and perplexity."""
+    said = [f"{answer['arch']}: {text}" for answer in answered("law") for text in answer["findings"]]
+    grave = [text for text in said if ": ok: " not in text]
+    return "\n".join(f"- {text}" for text in (*grave, *study()["relate"]["verdict"]))
+
+
+def study() -> dict[str, Any]:
+    return measured("scaling-study")
+
+
+def answered(approach: str) -> list[dict[str, Any]]:
+    """The answers of an approach for which the runs were enough."""
+    return [
+        answer
+        for answer in study()["fit"]
+        if answer["approach"] == approach and answer["status"] != "not identified"
+    ]
+
+
+def between(row: dict[str, Any], name: str, form: str) -> str:
+    return f"{form.format(row[f'{name}_low'])} to {form.format(row[f'{name}_high'])}"
+
+
+def coefficient(answer: dict[str, Any], name: str) -> str:
+    low, high = answer["intervals"][name]
+    return f"{answer[name]:.3g} [{low:.3g}, {high:.3g}]"
+
+
 TABLES = {
+    "optima": study_optima,
+    "exponents": study_exponents,
+    "laws": study_laws,
+    "ratios": study_ratios,
+    "verdicts": study_verdicts,
     "steps": steps_table,
     "kernel": kernel_table,
     "memory": memory_table,

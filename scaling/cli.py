@@ -71,6 +71,7 @@ def plan(
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
 ) -> None:
     """Lay out isoFLOP grids: sizes, tokens, predicted hours. Trains nothing."""
+    from scaling import show
     from scaling.corpus import load
     from scaling.plan import plan as make
     from scaling.reading import numbers
@@ -106,7 +107,17 @@ def plan(
         allow_repeats=allow_repeats,
     )
     made.save(out)
-    _print(f"{made.summary()}\n\nwritten to {out}; train it with: mad scaling train {out}")
+    sizes = [
+        [str(arch), f"{budget:.3g}", "  ".join(f"{n:,.0f}" for n in rows["params"])]
+        for (arch, budget), rows in made.frame()
+        .query("role == 'grid'")
+        .groupby(["arch", "budget"], sort=False)
+    ]
+    where = f" --corpus {corpus}" if Path(corpus).is_file() else ""
+    _print(
+        f"{made.summary()}\n\n{show.columns(['architecture', 'FLOPs', 'parameters'], sizes)}\n\n"
+        f"written to {out}; train it with: mad scaling train {out}{where}"
+    )
 
 
 @app.command()
