@@ -22,6 +22,8 @@ from scaling.flags import (
     FormatOption,
     RepeatsOption,
     RunsArgument,
+    ScoresOption,
+    ScoresWhereOption,
     SeedOption,
     StudyOption,
     TokenizerOption,
@@ -262,9 +264,8 @@ def compare(
 @app.command()
 def relate(
     runs: RunsArgument = None,
-    scores: Annotated[
-        Path | None, typer.Option(help="CSV of scores by architecture; default the store's leaderboard.")
-    ] = None,
+    scores: ScoresOption = None,
+    scores_where: ScoresWhereOption = None,
     suite: SuiteOption = "quick",
     protocol: ProtocolOption = "sound",
     store: StoreOption = None,
@@ -287,7 +288,7 @@ def relate(
 
     frame, _ = reading.read(runs, None if runs else store, study=study, by=by, where=where)
     found = find(
-        reading.scores(scores, store, suite=suite, protocol=protocol),
+        reading.scores(scores, store, suite=suite, protocol=protocol, where=scores_where),
         frame,
         budget=budget,
         target=target,
@@ -303,7 +304,7 @@ def report(
     runs: RunsArgument = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("scaling.html"),
     figures: Annotated[Path | None, typer.Option(help="Folder for each figure as PNG and SVG.")] = None,
-    scores: Annotated[Path | None, typer.Option(help="CSV of scores by architecture.")] = None,
+    scores: ScoresOption = None,
     suite: Annotated[str | None, typer.Option(help="Relate the store's scores of this suite.")] = None,
     store: StoreOption = None,
     study: StudyOption = None,

@@ -35,3 +35,9 @@ CorpusOption = Annotated[
 TokenizerOption = Annotated[str, typer.Option(help="bytes, or bpe (trained on the training split).")]
 VocabOption = Annotated[int | None, typer.Option(help="Vocabulary of the bpe.")]
 CacheOption = Annotated[Path | None, typer.Option(help="Folder for tokens; default the user's cache.")]
+ScoresOption = Annotated[
+    Path | None, typer.Option(help="CSV of scores by architecture; default the store's leaderboard.")
+]
+ScoresWhereOption = Annotated[
+    str | None, typer.Option("--scores-where", help="Only these rows of the scores, as --where.")
+]

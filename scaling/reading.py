@@ -47,10 +47,13 @@ def read(
     return frame.loc[ends], frame
 
 
-def scores(csv: Path | None, store: Path | None, *, suite: str, protocol: str) -> pd.DataFrame:
-    """Synthetic scores by architecture: of a CSV, else of the store's leaderboard."""
+def scores(
+    csv: Path | None, store: Path | None, *, suite: str, protocol: str, where: str | None = None
+) -> pd.DataFrame:
+    """Synthetic scores by architecture: of a CSV, else of the store's leaderboard; rows of `where`."""
     if csv is not None:
-        return read_csv(csv)
+        frame = read_csv(csv)
+        return frame if where is None else chosen(frame, where)
     from mad.api import leaderboard
 
     frame = leaderboard(suite=suite, protocol=protocol, store=store)
@@ -59,7 +62,7 @@ def scores(csv: Path | None, store: Path | None, *, suite: str, protocol: str) -
             f"the store holds no scores of suite {suite!r}; run `mad bench` on the architectures first, or "
             "give a CSV with --scores"
         )
-    return frame
+    return frame if where is None else chosen(frame, where)
 
 
 def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:

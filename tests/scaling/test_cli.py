@@ -158,6 +158,24 @@ def test_relate_reads_scores_of_a_csv_and_gives_its_verdict_first(csv: Path, tmp
     assert mean["n"] == 3 and mean["spearman"] == -1 and mean["p"] == pytest.approx(1 / 6)
 
 
+def test_the_rows_of_the_mad_figure_give_the_known_correlations(tmp_path: Path) -> None:
+    """The five rows of the figure of arXiv:2403.17844 in a table with rows of another paper."""
+    path = tmp_path / "published.csv"
+    path.write_text(
+        "paper,model,memorization,average,ppl\n"
+        "mad,Hyena,89.5,66.1,11.04\nmad,MH Hyena,89.45,73.2,9.91\nmad,Striped,89.15,76.6,8.65\n"
+        "mad,Striped MoE,89.55,77.4,8.41\nmad,Striped Experts,89.1,78.2,8.23\nother,Hyena,89.5,66.0,17.1\n"
+    )
+    words = ("--scores", path, "--by", "model", "--where", "paper == 'mad'", "--format", "json")
+    with pytest.raises(ValueError, match="rows 1, 6 of the scores all are 'Hyena'"):
+        run("relate", path, *words)
+    found = json.loads(run("relate", path, *words, "--scores-where", "paper == 'mad'"))
+    rows = {row["predictor"]: row for row in found["table"]}
+    assert rows["mean"]["pearson"] == pytest.approx(-0.982, abs=0.005)
+    assert rows["mean"]["spearman"] == -1 and rows["mean"]["p"] == pytest.approx(1 / 120)
+    assert rows["memorization"]["spearman"] > 0
+
+
 def test_report_writes_one_page_and_its_figures(csv: Path, tmp_path: Path) -> None:
     out, figures = tmp_path / "page.html", tmp_path / "figures"
     text = run("report", csv, "-o", out, "--figures", figures, "--title", "A <study>", "--bootstrap", "100")
