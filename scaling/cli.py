@@ -109,7 +109,7 @@ def plan(
         allow_repeats=allow_repeats,
     )
     made.save(out)
-    sizes = [
+    grid = [
         [str(arch), f"{budget:.3g}", "  ".join(f"{n:,.0f}" for n in rows["params"])]
         for (arch, budget), rows in made.frame()
         .query("role == 'grid'")
@@ -117,7 +117,7 @@ def plan(
     ]
     where = f" --corpus {corpus}" if Path(corpus).is_file() else ""
     _print(
-        f"{made.summary()}\n\n{show.columns(['architecture', 'FLOPs', 'parameters'], sizes)}\n\n"
+        f"{made.summary()}\n\n{show.columns(['architecture', 'FLOPs', 'parameters'], grid)}\n\n"
         f"written to {out}; train it with: mad scaling train {out}{where}"
     )
 
