@@ -113,7 +113,7 @@ def _families(frame: pd.DataFrame, asked: Request) -> Answer:
         "status": str(found.status),
         "runs": found.n,
         "shared": list(asked.shared),
-        "laws": json.loads(rows.to_json(orient="records", double_precision=15)),
+        "laws": show.records(rows),
         "sharing": None if found.sharing is None else str(found.sharing),
         "warnings": list(found.warnings),
     }

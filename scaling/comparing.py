@@ -56,7 +56,7 @@ def run(
         penalties = pd.DataFrame(rows)
     tables = {"table": found.table, "overall": found.overall, "penalties": penalties}
     if format == "json":
-        kept = {name: [] if frame is None else _records(frame) for name, frame in tables.items()}
+        kept = {name: [] if frame is None else show.records(frame) for name, frame in tables.items()}
         return json.dumps(kept | {"warnings": warnings}, indent=1, allow_nan=False)
     parts = [f"Ratios of compute-optimal perplexity, {100 * confidence:g} % intervals", _ratios(found.table)]
     if found.overall is not None:
@@ -68,7 +68,3 @@ def run(
 
 def _ratios(table: pd.DataFrame) -> str:
     return show.table(table.rename(columns={"low": "ratio_low", "high": "ratio_high"}))
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return list(json.loads(frame.to_json(orient="records", double_precision=15)))

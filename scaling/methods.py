@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -113,7 +112,7 @@ def _isoflop(arch: str, runs: Runs, asked: Request) -> Answer:
         "coefficient": found.coefficient,
         "tokens_coefficient": found.tokens_coefficient,
         "intervals": show.intervals(found.intervals),
-        "optima": json.loads(found.optima.to_json(orient="records", double_precision=15)),
+        "optima": show.records(found.optima),
         "at": [
             {
                 "flops": c,

@@ -33,13 +33,18 @@ def read(
         from scaling.stored import curves_frame, language_frame
 
         frame, curves = language_frame(store, study=study), curves_frame(store, study=study)
+        if frame.empty and study is not None:
+            raise ValueError(
+                f"the store has no runs of study {study!r}; `mad scaling train` names a plan's study"
+            )
     frame = frame.assign(row=range(1, len(frame) + 1))
     if by is not None:
         frame = frame.assign(arch=frame[known_column(frame, by)].astype(str))
     if where is not None:
         frame = chosen(frame, where)
     if csv is None:
-        return frame, curves[curves["run"].isin(frame["id"])]
+        curves = curves[curves["run"].isin(frame["id"])]
+        return frame, curves.assign(arch=curves["run"].map(frame.set_index("id")["arch"]))
     if "run" not in frame or not frame["run"].duplicated().any():
         return frame, None
     known_column(frame, "tokens")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pandas as pd
-
 from scaling import show
 from scaling.relate import Relation
 
@@ -24,8 +22,8 @@ def render(found: Relation, format: str = "text") -> str:
             "target": found.target,
             "budget": found.budget,
             "confidence": found.confidence,
-            "table": _records(found.table),
-            "pairs": _records(found.pairs),
+            "table": show.records(found.table),
+            "pairs": show.records(found.pairs),
             "notes": list(found.notes),
         }
         return json.dumps(content, indent=1, allow_nan=False)
@@ -42,7 +40,3 @@ def render(found: Relation, format: str = "text") -> str:
         show.notes("notes:", found.notes),
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return list(json.loads(frame.to_json(orient="records", double_precision=15)))

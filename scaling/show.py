@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -97,6 +99,11 @@ def number(value: object) -> str:
 def intervals(found: Mapping[str, Interval]) -> dict[str, list[float]]:
     """As JSON holds them."""
     return {name: [interval.low, interval.high] for name, interval in found.items()}
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON holds them: what is missing is null."""
+    return list(json.loads(frame.to_json(orient="records", double_precision=15)))
 
 
 def _base(name: str) -> str:

@@ -208,6 +208,12 @@ def test_a_plan_is_made_trained_and_resumed_from_the_command_line(
         run("fit", "--store", store, "--approach", "law", "--bootstrap", "0", "--format", "json")
     )
     assert [(answer["arch"], answer["runs"]) for answer in fitted] == [("transformer", 15), ("recurrent", 15)]
+    words_by = ("fit", "--store", store, "--by", "depth", "--approach", "envelope", "--format", "json")
+    with pytest.raises(ValueError, match=r"envelope.*each run is one row") as caught:
+        run(*words_by)
+    assert "there are no runs" not in str(caught.value)
+    with pytest.raises(ValueError, match="no runs of study 'other'"):
+        run("fit", "--store", store, "--study", "other")
     with pytest.raises(ValueError, match="too long|more than max_hours"):
         run("plan", *words, "--max-hours", "1e-9", "-o", tmp_path / "other.json")
     assert not (tmp_path / "other.json").exists()
