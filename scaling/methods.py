@@ -136,7 +136,7 @@ def _isoflop(arch: str, runs: Runs, asked: Request) -> Answer:
 
 
 def _envelope(arch: str, runs: Runs, asked: Request) -> Answer:
-    if runs.curves is None:
+    if runs.curves is None or runs.curves.empty:
         raise NotIdentified("the envelope needs training curves: several rows a run, with a column run")
     found = envelope(
         runs.curves, bootstrap=max(asked.bootstrap, 100), confidence=asked.confidence, seed=asked.seed

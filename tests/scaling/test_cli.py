@@ -15,8 +15,11 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from mad.exchange import read_records
+from mad.store import Store
 from scaling.cli import app
 from scaling.law import Law
+from scaling.reading import read
 from tests.scaling.fake_training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,7 +212,7 @@ def test_a_plan_is_made_trained_and_resumed_from_the_command_line(
     )
     assert [(answer["arch"], answer["runs"]) for answer in fitted] == [("transformer", 15), ("recurrent", 15)]
     words_by = ("fit", "--store", store, "--by", "depth", "--approach", "envelope", "--format", "json")
-    with pytest.raises(ValueError, match=r"envelope.*each run is one row") as caught:
+    with pytest.raises(ValueError, match=r"envelope: the envelope needs training curves") as caught:
         run(*words_by)
     assert "there are no runs" not in str(caught.value)
     with pytest.raises(ValueError, match="no runs of study 'other'"):
@@ -298,3 +301,16 @@ def test_fit_on_the_licensed_files_gives_the_expected_values() -> None:
         assert answer["b"] == pytest.approx(gadre[name]["b"], abs=gadre["tol"]["b_abs"])
         assert answer["E"] == pytest.approx(gadre[name]["E"], abs=gadre["tol"]["E_abs"])
         assert answer["held_out"]["mape"] == pytest.approx(gadre[name]["test_MAPE_pct"], abs=0.1)
+
+
+def test_curves_of_a_store_follow_the_column_and_the_rows_that_were_chosen(tmp_path: Path) -> None:
+    store = tmp_path / "store.sqlite"
+    with Store(store) as opened:
+        opened.merge(read_records(ROOT / "results" / "scaling-two-cores.jsonl"))
+    frame, curves = read(None, store, by="depth", where="dim > 40")
+    assert curves is not None and 0 < curves["run"].nunique() == len(frame)
+    assert set(frame["arch"]) == {str(depth) for depth in frame["depth"]}
+    for run_id, mine in curves.groupby("run"):
+        row = frame[frame["id"] == run_id].iloc[0]
+        assert set(mine["arch"]) == {row["arch"]} and len(mine) == 3
+        assert mine["loss"].iloc[-1] == pytest.approx(row["loss"]) and row["dim"] > 40
