@@ -20,6 +20,7 @@ from scaling.findings import (
     of_allocation,
     of_cuts,
     of_design,
+    of_entropy,
     of_hold_out,
     of_influence,
     of_influential_set,
@@ -218,6 +219,7 @@ def audit(
     held_out = hold_out(runs, at=at, objective=objective, delta=delta)
     findings = [
         *of_design(law),
+        *of_entropy(runs, law),
         *of_outliers(screened),
         of_influence(moved),
         of_influential_set(together),

@@ -46,6 +46,30 @@ def of_design(law: FittedLaw) -> list[Finding]:
     return found
 
 
+def of_entropy(runs: pd.DataFrame, law: FittedLaw) -> list[Finding]:
+    """Whether the interval of E holds the entropy of the text, where that is known, as of a grammar."""
+    known = pd.to_numeric(runs["floor"], errors="coerce").unique() if "floor" in runs else [np.nan]
+    interval = law.intervals.get("E")
+    if len(known) != 1 or not np.isfinite(known[0]) or interval is None:
+        return []
+    entropy = float(known[0])
+    inside = interval.low <= entropy <= interval.high
+    where = "inside" if inside else "outside"
+    return [
+        Finding(
+            severity="ok" if inside else "serious",
+            what=(
+                f"the entropy of the text, {entropy:.4g} nats a token, lies {where} the {interval.level:.0%} "
+                f"interval of E = {law.E:.4g}, {interval.low:.4g} to {interval.high:.4g}"
+            ),
+            number=law.E - entropy,
+            remedy=""
+            if inside
+            else "the law does not hold on these runs; add budgets, and do not extrapolate",
+        )
+    ]
+
+
 def of_outliers(screened: pd.DataFrame) -> list[Finding]:
     odd = screened[screened["flag"] != "ok"]
     if odd.empty:

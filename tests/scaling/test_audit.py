@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -233,6 +234,26 @@ def test_a_sound_study_passes_its_audit() -> None:
     assert {finding.severity for finding in found.findings} == {"ok"}
     assert "63 runs, huber(0.001) on log loss, C = 6 N D" in str(found)
     assert found.law.status is Status.CONVERGED
+
+
+@pytest.mark.parametrize(("entropy", "severity"), [(1.8, "ok"), (1.7, "serious")])
+def test_a_known_entropy_is_held_against_the_interval_of_e(entropy: float, severity: str) -> None:
+    frame = study(noise=0.001)
+    found = audited(frame.assign(floor=entropy), at=2e21, bootstrap=200)
+    [verdict] = [finding for finding in found.findings if "entropy of the text" in finding.what]
+    low, high = found.law.intervals["E"].low, found.law.intervals["E"].high
+    assert (low <= entropy <= high) == (severity == "ok")
+    assert verdict.severity == severity and verdict.number == pytest.approx(found.law.E - entropy)
+    assert f"{low:.4g} to {high:.4g}" in verdict.what and ("outside" in verdict.what) == (severity != "ok")
+    assert (severity == "ok") == (verdict.remedy == "")
+
+
+@pytest.mark.parametrize(
+    "floors", [{}, {"floor": np.nan}, {"floor": [1.5, *[1.6] * 62]}, {"floor": [np.nan, *[1.6] * 62]}]
+)
+def test_an_entropy_that_is_not_known_of_all_runs_is_held_against_nothing(floors: dict[str, Any]) -> None:
+    found = audited(study(noise=0.001).assign(**floors), at=2e21, bootstrap=100)
+    assert not any("entropy" in finding.what for finding in found.findings)
 
 
 def test_the_gravest_verdict_stands_first() -> None:
