@@ -4,7 +4,7 @@
 
 The records were made with the commands of docs/scaling-study.md and `mad export`. Writes
 docs/scaling-study.html, figures in docs/figures/ and benchmarks/results/scaling-study.json, from which
-docs/scaling-study.md is filled.
+docs/scaling-study.md is filled. A second study, of generated text, holds E against an entropy that is known.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from scaling.reading import read, scores  # noqa: E402
 from scaling.relate import relate  # noqa: E402
 
 RECORDS = ROOT / "results" / "scaling-two-cores.jsonl"
+GRAMMAR = ROOT / "results" / "scaling-grammar.jsonl"
 RESULT = Path(__file__).with_name("results") / "scaling-study.json"
 PAGE = ROOT / "docs" / "scaling-study.html"
 FIGURES = ROOT / "docs" / "figures"
@@ -43,13 +44,15 @@ BATTERY = {
 TITLE = "Three architectures on two CPU cores"
 
 
-def study(store: Path) -> dict[str, Any]:
+def study(store: Path, *, bootstrap: int = 1000) -> dict[str, Any]:
     """Everything that the text states, from a store that holds the records."""
     frame, curves = read(None, store)
-    asked = Request(shared=("alpha", "beta"))
+    asked = Request(shared=("alpha", "beta"), bootstrap=bootstrap)
     found = {
         "fit": json.loads(answers.run(frame, asked, curves=curves, format="json")),
-        "compare": json.loads(comparing.run(frame, baseline="transformer", format="json")),
+        "compare": json.loads(
+            comparing.run(frame, baseline="transformer", bootstrap=bootstrap, format="json")
+        ),
         "relate": json.loads(relating.render(relate(battery(store), frame), "json")),
     }
     with Store(store, read_only=True) as opened:
@@ -65,6 +68,22 @@ def study(store: Path) -> dict[str, Any]:
     return found
 
 
+def known_entropy(store: Path, *, bootstrap: int = 1000) -> dict[str, Any]:
+    """The law of runs on generated text, and the entropy that its E should be."""
+    frame, _ = read(None, store)
+    asked = Request(approach="law", bootstrap=bootstrap)
+    [law] = json.loads(answers.run(frame, asked, format="json"))
+    return {"entropy": float(frame["floor"].iloc[0]), "law": law}
+
+
+def filled(folder: Path, records: Path) -> Path:
+    """A new store with what an export holds."""
+    store = folder / f"{records.stem}.sqlite"
+    with Store(store) as opened:
+        opened.merge(read_records(records))
+    return store
+
+
 def battery(store: Path) -> pd.DataFrame:
     """Scores of the same three patterns in the quick suite, called as the study calls them."""
     found = scores(None, store, suite="quick", protocol="sound")
@@ -77,10 +96,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}, the page and the figures")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "store.sqlite"
-        with Store(store) as opened:
-            opened.merge(read_records(RECORDS))
-        found = study(store)
+        store = filled(Path(folder), RECORDS)
+        found = study(store) | {"grammar": known_entropy(filled(Path(folder), GRAMMAR))}
         print(json.dumps(found, indent=1))
         if not arguments.write:
             return

@@ -17,11 +17,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import synthetic_tasks  # noqa: E402
 from architectures import index  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 # Pages with marked tables in them.
-MARKED = ("performance", "scaling")
+MARKED = ("performance", "scaling", "scaling-study")
 TITLES = {"time": "Time mixers", "channel": "Channel mixers", "stream": "Around layers"}
 INTRODUCTION = """# Layers
 
@@ -223,10 +224,32 @@ def study_ratios() -> str:
 
 
 def study_verdicts() -> str:
-    """What the study says of each law, the gravest first, and of scores and perplexity."""
+    """What speaks against each law, the gravest first."""
     said = [f"{answer['arch']}: {text}" for answer in answered("law") for text in answer["findings"]]
-    grave = [text for text in said if ": ok: " not in text]
-    return "\n".join(f"- {text}" for text in (*grave, *study()["relate"]["verdict"]))
+    return "\n".join(f"- {text}" for text in said if ": ok: " not in text)
+
+
+def study_scores() -> str:
+    """Scores of the three patterns beside their perplexity."""
+    pairs = study()["relate"]["pairs"]
+    tasks = [name for name in pairs[0] if name in ("mean", *synthetic_tasks.names())]
+    rows = [
+        [row["run_arch"], *(f"{row[name]:.1f}" for name in tasks), f"{row['ppl']:.3f}"]
+        for row in sorted(pairs, key=lambda row: row["ppl"])
+    ]
+    return table(["architecture", *tasks, "perplexity"], rows)
+
+
+def study_related() -> str:
+    return "\n".join(f"- {text}" for text in study()["relate"]["verdict"])
+
+
+def study_entropy() -> str:
+    """E of a law of generated text beside the entropy of that text."""
+    found = study()["grammar"]
+    law = found["law"]
+    row = [str(law["runs"]), coefficient(law, "E"), f"{found['entropy']:.4g}", law["status"]]
+    return table(["runs", "E [95 %]", "entropy, nats a token", "the fit"], [row])
 
 
 def study() -> dict[str, Any]:
@@ -257,6 +280,9 @@ TABLES = {
     "laws": study_laws,
     "ratios": study_ratios,
     "verdicts": study_verdicts,
+    "scores": study_scores,
+    "related": study_related,
+    "entropy": study_entropy,
     "steps": steps_table,
     "kernel": kernel_table,
     "memory": memory_table,
