@@ -12,9 +12,9 @@ for a context of zeros: no target has a context that the model does not see.
 What there is to learn is the table of successors, context by context. The likeliest ranks follow from the
 last token, the next from the last two, the rarest from all `order`; and tokens are drawn into the table with
 Zipf frequencies, so that contexts are rare or frequent. Deeper rules of rarer contexts are learned later and
-need more parameters, and the loss falls to H like a power law (the quanta of arXiv:2303.13506). With order 1 a
-law of 20 transformers at 3e10 to 1e12 FLOPs has E = 1.81 [1.77, 1.82] where H is 1.816. With order 2 the loss
-first rests where only the last token has been learned, so that a law holds at larger budgets alone. Both
+need more parameters, and the loss falls to H like a power law (the quanta of arXiv:2303.13506). With order 1
+a law of 20 transformers at 3e10 to 1e12 FLOPs has E = 1.81 [1.77, 1.82] where H is 1.816. With order 2 the
+loss first rests where only the last token has been learned, and no such law holds at these budgets. Both
 measurements: docs/scaling-study.md.
 """
 
