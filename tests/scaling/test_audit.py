@@ -236,7 +236,7 @@ def test_a_sound_study_passes_its_audit() -> None:
     assert found.law.status is Status.CONVERGED
 
 
-@pytest.mark.parametrize(("entropy", "severity"), [(1.8, "ok"), (1.7, "serious")])
+@pytest.mark.parametrize(("entropy", "severity"), [(1.8, "ok"), (1.7, "serious"), (1.9, "serious")])
 def test_a_known_entropy_is_held_against_the_interval_of_e(entropy: float, severity: str) -> None:
     frame = study(noise=0.001)
     found = audited(frame.assign(floor=entropy), at=2e21, bootstrap=200)
