@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 
 def match(
-    names: Mapping[str, Sequence[str]], others: Sequence[str]
+    names: Mapping[str, Sequence[str]], others: Mapping[str, Sequence[str]] | Sequence[str]
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Each architecture of `names` (with all it is called by) to one of `others`, and sentences on the rest.
+
+    others  names, or names with all that each is called by, as a label with the specs of its runs
 
     Tried in turn: equal text; equal but for case, hyphens and blanks; equal canonical spec; equal pattern of
     layers with another number of repeats, as a small model of the tasks and a deep language model have. A way
@@ -24,9 +26,10 @@ def match(
     if len(set(others)) < len(others):
         twice = next(name for name in others if list(others).count(name) > 1)
         raise ValueError(f"{twice!r} is there twice; keep one row an architecture")
+    called = others if isinstance(others, Mapping) else {name: (name,) for name in others}
     matched: dict[str, str] = {}
     for form in (str, _plain, _canonical, _pattern):
-        _match_by(form, names, others, matched)
+        _match_by(form, names, called, matched)
     lost = [arch for arch in names if arch not in matched]
     spare = [name for name in others if name not in matched.values()]
     return matched, (*_sentences(lost, spare, "scores"), *_sentences(spare, lost, "runs"))
@@ -35,15 +38,16 @@ def match(
 def _match_by(
     form: Callable[[str], str],
     names: Mapping[str, Sequence[str]],
-    others: Sequence[str],
+    others: Mapping[str, Sequence[str]],
     matched: dict[str, str],
 ) -> None:
-    free: dict[str, list[str]] = {}
-    for other in others:
-        if other not in matched.values() and form(other):
-            free.setdefault(form(other), []).append(other)
+    free: dict[str, set[str]] = {}
+    for other, called in others.items():
+        if other not in matched.values():
+            for name in filter(None, map(form, called)):
+                free.setdefault(name, set()).add(other)
     answers = {
-        arch: {other for name in called for other in free.get(form(name), [])}
+        arch: {other for name in called for other in free.get(form(name), ())}
         for arch, called in names.items()
         if arch not in matched
     }

@@ -83,7 +83,7 @@ def relate(
     read = read_scores(scores)
     classes, families = _labels(read, "class", classes), _labels(read, "family", families)
     goal = find_target(frame, target=target, budget=budget, confidence=confidence, seed=seed)
-    matched, unmatched = match(read.names, list(goal.frame.index))
+    matched, unmatched = match(read.names, _called(goal, frame))
     pairs = _pairs(read, goal, matched, classes, families)
     columns = [name for name in read.columns if pairs[name].notna().any()]
     rows = []
@@ -113,6 +113,15 @@ def relate(
     )
 
 
+def _called(goal: Target, frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Each architecture of the runs by its label and, where they are known, the specs that it labels."""
+    labels = [str(arch) for arch in goal.frame.index]
+    if not {"arch", "spec"} <= set(frame):
+        return {label: [label] for label in labels}
+    specs = frame.dropna(subset=["spec"]).groupby(frame["arch"].astype(str))["spec"].unique()
+    return {label: [label, *map(str, specs.get(label, []))] for label in labels}
+
+
 def _labels(read: ScoreTable, column: str, given: Mapping[str, str] | None) -> dict[str, str]:
     """Class or family by architecture of the score table; empty where it is not known of any."""
     if given is None:
@@ -136,7 +145,8 @@ def _pairs(
         both, runs = ", ".join(matched) or "none", ", ".join(map(str, goal.frame.index))
         raise ValueError(
             f"{len(matched)} architectures are in both tables ({both}); three are the least that can be "
-            f"related. Scores have: {', '.join(read.names)}. Runs have: {runs}"
+            f"related. Scores have: {', '.join(read.names)}. Runs have: {runs}; "
+            "call them alike, by label or by spec"
         )
     pairs = read.frame.loc[list(matched), list(read.columns)].copy()
     pairs.insert(0, "run_arch", list(matched.values()))

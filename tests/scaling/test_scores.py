@@ -118,6 +118,18 @@ def test_names_meet_by_text_then_by_spelling_then_by_spec_then_by_pattern() -> N
     assert matched == {"striped-hyena": "4*(hyena swiglu mh-attention swiglu)"}
 
 
+def test_a_label_is_met_by_the_specs_of_its_runs() -> None:
+    runs = {
+        "attention": ("attention", "mh-attention swiglu", "3*(mh-attention swiglu)"),
+        "hyena": ("hyena", "8*(hyena swiglu)"),
+    }
+    matched, rest = match(named("2*(mh-attention swiglu)", "2*(hyena swiglu)"), runs)
+    assert matched == {"2*(mh-attention swiglu)": "attention", "2*(hyena swiglu)": "hyena"} and rest == ()
+    twins = {"plain": ("plain", "mh-attention swiglu"), "wide": ("wide", "2*(mh-attention swiglu)")}
+    assert match(named("4*(mh-attention swiglu)"), twins)[0] == {}, "either could be meant"
+    assert match(named("wide"), twins)[0] == {"wide": "wide"}
+
+
 def test_a_name_that_could_be_two_is_none() -> None:
     matched, rest = match(named("Deltanet", "DeltaNet"), ["delta-net"])
     assert matched == {}
