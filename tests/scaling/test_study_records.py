@@ -57,14 +57,16 @@ def test_the_records_give_the_stated_laws_and_optima(benchmark: ModuleType, stor
     found, said = benchmark.study(stores["scaling-two-cores"], bootstrap=20), stated(benchmark)
     expected = numbers(said["fit"])
     assert len(expected) > 40
-    # Other releases of numpy and scipy end elsewhere in the valley of a law by about this much.
+    # A and B of a law lie in a valley (condition numbers 22 to 29), where rounding on another machine is
+    # enlarged, and the fit stops within its tolerance.
     assert numbers(found["fit"]) == pytest.approx(expected, rel=1e-3, nan_ok=True)
     ratios = [(row["arch"], row["flops"], row["ratio"]) for row in said["compare"]["table"]]
     for row, (arch, flops, ratio) in zip(found["compare"]["table"], ratios, strict=True):
-        assert (row["arch"], row["flops"]) == (arch, flops) and row["ratio"] == pytest.approx(ratio, rel=1e-4)
+        assert row["arch"] == arch
+        assert (row["flops"], row["ratio"]) == pytest.approx((flops, ratio), rel=1e-4)
     mean, ppl = ({row["run_arch"]: row[name] for row in said["relate"]["pairs"]} for name in ("mean", "ppl"))
     for row in found["relate"]["pairs"]:
-        assert row["mean"] == mean[row["run_arch"]]
+        assert row["mean"] == pytest.approx(mean[row["run_arch"]])
         assert row["ppl"] == pytest.approx(ppl[row["run_arch"]], rel=1e-4)
     assert len(found["relate"]["pairs"]) == 3 and found["runs"] == said["runs"]
 
