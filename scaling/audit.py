@@ -165,10 +165,9 @@ def hold_out(
     runs = clean(frame)
     flops = runs["flops"].to_numpy(float)
     target = float(flops.max()) if at is None else at
-    limits = _limits(runs) if below is None else [float(limit) for limit in below]
+    parts = _parts(runs) if below is None else [(float(limit), flops < limit) for limit in below]
     rows = []
-    for limit in limits:
-        small = flops < limit
+    for limit, small in parts:
         if small.all() or not small.any():
             side = "below" if small.all() else "at or above"
             raise ValueError(
@@ -249,17 +248,24 @@ def _attempt(runs: pd.DataFrame, objective: Objective, delta: float) -> tuple[Fi
     return law, str(law.status)
 
 
-def _limits(runs: pd.DataFrame) -> list[float]:
-    """Computes that leave out the largest budget, two, three; of a scatter, the upper shares of the runs."""
-    levels = np.sort(budgets(runs).unique())
+def _parts(runs: pd.DataFrame) -> list[tuple[float, Mask]]:
+    """A compute, and which runs lie below it: all but the largest budget, but two, but three.
+
+    Budgets are whole groups of runs, ordered by their own FLOPs, whatever unit the column counts them in. Of
+    a scatter the upper shares of the runs are left out.
+    """
+    logs = np.log(runs["flops"])
+    middle = np.exp(logs.groupby(budgets(runs)).transform("mean").to_numpy(float))
+    levels = np.unique(middle)
     if len(levels) < 2:
         raise NotIdentified(
             "all runs lie at one budget, so none is left to be predicted; add a larger budget"
         )
     if len(levels) > MOST_BUDGETS:
-        return [float(limit) for limit in np.quantile(runs["flops"], SHARES)]
+        flops = runs["flops"].to_numpy(float)
+        return [(float(limit), flops < limit) for limit in np.quantile(flops, SHARES)]
     between = np.sqrt(levels[:-1] * levels[1:])
-    return [float(limit) for limit in between[-3:]]
+    return [(float(limit), middle < limit) for limit in between[-3:]]
 
 
 def _fitted(frame: pd.DataFrame, law: FittedLaw) -> tuple[pd.DataFrame, Points, Array]:

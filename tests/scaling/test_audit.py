@@ -181,6 +181,19 @@ def test_a_small_error_of_loss_does_not_make_a_small_error_of_allocation() -> No
     assert abs(np.log(table["tokens_per_param"].iloc[0] / LAW.tokens_per_param(TARGET))) > np.log(2)
 
 
+@pytest.mark.parametrize("unit", [1e-18, 3.0, 0.5])
+def test_budgets_are_left_out_as_groups_whatever_their_column_counts_in(unit: float) -> None:
+    """An index, exaFLOPs, or another convention: the column says which runs belong together, and no more."""
+    nominal = np.repeat(np.geomspace(1e18, 1e21, 7), 9)
+    named = hold_out(study().assign(budget=nominal), at=TARGET)
+    other = hold_out(study().assign(budget=nominal * unit), at=TARGET)
+    pd.testing.assert_frame_equal(named, other)
+    pd.testing.assert_frame_equal(
+        named, hold_out(study().assign(budget=np.repeat(range(1, 8), 9)), at=TARGET)
+    )
+    assert named["n_test"].tolist() == [27, 18, 9]
+
+
 def test_a_law_that_holds_is_predicted_without_error() -> None:
     table = hold_out(study(noise=0.0), at=TARGET)
     assert table["n_test"].tolist() == [27, 18, 9]
