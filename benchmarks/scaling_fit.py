@@ -1,4 +1,4 @@
-"""Fitting the law of loss against size and data: time, and whether the optimum found is the global one.
+"""Fitting the law of loss against size and data: time, memory, and whether the optimum is the global one.
 
     python benchmarks/scaling_fit.py --write          # about a minute on one core
 
@@ -8,6 +8,8 @@ grid       the published procedure (arXiv 2203.15556): L-BFGS from 4,500 starts,
            scipy; with finite differences as published, and with the gradient. Every k-th start is run, and
            the time for all 4,500 is that of these times k.
 global     the lowest of `--dense` random starts of this solver, and of the grid's, against the fit's
+command    all of `mad scaling fit` (start, law, intervals, audit, parabolas) on tables of `--tables`
+           simulated runs: processor time and peak memory of its process
 
 Runs are the Chinchilla points of the folder MAD_SCALING_DATA where it is set, else 240 simulated ones with
 their spread. Processor time of one thread. Results go to benchmarks/results/scaling-fit.json.
@@ -24,6 +26,7 @@ import itertools  # noqa: E402
 import json  # noqa: E402
 import platform  # noqa: E402
 import sys  # noqa: E402
+import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -55,11 +58,32 @@ def runs() -> tuple[str, pd.DataFrame]:
     folder = os.environ.get("MAD_SCALING_DATA")
     if folder:
         return "Chinchilla points", pd.read_csv(Path(folder) / "chinchilla_kyotakano.csv")
-    c = np.repeat(np.geomspace(2e18, 1e22, 20), 12)
-    n = np.asarray(SIMULATED.n_opt(c)) * np.tile(np.geomspace(1 / 5, 5, 12), 20)
+    return "simulated", simulated(20, 12)
+
+
+def simulated(budgets: int, sizes: int) -> pd.DataFrame:
+    c = np.repeat(np.geomspace(2e18, 1e22, budgets), sizes)
+    n = np.asarray(SIMULATED.n_opt(c)) * np.tile(np.geomspace(1 / 5, 5, sizes), budgets)
     noise = 0.003 * np.random.default_rng(0).standard_t(3, len(n))
     loss = SIMULATED.loss(n, c / 6 / n) * np.exp(noise)
-    return "simulated", pd.DataFrame({"params": n, "tokens": c / 6 / n, "loss": loss})
+    return pd.DataFrame({"params": n, "tokens": c / 6 / n, "loss": loss})
+
+
+def command(count: int) -> dict[str, Any]:
+    """Processor time and peak memory of `mad scaling fit` on a table of so many runs at 20 budgets."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "runs.csv"
+        simulated(20, count // 20).to_csv(table, index=False)
+        words = [sys.executable, "-m", "mad.cli", "scaling", "fit", str(table)]
+        quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        started = os.posix_spawn(sys.executable, words, environment, file_actions=quiet)
+        _, status, used = os.wait4(started, 0)
+    if status:
+        raise SystemExit(
+            f"`mad scaling fit` on {count:,} runs ended with status {os.waitstatus_to_exitcode(status)}"
+        )
+    return {"runs": count, "seconds": used.ru_utime + used.ru_stime, "bytes": 1024 * used.ru_maxrss}
 
 
 def seconds(call: Callable[[], Any], rounds: int) -> float:
@@ -137,6 +161,7 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=4000)
     parser.add_argument("--every", type=int, default=45, help="of the published grid's starts, each such one")
     parser.add_argument("--dense", type=int, default=200, help="random starts of this solver")
+    parser.add_argument("--tables", default="240,2400,24000", help="runs of the tables of the whole command")
     parser.add_argument("--write", action="store_true", help="write the results")
     args = parser.parse_args()
     name, frame = runs()
@@ -173,6 +198,9 @@ def main() -> None:
         print(
             f"{kind:48s} {share:6.1%} of {len(values)} reach the fit's objective; lowest {lower:+.1e} of it"
         )
+    found["command"] = [command(int(word)) for word in args.tables.split(",") if word]
+    for row in found["command"]:
+        print(f"mad scaling fit, {row['runs']:6,} runs {row['seconds']:8.2f} s {row['bytes'] / 1e6:8.0f} MB")
     if args.write:
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(found, indent=1) + "\n")

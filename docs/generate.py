@@ -159,7 +159,15 @@ def fitting_table() -> str:
     reached = {name: found["share_that_reach_it"] for name, found in results["optimum"].items()}
     about = ", ".join(f"{100 * share:.3g} % of the starts ({name})" for name, share in reached.items())
     return (
-        table(["what", "time"], rows) + f"\n\nThe optimum, on {results['runs']} runs, is reached by {about}."
+        table(["what", "time"], rows)
+        + f"\n\nThe optimum, on {results['runs']} runs, is reached by {about}.\n\n"
+        + table(
+            ["`mad scaling fit`, all of it", "time", "peak memory"],
+            [
+                [f"{row['runs']:,} runs", f"{row['seconds']:.1f} s", f"{row['bytes'] / 1e6:.0f} MB"]
+                for row in results["command"]
+            ],
+        )
     )
 
 

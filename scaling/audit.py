@@ -26,15 +26,18 @@ from scaling.findings import (
     of_influential_set,
     of_outliers,
 )
-from scaling.fit import LAD, Allocation, FittedLaw, allocations, fit, repeated
+from scaling.fit import LAD, LAD_AGAIN, Allocation, FittedLaw, allocations, fit, repeated
 from scaling.law import REPEAT_DECAY, Array
+from scaling.resample import refitted
 from scaling.runs import NotIdentified, Status, budgets, clean
-from scaling.solver import SQUARES, Mask, Points, descend
+from scaling.solver import SQUARES, Mask, Points, left_out
 
 Objective = Literal["huber", "lad", "log-mse"]
 # Found budgets beyond this number are a scatter of compute, which is cut at shares of the runs instead.
 MOST_BUDGETS = 12
 SHARES = (0.5, 0.7, 0.9)
+# Of more runs than the first, only so many are refitted without each: those that move the answer most.
+ALL_REFITTED, REFITTED = 500, 64
 # Shares of the runs that the default cuts leave out, from the least D/N up.
 CUTS = (0.0, 0.05, 0.1, 0.2)
 
@@ -66,12 +69,13 @@ def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame
     """What leaving out each run does to D/N at `at` FLOPs and to the exponents; the most influential first.
 
     Columns: arch, params, tokens, loss; tokens_per_param without the run and its `ratio` to that with all;
-    changes of n_exponent, alpha, beta, E; `converged`. Each is a fit of its own, started from `law`, all at
-    once. Runs that are wrong in company hide each other: see `influential_set`.
+    changes of n_exponent, alpha, beta, E; `refitted`, `converged`. Each is a fit of its own, started from
+    `law`. Of more than 500 runs that holds for the 64 that move D/N most by one Newton step without them; the
+    others have that step. Runs that are wrong in company hide each other: see `influential_set`.
     frame: the table that `law` was fitted to. Index: its rows.
     """
     runs, points, theta = _fitted(frame, law)
-    found, converged = _refitted(theta, points, 1.0 - np.eye(len(runs)), law)
+    found, refits, converged = _without_each(theta, points, np.ones(len(runs)), law, at)
     found = points.coefficients(found)
     ratio = allocations(found, at)[2]
     table = runs[["arch", "params", "tokens", "loss"]].assign(
@@ -81,6 +85,7 @@ def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame
         alpha=found[:, 3] - law.alpha,
         beta=found[:, 4] - law.beta,
         E=found[:, 0] - law.E,
+        refitted=refits,
         converged=converged,
     )
     return table.iloc[np.argsort(-np.abs(np.log(table["ratio"].to_numpy())), kind="stable")]
@@ -90,8 +95,9 @@ def influential_set(frame: pd.DataFrame, law: FittedLaw, *, at: float, size: int
     """Runs that, left out one after the other, move D/N at `at` FLOPs furthest; in the order they go.
 
     Each is the one whose leaving, after those before it, brings D/N furthest from that of all runs: a greedy
-    search for the set that decides the answer (compare arXiv 2011.14999). Columns: arch, params, tokens,
-    loss; tokens_per_param without this run and those above it; `ratio` to that with all runs.
+    search for the set that decides the answer (compare arXiv 2011.14999), among the runs that `influence`
+    would refit. Columns: arch, params, tokens, loss; tokens_per_param without this run and those above it;
+    `ratio` to that with all runs.
     """
     runs, points, theta = _fitted(frame, law)
     most = len(runs) - 5
@@ -99,15 +105,12 @@ def influential_set(frame: pd.DataFrame, law: FittedLaw, *, at: float, size: int
         raise ValueError(f"size = {size} of {len(runs)} runs; choose from 1 to {most}, so that 5 are left")
     weights, gone, ratios = np.ones(len(runs)), [], []
     for _ in range(size):
-        left = np.flatnonzero(weights)
-        each = np.tile(weights, (len(left), 1))
-        each[np.arange(len(left)), left] = 0.0
-        found, _ = _refitted(theta, points, each, law)
+        found, refits, _ = _without_each(theta, points, weights, law, at)
         ratio = allocations(points.coefficients(found), at)[2] / law.tokens_per_param(at)
-        furthest = int(np.abs(np.log(ratio)).argmax())
+        furthest = int(np.where(refits, np.abs(np.log(ratio)), -1.0).argmax())
         theta = found[furthest]
-        weights[left[furthest]] = 0.0
-        gone.append(left[furthest])
+        weights[furthest] = 0.0
+        gone.append(furthest)
         ratios.append(float(ratio[furthest]))
     table = runs.iloc[gone][["arch", "params", "tokens", "loss"]]
     return table.assign(tokens_per_param=np.array(ratios) * law.tokens_per_param(at), ratio=ratios)
@@ -279,9 +282,24 @@ def _fitted(frame: pd.DataFrame, law: FittedLaw) -> tuple[pd.DataFrame, Points, 
     return runs, points, np.array([law.E, *lowered, law.alpha, law.beta])
 
 
-def _refitted(theta: Array, points: Points, weights: Array, law: FittedLaw) -> tuple[Array, Mask]:
-    """The unknowns (k, 5) for each row of weights (k, n), from those of all runs; and which converged."""
+def _without_each(
+    theta: Array, points: Points, weights: Array, law: FittedLaw, at: float
+) -> tuple[Array, Mask, Mask]:
+    """The unknowns (n, 5) without each run in turn, from those of all, and which are refits that converged.
+
+    The others have one Newton step: exact for a quadratic objective, close where one run is little of all.
+    """
+    stages = {"huber": (law.delta or 1.0,), "log-mse": (SQUARES,)}.get(law.objective, LAD)
+    left = np.flatnonzero(weights)
     found = np.tile(theta, (len(weights), 1))
-    for delta in {"huber": (law.delta or 1.0,), "log-mse": (SQUARES,)}.get(law.objective, LAD):
-        found, _, converged = descend(found, points, weights, delta)
-    return found, converged
+    if len(weights) > ALL_REFITTED:
+        found = left_out(theta, points, weights, stages[0] if law.objective != "lad" else LAD_AGAIN[0])
+        ratio = allocations(points.coefficients(found[left]), at)[2] / law.tokens_per_param(at)
+        moved = np.abs(np.log(ratio))
+        left = left[np.argsort(-moved, kind="stable")[:REFITTED]]
+    each = np.tile(weights, (len(left), 1))
+    each[np.arange(len(left)), left] = 0.0
+    refits, converged = np.zeros(len(weights), bool), np.zeros(len(weights), bool)
+    refits[left] = True
+    found[left], converged[left] = refitted(theta, points, each, stages)
+    return found, refits, converged

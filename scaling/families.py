@@ -216,7 +216,9 @@ def _designs(groups: dict[str, pd.DataFrame], shared: tuple[str, ...]) -> list[s
     return found
 
 
-def _resamples(groups: dict[str, pd.DataFrame], resample: str, draws: int, seed: int) -> Array:
+def _resamples(
+    groups: dict[str, pd.DataFrame], resample: str, draws: int, seed: int
+) -> npt.NDArray[np.uint16]:
     """Multiplicities (draws, n) of all runs, drawn within each architecture."""
     seeds = np.random.SeedSequence(seed).generate_state(len(groups))
     return np.hstack(

@@ -7,7 +7,7 @@ curve are not independent, and drawn singly they would make the intervals too sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,11 @@ import pandas as pd
 
 from scaling.law import Array, Interval
 from scaling.runs import budgets
-from scaling.solver import Objective, descend, scaled_condition
+from scaling.solver import Mask, Objective, descend, scaled_condition
 
 LABELS = ("run", "model")
-# Resamples fitted at a time: as many as a processor's second cache holds.
-CHUNK = 64
+# Weights fitted at a time, a resample having one for each run: as many as a processor's second cache holds.
+CELLS = 2**14
 # With fewer clusters, intervals are too short whatever is drawn.
 FEW_CLUSTERS = 8
 
@@ -44,28 +44,40 @@ def clusters(runs: pd.DataFrame, resample: str) -> npt.NDArray[np.intp]:
     return found
 
 
-def multiplicities(groups: npt.NDArray[np.intp], draws: int, seed: int) -> Array:
+def multiplicities(groups: npt.NDArray[np.intp], draws: int, seed: int) -> npt.NDArray[np.uint16]:
     """How often each run occurs in each resample, (draws, n): clusters drawn with replacement."""
     count = int(groups.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
-    return drawn[:, groups].astype(float)
+    rng, share = np.random.default_rng(seed), np.full(count, 1 / count)
+    drawn = np.empty((draws, len(groups)), np.uint16)
+    for row in drawn:
+        row[:] = rng.multinomial(count, share)[groups]
+    return drawn
 
 
 def refit(
-    theta: Array, points: Objective, weights: Array, stages: Sequence[float], worst: float
-) -> tuple[Array, npt.NDArray[np.bool_]]:
+    theta: Array, points: Objective, weights: npt.NDArray[np.uint16], stages: Sequence[float], worst: float
+) -> tuple[Array, Mask]:
     """The unknowns of each resample (k, p), from theta (p,), and whether it was fitted (k,).
 
     Not fitted: did not converge, or has a condition number above `worst` in its own runs.
     """
+    found, fitted = refitted(theta, points, weights, stages)
+    for part in _parts(len(weights), points.n):
+        fitted[part] &= scaled_condition(found[part], points, weights[part].astype(float)) <= worst
+    return found, fitted
+
+
+def refitted(
+    theta: Array, points: Objective, weights: npt.NDArray[np.generic], stages: Sequence[float]
+) -> tuple[Array, Mask]:
+    """The unknowns (k, p) for each row of weights (k, n), from theta (p,), and whether they converged."""
     found, fitted = np.empty((len(weights), len(theta))), np.zeros(len(weights), bool)
-    for first in range(0, len(weights), CHUNK):
-        part = slice(first, first + CHUNK)
-        now = np.repeat(theta[None], len(weights[part]), 0)
+    for part in _parts(len(weights), points.n):
+        rows = weights[part].astype(float)
+        now = np.repeat(theta[None], len(rows), 0)
         for delta in stages:
-            now, _, converged = descend(now, points, weights[part], delta)
+            now, _, fitted[part] = descend(now, points, rows, delta)
         found[part] = now
-        fitted[part] = converged & (scaled_condition(now, points, weights[part]) <= worst)
     return found, fitted
 
 
@@ -73,3 +85,9 @@ def percentile(values: Array, level: float) -> Interval:
     """The percentile interval of bootstrap draws."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), level)
+
+
+def _parts(rows: int, n: int) -> Iterator[slice]:
+    step = max(1, CELLS // n)
+    for first in range(0, rows, step):
+        yield slice(first, first + step)

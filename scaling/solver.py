@@ -211,6 +211,26 @@ def descend(
     return best, value, converged
 
 
+def left_out(theta: Array, points: Points, weights: Array, delta: float) -> Array:
+    """The unknowns (n, 5) without each run in turn, by one Newton step from the optimum theta (5,) of all.
+
+    With H the Hessian and run i adding c J J' to it and p J to the gradient, the step is H^-1 J p / (1 - c h)
+    where h = J' H^-1 J, by the rank-one update of the inverse.
+    """
+    r, jacobian = linear(theta[None], points)
+    now = system(theta[None], points, weights[None], delta)
+    free = (theta > LOW) & (theta < HIGH)
+    matrix = now.newton if (np.linalg.eigvalsh(now.newton[0][np.ix_(free, free)]) > 0).all() else now.bound
+    pull = weights * np.clip(r[0], -delta, delta)
+    curve = np.where(np.abs(r[0]) <= delta, weights, 0.0) - pull
+    towards = np.zeros((5, points.n))
+    towards[free] = np.linalg.solve(matrix[0][np.ix_(free, free)], jacobian[0][free])
+    rest = np.maximum(1 - curve * np.einsum("in,in->n", jacobian[0], towards), 1e-3)
+    step = (towards * (pull / rest)).T
+    step *= np.minimum(1.0, 1.0 / np.maximum(np.abs(step / points.reach).max(1), 1e-300))[:, None]
+    return np.clip(theta + step, LOW, HIGH)
+
+
 def _solve(matrix: Array, gradient: Array, free: Mask) -> Array:
     """-matrix^-1 gradient over the free unknowns, scaled to a unit diagonal; the others stay."""
     both = free[:, :, None] & free[:, None, :]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pandas as pd
 import pytest
 
 from scaling import runs
-from scaling.audit import Audit, audit, hold_out, influence, influential_set, minimum_ratio_cuts
+from scaling.audit import REFITTED, Audit, audit, hold_out, influence, influential_set, minimum_ratio_cuts
 from scaling.findings import of_cuts, of_influence
 from scaling.fit import Allocation, fit
 from scaling.law import Interval, Law
@@ -99,6 +101,53 @@ def test_influence_is_what_refits_without_each_run_say(objective: str) -> None:
         assert one["alpha"] == pytest.approx(again.alpha - law.alpha, abs=rel)
         assert one["beta"] == pytest.approx(again.beta - law.beta, abs=rel)
         assert one["E"] == pytest.approx(again.E - law.E, abs=rel)
+
+
+@pytest.mark.parametrize("objective", ["huber", "log-mse"])
+def test_of_many_runs_those_that_move_the_answer_are_refitted(objective: str) -> None:
+    """The others have one Newton step, which ranks them as refits do."""
+    frame = study(budgets=10, sizes=60, noise=0.004)
+    law = fit(frame, objective=objective, bootstrap=0)
+    table = influence(frame, law, at=TARGET)
+    assert (table["refitted"].sum(), len(table)) == (REFITTED, 600) and table["refitted"][:20].all()
+    assert table["converged"].sum() == REFITTED
+    stepped = table[~table["refitted"]]
+    for row in [*table.index[:3], *stepped.index[:3], *stepped.index[-3:]]:
+        again = fit(frame.drop(index=row - 1), objective=objective, bootstrap=0)
+        moved = np.log(again.tokens_per_param(TARGET) / law.tokens_per_param(TARGET))
+        most = abs(np.log(table["ratio"].iloc[0]))
+        rel = 1e-5 if table.loc[row, "refitted"] else 0.02 * most
+        assert np.log(table.loc[row, "ratio"]) == pytest.approx(moved, abs=rel)
+    together = influential_set(frame, law, at=TARGET, size=2)
+    again = fit(frame.drop(index=together.index - 1), objective=objective, bootstrap=0)
+    assert together["tokens_per_param"].iloc[-1] == pytest.approx(again.tokens_per_param(TARGET), rel=1e-5)
+
+
+def test_thousands_of_runs_are_audited_in_little_memory() -> None:
+    """A table of runs by runs would take 72 MB here, and 4.6 GB of 24,000."""
+    frame = study(budgets=10, sizes=300)
+    tracemalloc.start()
+    try:
+        law = fit(frame, bootstrap=20)
+        audit(frame, at=TARGET, law=law)
+        assert tracemalloc.get_traced_memory()[1] < 40e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+def test_the_whole_command_fits_24000_runs_within_2_gb_and_2400_within_5_s(tmp_path: Path) -> None:
+    for sizes, seconds, most in ((240, 5.0, 4e8), (2400, 60.0, 2e9)):
+        path = tmp_path / "runs.csv"
+        study(budgets=10, sizes=sizes).to_csv(path, index=False)
+        words = [sys.executable, "-m", "mad.cli", "scaling", "fit", str(path)]
+        quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        started = os.posix_spawn(sys.executable, words, environment, file_actions=quiet)
+        _, status, used = os.wait4(started, 0)
+        assert status == 0
+        assert used.ru_utime + used.ru_stime < seconds
+        assert 1024 * used.ru_maxrss < most
 
 
 def test_five_outlying_runs_move_the_allocation_and_are_found() -> None:
