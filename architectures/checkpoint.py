@@ -14,6 +14,7 @@ import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from architectures import registry
+from architectures.files import whole_file
 from architectures.model import SequenceModel, build
 from architectures.options import ModelOptions
 from architectures.stored import restore_numbers, stored_numbers
@@ -27,8 +28,13 @@ KINDS = {"spec": str, "vocab_size": int, "dim": int, "max_len": int, "readout": 
 KINDS |= {"layers": dict, "state": dict, "stored": dict}
 
 
-def save(model: SequenceModel, path: str | Path, optimizer: Optimizer | None = None) -> None:
-    """Write a model, and the state of its AdamW, Adam or SGD, to a file; an existing one is replaced."""
+def save(
+    model: SequenceModel, path: str | Path, optimizer: Optimizer | None = None, *, force: bool = True
+) -> None:
+    """Write a model, and the state of its AdamW, Adam or SGD, to a file.
+
+    `force=False` refuses a file that exists; else it is replaced.
+    """
     if not isinstance(model, SequenceModel):
         raise ValueError(f"a {type(model).__name__} has no spec to be rebuilt from; save a SequenceModel")
     content = {
@@ -45,10 +51,9 @@ def save(model: SequenceModel, path: str | Path, optimizer: Optimizer | None = N
         "stored": stored_numbers(model),
         "optimizer": None if optimizer is None else _pack(optimizer, model),
     }
-    path = Path(path)
-    part = path.with_name(f"{path.name}.part")
-    torch.save(content, part)
-    part.replace(path)
+    # An open file: of a path, torch would not say what the system's error was.
+    with whole_file(path, force=force) as part, open(part, "wb") as file:
+        torch.save(content, file)
 
 
 def load(path: str | Path, *, foreign: bool = False) -> tuple[SequenceModel, Optimizer | None]:

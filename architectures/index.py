@@ -10,6 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from architectures.files import whole_file
+
 PATH = Path(__file__).with_name("index.json")
 DIM = LENGTH = 128
 
@@ -34,7 +36,8 @@ def describe() -> list[dict[str, Any]]:
 
 
 def write() -> None:
-    PATH.write_text(render(describe()), encoding="utf-8")
+    with whole_file(PATH, force=True) as part:
+        part.write_text(render(describe()), encoding="utf-8")
 
 
 def render(rows: list[dict[str, Any]]) -> str:

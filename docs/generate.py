@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 import synthetic_tasks  # noqa: E402
 from architectures import index  # noqa: E402
+from architectures.files import whole_file  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 # Pages with marked tables in them.
@@ -320,4 +321,5 @@ def pages() -> dict[Path, str]:
 
 if __name__ == "__main__":
     for path, text in pages().items():
-        path.write_text(text, encoding="utf-8")
+        with whole_file(path, force=True) as part:
+            part.write_text(text, encoding="utf-8")

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from architectures.files import check_target
 from mad.board import frame
 from mad.config import Record
 from mad.protocol import Setting, get_protocol, get_suite
 from mad.score import Scores, score
-from mad.store import Store
+from mad.store import Store, default_path
 
 if TYPE_CHECKING:
     import pandas
@@ -182,13 +183,15 @@ def train(
     precision: str = "32-true",
     compile: bool = False,
     save: str | Path | None = None,
+    force: bool = True,
     report: Report = lambda group, progress: None,
 ) -> Record:
     """Train one architecture on one setting with one configuration, and return its record.
 
     `task` is a task with its options, such as "in-context-recall[vocab_size=32]"; `dim` is the model's width.
     The run is stored like those of `bench`, and not repeated where the store holds it. `save` writes the
-    trained model to a file that `architectures.checkpoint.load` reads; for that the run is repeated.
+    trained model to a file that `architectures.checkpoint.load` reads; for that the run is repeated. With
+    `force=False` a file that exists is refused, before the training; else it is replaced.
     """
     from architectures.checkpoint import save as save_model
     from mad.engines import inline
@@ -218,10 +221,12 @@ def train(
         raise ValueError(
             f"{cell.architecture.given} makes whole models, which no spec spells; leave save out"
         )
+    if save is not None:
+        check_target(save, force=force, sources=[store or default_path()])
     check_cell(cell)
     fabric = make_fabric(device, precision)
     opened = Store(store) if cell.architecture.stored else None
-    keep = None if save is None else partial(save_model, path=save)
+    keep = None if save is None else partial(save_model, path=save, force=force)
     try:
         ((_, (record,)),) = inline.run(cell.groups(), opened, fabric=fabric, report=report, keep=keep)
     finally:

@@ -14,7 +14,15 @@ import typer
 from rich.console import Console
 
 from mad.contract.command import check
-from mad.flags import CompileOption, DeviceOption, PrecisionOption, ProtocolOption, StoreOption, SuiteOption
+from mad.flags import (
+    CompileOption,
+    DeviceOption,
+    ForceOption,
+    PrecisionOption,
+    ProtocolOption,
+    StoreOption,
+    SuiteOption,
+)
 from mad.messages import one_line
 from mad.single import train
 
@@ -191,18 +199,19 @@ def grow(
     to: Annotated[str, typer.Option(help="The larger architecture.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it.")],
     dim: Annotated[int | None, typer.Option(help="Its width; default that of the model.")] = None,
+    force: ForceOption = False,
 ) -> None:
     """Enlarge a trained model without changing what it computes."""
     from mad.grow import grow_file
 
-    _print(grow_file(checkpoint, to=to, dim=dim, out=out))
+    _print(grow_file(checkpoint, to=to, dim=dim, out=out, force=force))
 
 
 @app.command("export")
 def export_(
     file: Annotated[Path, typer.Argument(help="Where to write: .jsonl or .parquet.")],
     store: StoreOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Write every record of the store to a file, one line a run."""
     from mad.exchange import export_records

@@ -24,7 +24,9 @@ from architectures.elastic import (
     extract,
     nested_layers,
 )
+from architectures.files import check_target, whole_file
 from mad.data import Split, load, order
+from mad.flags import ForceOption
 from mad.learners import Turns
 from mad.listings import new_table
 from mad.metrics import BATCH, measure
@@ -209,7 +211,7 @@ def show(points: list[Point], console: Console) -> None:
     console.print("agrees, KL: beside the whole model of the same training, nested or alone")
 
 
-def plot(points: list[Point], path: Path) -> None:
+def plot(points: list[Point], path: Path, *, force: bool = True) -> None:
     """Accuracy against parameters, one curve a kind."""
     import matplotlib
 
@@ -227,7 +229,8 @@ def plot(points: list[Point], path: Path) -> None:
     axes.set_xscale("log")
     axes.legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with whole_file(path, force=force) as part:
+        figure.savefig(part, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
 
 
@@ -251,6 +254,7 @@ def elastic(
         Path | None, typer.Option("--plot", help="Where to draw accuracy against parameters: .svg, .png.")
     ] = None,
     json_to: Annotated[Path | None, typer.Option("--json", help="Where to write the points.")] = None,
+    force: ForceOption = False,
 ) -> None:
     """Train one nested model, and a plain model for each of its sizes; print and plot score against
     parameters.
@@ -261,10 +265,14 @@ def elastic(
     def report(line: str) -> None:
         console.print(line, soft_wrap=True)
 
+    for target in (plot_to, json_to):
+        if target is not None:
+            check_target(target, force=force)
     points = compare(spec, suite=suite, tasks=chosen, times=times, seed=seed, device=device, report=report)
     show(points, Console(highlight=False))
     if json_to is not None:
         rows = [asdict(point) for point in points]
-        json_to.write_text(json.dumps({"spec": spec, "points": rows}, indent=1) + "\n", encoding="utf-8")
+        with whole_file(json_to, force=force) as part:
+            part.write_text(json.dumps({"spec": spec, "points": rows}, indent=1) + "\n", encoding="utf-8")
     if plot_to is not None:
-        plot(points, plot_to)
+        plot(points, plot_to, force=force)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from architectures.files import whole_file
 from mad.config import Record
 from mad.language import LanguageRecord
 from mad.store import AnyRecord, ImportReport, Store, check
@@ -23,27 +23,15 @@ def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -
     """
     path = Path(file).expanduser()
     _suffix(path)
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists; choose another name, or overwrite it with --force")
-    if not path.parent.is_dir():
-        raise ValueError(
-            f"folder {path.parent} does not exist; create it, or choose another path than {path}"
-        )
-    records: list[AnyRecord] = [
-        *sorted(store.records(), key=lambda record: record.id),
-        *sorted(store.language_records(), key=lambda record: record.id),
-    ]
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path, force=overwrite, sources=[store.path]) as part:
+        records: list[AnyRecord] = [
+            *sorted(store.records(), key=lambda record: record.id),
+            *sorted(store.language_records(), key=lambda record: record.id),
+        ]
         if _suffix(path) == ".parquet":
             _write_parquet(part, records)
         else:
             part.write_text("".join(f"{record.model_dump_json()}\n" for record in records), encoding="utf-8")
-        with open(part, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return len(records)
 
 

@@ -19,6 +19,7 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 PrecisionOption = Annotated[
     str, typer.Option("--precision", help="32-true or bf16-mixed; part of a run's identity.")
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Train with torch.compile; part of a run's identity.")
 ]

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 
 from architectures.checkpoint import load, save
+from architectures.files import check_target
 from architectures.growth import grow, plan
 
 
-def grow_file(checkpoint: Path, *, to: str, dim: int | None, out: Path, seed: int = 0) -> str:
+def grow_file(
+    checkpoint: Path, *, to: str, dim: int | None, out: Path, force: bool = False, seed: int = 0
+) -> str:
     """Grow the model of a file, and its optimiser if it holds one, into another file; returns the report."""
-    if out.resolve() == checkpoint.resolve():
-        raise ValueError(f"{out} is the checkpoint itself; choose another file with -o")
-    if not out.resolve().parent.is_dir():
-        raise ValueError(f"{out.parent} is no folder; create it or choose another file with -o")
+    check_target(out, force=force, sources=[checkpoint])
     model, optimizer = load(checkpoint)
     steps = plan(model, to, dim=dim)
     generator = torch.Generator().manual_seed(seed)
@@ -24,7 +24,7 @@ def grow_file(checkpoint: Path, *, to: str, dim: int | None, out: Path, seed: in
     with torch.no_grad():
         before, after = model.eval()(tokens), grown.eval()(tokens)
     error = float((after - before).abs().max() / before.abs().max())
-    save(grown, out, carried)
+    save(grown, out, carried, force=force)
     sizes = [sum(p.numel() for p in m.parameters()) for m in (model, grown)]
     lines = [
         f"{model.spec}, width {model.dim}: {sizes[0]:,} parameters",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from mad.flags import CompileOption, DeviceOption, PrecisionOption, ProtocolOption, StoreOption
+from mad.flags import CompileOption, DeviceOption, ForceOption, PrecisionOption, ProtocolOption, StoreOption
 
 
 def train(
@@ -29,6 +29,7 @@ def train(
     precision: PrecisionOption = "32-true",
     compile: CompileOption = False,
     save: Annotated[Path | None, typer.Option(help="Write the trained model to this file.")] = None,
+    force: ForceOption = False,
 ) -> None:
     """Train one architecture on one task with one configuration, and print its curve."""
     from mad import api
@@ -60,6 +61,7 @@ def train(
             precision=precision,
             compile=compile,
             save=save,
+            force=force,
             report=report,
         )
     finally:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mad.flags import DeviceOption, ProtocolOption, StoreOption, SuiteOption
+from architectures.files import check_target
+from mad.flags import DeviceOption, ForceOption, ProtocolOption, StoreOption, SuiteOption
 from scaling.flags import (
     BootstrapOption,
     BudgetsOption,
@@ -70,7 +71,7 @@ def plan(
     workers: Annotated[int, typer.Option(help="Training processes at once, one thread each.")] = 1,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(help="Seed of weights and data order.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Lay out isoFLOP grids: sizes, tokens, predicted hours. Trains nothing."""
     from scaling import show
@@ -79,8 +80,7 @@ def plan(
     from scaling.reading import numbers
     from scaling.timing import seconds_per_step
 
-    if out.exists() and not force:
-        raise ValueError(f"{out} exists; choose another name, or replace it with --force")
+    check_target(out, force=force, sources=[corpus])
     text = load(corpus, tokenizer=tokenizer, vocab_size=vocab_size, cache=cache)
 
     def measure(size: Size, rows: int) -> float:
@@ -108,7 +108,7 @@ def plan(
         max_hours=max_hours,
         allow_repeats=allow_repeats,
     )
-    made.save(out)
+    made.save(out, force=force)
     grid = [
         [str(arch), f"{budget:.3g}", "  ".join(f"{n:,.0f}" for n in rows["params"])]
         for (arch, budget), rows in made.frame()
@@ -319,11 +319,15 @@ def report(
     bootstrap: BootstrapOption = 1000,
     confidence: ConfidenceOption = 0.95,
     seed: SeedOption = 0,
+    force: ForceOption = False,
 ) -> None:
     """One self-contained HTML page: laws, optima, comparisons, verdicts, and what the runs cannot show."""
+    from mad.store import default_path
     from scaling import reading
     from scaling.report import write
 
+    sources = [path for path in (runs, scores, store or default_path()) if path is not None]
+    check_target(out, force=force, sources=sources)
     frame, curves = reading.read(runs, None if runs else store, study=study, by=by, where=where)
     known = None
     if scores is not None or suite is not None:
@@ -341,6 +345,7 @@ def report(
         bootstrap=bootstrap,
         confidence=confidence,
         seed=seed,
+        force=force,
     )
     _print(f"written to {path}" + (f", figures to {figures}" if figures else ""))
 

@@ -9,6 +9,7 @@ from typing import Literal
 import pandas as pd
 from pydantic import ValidationError
 
+from architectures.files import whole_file
 from mad.config import content_hash
 from mad.language import CorpusConfig
 from mad.progress import clock
@@ -115,10 +116,11 @@ class Plan(Data):
             lines.append(f"about {clock(3600 * self.hours)} on {self.workers} workers")
         return "\n".join(lines)
 
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON with its id, which `read` checks."""
+    def save(self, path: str | Path, *, force: bool = True) -> None:
+        """Write it as JSON with its id, which `read` checks; `force=False` refuses a file that exists."""
         content = {"kind": KIND, "version": VERSION, "id": self.id, "plan": self.model_dump(mode="json")}
-        Path(path).expanduser().write_text(json.dumps(content, indent=1), encoding="utf-8")
+        with whole_file(path, force=force) as part:
+            part.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def read(path: str | Path) -> Plan:

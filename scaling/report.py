@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
+from architectures.files import check_target, whole_file
 from scaling.analysis import Analysis, analyse
 from scaling.comparisons import figure_relate
 from scaling.page import Part, page
@@ -50,6 +50,7 @@ def write(
     bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    force: bool = True,
 ) -> Path:
     """Write the page for a table of runs (`scaling.runs`) to `out`; equal input makes equal files.
 
@@ -60,11 +61,12 @@ def write(
     budgets  nominal FLOPs of the isoFLOP groups, as in `isoflop`; without them they are found
     figures  a folder for every figure as PNG and SVG
     classes  of the architectures, as in `relate`
+    force    whether files that exist are replaced; False refuses them, before anything is written
 
     What the runs do not identify stands on the page as the reason. ValueError for tables that `clean` or
     `read_scores` refuse, before anything is written.
     """
-    out = Path(out)
+    check_target(out, force=force)
     if scores is not None:
         read_scores(scores)
     about = analyse(
@@ -90,15 +92,20 @@ def write(
     ]
     text = page(title, about.summary, parts)
     if figures is not None:
-        for part in parts:
-            for name, _, figure in part.figures:
-                for ending in (".png", ".svg"):
-                    save(figure, Path(figures) / f"{name}{ending}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    half = out.with_name(out.name + ".part")
-    half.write_text(text, encoding="utf-8")
-    os.replace(half, out)
-    return out
+        Path(figures).mkdir(parents=True, exist_ok=True)
+        drawn = {
+            Path(figures) / f"{name}{ending}": figure
+            for part in parts
+            for name, _, figure in part.figures
+            for ending in (".png", ".svg")
+        }
+        for path in drawn:
+            check_target(path, force=force)
+        for path, figure in drawn.items():
+            save(figure, path)
+    with whole_file(out, force=force) as half:
+        half.write_text(text, encoding="utf-8")
+    return Path(out)
 
 
 def relate_part(about: Analysis, scores: pd.DataFrame | None, classes: Mapping[str, str] | None) -> Part:

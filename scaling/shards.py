@@ -44,11 +44,6 @@ def folder(cache: Path, key: str, fill: Callable[[Path], None]) -> Path:
     temporary = cache / f"{BUILDING}{uuid.uuid4().hex}"
     try:
         temporary.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(
-            f"the cache {cache} cannot be written ({error.strerror}); pass another, or set MAD_CACHE"
-        ) from None
-    try:
         _sweep(cache)
         fill(temporary)
         for path in (*temporary.iterdir(), temporary):
@@ -60,6 +55,10 @@ def folder(cache: Path, key: str, fill: Callable[[Path], None]) -> Path:
             if not final.is_dir():
                 raise
         _sync(cache)
+    except OSError as error:
+        raise ValueError(
+            f"the cache {cache} cannot be written ({error.strerror}); pass another, or set MAD_CACHE"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from architectures.files import whole_file
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -151,18 +153,22 @@ def svg(figure: Figure, *, name: str = "figure") -> str:
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a PNG (200 dots an inch) or an SVG, by the ending of the path; equal figures make equal files."""
+    """Write a PNG (200 dots an inch) or an SVG, by the ending of the path; equal figures make equal files.
+
+    A file that exists is replaced; folders that lack are made.
+    """
     import matplotlib as mpl
 
     path = Path(path)
     if path.suffix not in (".png", ".svg"):
         raise ValueError(f"{path.name!r} is neither .png nor .svg; give one of them")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".svg":
-        path.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg(figure, name=path.stem), "utf-8")
-    else:
-        with mpl.rc_context(SIZES):
-            figure.savefig(path, dpi=200, metadata={"Software": None})
+    with whole_file(path, force=True) as part:
+        if path.suffix == ".svg":
+            part.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg(figure, name=path.stem), "utf-8")
+        else:
+            with mpl.rc_context(SIZES):
+                figure.savefig(part, dpi=200, metadata={"Software": None})
     return path
 
 

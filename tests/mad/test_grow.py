@@ -32,12 +32,14 @@ def test_a_trained_model_is_saved_and_grown(tmp_path: Path) -> None:
     before = model(torch.zeros(1, 16, dtype=torch.long))
     text = grow_file(small, to="2*(mh-attention swiglu)", dim=32, out=big)
     assert "widen_hidden to 32" in text and "add_layer at 2, 3" in text and str(big) in text
+    with pytest.raises(ValueError, match="exists; choose another name"):
+        grow_file(small, to="2*(mh-attention swiglu)", dim=32, out=big)
     grown, _ = load(big)
     assert str(grown.spec) == "2*(mh-attention swiglu)" and grown.dim == 32
     torch.testing.assert_close(grown(torch.zeros(1, 16, dtype=torch.long)), before, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="is the checkpoint itself"):
-        grow_file(small, to="2*(mh-attention swiglu)", dim=32, out=small)
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is read by this command"):
+        grow_file(small, to="2*(mh-attention swiglu)", dim=32, out=small, force=True)
+    with pytest.raises(ValueError, match="is in no folder"):
         grow_file(small, to="2*(mh-attention swiglu)", dim=32, out=tmp_path / "no" / "big.pt")
 
 

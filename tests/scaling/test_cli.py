@@ -192,6 +192,26 @@ def test_report_writes_one_page_and_its_figures(csv: Path, tmp_path: Path) -> No
     assert {path.suffix for path in figures.iterdir()} == {".png", ".svg"}
 
 
+def test_report_replaces_no_file_without_leave_and_never_its_input(csv: Path, tmp_path: Path) -> None:
+    out, figures, before = tmp_path / "page.html", tmp_path / "figures", csv.read_bytes()
+    words = ("report", csv, "--bootstrap", "0")
+    with pytest.raises(ValueError, match="is read by this command"):
+        run(*words, "-o", csv, "--force")
+    figures.mkdir()
+    (figures / "isoflop.png").write_text("precious")
+    (figures / "allocation.svg").mkdir()
+    for leave in ((), ("--force",)):
+        with pytest.raises(ValueError, match="exists; choose|is a folder"):
+            run(*words, "-o", out, "--figures", figures, *leave)
+    assert not out.exists() and len(list(figures.iterdir())) == 2
+    out.write_text("precious")
+    with pytest.raises(ValueError, match="exists; choose another name"):
+        run(*words, "-o", out)
+    assert out.read_text() == "precious"
+    run(*words, "-o", out, "--force")
+    assert out.read_text().lower().startswith("<!doctype") and csv.read_bytes() == before
+
+
 def test_a_plan_is_made_trained_and_resumed_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
