@@ -50,9 +50,6 @@ class Foreign(Primitive):
             "subclass architectures.Primitive to define one"
         )
 
-    def measure_state(self, length: int) -> dict[str, int]:
-        raise UnknownState(f"the state of {self.inner.__name__} is unknown")
-
     def flops(self, length: int) -> int:
         weight = next(self.parameters(), torch.empty(0))
         with torch.no_grad():

@@ -267,6 +267,7 @@ class _Builder:
             mixes = registry.get(layer.name).mixes
             self.depth[mixes] = self.depth.get(mixes, 0) + 1
         self.count: dict[str, int] = {}
+        self.built: list[Primitive] = []
 
     def seeded(self, part: str) -> contextlib.AbstractContextManager[None]:
         return seeded(self.seed, part)
@@ -297,7 +298,10 @@ class _Builder:
         config = entry.config(dict(item.options))
         if item.body is None:
             with self.seeded(path):
-                return entry.cls(config, **where)
+                built = entry.cls(config, **where)
+            built.join(self.built)
+            self.built.append(built)
+            return built
         outside, self.max_len = self.max_len, entry.cls.body_len(config, self.max_len)
         parts = self.blocks(item.body, f"{path}.body")
         self.max_len = outside

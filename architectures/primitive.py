@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -149,8 +150,6 @@ class Primitive(nn.Module):
     causal: ClassVar[bool] = True
     # False for FFT convolutions, whose rounding lets the future leak at the level of the last bit.
     exact_causality: bool = True
-    # A mixer whose values the wrapper value-residual may mix with those of the first.
-    shares_values: ClassVar[bool] = False
     # A user's module, which may draw from the global random state; our layers draw from the context only.
     draws: ClassVar[bool] = False
     # Tensors of a routed layer, of which one batch may use only a part.
@@ -180,6 +179,23 @@ class Primitive(nn.Module):
         """Channels that come in and go out: D. A wrapper that is a model's only item may have more: the model
         then makes its embedding, final norm and readout as wide."""
         return self.dim
+
+    @property
+    def value_widths(self) -> tuple[int, ...]:
+        """Channels of the values that the wrapper value-residual may mix with those of the first mixer, in
+        each size of the layer; none where it shares no values.
+        """
+        return ()
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the layer has a recurrent form: a `step` of its own, and nothing inside that has none."""
+        own = self.mixes == "channel" or (self.causal and type(self).step is not Primitive.step)
+        inside = (m for m in self.modules() if isinstance(m, Primitive) and m is not self)
+        return own and all(layer.decodes for layer in inside)
+
+    def join(self, before: Sequence[Primitive]) -> None:
+        """Refuse a place after the layers `before` of the same model, in the order of reading."""
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -248,8 +264,8 @@ class Primitive(nn.Module):
 
     def measure_state(self, length: int) -> dict[str, int]:
         """Floating elements of one row's state after `length` tokens, by kind, measured on the state."""
-        if type(self).step is Primitive.step and self.mixes != "channel":
-            raise UnknownState(f"the state of {type(self).__name__} is unknown: it defines no step")
+        if not self.decodes:
+            raise UnknownState(f"the state of {type(self).__name__} is unknown: it has no step")
         weight = next(self.parameters(), torch.empty(0))
         with torch.no_grad():
             x = torch.zeros(1, length, self.stream_width, device=weight.device, dtype=weight.dtype)

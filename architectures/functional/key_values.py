@@ -39,8 +39,6 @@ class KeyValueMemory(Primitive):
     are turned by their position.
     """
 
-    shares_values = True
-
     @dataclass(frozen=True, kw_only=True)
     class Config:
         heads: int | None = option(
@@ -84,6 +82,10 @@ class KeyValueMemory(Primitive):
         self.conv = ShortConv(
             self.query.out_features + self.key.out_features + self.value.out_features, config.conv
         )
+
+    @property
+    def value_widths(self) -> tuple[int, ...]:
+        return (self.kv_heads * self.value_dim,)
 
     @property
     def state_kinds(self) -> tuple[str, ...]:

@@ -61,7 +61,6 @@ class MatrixMemory(Primitive):
     gates    element-wise multiplications a token outside the recurrence that count as work
     """
 
-    shares_values = True
     form: ClassVar[Literal["plain", "tied", "free"]] = "plain"
     decay: ClassVar[Literal["scalar", "vector"]] = "scalar"
     before: ClassVar[bool] = False
@@ -95,6 +94,10 @@ class MatrixMemory(Primitive):
     def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
         """What the state gave, o (B, T, H, V), at least float32 -> (B, T, D), of the dtype of x."""
         raise NotImplementedError(f"{type(self).__name__} defines no read")
+
+    @property
+    def value_widths(self) -> tuple[int, ...]:
+        return (self.heads * self.value_dim,)
 
     @property
     def carry_kinds(self) -> tuple[str, ...]:

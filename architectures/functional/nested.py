@@ -142,6 +142,10 @@ class NestedHeads(Nested, KeyValueMemory):
             )
         self.nest(tuple(self.kv_heads * (g + 1) // count for g in range(count)))
 
+    @property
+    def value_widths(self) -> tuple[int, ...]:
+        return tuple(self.channels(units)[2] for units in self.widths)
+
     def maps(self, x: Tensor, ctx: Context | None) -> list[Tensor]:
         parts = zip((self.query, self.key, self.value), self.channels(self.units(ctx)), strict=True)
         return [F.linear(x, linear.weight[:width]) for linear, width in parts]

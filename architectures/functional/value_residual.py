@@ -27,9 +27,15 @@ def share_value(v: Tensor, ctx: Context | None, index: int) -> Tensor:
     if not weights.numel():
         return v
     if first.shape[2:].numel() != v.shape[2:].numel():
-        raise ValueError(
-            f"the values of time mixer {index} are {v.shape[2:].numel()} wide, those of the first "
-            f"{first.shape[2:].numel()}; value-residual needs equal widths, so change heads or value_dim"
-        )
+        raise unequal_values(index, (v.shape[2:].numel(),), (first.shape[2:].numel(),))
     weights = weights.to(v.dtype)
     return weights[0] * v + weights[1] * first.reshape(v.shape).to(v.dtype)
+
+
+def unequal_values(index: int, own: tuple[int, ...], first: tuple[int, ...]) -> ValueError:
+    """What to say of the time mixer `index`; a nested layer has a width for each of its sizes."""
+    here, there = (" / ".join(map(str, widths)) for widths in (own, first))
+    return ValueError(
+        f"the values of time mixer {index} are {here} wide, those of the first {there}; value-residual needs "
+        "equal widths, so change heads or value_dim"
+    )

@@ -59,6 +59,10 @@ class GatedDeltaProduct(MatrixMemory):
         self.norm = nn.Parameter(torch.ones(self.value_dim))
         self.out = nn.Linear(values, dim, bias=False)
 
+    @property
+    def value_widths(self) -> tuple[int, ...]:
+        return (self.substeps * self.heads * self.value_dim,)
+
     def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
         z, tail = self.conv(self.project(x), carry[0])
         high = torch.promote_types(x.dtype, torch.float32)

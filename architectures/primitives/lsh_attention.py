@@ -28,7 +28,6 @@ from architectures.primitive import (
     Hint,
     Primitive,
     State,
-    UnknownState,
     at_least,
     choose,
     head_widths,
@@ -49,8 +48,6 @@ class LSHAttention(Primitive):
     cuts move with later tokens. Differs from the paper: without `chunk` every token of a bucket is seen;
     positions by RoPE, which the hash does not see.
     """
-
-    shares_values = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -101,6 +98,14 @@ class LSHAttention(Primitive):
         self.register_buffer("rotations", torch.randn(shape))
 
     @property
+    def value_widths(self) -> tuple[int, ...]:
+        return (self.heads * self.value_dim,)
+
+    @property
+    def decodes(self) -> bool:
+        return self.config.causal
+
+    @property
     def state_kinds(self) -> tuple[str, ...]:
         return ("growing", "growing", "counter", *(("conv",) if self.conv.taps else ()))
 
@@ -136,11 +141,6 @@ class LSHAttention(Primitive):
         else:
             o = self._attend(q, k, v, buckets)
         return self.out(o.flatten(-2)), (k, v, buckets, *tails)
-
-    def measure_state(self, length: int) -> dict[str, int]:
-        if not self.config.causal:
-            raise UnknownState("lsh-attention[causal=false] has no state: it sees later tokens")
-        return super().measure_state(length)
 
     def flops(self, length: int) -> int:
         """Pairs as even, independent hashes would make them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from architectures.functional.token_shift import (
     ramp,
     token_shift,
 )
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, Primitive, State, at_least, option
 from architectures.registry import primitive
 
 # Where the first layer leaves its values.
@@ -98,6 +99,14 @@ class RWKV7(ShiftedMemory):
             nn.init.zeros_(self.out.weight)
             nn.init.constant_(self.norm.weight, ((index + 1) / depth) ** 0.7)
 
+    def join(self, before: Sequence[Primitive]) -> None:
+        first = next((layer for layer in before if isinstance(layer, RWKV7)), self)
+        if first.value_widths != self.value_widths:
+            raise ValueError(
+                f"the values of time mixer {self.index} are {self.value_widths[0]} wide, those of the first "
+                f"rwkv7 {first.value_widths[0]}; give all rwkv7 layers the same heads * value_dim"
+            )
+
     def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
         previous, last = token_shift(x, carry[0])
         change = previous - x
@@ -128,11 +137,6 @@ class RWKV7(ShiftedMemory):
         share = self._heads(self.first(z), v).sigmoid()
         if found == own:
             return v - v * share
-        if first.shape[2:].numel() != v.shape[2:].numel():
-            raise ValueError(
-                f"the values of time mixer {self.index} are {v.shape[2:].numel()} wide, those of the first "
-                f"rwkv7 {first.shape[2:].numel()}; give all rwkv7 layers the same heads * value_dim"
-            )
         return v + (first.reshape(v.shape) - v) * share
 
     def _heads(self, z: Tensor, like: Tensor) -> Tensor:

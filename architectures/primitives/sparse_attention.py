@@ -30,8 +30,6 @@ class SparseAttention(Primitive):
     embeddings; no biases.
     """
 
-    shares_values = True
-
     @dataclass(frozen=True, kw_only=True)
     class Config:
         modules: int | None = option(
@@ -72,6 +70,10 @@ class SparseAttention(Primitive):
             bound = math.sqrt(3 / linear.in_features)
             nn.init.uniform_(linear.weight, -bound, bound)
         self.out = nn.Linear(dim, dim, bias=False) if config.out else None
+
+    @property
+    def value_widths(self) -> tuple[int, ...]:
+        return (self.heads * self.key_dim,)
 
     @property
     def state_kinds(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.value_residual import FIRST, mix_key
+from architectures.functional.value_residual import FIRST, mix_key, unequal_values
 from architectures.functional.wrapper import Block, Run, Wrapper
 from architectures.primitive import Context, Primitive, option
 from architectures.registry import primitive
@@ -46,6 +46,10 @@ class ValueResidual(Wrapper):
                 f"the body of value-residual has {count} layers whose values can be shared; give it at least "
                 "two, such as value-residual{mh-attention swiglu mh-attention swiglu}"
             )
+        first, *later = self._sharing()
+        for layer in later:
+            if layer.value_widths != first.value_widths:
+                raise unequal_values(layer.index, layer.value_widths, first.value_widths)
         self.mix = nn.Parameter(torch.full((count - 1, 2), config.initial))
 
     def thread(self, x: Tensor, run: Run, ctx: Context) -> Tensor:
@@ -58,4 +62,4 @@ class ValueResidual(Wrapper):
         return x
 
     def _sharing(self) -> list[Primitive]:
-        return [layer for layer in self.inside() if type(layer).shares_values]
+        return [layer for layer in self.inside() if layer.value_widths]

@@ -228,6 +228,26 @@ def test_unknown_state_is_not_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mine.flops == 2 * 48 * 48
 
 
+@pytest.mark.parametrize(
+    "unknown", ["encoder-attention", "lsh-attention[causal=false]", "layers_of_this_test:Plain"]
+)
+def test_the_state_of_what_holds_an_unknown_one_is_unknown(
+    unknown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "layers_of_this_test", sys.modules[__name__])
+    for spec in (
+        f"{unknown} mlp",
+        f"({unknown} + mqa) mlp",
+        f"repeat{{mqa {unknown}}}",
+        f"reversible{{gated-delta-net ({unknown} + mlp)}} mlp",
+        f"(mlp + altup[recycled=true]{{mqa {unknown} mlp}})",
+        f"repeat{{hyper-connections{{mlp repeat{{mamba {unknown}}}}} mqa}}",
+        f"sequence-altup{{{unknown} mamba}}",
+    ):
+        found = account(spec, vocab_size=7, dim=64, seq_len=12)
+        assert found.state is None and found.nominal is None and found.flops > 0, spec
+
+
 def test_a_mistake_in_a_state_is_no_unknown_state(extra: None) -> None:
     with pytest.raises(
         ValueError, match="a state of 1 tensors has 0 kinds; state_kinds must name each tensor"

@@ -170,7 +170,7 @@ def test_the_start_is_that_of_linear_maps_and_the_taps_are_not_decayed() -> None
         bound = linear.in_features**-0.5
         assert 0.9 * bound < linear.weight.abs().max() <= bound
     assert not fresh.hints()["conv.weight"].decay and not make().hints()
-    assert not type(fresh).shares_values
+    assert not fresh.value_widths
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 import architectures
+from architectures import registry
 from architectures.accounting import account, account_model
 from architectures.blocks import Block
+from architectures.functional.value_residual import FIRST, mix_key
 from architectures.model import SequenceModel
 from architectures.primitive import Context, Primitive
 from architectures.primitives.hyper_connections import doubly_stochastic
@@ -175,10 +177,37 @@ def test_a_body_without_values_to_share_is_refused(spec: str, message: str) -> N
         make(spec)
 
 
-def test_values_of_another_width_are_refused() -> None:
-    wrapper = make("value-residual{delta-net gated-delta-net[value_dim=8]}")
-    with pytest.raises(ValueError, match="values of time mixer 1 are 16 wide, those of the first 32"):
-        wrapper(noise(1, 4, 32))
+# Before any token is seen, also where a size of a nested layer is met only in training.
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("value-residual{delta-net gated-delta-net[value_dim=8]}", "1 are 32 wide, those of the first 64"),
+        ("value-residual{mh-attention mamba3[head_dim=16]}", "1 are 128 wide, those of the first 64"),
+        ("mlp value-residual{delta-net mlp repeat{gated-delta-product}}", "1 are 128 wide"),
+        ("value-residual{mqa (mlp + delta-net)}", "1 are 64 wide, those of the first 16"),
+        ("value-residual{matformer-attention mh-attention}", "those of the first 16 / 32 / 48 / 64"),
+        ("rwkv7 mlp rwkv7[value_dim=24]", "those of the first rwkv7 64; give all rwkv7 layers the same"),
+        ("repeat{rwkv7[heads=2]} (mlp + rwkv7[value_dim=24])", "those of the first rwkv7 64"),
+    ],
+)
+def test_values_of_another_width_are_refused_at_build(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        architectures.build(spec, vocab_size=5, dim=64, max_len=8, seed=0)
+    with pytest.raises(ValueError, match=message):
+        account(spec, vocab_size=5, dim=64, seq_len=8)
+    with pytest.raises(ValueError, match=message):
+        architectures.solve(spec, params=100_000, dim=64)
+
+
+def test_a_layer_shares_values_of_the_width_that_it_says() -> None:
+    for name in architectures.names():
+        if registry.get(name).mixes != "time":
+            continue
+        layer = architectures.build(name, vocab_size=5, dim=64, max_len=8, seed=0).layers()[0][1]
+        ctx = Context(shared={mix_key(0): torch.empty(0)})
+        layer(torch.zeros(1, 8, 64), ctx)
+        shared = ctx.shared.get(FIRST)
+        assert layer.value_widths[-1:] == (() if shared is None else (shared.shape[2:].numel(),)), name
 
 
 @pytest.mark.parametrize("spec", NESTED)
