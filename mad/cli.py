@@ -5,15 +5,15 @@ need them.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from mad.contract.command import check
+from mad.entry import run
 from mad.flags import (
     CompileOption,
     DeviceOption,
@@ -23,7 +23,7 @@ from mad.flags import (
     StoreOption,
     SuiteOption,
 )
-from mad.messages import one_line
+from mad.nested import elastic
 from mad.single import train
 
 app = typer.Typer(
@@ -117,12 +117,7 @@ def bench(
 app.command()(train)
 
 
-@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
-def elastic(words: Annotated[list[str] | None, typer.Argument(metavar="SPEC")] = None) -> None:
-    """Train one nested model (MatFormer) and compare its sizes with models trained alone."""
-    from mad.elastic import main
-
-    main(words or ["--help"])
+app.command()(elastic)
 
 
 @app.command()
@@ -238,58 +233,29 @@ def import_(
     _print(f"{report.added} runs added, {report.replaced} replaced, {report.known} known{conflicts}\n")
 
 
-# What typer raises of a wrong command line. Its parser is an outside package in some releases and its own
-# in others.
-UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
-
-
 def main() -> None:
-    """Entry point: errors are one line on standard error and exit status 2."""
-    arguments = sys.argv[1:] or ["--help"]
-    _add_commands(arguments)
-    command = typer.main.get_command(app)
-    try:
-        status = command.main(args=arguments, prog_name="mad", standalone_mode=False)
-    except UsageError as error:
-        message = cast(Any, error).format_message()
-        raise SystemExit(_fail(f"{message} See `mad --help`.", 2)) from None
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("MAD_TRACEBACK"):
-            raise
-        raise SystemExit(_fail(str(error), 2)) from None
-    except (KeyboardInterrupt, typer.Abort):
-        raise SystemExit(
-            _fail("interrupted; what was finished is stored, run the same command to go on", 130)
-        ) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(1) from None
-    raise SystemExit(status if isinstance(status, int) else 0)
+    """Entry point: `mad.entry` says how a command ends."""
+    words = sys.argv[1:] or ["--help"]
+    run(lambda: _with_commands(words), words)
 
 
-def _add_commands(arguments: list[str]) -> None:
-    """Commands of other packages, from the entry-point group mad.commands; loaded only where one may be
+def _with_commands(words: list[str]) -> typer.Typer:
+    """The app, with the commands of other packages from the entry-point group mad.commands where one may be
     meant.
     """
     ours = {
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     }
-    if arguments and arguments[0] in ours | {"tasks"}:
-        return
+    if words[0] in ours | {"tasks"}:
+        return app
     for point in importlib.metadata.entry_points(group="mad.commands"):
         try:
             app.add_typer(point.load(), name=point.name)
         except Exception as error:
-            raise SystemExit(
-                _fail(
-                    f"command {point.name!r} ({point.value}) cannot be loaded: {error}; repair its package", 2
-                )
+            raise ValueError(
+                f"command {point.name!r} ({point.value}) cannot be loaded: {error}; repair its package"
             ) from error
-
-
-def _fail(message: str, status: int) -> int:
-    sys.stderr.write(f"mad: {one_line(message)}\n")
-    return status
+    return app
 
 
 def _width() -> int:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-import typer
 from lightning.fabric import Fabric
 from rich.console import Console
 from torch import Tensor
@@ -24,9 +22,8 @@ from architectures.elastic import (
     extract,
     nested_layers,
 )
-from architectures.files import check_target, whole_file
+from architectures.files import whole_file
 from mad.data import Split, load, order
-from mad.flags import ForceOption
 from mad.learners import Turns
 from mad.listings import new_table
 from mad.metrics import BATCH, measure
@@ -211,7 +208,7 @@ def show(points: list[Point], console: Console) -> None:
     console.print("agrees, KL: beside the whole model of the same training, nested or alone")
 
 
-def plot(points: list[Point], path: Path, *, force: bool = True) -> None:
+def draw(points: list[Point], path: Path, *, force: bool = True) -> None:
     """Accuracy against parameters, one curve a kind."""
     import matplotlib
 
@@ -232,47 +229,3 @@ def plot(points: list[Point], path: Path, *, force: bool = True) -> None:
     with whole_file(path, force=force) as part:
         figure.savefig(part, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)
-
-
-def main(words: list[str]) -> None:
-    """The verb with its own options; errors are raised to the caller."""
-    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    alone.command()(elastic)
-    typer.main.get_command(alone).main(args=words, prog_name="mad elastic", standalone_mode=False)
-
-
-def elastic(
-    spec: Annotated[str, typer.Argument(help="With nested layers: '2*(mh-attention matformer-swiglu)'.")],
-    suite: Annotated[str, typer.Option(help="smoke, quick, baseline or mad-2024.")] = "quick",
-    tasks: Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")] = None,
-    times: Annotated[
-        int | None, typer.Option(help="Steps of the nested model over a plain one's; default its sizes.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of data, order and weights.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    plot_to: Annotated[
-        Path | None, typer.Option("--plot", help="Where to draw accuracy against parameters: .svg, .png.")
-    ] = None,
-    json_to: Annotated[Path | None, typer.Option("--json", help="Where to write the points.")] = None,
-    force: ForceOption = False,
-) -> None:
-    """Train one nested model, and a plain model for each of its sizes; print and plot score against
-    parameters.
-    """
-    console = Console(stderr=True, highlight=False, markup=False)
-    chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else None
-
-    def report(line: str) -> None:
-        console.print(line, soft_wrap=True)
-
-    for target in (plot_to, json_to):
-        if target is not None:
-            check_target(target, force=force)
-    points = compare(spec, suite=suite, tasks=chosen, times=times, seed=seed, device=device, report=report)
-    show(points, Console(highlight=False))
-    if json_to is not None:
-        rows = [asdict(point) for point in points]
-        with whole_file(json_to, force=force) as part:
-            part.write_text(json.dumps({"spec": spec, "points": rows}, indent=1) + "\n", encoding="utf-8")
-    if plot_to is not None:
-        plot(points, plot_to, force=force)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import mad.cli
-from mad.cli import one_line
+from mad.messages import one_line
 from mad.store import Store
 
 

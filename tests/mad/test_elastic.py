@@ -205,7 +205,7 @@ def test_the_verb_prints_writes_and_plots(
     [
         (["mlp"], "nested layers have none sizes"),
         (["matformer-mlp", "--sute", "smoke"], "No such option"),
-        ([], "Usage: mad elastic"),
+        ([], "Missing argument 'SPEC'"),
     ],
 )
 def test_a_wrong_call_is_one_line(

@@ -344,7 +344,7 @@ def test_an_export_is_whole_or_not_there_and_overwrites_only_when_told(
     file.write_text("mine\n")
     with Store(path) as store:
         store.commit([record(AT)])
-        with pytest.raises(ValueError, match="exists; choose another name, or overwrite it with --force"):
+        with pytest.raises(ValueError, match="exists; choose another name, or replace it with --force"):
             export_records(store, file)
 
         def fails(descriptor: int) -> None:
@@ -359,7 +359,7 @@ def test_an_export_is_whole_or_not_there_and_overwrites_only_when_told(
             ValueError, match=r"suffix '.jsnl'; did you mean '.jsonl'\? choose|suffix '.jsnl'"
         ):
             export_records(store, tmp_path / "runs.jsnl")
-        with pytest.raises(ValueError, match="folder .* does not exist"):
+        with pytest.raises(ValueError, match="is in no folder; create"):
             export_records(store, tmp_path / "nowhere" / "runs.jsonl")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "runs.jsonl"]
 
