@@ -24,18 +24,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from architectures import registry
+from architectures.outline import MAX_LAYERS, MAX_NESTING, TOKEN
 from architectures.presets import PRESETS
 from architectures.spec import Layer, Parallel, Spec
 
-# Limits of what a string may spell, so that a slip of the keyboard is answered at once.
-MAX_LAYERS = 4096
-MAX_NESTING = 64
-
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>-?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w.]))"
-    r"|(?P<name>[A-Za-z_][\w.\-]*(?:\+\+)?(?::[A-Za-z_]\w*)?)"
-    r"|(?P<mark>[*()\[\]{}+,=]))"
-)
 _WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -113,7 +105,7 @@ class _Parser:
         self.tokens: list[tuple[str, str, int]] = []
         position, end = 0, len(text.rstrip())
         while position < end:
-            match = _TOKEN.match(text, position)
+            match = TOKEN.match(text, position)
             if not match:
                 column = end - len(text[position:end].lstrip())
                 raise SpecError(

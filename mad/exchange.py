@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import Any
 
 from architectures.files import whole_file
+from mad.checking import LONGEST, AnyRecord, understood
 from mad.config import Record
 from mad.language import LanguageRecord
-from mad.store import AnyRecord, ImportReport, Store, check
+from mad.store import ImportReport, Store
+
+# Of parquet: the rows of a part that we write; the rows of a file and the bytes of a part that we read.
+GROUP, ROWS, LARGEST_GROUP = 256, 10**6, 2**30
+TEXT = "dictionary<values=string, indices=int32, ordered=0>"
 
 
 def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -> int:
@@ -46,35 +51,46 @@ def read_records(file: str | Path) -> list[AnyRecord]:
     suffix = _suffix(path)
     if not path.is_file():
         raise ValueError(f"{path} is no file; give one that `mad export` wrote")
-    lines: Sequence[bytes | str] = (
-        _read_parquet(path) if suffix == ".parquet" else path.read_bytes().splitlines()
-    )
-    word = "row" if suffix == ".parquet" else "line"
+    word, lines = ("row", _read_parquet(path)) if suffix == ".parquet" else ("line", _read_lines(path))
     return [_parse(line, f"{path.name} {word} {i}") for i, line in enumerate(lines, 1) if line.strip()]
 
 
-def _parse(line: bytes | str, where: str) -> AnyRecord:
-    kind = LanguageRecord if _is_language(line) else Record
+def _read_lines(path: Path) -> Iterator[bytes]:
+    """Lines one by one; of one without end, no more than tells that it is too long."""
+    with open(path, "rb") as file:
+        yield file.readline(LONGEST + 2).removeprefix(codecs.BOM_UTF8)
+        while line := file.readline(LONGEST + 2):
+            yield line
+
+
+def _parse(line: bytes, where: str) -> AnyRecord:
     try:
-        record = kind.model_validate_json(line)
-        check(record)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the line"
-        raise ValueError(
-            f"{where}: {field}: {first['msg']}; give a file that `mad export` of this release wrote"
-        ) from None
+        if len(line) > LONGEST + 1:
+            raise ValueError(f"it is longer than the {LONGEST:,} characters that a record may have")
+        return understood(LanguageRecord if _kind(line) == "language" else Record, line)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return record
+        raise ValueError(f"{where}: {error}; give a file that `mad export` of this release wrote") from None
 
 
-def _is_language(line: bytes | str) -> bool:
+def _kind(line: bytes) -> Any:
+    """What kind of run a line says that it is; refuses what is said twice."""
     try:
-        content = json.loads(line)
-    except ValueError:
-        return False  # What is wrong with the line is said when it is read as a record.
-    return isinstance(content, dict) and content.get("kind") == "language"
+        content = json.loads(line.decode(), object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError("it is nested too deeply for a record") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"Invalid JSON: {error}") from None
+    return content.get("kind") if isinstance(content, dict) else None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose names must differ: readers do not agree on which of two counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return found
 
 
 def _suffix(path: Path) -> str:
@@ -97,20 +113,37 @@ def _write_parquet(path: Path, records: list[AnyRecord]) -> None:
         {name: getattr(r, name, None) for name in columns} | {"record": r.model_dump_json()} for r in records
     ]
     with _pyarrow_needed():
-        pandas.DataFrame(rows, columns=[*columns, "record"]).to_parquet(path, index=False)
+        pandas.DataFrame(rows, columns=[*columns, "record"]).to_parquet(
+            path, index=False, row_group_size=GROUP
+        )
 
 
-def _read_parquet(path: Path) -> list[str]:
-    import pandas
-
+def _read_parquet(path: Path) -> Iterator[bytes]:
+    """The column of records, a few rows at a time, so that a small file cannot unpack to a large one."""
     with _pyarrow_needed():
-        try:
-            frame = pandas.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as parquet ({error}); export it again") from None
-    if "record" not in frame:
-        raise ValueError(f"{path} has no column 'record'; give a file that `mad export` wrote")
-    return [str(text) for text in frame["record"]]
+        from pyarrow import ArrowException, parquet
+    try:
+        # Read as a dictionary, a text that many rows share is there once.
+        file = parquet.ParquetFile(path, read_dictionary=["record"])
+        about = file.metadata
+        if (
+            str(dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True)).get("record"))
+            != TEXT
+        ):
+            raise ValueError(f"{path} has no column 'record' of text; give a file that `mad export` wrote")
+        largest = max((about.row_group(i).total_byte_size for i in range(about.num_row_groups)), default=0)
+        if about.num_rows > ROWS or largest > LARGEST_GROUP:
+            raise ValueError(
+                f"{path} unpacks to {about.num_rows:,} rows, {largest:,} bytes in one part; at most {ROWS:,} "
+                f"and {LARGEST_GROUP:,} are read: export it in parts, or as .jsonl"
+            )
+        for batch in file.iter_batches(batch_size=GROUP, columns=["record"]):
+            texts = batch.column(0)
+            for place in texts.indices.to_pylist():
+                text = b"" if place is None else texts.dictionary[place].as_buffer()
+                yield bytes(text[: LONGEST + 2])
+    except (OSError, ArrowException) as error:
+        raise ValueError(f"{path} cannot be read as parquet ({error}); export it again") from None
 
 
 @contextmanager

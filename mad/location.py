@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,26 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
         if path.is_relative_to(folder) and len(folder.parts) >= best:
             best, kind = len(folder.parts), found
     return kind if kind in NETWORK else None
+
+
+# A store and what SQLite and the lock put beside it.
+BESIDE = ("", "-wal", "-shm", "-journal", ".lock")
+KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFLNK: "link"}
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a store that is not a file, before anything waits on it or writes beside it."""
+    for end in BESIDE:
+        place = path.with_name(f"{path.name}{end}")
+        if not os.path.lexists(place):
+            continue
+        kind = stat.S_IFMT(place.lstat().st_mode)
+        if kind != stat.S_IFREG:
+            what = f"is a {KINDS.get(kind, 'device')}"
+            raise ValueError(
+                f"store {path} {what if not end else f'cannot be used: {place.name} beside it {what}'}; pass "
+                "--store with the path of a file on a local disk"
+            )
 
 
 @contextmanager

@@ -1,6 +1,19 @@
-"""What an error looks like on the command line."""
+"""What people are told: on one line where it is an error or a note, and without control characters."""
 
 from __future__ import annotations
+
+import logging
+
+
+def printable(text: str, *, lines: bool = False) -> str:
+    """The text with "?" for what a terminal would obey, hide or reorder; `lines` keeps its line breaks.
+
+    Names and errors come from other people's records and files: control characters, marks that turn the
+    direction of writing and characters without width can make a table say what is not there.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or (lines and c == "\n") else "?" for c in text)
 
 
 def one_line(message: str) -> str:
@@ -9,5 +22,12 @@ def one_line(message: str) -> str:
     if len(lines) >= 3 and lines[-1].strip() == "^":
         text = lines[-2].strip()
         column = lines[-1].index("^") - lines[-2].index(text)
-        return " ".join([*lines[:-2], f"(here ^): {text[:column]}^{text[column:]}".replace("  ", " ")])
-    return " ".join(line.strip() for line in lines)
+        words = [*lines[:-2], f"(here ^): {text[:column]}^{text[column:]}".replace("  ", " ")]
+    else:
+        words = [line.strip() for line in lines]
+    return printable(" ".join(words))
+
+
+def note(message: str) -> None:
+    """Tell the user, in Python as on the command line, of something that does not stop the work."""
+    logging.getLogger("mad").warning("%s", f"mad: {one_line(message)}")

@@ -26,14 +26,15 @@ def find_run(what: str, store: str | Path | None) -> AnyRecord | None:
     if not re.fullmatch(r"[0-9a-f]{6,20}", what):
         return None
     with Store(store, read_only=True) as opened:
-        stored: list[AnyRecord] = [*opened.records(), *opened.language_records()]
-        found = [record for record in stored if record.id.startswith(what)]
+        found = opened.entries(prefix=what)
     if len(found) != 1:
         count = "no run" if not found else f"{len(found)} runs"
         raise ValueError(
             f"{count} in {store or default_path()} with an id that begins {what!r}; give a full id"
         )
-    return found[0]
+    if found[0].record is None:
+        raise ValueError(f"run {found[0].id} cannot be understood: {found[0].reason}")
+    return found[0].record
 
 
 def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, vocab_size: int) -> None:

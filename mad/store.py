@@ -8,26 +8,25 @@ language-model runs in a second one, under the same rules.
 
 from __future__ import annotations
 
-import os
-import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from mad.checking import AnyRecord, check, understood
 from mad.config import DONE, Record
-from mad.language import LanguageRecord, Role, check_language
-from mad.location import default_path, network_file_system, writer_lock
+from mad.database import connect, reporting
+from mad.language import LanguageRecord, Role
+from mad.location import default_path
+from mad.messages import note
 
-__all__ = ["AnyRecord", "ImportReport", "Store", "check", "default_path"]
+__all__ = ["AnyRecord", "Entry", "ImportReport", "Store", "check", "default_path"]
 
-AnyRecord = Record | LanguageRecord
-
-# 2 added the table of language-model runs.
-SCHEMA = 2
-APPLICATION = 0x4D414453  # "MADS": tells our files from other SQLite databases.
+KINDS: dict[str, type[Record] | type[LanguageRecord]] = {"runs": Record, "language": LanguageRecord}
+# How many records that were set aside are named.
+NAMED = 3
 # How much a record says: an import keeps ours unless the other one says more.
 WORTH = {"failed": 0, "interrupted": 0, "stopped": 1, "diverged": 2, "ok": 2}
 
@@ -42,50 +41,61 @@ class ImportReport:
     conflicts: int
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A row of a store. `record` is None where it cannot be understood, and `reason` says why."""
+
+    table: str
+    row: int
+    id: str
+    record: AnyRecord | None
+    reason: str = ""
+
+
 class Store:
     """The records of all runs. One writer at a time; any number of readers (`read_only=True`)."""
 
     def __init__(self, path: str | Path | None = None, *, read_only: bool = False) -> None:
-        self.path = default_path() if path is None else Path(path).expanduser().resolve()
+        try:
+            self.path = default_path() if path is None else Path(path).expanduser().resolve()
+        except (OSError, RuntimeError) as error:  # An unknown user's home, a link to itself.
+            raise ValueError(f"store {path} cannot be found ({error}); pass another --store") from None
         self.read_only = read_only
-        with ExitStack() as opened:
-            try:
-                self._db = self._open(opened)
-            except sqlite3.DatabaseError as error:
-                raise ValueError(
-                    f"{self.path} is no store that SQLite can open ({error}); pass another --store"
-                ) from None
-            except OSError as error:
-                raise ValueError(
-                    f"store {self.path} cannot be opened ({error}); pass another --store"
-                ) from None
+        self._named: set[str] = set()
+        with ExitStack() as opened, reporting(self.path):
+            self._db, self._tables = connect(self.path, opened, read_only=read_only)
             self._opened = opened.pop_all()
 
     def get(self, id: str) -> Record | None:
-        row = self._db.execute("SELECT record FROM runs WHERE id = ?", (id,)).fetchone()
-        return None if row is None else Record.model_validate_json(row[0])
+        record = self._one("runs", id)
+        assert not isinstance(record, LanguageRecord)
+        return record
 
     def records(self) -> list[Record]:
-        """Every record, the oldest first."""
-        rows = self._db.execute("SELECT record FROM runs ORDER BY created, id")
-        return [Record.model_validate_json(row[0]) for row in rows]
+        """Every record that can be understood, the oldest first; a note names the others."""
+        return [record for record in self._understood("runs") if isinstance(record, Record)]
 
     def count(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM runs").fetchone()[0])
+        return int(self._rows("SELECT count(*) FROM runs")[0][0])
 
     def language(self, id: str) -> LanguageRecord | None:
         """The language-model run with this id."""
-        if not self._has_language:
-            return None
-        row = self._db.execute("SELECT record FROM language WHERE id = ?", (id,)).fetchone()
-        return None if row is None else LanguageRecord.model_validate_json(row[0])
+        record = self._one("language", id)
+        assert not isinstance(record, Record)
+        return record
 
     def language_records(self) -> list[LanguageRecord]:
-        """Every language-model run, the oldest first; none in a store of version 1."""
-        if not self._has_language:
-            return []
-        rows = self._db.execute("SELECT record FROM language ORDER BY created, id")
-        return [LanguageRecord.model_validate_json(row[0]) for row in rows]
+        """Every language-model run that can be understood, the oldest first; a note names the others."""
+        return [record for record in self._understood("language") if isinstance(record, LanguageRecord)]
+
+    def entries(self, table: str | None = None, *, prefix: str = "") -> list[Entry]:
+        """The rows of a table, or of both, whose id begins so; the oldest first, understood or not."""
+        found = []
+        for name in self._tables if table is None else {table} & set(self._tables):
+            query = f"SELECT rowid, id, record FROM {name} WHERE substr(id, 1, ?) = ? ORDER BY created, id"
+            for row, id, text in self._rows(query, len(prefix), prefix):
+                found.append(_entry(name, row, id, text))
+        return found
 
     def hits(self, group_id: str, run_ids: Iterable[str]) -> dict[str, Record]:
         """The records of these runs that need not be run again in this group."""
@@ -101,7 +111,6 @@ class Store:
         batch = list(records)
         with self._transaction():
             for record in batch:
-                check(record)
                 old = self.get(record.id)
                 self._put(record if old is None else _successor(old, record))
 
@@ -110,7 +119,6 @@ class Store:
         batch = list(records)
         with self._transaction():
             for record in batch:
-                check(record)
                 old = self.language(record.id)
                 self._put(record if old is None else _successor(old, record))
 
@@ -131,7 +139,6 @@ class Store:
         added = known = replaced = conflicts = 0
         with self._transaction():
             for record in records:
-                check(record)
                 old = self._same(record)
                 if old is None:
                     added += 1
@@ -145,6 +152,12 @@ class Store:
                 self._put(record)
         return ImportReport(added=added, known=known, replaced=replaced, conflicts=conflicts)
 
+    def remove(self, entries: Iterable[Entry]) -> None:
+        """Take rows out: all of them or, where that fails, none."""
+        with self._transaction():
+            for entry in entries:
+                self._db.execute(f"DELETE FROM {entry.table} WHERE rowid = ?", (entry.row,))
+
     def close(self) -> None:
         self._opened.close()
 
@@ -156,49 +169,9 @@ class Store:
     ) -> None:
         self.close()
 
-    def _open(self, opened: ExitStack) -> sqlite3.Connection:
-        missing = f"no store at {self.path}; run `mad bench` first, or pass --store with the path of one"
-        network = network_file_system(self.path)
-        if self.path.is_dir():
-            raise ValueError(f"store {self.path} is a folder; pass --store with the path of a file in it")
-        if self.read_only and not self.path.exists():
-            raise ValueError(missing)
-        if network and not self.read_only:
-            raise ValueError(
-                f"store {self.path} is on a network file system ({network}), where SQLite loses data; pass "
-                "--store with a path on a local disk, and move results with `mad export` and `mad import`"
-            )
-        if self.read_only:
-            db = opened.enter_context(_reader(self.path, shared=bool(network)))
-        else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            opened.enter_context(writer_lock(self.path))
-            db = sqlite3.connect(self.path, isolation_level=None)
-            opened.callback(db.close)
-        application, version, tables = (
-            db.execute(query).fetchone()[0]
-            for query in (
-                "PRAGMA application_id",
-                "PRAGMA user_version",
-                "SELECT count(*) FROM sqlite_master",
-            )
-        )
-        if (application, version, tables) == (0, 0, 0):
-            if self.read_only:
-                raise ValueError(missing)
-        elif application != APPLICATION:
-            raise ValueError(f"{self.path} is a SQLite database, but no store of mad; pass another --store")
-        elif version > SCHEMA:
-            raise ValueError(
-                f"store {self.path} was written by a newer version (schema {version}, known is {SCHEMA}); "
-                "upgrade with `pip install -U mad-suite`, or pass another --store"
-            )
-        if not self.read_only:
-            db.execute("PRAGMA journal_mode = WAL")
-            if version < SCHEMA:
-                _migrate(db, version)
-        self._has_language = version >= 2 or not self.read_only
-        return db
+    def _rows(self, query: str, *values: str | int) -> list[tuple[Any, ...]]:
+        with reporting(self.path):
+            return self._db.execute(query, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -206,42 +179,57 @@ class Store:
             raise ValueError(
                 f"store {self.path} was opened read-only; open it without read_only=True to write"
             )
-        with self._db:
+        with reporting(self.path), self._db:
             self._db.execute("BEGIN IMMEDIATE")
             yield
+
+    def _one(self, table: str, id: str) -> AnyRecord | None:
+        if table not in self._tables:
+            return None
+        rows = self._rows(f"SELECT rowid, id, record FROM {table} WHERE id = ?", id)
+        if not rows:
+            return None
+        entry = _entry(table, *rows[0])
+        if entry.record is None:
+            raise ValueError(f"{self._lost(entry)}; remove it with `mad rm {id}`, or pass another --store")
+        return entry.record
+
+    def _understood(self, table: str) -> list[AnyRecord]:
+        entries = self.entries(table)
+        lost = [entry for entry in entries if entry.record is None and entry.id not in self._named]
+        if lost:
+            self._named |= {entry.id for entry in lost}
+            said = "; ".join(map(self._lost, lost[:NAMED]))
+            more = f"; and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+            note(f"{said}{more}. Set aside; `mad rm --unreadable` removes what cannot be understood")
+        return [entry.record for entry in entries if entry.record is not None]
+
+    def _lost(self, entry: Entry) -> str:
+        return f"run {entry.id} in store {self.path} cannot be understood ({entry.reason})"
 
     def _same(self, record: AnyRecord) -> AnyRecord | None:
         return self.get(record.id) if isinstance(record, Record) else self.language(record.id)
 
     def _put(self, record: AnyRecord) -> None:
         table, group = ("runs", record.group) if isinstance(record, Record) else ("language", record.study)
-        row = (record.id, group, record.status, record.created, record.model_dump_json())
+        text = record.model_dump_json()
+        # What is written must be readable, and a copy that was changed was never validated.
+        understood(KINDS[table], text)
+        row = (record.id, group, record.status, record.created, text)
         self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?)", row)
 
 
-def check(record: AnyRecord) -> None:
-    """Refuse a record that is not what its configuration or its status says."""
-    if isinstance(record, LanguageRecord):
-        check_language(record)
-        return
-    if record.id != record.config.id:
-        raise ValueError(
-            f"id {record.id} does not match its configuration, which has id {record.config.id}; "
-            "the record was edited or damaged: take it from its source again"
-        )
-    metrics = record.metrics
-    if record.status not in DONE:
-        return
-    if metrics is None or (record.status == "ok" and (metrics.validation is None or metrics.test is None)):
-        raise ValueError(f"run {record.id} is {record.status!r} but lacks its metrics; run it again")
-    values = [metrics.chance, metrics.ceiling]
-    for measure in (metrics.validation, metrics.test):
-        values += [] if measure is None else [measure.micro, measure.macro, measure.macro_batches]
-    for value in values:
-        if not 0 <= value <= 1:
-            raise ValueError(
-                f"run {record.id} has an accuracy of {value}, which must be from 0 to 1; run it again"
-            )
+def _entry(table: str, row: int, id: Any, text: Any) -> Entry:
+    name = id.decode(errors="replace") if isinstance(id, bytes) else str(id)
+    try:
+        if not isinstance(text, bytes):
+            raise ValueError("its text is missing")
+        record = understood(KINDS[table], text)
+        if record.id != name:
+            raise ValueError(f"its text is that of run {record.id}")
+    except ValueError as error:
+        return Entry(table, row, name, None, str(error))
+    return Entry(table, row, name, record)
 
 
 _R = TypeVar("_R", Record, LanguageRecord)
@@ -258,39 +246,3 @@ def _successor(old: _R, new: _R) -> _R:
         f"run {old.id} is stored as {old.status!r}, which is final, so {new.status!r} cannot replace it; "
         "run only what the store does not hold, or pass another --store"
     )
-
-
-def _migrate(db: sqlite3.Connection, version: int) -> None:
-    """Bring an empty file or a store of an older version to this one; records stay as they are."""
-    with db:
-        db.execute("BEGIN IMMEDIATE")
-        if version < 1:
-            db.execute(
-                "CREATE TABLE runs (id TEXT PRIMARY KEY, group_id TEXT NOT NULL, status TEXT NOT NULL, "
-                "created TEXT NOT NULL, record TEXT NOT NULL)"
-            )
-            db.execute(f"PRAGMA application_id = {APPLICATION}")
-        db.execute(
-            "CREATE TABLE language (id TEXT PRIMARY KEY, study TEXT, status TEXT NOT NULL, "
-            "created TEXT NOT NULL, record TEXT NOT NULL)"
-        )
-        db.execute(f"PRAGMA user_version = {SCHEMA}")
-
-
-@contextmanager
-def _reader(path: Path, *, shared: bool) -> Iterator[sqlite3.Connection]:
-    """Readers of a WAL file need shared memory beside it; where that cannot be, a file at rest is read."""
-    at_rest = shared or not os.access(path.parent, os.W_OK)
-    log = path.with_name(f"{path.name}-wal")
-    if at_rest and log.exists() and log.stat().st_size:
-        raise ValueError(
-            f"store {path} is in use or was not closed, and its folder is shared or read-only; "
-            "copy it to a local disk together with its -wal file and pass --store with the copy"
-        )
-    db = sqlite3.connect(
-        f"{path.as_uri()}?{'immutable=1' if at_rest else 'mode=ro'}", uri=True, isolation_level=None
-    )
-    try:
-        yield db
-    finally:
-        db.close()

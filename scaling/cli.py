@@ -116,6 +116,7 @@ def plan(
         .groupby(["arch", "budget"], sort=False)
     ]
     where = f" --corpus {corpus}" if Path(corpus).is_file() else ""
+    where += " --allow-code" if made.code else ""
     _print(
         f"{made.summary()}\n\n{show.columns(['architecture', 'FLOPs', 'parameters'], grid)}\n\n"
         f"written to {out}; train it with: mad scaling train {out}{where}"
@@ -140,13 +141,16 @@ def train(
     max_hours: Annotated[
         float | None, typer.Option(help="Begin no run after so long; call again to go on.")
     ] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Train layers that the plan names as package.module:Class.")
+    ] = False,
 ) -> None:
     """Train the runs of a plan that the store lacks: learning rates first, then the grid. Resumes."""
     from mad.store import Store
     from scaling import design, show, study
     from scaling.corpus import load
 
-    made = design.read(plan)
+    made = design.read(plan, allow_code=allow_code)
     held = made.corpus
     text = load(
         corpus or held.name,

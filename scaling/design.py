@@ -74,6 +74,12 @@ class Plan(Data):
         content = self.model_dump(mode="json", exclude={"corpus": {"name"}})
         return content_hash({"kind": KIND, "version": VERSION, "plan": content})
 
+    @property
+    def code(self) -> list[str]:
+        """The specs that name layers outside this project."""
+        specs = [*self.archs.values(), *(run.size.spec for run in (*self.runs, *self.tuning))]
+        return [spec for spec in specs if ":" in spec]
+
     def epochs(self, run: PlannedRun) -> float:
         """How often the run reads its training text; 0 for a generated one, which does not end."""
         return run.tokens / self.corpus.train_tokens if self.corpus.train_tokens else 0.0
@@ -123,16 +129,19 @@ class Plan(Data):
             part.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def read(path: str | Path) -> Plan:
-    """A saved plan; ValueError where it is none, of another version, or edited."""
+def read(path: str | Path, *, allow_code: bool = False) -> Plan:
+    """A saved plan; ValueError where it is none, of another version, or edited.
+
+    allow_code  whether it may name layers as package.module:Class, whose code runs where they are trained
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"{path} is no file; give a plan that `mad scaling plan` wrote")
     again = "make a new one with `mad scaling plan`"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); {again}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON that can be read ({error}); {again}") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise ValueError(f"{path} is no plan of a scaling study; {again}")
     if content.get("version") != VERSION:
@@ -148,5 +157,10 @@ def read(path: str | Path) -> Plan:
     if found.id != content.get("id"):
         raise ValueError(
             f"{path} has the id {content.get('id')}, but its content has {found.id}: it was edited; {again}"
+        )
+    if found.code and not allow_code:
+        raise ValueError(
+            f"{path} names {found.code[0]!r}, whose code would run here; if you trust it, add --allow-code "
+            "(in Python allow_code=True)"
         )
     return found

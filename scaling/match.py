@@ -6,10 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from architectures import Spec
+from architectures.outline import outline
 
 
 def match(
@@ -68,29 +66,37 @@ def _plain(name: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _spec(name: str) -> Spec | None:
-    """The architecture if the name is a spec or a preset of this project; those have no capitals."""
-    if name != name.lower():
-        return None
+def _layers(name: str) -> tuple[object, ...]:
+    """The layers if the name is a spec or a preset of this project, else none.
+
+    Names come from tables and records, so nothing that they name is imported: where there are layers of
+    somebody's own, the text alone decides.
+    """
+    if ":" in name:
+        try:
+            return outline(name)
+        except ValueError:
+            return ()
+    if name != name.lower():  # Ours have no capitals.
+        return ()
     # Late: parsing looks layers up, which imports torch.
     from architectures import SpecError, parse
 
     try:
-        return parse(name)
+        return parse(name).layers
     except SpecError:
-        return None
+        return ()
 
 
 def _canonical(name: str) -> str:
-    spec = _spec(name)
-    return str(spec) if spec else ""
+    """All layers: '2*swiglu' is 'swiglu swiglu'."""
+    return repr(_layers(name)) if _layers(name) else ""
 
 
 def _pattern(name: str) -> str:
-    """The canonical spec of one period: '2*(hyena swiglu)' and '8*(hyena swiglu)' are 'hyena swiglu'."""
-    spec = _spec(name)
-    if not spec:
-        return ""
-    layers = spec.layers
-    period = next(p for p in range(1, len(layers) + 1) if layers == layers[:p] * (len(layers) // p))
-    return str(type(spec)(layers[:period]))
+    """The layers of one period: '2*(hyena swiglu)' and '8*(hyena swiglu)' are 'hyena swiglu'."""
+    layers = _layers(name)
+    for period in range(1, len(layers) + 1):
+        if layers == layers[:period] * (len(layers) // period):
+            return repr(layers[:period])
+    return ""

@@ -30,9 +30,11 @@ def read(
     if csv is not None:
         frame = read_csv(csv)
     else:
+        from mad.store import Store
         from scaling.stored import curves_frame, language_frame
 
-        frame, curves = language_frame(store, study=study), curves_frame(store, study=study)
+        with Store(store, read_only=True) as opened:
+            frame, curves = language_frame(opened, study=study), curves_frame(opened, study=study)
         if frame.empty and study is not None:
             raise ValueError(
                 f"the store has no runs of study {study!r}; `mad scaling train` names a plan's study"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-import architectures
+from architectures.outline import depth, outline
 from mad.language import LanguageRecord, Role
 from mad.store import Store
 
@@ -43,7 +43,7 @@ def language_frame(
                   input table and readout
     state         elements in all of one row after the run's length; NaN where unknown
     status        "ok" or "diverged", which has no loss and is set aside by the fits
-    depth         layers, those in branches and bodies too
+    depth         layers, those in branches and bodies too; NaN where the spec is of another grammar
     batch_tokens  tokens a step
     floor         entropy of the text in nats a token, where known
 
@@ -116,7 +116,7 @@ def _row(record: LanguageRecord) -> dict[str, Any]:
         "status": record.status,
         "spec": config.architecture.spec,
         "dim": config.architecture.dim,
-        "depth": sum(1 for _ in architectures.parse(config.architecture.spec).walk()),
+        "depth": _depth(config.architecture.spec),
         "lr": config.lr,
         "batch_tokens": config.batch_size * config.seq_len,
         "seed": config.seed,
@@ -128,3 +128,10 @@ def _row(record: LanguageRecord) -> dict[str, Any]:
         "seconds": cost.seconds,
         "id": record.id,
     }
+
+
+def _depth(spec: str) -> float:
+    try:
+        return depth(outline(spec))
+    except ValueError:
+        return math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from mad.config import ArchitectureConfig
@@ -60,34 +61,39 @@ def language(
     role: Any = "grid",
     budget: float | None = 1e12,
     state: dict[str, int] | None = None,
+    cost: dict[str, Any] | None = None,
     **changes: Any,
 ) -> LanguageRecord:
+    """A run as its configuration says; `cost` replaces parts of what it took."""
     made = config(**changes)
     final = status in ("ok", "diverged")
+    unique = min(made.tokens, made.corpus.train_tokens or made.tokens)
+    row = made.batch_size * made.seq_len
     points = tuple(
-        LanguagePoint(step=s, tokens=s * 2048, loss=loss + 1 / s, train_loss=loss, lr=1e-3) for s in (50, 100)
+        LanguagePoint(step=s, tokens=s * row, loss=loss + more, train_loss=loss, lr=made.lr)
+        for s, more in ((made.steps // 2, 0.02), (made.steps, 0.0))
     )
     metrics = LanguageMetrics(
         loss=loss if status == "ok" else None,
         loss_error=0.01 if status == "ok" else None,
-        bits_per_byte=loss / 0.6931 if status == "ok" else None,
+        bits_per_byte=loss / math.log(2) if status == "ok" else None,
         curve=points,
         evaluated=4096,
-        unique_tokens=100_000,
-        epochs=2.048,
+        unique_tokens=unique,
+        epochs=made.tokens / unique,
     )
-    cost = LanguageCost(
-        params=300_000,
-        params_counted=280_000,
-        embedding=20_000,
-        core=260_000,
-        active=260_000,
-        flops_per_token=1.5e6,
-        flops=1.5e6 * made.tokens,
-        state={"total": 4096} if state is None else state,
-        nominal_state=2048,
-        seconds=12.5,
-    )
+    took: dict[str, Any] = {
+        "params": 300_000,
+        "params_counted": 280_000,
+        "embedding": 20_000,
+        "core": 260_000,
+        "active": 260_000,
+        "flops_per_token": 1.5e6,
+        "flops": 1.5e6 * made.tokens,
+        "state": {"total": 4096} if state is None else state,
+        "nominal_state": 2048,
+        "seconds": 12.5,
+    }
     return LanguageRecord(
         id=made.id,
         study=study,
@@ -98,7 +104,7 @@ def language(
         given="mamba",
         label=label,
         metrics=metrics if final else None,
-        cost=cost if final else None,
+        cost=LanguageCost(**took | (cost or {})) if final else None,
         error=None if final else "RuntimeError: out of memory",
         created=created,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mad import store as module
+from mad import database as module
 from mad.config import Record, Status
 from mad.exchange import export_records, import_records
 from mad.location import network_file_system
@@ -158,7 +158,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> N
     db.close()
     before = text.read_bytes(), other.read_bytes()
     for read_only in (False, True):
-        with pytest.raises(ValueError, match=r"notes.txt is no store .* pass another --store"):
+        with pytest.raises(ValueError, match=r"notes.txt: .* it is no store: pass another --store"):
             Store(text, read_only=read_only)
         with pytest.raises(ValueError, match="other.sqlite is a SQLite database, but no store of mad"):
             Store(other, read_only=read_only)
@@ -372,7 +372,7 @@ def test_an_import_refuses_a_damaged_line_by_number_and_adds_nothing(path: Path,
     broken = {
         rf"line 3: id {bad.id} does not match its configuration": json.dumps(edited),
         "line 3: bonus: Extra inputs are not permitted": json.dumps(unknown),
-        "line 3: the line: Invalid JSON": '{"id": ',
+        "line 3: Invalid JSON": '{"id": ',
         "line 3: config.lr: Input should be a finite number": lines(bad).replace('"lr":0.002', '"lr":NaN'),
         "line 3: run .* accuracy of 7.0": lines(bad).replace('"micro":0.5', '"micro":7.0'),
         "line 3: schema_version": lines(bad).replace('"schema_version":1', '"schema_version":2'),

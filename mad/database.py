@@ -1,0 +1,140 @@
+"""The file of a store: how it is opened, what must be in it, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from mad.checking import LONGEST
+from mad.location import check_regular, network_file_system, writer_lock
+
+# 2 added the table of language-model runs.
+SCHEMA = 2
+APPLICATION = 0x4D414453  # "MADS": tells our files from other SQLite databases.
+TABLES = {
+    "runs": "CREATE TABLE runs (id TEXT PRIMARY KEY, group_id TEXT NOT NULL, status TEXT NOT NULL, "
+    "created TEXT NOT NULL, record TEXT NOT NULL)",
+    "language": "CREATE TABLE language (id TEXT PRIMARY KEY, study TEXT, status TEXT NOT NULL, "
+    "created TEXT NOT NULL, record TEXT NOT NULL)",
+}
+DAMAGED = "it is damaged: `sqlite3 FILE .recover` saves what can be saved, and --store names another one"
+# By the start of SQLite's name of the error.
+REMEDIES = {
+    "SQLITE_FULL": "the disk is full: what was stored before is whole; free some space and run it again",
+    "SQLITE_BUSY": "another program holds it: wait for that to end, or pass another --store",
+    "SQLITE_READONLY": "it may not be written: see to its permissions, or pass another --store",
+    "SQLITE_CANTOPEN": "see to the permissions of its folder, or pass another --store",
+    "SQLITE_IOERR": "the disk did not do its part: see that it is there and has space, and run it again",
+    "SQLITE_NOTADB": "it is no store: pass another --store",
+}
+
+
+@contextmanager
+def reporting(path: Path) -> Iterator[None]:
+    """What SQLite or the system refuses, as one sentence with the store and the remedy."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        name = getattr(error, "sqlite_errorname", "")
+        remedy = next((words for start, words in REMEDIES.items() if name.startswith(start)), DAMAGED)
+        raise ValueError(f"store {path}: {error}; {remedy}") from error
+    except UnicodeDecodeError as error:  # In what SQLite has to say of a damaged file.
+        raise ValueError(f"store {path}: {error.object!r}; {DAMAGED}") from error
+    except OSError as error:
+        raise ValueError(f"store {path} cannot be opened ({error}); pass another --store") from error
+
+
+def connect(path: Path, opened: ExitStack, *, read_only: bool) -> tuple[sqlite3.Connection, list[str]]:
+    """The database and the tables that it has. `opened` gets what is to be closed, the lock too."""
+    missing = f"no store at {path}; run `mad bench` first, or pass --store with the path of one"
+    check_regular(path)
+    network = network_file_system(path)
+    if read_only and not path.exists():
+        raise ValueError(missing)
+    if network and not read_only:
+        raise ValueError(
+            f"store {path} is on a network file system ({network}), where SQLite loses data; pass "
+            "--store with a path on a local disk, and move results with `mad export` and `mad import`"
+        )
+    if read_only:
+        db = opened.enter_context(_reader(path, shared=bool(network)))
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened.enter_context(writer_lock(path))
+        db = sqlite3.connect(path, isolation_level=None)
+        opened.callback(db.close)
+    # Text that is no UTF-8 concerns one record, and what a file defines beside its tables is not run.
+    db.text_factory = bytes
+    db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 8 * LONGEST)
+    db.execute("PRAGMA trusted_schema = OFF")
+    application, version, tables = (
+        db.execute(query).fetchone()[0]
+        for query in (
+            "PRAGMA application_id",
+            "PRAGMA user_version",
+            "SELECT count(*) FROM sqlite_master",
+        )
+    )
+    version = max(version, 0)
+    if (application, version, tables) == (0, 0, 0):
+        if read_only:
+            raise ValueError(missing)
+    elif application != APPLICATION:
+        raise ValueError(f"{path} is a SQLite database, but no store of mad; pass another --store")
+    elif version > SCHEMA:
+        raise ValueError(
+            f"store {path} was written by a newer version (schema {version}, known is {SCHEMA}); "
+            "upgrade with `pip install -U mad-suite`, or pass another --store"
+        )
+    else:
+        _check_tables(db, path, list(TABLES)[:version])
+    if not read_only:
+        db.execute("PRAGMA journal_mode = WAL")
+        if version < SCHEMA:
+            _migrate(db, version)
+            version = SCHEMA
+    return db, list(TABLES)[:version]
+
+
+def _check_tables(db: sqlite3.Connection, path: Path, expected: list[str]) -> None:
+    """A store is its tables and nothing else: a view or a trigger would run as it is read or written."""
+    rows = db.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    found = {
+        name: sql for kind, name, sql in rows if not (kind == b"table" and name.startswith(b"sqlite_stat"))
+    }
+    if found != {name.encode(): TABLES[name].encode() for name in expected}:
+        raise ValueError(
+            f"store {path} does not have the tables {', '.join(expected)} as mad makes them; {DAMAGED}"
+        )
+
+
+def _migrate(db: sqlite3.Connection, version: int) -> None:
+    """Bring an empty file or a store of an older version to this one; records stay as they are."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        for name in list(TABLES)[version:]:
+            db.execute(TABLES[name])
+        db.execute(f"PRAGMA application_id = {APPLICATION}")
+        db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+@contextmanager
+def _reader(path: Path, *, shared: bool) -> Iterator[sqlite3.Connection]:
+    """Readers of a WAL file need shared memory beside it; where that cannot be, a file at rest is read."""
+    at_rest = shared or not os.access(path.parent, os.W_OK)
+    log = path.with_name(f"{path.name}-wal")
+    if at_rest and log.exists() and log.stat().st_size:
+        raise ValueError(
+            f"store {path} is in use or was not closed, and its folder is shared or read-only; "
+            "copy it to a local disk together with its -wal file and pass --store with the copy"
+        )
+    db = sqlite3.connect(
+        f"{path.as_uri()}?{'immutable=1' if at_rest else 'mode=ro'}", uri=True, isolation_level=None
+    )
+    try:
+        yield db
+    finally:
+        db.close()

@@ -1,0 +1,1 @@
+raise AssertionError("code of a record was run")
