@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
 
 from mad.config import Metrics, Point, RunConfig
@@ -165,7 +166,13 @@ def make_fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
             f"device {device!r}: this machine has {count}, counted from 0; choose a smaller number"
         )
     devices: Any = [int(index)] if numbered else 1
-    return Fabric(accelerator=accelerator, devices=devices, precision=precision)  # type: ignore[arg-type]
+    # One process, whatever a cluster's job or torchrun has put into the environment.
+    return Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        precision=precision,  # type: ignore[arg-type]
+        plugins=[LightningEnvironment()],
+    )
 
 
 def _learner(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ from mad.trainer import make_fabric
 from scaling.cost import build_model, cost_of
 from scaling.learner import Text
 from scaling.ranks import launch
-from scaling.trainer import CHECKPOINT, Job, fit
+from scaling.resume import CHECKPOINT, set_aside_damaged
+from scaling.trainer import Job, fit
 from scaling.watch import check_loggers
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -72,7 +74,8 @@ def train(
     checkpoint_every  steps between two checkpoints; None: a minute
     threads           of each process on a CPU; None: as torch has it, shared among the processes
 
-    A run that was broken off goes on from its last checkpoint, and ends as if it had not been. A loss that is
+    A run that was broken off goes on from its last checkpoint, and ends as if it had not been; one that is
+    damaged is set aside, and the run begins anew. A loss that is
     not finite, or above that of the first step at the end, makes the run "diverged"; what the training raises
     makes it "failed". What cannot work is refused with a ValueError before any training.
     """
@@ -91,6 +94,8 @@ def train(
         if store is not None and (held := _held(store, config.id, about)) is not None:
             return held
         where = stack.enter_context(_folder(folder, store, config.id))
+        if (damage := set_aside_damaged(where, config.id)) is not None:
+            sys.stderr.write(f"{damage}\n")
         if devices > 1 and threads is None and device == "cpu":
             threads = max(1, (os.cpu_count() or 1) // devices)
         job = Job(
@@ -109,6 +114,8 @@ def train(
         environment |= {"devices": devices, "threads": threads or environment["threads"]}
         if devices > 1:
             environment["strategy"] = "ddp" if strategy == "auto" else strategy
+        if damage is not None:
+            environment["note"] = damage
         record = LanguageRecord(
             id=config.id,
             status="interrupted",
@@ -214,7 +221,7 @@ def _held(store: Store, id: str, about: dict[str, Any]) -> LanguageRecord | None
 
 @contextlib.contextmanager
 def _folder(folder: str | Path | None, store: Store | None, id: str) -> Iterator[Path]:
-    """Where checkpoints and logs go. A folder that holds the checkpoint of another run is refused."""
+    """Where checkpoints and logs go."""
     if folder is None and store is None:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
@@ -222,12 +229,6 @@ def _folder(folder: str | Path | None, store: Store | None, id: str) -> Iterator
     beside = Path() if store is None else store.path.with_name(f"{store.path.name}.runs") / id
     where = beside if folder is None else Path(folder).expanduser().resolve()
     where.mkdir(parents=True, exist_ok=True)
-    if (where / CHECKPOINT).exists():
-        other = torch.load(where / CHECKPOINT, weights_only=True, map_location="cpu")["run"]["id"]
-        if other != id:
-            raise ValueError(
-                f"{where} holds the checkpoint of run {other}, and this is run {id}; pass another folder"
-            )
     yield where
 
 

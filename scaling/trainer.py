@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from architectures.elastic import nested_layers
 from architectures.model import SequenceModel
@@ -24,9 +25,8 @@ from mad.language import LanguageConfig
 from mad.trainer import peak_memory
 from scaling.cost import build_model
 from scaling.learner import LOOK, Batches, Learner, Text
+from scaling.resume import CHECKPOINT, keep
 from scaling.watch import Reporter, make_loggers
-
-CHECKPOINT = "last.ckpt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,29 +58,22 @@ def fit(job: Job, corpus: Text) -> dict[str, Any]:
     trainer_box: list[Trainer] = []
     checkpoint = job.folder / CHECKPOINT
 
-    def save() -> None:
-        part = job.folder / f"{CHECKPOINT}.part"
-        trainer_box[0].save_checkpoint(part)
-        if first:
-            with open(part, "rb+") as written:
-                os.fsync(written.fileno())
-            os.replace(part, checkpoint)
-
     learner = Learner(
         model,
         config,
         corpus.validation(config.seq_len, config.evaluation_tokens),
-        save=save,
+        save=lambda: keep(job.folder, trainer_box[0].save_checkpoint, first=first),
         save_every=job.checkpoint_every,
         report=Reporter(config, job.label, loggers, show=job.progress and first),
     )
     kind, _, index = job.device.partition(":")
-    with _quiet(), _random_state_kept(torch.device(job.device)), _threads(job.threads):
+    with _quiet(), _as_rank(rank), _random_state_kept(torch.device(job.device)), _threads(job.threads):
         trainer = Trainer(
             accelerator=kind,
             devices=job.devices if not index else [int(index)],
             strategy=_strategy(job, model),
-            plugins=[LightningEnvironment()] if job.devices > 1 else None,
+            # Processes are ours to start, whatever a cluster's job or torchrun has put into the environment.
+            plugins=[LightningEnvironment()],
             precision=config.precision,
             max_epochs=-1,
             max_steps=config.steps,
@@ -140,6 +133,18 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _as_rank(rank: int) -> Iterator[None]:
+    """The rank by which Lightning's loggers decide whether to write; it reads RANK, SLURM_PROCID and such."""
+    held: Any = rank_zero_only
+    before = held.rank
+    held.rank = rank
+    try:
+        yield
+    finally:
+        held.rank = before
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ def make_loggers(names: Sequence[str], config: LanguageConfig, label: str, folde
     if "csv" in names:
         loggers.append(CSVLogger(folder, name="logs"))
     if "wandb" in names:
-        told = {"WANDB_API_KEY", "WANDB_MODE"} & set(os.environ)
+        told = [name for name in ("WANDB_API_KEY", "WANDB_MODE") if _stripped(name)]
         loggers.append(
             WandbLogger(
                 name=f"{label} {config.id[:6]}",
@@ -46,6 +46,16 @@ def make_loggers(names: Sequence[str], config: LanguageConfig, label: str, folde
             )
         )
     return loggers
+
+
+def _stripped(name: str) -> str:
+    """A variable without blanks around it, or none: an empty one is a secret that a job was not given, and
+    W&B refuses a key with the end of its line.
+    """
+    word = os.environ.pop(name, "").strip()
+    if word:
+        os.environ[name] = word
+    return word
 
 
 class Reporter:

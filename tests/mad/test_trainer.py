@@ -805,3 +805,21 @@ def test_a_nameless_factory_and_a_run_without_a_store_leave_no_trace(engine: Eng
 def test_one_hot_logits_are_what_the_copier_answers() -> None:
     tokens = torch.tensor([[1, 0]])
     assert Copier(3)(tokens).equal(-1.5 * F.one_hot(tokens, 3))
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"},
+        {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "7", "GROUP_RANK": "1"},
+    ],
+    ids=["slurm", "torchrun"],
+)
+def test_a_run_is_one_process_whatever_a_cluster_has_set(
+    variables: dict[str, str], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert engine.store is not None and make_fabric("cpu").world_size == 1
+    engine.run(short("swiglu"))
+    assert [record.status for record in engine.store.records()] == ["ok", "ok"]

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -23,8 +24,9 @@ from mad.language import LanguageRecord
 from mad.store import Store
 from scaling.cost import build_model, cost_of
 from scaling.learner import LOOK, Batches, Learner, learning_rate
+from scaling.resume import CHECKPOINT
 from scaling.train import train
-from scaling.trainer import CHECKPOINT
+from scaling.watch import make_loggers
 from tests.scaling.stand_in import VOCABULARY, StandIn, tiny
 
 ROOT = Path(__file__).parent.parent.parent
@@ -346,8 +348,102 @@ def test_checkpoints_end_with_the_run_unless_a_folder_is_given(tmp_path: Path) -
     assert [p.name for p in (tmp_path / "mine").iterdir()] == [CHECKPOINT]
     loaded = torch.load(tmp_path / "mine" / CHECKPOINT, weights_only=True)
     assert loaded["run"]["id"] == tiny().id
-    with pytest.raises(ValueError, match="holds the checkpoint of run"):
+    with pytest.raises(ValueError, match="is the checkpoint of run"):
         run(tiny(seed=1), folder=tmp_path / "mine")
+
+
+def truncated(content: bytes) -> bytes:
+    return content[:3000]
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def overwritten(content: bytes) -> bytes:
+    return b"something else\n" * 500
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit, where the weights are."""
+    at = content.index(b"data/1") + 400
+    return content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [truncated, emptied, overwritten, flipped])
+def test_a_damaged_checkpoint_is_named_and_the_run_begins_anew(
+    damage: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus=Cut(17), folder=tmp_path, checkpoint_every=5)
+    path = tmp_path / CHECKPOINT
+    content = damage(path.read_bytes())
+    path.write_bytes(content)
+    found = run(folder=tmp_path)
+    said = f"{path} is damaged ("
+    assert capfd.readouterr().err.startswith(said) and found.environment["note"].startswith(said)
+    assert found.metrics == run().metrics
+    assert path.with_name("last.ckpt.damaged").read_bytes() == content and path.exists()
+
+
+def test_a_checkpoint_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / CHECKPOINT)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(ValueError, match="is the checkpoint of no run of ours"):
+        run(folder=tmp_path)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+
+    def full(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    record = run(folder=tmp_path, checkpoint_every=5)
+    assert record.status == "failed" and "No space left on device" in (record.error or "")
+    assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["global_step"] == 5
+
+
+SLURM = {
+    **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job", "SLURM_NTASKS": "2", "SLURM_NNODES": "1"},
+    **{"SLURM_NODELIST": "n1", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0"},
+}
+TORCHRUN = {
+    **{"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
+    **{"MASTER_ADDR": "nowhere", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "7"},
+}
+MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "JSM_NAMESPACE_RANK": "1", "LSB_JOBID": "7"}
+
+
+@pytest.mark.parametrize("variables", [SLURM, TORCHRUN, MPI], ids=["slurm", "torchrun", "mpi"])
+def test_a_run_is_one_process_whatever_a_cluster_has_set(
+    variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = run()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # as Lightning reads it from these when it is imported
+    found = run(folder=tmp_path, loggers=("csv",))
+    assert found.metrics == alone.metrics
+    (file,) = tmp_path.rglob("metrics.csv")
+    assert len(pd.read_csv(file)) == 4 and rank_zero_only.rank == 1
+
+
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "WANDB_MODE"])
+def test_an_empty_key_of_wandb_is_none(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    for value, offline in [("", True), (" \n", True), ("secret\n", False)]:
+        monkeypatch.setenv(name, value)
+        (logger,) = make_loggers(("wandb",), tiny(), "label", tmp_path)
+        assert logger._offline is offline and os.environ.get(name) == (value.strip() or None)
 
 
 def test_nothing_is_written_into_the_working_folder(

@@ -1,0 +1,51 @@
+"""The checkpoint of a run that was broken off: written whole, used where it is whole and of this run."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from architectures.files import whole_file
+
+CHECKPOINT = "last.ckpt"
+
+
+def keep(folder: Path, save: Callable[[Path], None], *, first: bool) -> None:
+    """Replace the folder's checkpoint by what `save` writes, to which the first of all ranks writes."""
+    if not first:
+        save(folder / CHECKPOINT)
+        return
+    with whole_file(folder / CHECKPOINT, force=True) as part:
+        save(part)
+
+
+def set_aside_damaged(folder: Path, id: str) -> str | None:
+    """Make room for a new checkpoint where the folder's is damaged; returns what is to be said of it.
+
+    ValueError for the checkpoint of another run.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as held:  # torch does not look at the checksums of its files.
+            odd = held.testzip()
+        if odd is not None:
+            raise ValueError(f"the checksum of {odd} is wrong")
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except OSError:
+        raise
+    except Exception as error:  # The unpickler answers a damaged file with whatever it stumbles over.
+        aside = path.with_name(f"{CHECKPOINT}.damaged")
+        os.replace(path, aside)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return f"{path} is damaged ({reason}): the run begins anew, and the file is kept as {aside.name}"
+    other = content.get("run", {}).get("id") if isinstance(content, dict) else None
+    if other != id:
+        whose = "no run of ours" if other is None else f"run {other}"
+        raise ValueError(f"{path} is the checkpoint of {whose}, and this is run {id}; pass another folder")
+    return None
