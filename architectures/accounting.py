@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
+from architectures.bounds import check_sizes
 from architectures.functional.multiplicative import MultiplicativeLinear
-from architectures.model import SequenceModel, build
+from architectures.model import SequenceModel, sketch
 from architectures.options import ModelOptions
 from architectures.primitive import Primitive, UnknownState
 from architectures.spec import Layer, Spec
@@ -71,10 +70,8 @@ def account(
     options: ModelOptions | None = None,
 ) -> Account:
     """Count a spec at a vocabulary, width and length without building it in memory."""
-    with torch.device("meta"):
-        model = build(
-            spec, vocab_size=vocab_size, dim=dim, max_len=seq_len, readout=readout, seed=0, options=options
-        )
+    check_sizes(seq_len=seq_len)
+    model = sketch(spec, vocab_size=vocab_size, dim=dim, max_len=seq_len, readout=readout, options=options)
     return _count(model, seq_len, fresh=True)
 
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from architectures import registry
-from architectures.blocks import Block, Branches, Change, Part, add, owns_stream
+from architectures.blocks import Part, add, owns_stream
+from architectures.bounds import check_sizes
+from architectures.builder import Builder, on_meta
 from architectures.functional.multiplicative import MultiplicativeLinear
 from architectures.functional.norms import RMSNorm
+from architectures.memory import machine_memory
 from architectures.options import ModelOptions
 from architectures.presets import PRESETS
 from architectures.primitive import Context, Hint, Primitive, State
-from architectures.spec import Layer, Parallel, Spec
+from architectures.spec import Spec
 from architectures.stripe import parse
 
 READOUTS = ("every", "last")
@@ -45,7 +47,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.spec, self.dim, self.max_len, self.readout = spec, dim, max_len, readout
         self.vocab_size, self.options = vocab_size, options
-        builder = _Builder(spec, dim, max_len, seed)
+        builder = Builder(spec, dim, max_len, seed)
         blocks = builder.blocks(spec, "blocks")
         # Of the stream: what stands outside of the layers is as wide.
         self.width = max([dim, *(block.stream_width for block in blocks if isinstance(block, Primitive))])
@@ -111,7 +113,7 @@ class SequenceModel(nn.Module):
 
     def around(self, spec: Spec) -> SequenceModel:
         """A fresh model that is like this one but for its layers, at their initial weights."""
-        return SequenceModel(
+        return build(
             spec,
             vocab_size=self.vocab_size,
             dim=self.dim,
@@ -213,14 +215,15 @@ def build(
     `seed` keys the initial weights, each part by itself: the same seed gives the same weights, and the global
     random state is left as it was. `options=None` takes the preset's own, else the defaults.
     """
-    for name, value in (("vocab_size", vocab_size), ("dim", dim), ("max_len", max_len)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
+    check_sizes(vocab_size=vocab_size, dim=dim, max_len=max_len)
     if readout not in READOUTS:
         raise ValueError(f"readout={readout!r} is not one of {', '.join(READOUTS)}")
     options = resolve_options(spec) if options is None else options
+    spec = parse(spec)
+    if not on_meta():
+        check_size(spec, vocab_size=vocab_size, dim=dim, max_len=max_len, readout=readout, options=options)
     return SequenceModel(
-        parse(spec),
+        spec,
         vocab_size=vocab_size,
         dim=dim,
         max_len=max_len,
@@ -230,89 +233,62 @@ def build(
     )
 
 
+def sketch(
+    spec: str | Spec,
+    *,
+    vocab_size: int,
+    dim: int = 128,
+    max_len: int,
+    readout: str = "every",
+    options: ModelOptions | None = None,
+) -> SequenceModel:
+    """The model of a spec without its numbers: built on the meta device, where no size takes memory."""
+    with torch.device("meta"):
+        return build(
+            spec, vocab_size=vocab_size, dim=dim, max_len=max_len, readout=readout, seed=0, options=options
+        )
+
+
+def check_size(
+    spec: str | Spec,
+    *,
+    vocab_size: int,
+    dim: int = 128,
+    max_len: int,
+    readout: str = "every",
+    options: ModelOptions | None = None,
+    copies: int = 1,
+) -> int:
+    """Bytes of the tensors of a model, counted without taking memory; refused where the machine has fewer.
+
+    `copies`: how many of each tensor there will be: 1 for a model, 4 for one in training (its gradient and
+    two moments beside it), times the replicas that are trained at once.
+    """
+    options = resolve_options(spec) if options is None else options
+    size = _bytes(parse(spec), vocab_size, dim, max_len, readout, options)
+    if copies * size > (memory := machine_memory()):
+        raise ValueError(
+            f"{spec} at width {dim}, length {max_len} and vocabulary {vocab_size} has "
+            f"{size / 2**30:,.1f} GiB of weights and constants, {copies} times over more than the "
+            f"{memory / 2**30:,.1f} GiB of this machine; choose smaller sizes"
+        )
+    return size
+
+
+@functools.lru_cache(maxsize=256)
+def _bytes(spec: Spec, vocab_size: int, dim: int, max_len: int, readout: str, options: ModelOptions) -> int:
+    given = {"vocab_size": vocab_size, "dim": dim, "max_len": max_len, "readout": readout, "options": options}
+    try:
+        model = sketch(spec, **given)  # type: ignore[arg-type]
+    except Exception:
+        # A layer of the user's own need not run on the meta device; built in earnest, it says what is wrong.
+        if any(registry.get(layer.name).source for layer in spec.walk()):
+            return 0
+        raise
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
 def resolve_options(spec: str | Spec) -> ModelOptions:
     """The model options that belong to a preset's name; the defaults for anything else."""
     preset = PRESETS.get(spec.strip()) if isinstance(spec, str) else None
     return preset.options if preset else ModelOptions()
-
-
-def build_blocks(spec: Spec, *, dim: int, max_len: int, seed: int) -> nn.ModuleList:
-    """The layers of a spec as the module `blocks` of a model, which runs them with `blocks.add`."""
-    blocks = nn.ModuleList(_Builder(spec, dim, max_len, seed).blocks(spec, "blocks"))
-    for name, module in blocks.named_modules():
-        if isinstance(module, Primitive):
-            module.path = f"blocks.{name}"
-    return blocks
-
-
-@contextlib.contextmanager
-def seeded(seed: int, part: str) -> Iterator[None]:
-    """Key the CPU's random state by (seed, part) for a while, and put it back."""
-    before = torch.get_rng_state()
-    key = hashlib.sha256(f"{seed}/{part}".encode()).digest()
-    torch.default_generator.manual_seed(int.from_bytes(key[:8], "little") % 2**63)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
-
-
-class _Builder:
-    """Builds blocks in the order of reading, counting each kind of mixer."""
-
-    def __init__(self, spec: Spec, dim: int, max_len: int, seed: int) -> None:
-        self.spec, self.dim, self.max_len, self.seed = spec, dim, max_len, seed
-        self.depth: dict[str, int] = {}
-        for layer in spec.walk():
-            mixes = registry.get(layer.name).mixes
-            self.depth[mixes] = self.depth.get(mixes, 0) + 1
-        self.count: dict[str, int] = {}
-        self.built: list[Primitive] = []
-
-    def seeded(self, part: str) -> contextlib.AbstractContextManager[None]:
-        return seeded(self.seed, part)
-
-    def blocks(self, spec: Spec, path: str) -> list[Part]:
-        return [self.block(item, f"{path}.{i}") for i, item in enumerate(spec.layers)]
-
-    def block(self, item: Layer | Parallel, path: str) -> Part:
-        part = self.bare(item, path)
-        return part if owns_stream(part) else Block(part, self.dim)
-
-    def bare(self, item: Layer | Parallel, path: str) -> Primitive | Branches:
-        """An item without a norm of its own."""
-        if isinstance(item, Layer):
-            return self.layer(item, path)
-        branches: list[list[Part]] = []
-        for b, branch in enumerate(item.branches):
-            first, *rest = branch.layers
-            head = self.bare(first, f"{path}.{b}.0")
-            branches.append([head, *(self.block(x, f"{path}.{b}.{i}") for i, x in enumerate(rest, start=1))])
-        return Branches(branches)
-
-    def layer(self, item: Layer, path: str) -> Primitive:
-        entry = registry.get(item.name)
-        index = self.count.get(entry.mixes, 0)
-        self.count[entry.mixes] = index + 1
-        where = dict(dim=self.dim, max_len=self.max_len, index=index, depth=self.depth[entry.mixes])
-        config = entry.config(dict(item.options))
-        if item.body is None:
-            with self.seeded(path):
-                built = entry.cls(config, **where)
-            built.join(self.built)
-            self.built.append(built)
-            return built
-        outside, self.max_len = self.max_len, entry.cls.body_len(config, self.max_len)
-        parts = self.blocks(item.body, f"{path}.body")
-        self.max_len = outside
-        body = [Change(part) if isinstance(part, Primitive) else part for part in parts]
-        with self.seeded(path):
-            wrapper = entry.cls(config, body=body, **where)  # type: ignore[call-arg]
-        if wrapper.stream_width != self.dim and (path != "blocks.0" or len(self.spec) > 1):
-            remedy = f", or state {item.name}[{wrapper.keeps_width}]" if wrapper.keeps_width else ""
-            raise ValueError(
-                f"{item.name} makes the stream {wrapper.stream_width} wide in a model of width {self.dim}, "
-                "embedding and readout too, so it must be the only item of a spec; put the other layers into "
-                f"its body{remedy}"
-            )
-        return wrapper

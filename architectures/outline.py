@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Limits of what a string may spell, so that a slip of the keyboard is answered at once.
-MAX_LAYERS = 4096
-MAX_NESTING = 64
+from architectures.bounds import MAX_LAYERS, MAX_NESTING
 
 TOKEN = re.compile(
     r"\s*(?:(?P<number>-?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w.]))"

@@ -23,6 +23,10 @@ from torch import Tensor, nn
 State = tuple[Tensor, ...]
 
 
+# Tokens after which a state that does not grow is looked at once more, to see whether it is still filling.
+SETTLED = 4096
+
+
 class UnknownState(ValueError):
     """The state of a layer that does not define one was asked for."""
 
@@ -35,19 +39,22 @@ SCALES = ("absolute", "head", "width")
 SETS = ("", "params", "state")
 
 
-def option(default: Any, doc: str = "", *, scales: str = "absolute", sets: str = "") -> Any:
+def option(
+    default: Any, doc: str = "", *, scales: str = "absolute", sets: str = "", most: float | None = None
+) -> Any:
     """A field of a `Config`: its default, one line about it, how it follows the width, what it is sized for.
 
     `scales`: "absolute" (a window, a kernel length: unchanged), "head" (a size of one head: unchanged,
     the number of heads grows instead) or "width" (an inner width, a number of heads: grows with the width).
     `sets`: "params" (an inner width) or "state" (a size of the state) marks the integer that `solve` turns to
-    reach a number of parameters or of state elements; "" for none.
+    reach a number of parameters or of state elements; "" for none. `most`: the largest number that a spec may
+    say, where the layer's work grows with it; None: `bounds.MOST`, which is a guard against slips.
     """
     if scales not in SCALES:
         raise ValueError(f"scales={scales!r} is not one of {', '.join(SCALES)}")
     if sets not in SETS:
         raise ValueError(f"sets={sets!r} is not one of params, state, or empty")
-    return field(default=default, metadata={"doc": doc, "scales": scales, "sets": sets})
+    return field(default=default, metadata={"doc": doc, "scales": scales, "sets": sets, "most": most})
 
 
 def at_least(config: Any, **minima: int) -> None:
@@ -134,7 +141,8 @@ class Primitive(nn.Module):
 
     A subclass nests a frozen, keyword-only dataclass `Config`, calls `super().__init__` first, initialises
     all of its own parameters, and mutates nothing in `forward`. `index` counts the layers with the same
-    `mixes` before this one, `depth` all of them.
+    `mixes` before this one, `depth` all of them; whether `index` is 0 may decide which tensors there are, and
+    nothing else about the two may.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -173,6 +181,11 @@ class Primitive(nn.Module):
     def body_len(cls, config: Any, max_len: int) -> int:
         """The most tokens that the body of a wrapper is given, of `max_len` that the wrapper is given."""
         return max_len
+
+    @classmethod
+    def passes(cls, config: Any) -> int:
+        """How often a wrapper runs each layer of its body."""
+        return 1
 
     @property
     def stream_width(self) -> int:
@@ -222,6 +235,8 @@ class Primitive(nn.Module):
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         """Many tokens at once: (B, T, D) and a state -> (B, T, D) and the state after them."""
+        if self.mixes == "channel" and type(self).step is Primitive.step:
+            return self.forward(x, ctx), state
         outputs = []
         for t in range(x.shape[1]):
             y, state = self.step(x[:, t], state, ctx)
@@ -266,6 +281,14 @@ class Primitive(nn.Module):
         """Floating elements of one row's state after `length` tokens, by kind, measured on the state."""
         if not self.decodes:
             raise UnknownState(f"the state of {type(self).__name__} is unknown: it has no step")
+        if length > SETTLED and "growing" not in self.state_kinds:
+            # Such a state only fills a window: what two lengths have in common is that of all longer ones.
+            half, whole = self._state_after(SETTLED // 2), self._state_after(SETTLED)
+            if half == whole:
+                return whole
+        return self._state_after(length)
+
+    def _state_after(self, length: int) -> dict[str, int]:
         weight = next(self.parameters(), torch.empty(0))
         with torch.no_grad():
             x = torch.zeros(1, length, self.stream_width, device=weight.device, dtype=weight.dtype)
@@ -321,7 +344,8 @@ def linear_flops(module: nn.Module) -> int:
 
 
 def divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
 
 
 def config_options(config: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from architectures.bounds import check_number
 from architectures.foreign import Foreign, foreign_config
 from architectures.primitive import Primitive
 
@@ -63,8 +64,10 @@ class Entry:
         return hints[option]
 
     def check(self, option: str, value: Any) -> None:
-        """Refuse a value that the annotation of its option does not allow."""
-        _check_type(f"{self.name}[{option}]", value, self.kind(option))
+        """Refuse a value that the annotation of its option does not allow, and a number out of all bounds."""
+        where = f"{self.name}[{option}]"
+        _check_type(where, value, self.kind(option))
+        check_number(where, value, _most(self.cls.Config).get(option))
 
     def choices(self) -> str:
         """The options of this layer, for a message."""
@@ -272,6 +275,12 @@ def _hints(config: type) -> dict[str, Any]:
     """The annotations of a config's fields, in their order."""
     hints = typing.get_type_hints(config)
     return {f.name: hints[f.name] for f in dataclasses.fields(config)}
+
+
+@functools.cache
+def _most(config: type) -> dict[str, float | None]:
+    """The largest number that each option of a config declares, none where it declares none."""
+    return {f.name: f.metadata.get("most") for f in dataclasses.fields(config)}
 
 
 def _allowed(hint: Any) -> tuple[Any, ...]:

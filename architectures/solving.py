@@ -8,11 +8,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from architectures import registry
 from architectures.accounting import Account, account
-from architectures.model import SequenceModel, build
+from architectures.model import SequenceModel, sketch
 from architectures.primitive import Primitive
 from architectures.spec import Layer, Parallel, Spec
 from architectures.stripe import parse
@@ -217,8 +215,7 @@ class _Solver:
     @functools.cache  # noqa: B019 - a solver lives for one call
     def _model(self, spec: Spec, dim: int) -> SequenceModel:
         try:
-            with torch.device("meta"):
-                return build(spec, vocab_size=self.vocab_size, dim=dim, max_len=self.seq_len, seed=0)
+            return sketch(spec, vocab_size=self.vocab_size, dim=dim, max_len=self.seq_len)
         except ValueError as error:
             raise _Unbuildable(str(error)) from error
 

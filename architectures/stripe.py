@@ -20,11 +20,12 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from architectures import registry
-from architectures.outline import MAX_LAYERS, MAX_NESTING, TOKEN
+from architectures.bounds import MAX_CHARACTERS, MAX_LAYERS, MAX_NESTING, check_sizes, shown
+from architectures.outline import TOKEN
 from architectures.presets import PRESETS
 from architectures.spec import Layer, Parallel, Spec
 
@@ -52,6 +53,12 @@ def parse(text: str | Spec) -> Spec:
         raise SpecError(
             "an architecture is empty; expected layers, such as '2*(mh-attention swiglu)'", text, 0
         )
+    if len(text) > MAX_CHARACTERS:
+        raise SpecError(
+            f"{len(text)} characters; expected at most {MAX_CHARACTERS}, with repeats such as '2*(...)'",
+            text,
+            0,
+        )
     preset = PRESETS.get(text.strip())
     return _Parser(preset.spec if preset else text).parse()
 
@@ -65,14 +72,32 @@ def scale(spec: str | Spec, *, depth: int | None = None, dim: int | None = None,
     spec = parse(spec)
     layers = spec.layers
     if depth is not None:
-        if not 1 <= depth <= MAX_LAYERS:
-            raise ValueError(f"depth={depth} is not between 1 and {MAX_LAYERS}")
+        if type(depth) is not int or not 1 <= depth <= MAX_LAYERS:
+            raise ValueError(f"depth={shown(depth)} is not between 1 and {MAX_LAYERS}")
         layers = tuple(layers[i % len(layers)] for i in range(depth))
     if dim is not None:
-        if dim < 1 or from_dim < 1:
-            raise ValueError(f"dim={dim} and from_dim={from_dim} must be at least 1")
+        check_sizes(dim=dim, from_dim=from_dim)
         layers = tuple(_widen(item, dim, from_dim) for item in layers)
-    return Spec(layers)
+    scaled = Spec(layers)
+    if (size := runs(scaled)) > MAX_LAYERS:
+        raise ValueError(
+            f"depth={depth} makes {size} layers of {spec}, at most {MAX_LAYERS}; give a smaller depth"
+        )
+    return scaled
+
+
+def runs(spec: Spec) -> int:
+    """The number of layers as they are run: those in branches and bodies too, a repeated body each time."""
+    count = 0
+    for item in spec.layers:
+        if isinstance(item, Parallel):
+            count += sum(runs(branch) for branch in item.branches)
+        elif item.body is None:
+            count += 1
+        else:
+            entry = registry.get(item.name)
+            count += 1 + entry.cls.passes(entry.config(dict(item.options))) * runs(item.body)
+    return count
 
 
 def _widen(item: Layer | Parallel, dim: int, from_dim: int) -> Layer | Parallel:
@@ -162,7 +187,7 @@ class _Parser:
             start = self.column
             new, count = self.item()
             # Counted before anything is repeated: nested repeats multiply.
-            size += count * _size(new)
+            size += count * runs(Spec(tuple(new)))
             if size > MAX_LAYERS:
                 raise self.error(
                     f"more than {MAX_LAYERS} layers; expected a smaller number of repeats", start
@@ -281,8 +306,3 @@ class _Parser:
         if not math.isfinite(value):
             raise self.error(f"{self.word} is too large; expected a finite number")
         return value
-
-
-def _size(layers: Iterable[Layer | Parallel]) -> int:
-    """The number of layers, those in branches and bodies too."""
-    return sum(1 for _ in Spec(tuple(layers)).walk())

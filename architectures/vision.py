@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from architectures.blocks import Part, add
+from architectures.builder import build_blocks, seeded
 from architectures.functional.norms import RMSNorm
-from architectures.model import build_blocks, seeded
 from architectures.primitive import Context
 from architectures.spec import Spec
 from architectures.stripe import parse

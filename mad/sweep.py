@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 import architectures
-from architectures.model import resolve_options, seeded
+from architectures.builder import seeded
+from architectures.model import resolve_options
 from architectures.registry import get, load_object, source_hash
 from mad.config import ArchitectureConfig, RunConfig, content_hash, setting_fields
 from mad.iso import Goals, equalise

@@ -27,6 +27,10 @@ class Repeat(Wrapper):
         def __post_init__(self) -> None:
             at_least(self, times=1)
 
+    @classmethod
+    def passes(cls, config: Config) -> int:
+        return config.times
+
     def thread(self, x: Tensor, run: Run, ctx: Context) -> Tensor:
         for block in self.order():
             x = x + run(block, x)

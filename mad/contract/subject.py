@@ -19,8 +19,8 @@ from torch import Tensor
 
 import architectures
 from architectures import Context, Primitive, Spec, State
+from architectures.builder import seeded
 from architectures.foreign import Foreign
-from architectures.model import seeded
 from architectures.spec import Layer
 
 # Sequences are at most this long, where a question does not need longer ones.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from architectures import Primitive
-from architectures.model import seeded
+from architectures.builder import seeded
 from mad.contract.subject import NotApplicable, Size, Subject, Violation, bare, gap, noise, run
 
 LOUD = 100.0

@@ -78,8 +78,8 @@ HOSTILE: list[tuple[Callable[[Any], Any], str]] = [
     (edited(spec="os:path"), "layers outside this package"),
     (edited(spec=3), "its 'spec' is missing or no str"),
     (without("stored"), "its 'stored' is missing"),
-    (edited(dim=10**9), "overflowed"),
-    (edited(vocab_size=10**12), "is not of shape"),
+    (edited(dim=10**9), "dim=1000000000 must be at most 262,144"),
+    (edited(vocab_size=10**12), "vocab_size=1000000000000 must be at most"),
     (edited(dim=10**5), "is not of shape"),
     (edited(readout="last"), "tensors are not those"),
     (edited(dim=-4), "must be at least 1"),
@@ -123,7 +123,7 @@ def test_a_file_cannot_ask_for_memory_that_it_does_not_hold(tmp_path: Path) -> N
     path = tmp_path / "m.pt"
     save(make(readout="last"), path)
     torch.save({**torch.load(path, weights_only=True), "max_len": 10**9}, path)
-    with pytest.raises(ValueError, match="constants of 16000000000 numbers.*max_len"):
+    with pytest.raises(ValueError, match="max_len=1000000000 must be at most"):
         load(path)
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
+from architectures.blocks import Block
+from architectures.builder import Builder
 from architectures.memory import PeakMemory
-from architectures.model import Block, _Builder
 from architectures.primitive import Primitive, count_state
 from architectures.registry import get
 from architectures.stripe import Layer, Parallel, Spec
@@ -28,7 +29,7 @@ def make(
 ) -> Primitive:
     """One layer as the model builds it, wrappers by their registered example."""
     spec = architectures.parse(f"1*{get(name).example}")
-    block = _Builder(spec, dim, max_len, seed).blocks(spec, "blocks")[0]
+    block = Builder(spec, dim, max_len, seed).blocks(spec, "blocks")[0]
     layer = block.layer if isinstance(block, Block) else block
     assert isinstance(layer, Primitive)
     return layer
