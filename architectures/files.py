@@ -20,7 +20,7 @@ def check_target(path: Name, *, force: bool = False, sources: Iterable[Name] = (
     force    whether a file that exists may be replaced; what is not a regular file never is
     sources  files that are read, and so never written
     """
-    target = Path(os.path.realpath(os.path.expanduser(path)))
+    target = resolved(path)
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
@@ -49,6 +49,11 @@ def check_target(path: Name, *, force: bool = False, sources: Iterable[Name] = (
             f"{path} cannot be written ({error.strerror}); choose a path in another folder"
         ) from None
     return target
+
+
+def resolved(path: Name) -> Path:
+    """The absolute path, ~ replaced and links followed; a user or a link that leads nowhere stays in it."""
+    return Path(os.path.realpath(os.path.expanduser(path)))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -26,7 +27,7 @@ def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -
 
     Runs of the battery come first, sorted by id, then language-model runs, which say so: "kind": "language".
     """
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     _suffix(path)
     with whole_file(path, force=overwrite, sources=[store.path]) as part:
         records: list[AnyRecord] = [
@@ -47,7 +48,7 @@ def import_records(store: Store, file: str | Path) -> ImportReport:
 
 def read_records(file: str | Path) -> list[AnyRecord]:
     """The records of an exported file, every line of them checked."""
-    path = Path(file).expanduser()
+    path = Path(os.path.expanduser(file))
     suffix = _suffix(path)
     if not path.is_file():
         raise ValueError(f"{path} is no file; give one that `mad export` wrote")

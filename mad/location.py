@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from architectures.files import resolved
+
 # SQLite's locks and shared memory do not work between the machines that mount one of these.
 NETWORK = frozenset(
     "nfs nfs4 cifs smb2 smb3 smbfs lustre gpfs beegfs beegfs_nodev afs ceph panfs wekafs pvfs2 orangefs "
@@ -18,16 +20,26 @@ NETWORK = frozenset(
 
 def default_path() -> Path:
     """$MAD_STORE, else `store.sqlite` in the platform's folder for user data."""
-    named = os.environ.get("MAD_STORE")
-    if named:
-        return Path(named).expanduser().resolve()
+    if named := os.environ.get("MAD_STORE"):
+        return resolved(named)
+    return user_folder("MAD_STORE", "Application Support", "XDG_DATA_HOME", "~/.local/share") / "store.sqlite"
+
+
+def user_folder(variable: str, library: str, xdg: str, folder: str) -> Path:
+    """Our folder in the platform's for this user: under %LOCALAPPDATA%, ~/Library, $XDG_... or else `folder`.
+
+    `variable` is what names another one where the user has none.
+    """
     if sys.platform == "win32":
         folder = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
-        folder = "~/Library/Application Support"
+        folder = f"~/Library/{library}"
     else:
-        folder = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(folder).expanduser().resolve() / "mad-suite" / "store.sqlite"
+        folder = os.environ.get(xdg) or folder
+    found = os.path.expanduser(folder)
+    if found.startswith("~"):
+        raise ValueError(f"{folder} is nowhere: this user has no home folder; set HOME or {variable}")
+    return resolved(found) / "mad-suite"
 
 
 def network_file_system(path: Path, mounts: str | None = None) -> str | None:

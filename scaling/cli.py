@@ -330,8 +330,8 @@ def report(
     from scaling import reading
     from scaling.report import write
 
-    sources = [path for path in (runs, scores, store or default_path()) if path is not None]
-    check_target(out, force=force, sources=sources)
+    held = store or (default_path() if runs is None else None)
+    check_target(out, force=force, sources=[path for path in (runs, scores, held) if path is not None])
     frame, curves = reading.read(runs, None if runs else store, study=study, by=by, where=where)
     known = None
     if scores is not None or suite is not None:

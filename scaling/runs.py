@@ -15,6 +15,7 @@ Further columns are kept and ignored.
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -47,7 +48,7 @@ class Status(enum.StrEnum):
 
 def read_csv(path: str | Path) -> pd.DataFrame:
     """A CSV file with a header, as it stands; `clean` checks what it says."""
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise ValueError(f"{path} is no file; give a CSV of runs with the columns params, tokens and loss")
     try:

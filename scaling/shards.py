@@ -17,6 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from architectures.files import resolved
+from mad.location import user_folder
+
 # Folders of builders that were killed are removed when they are older than this: a day in seconds.
 STALE = 86_400
 BUILDING = ".building-"
@@ -24,16 +27,9 @@ BUILDING = ".building-"
 
 def default_cache() -> Path:
     """$MAD_CACHE, else `mad-suite/corpora` in the platform's folder for caches."""
-    named = os.environ.get("MAD_CACHE")
-    if named:
-        return Path(named).expanduser().resolve()
-    if sys.platform == "win32":
-        folder = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        folder = "~/Library/Caches"
-    else:
-        folder = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(folder).expanduser().resolve() / "mad-suite" / "corpora"
+    if named := os.environ.get("MAD_CACHE"):
+        return resolved(named)
+    return user_folder("MAD_CACHE", "Caches", "XDG_CACHE_HOME", "~/.cache") / "corpora"
 
 
 def folder(cache: Path, key: str, fill: Callable[[Path], None]) -> Path:

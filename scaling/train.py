@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from architectures.files import resolved
 from mad.language import (
     FINAL,
     LanguageConfig,
@@ -227,7 +228,7 @@ def _folder(folder: str | Path | None, store: Store | None, id: str) -> Iterator
             yield Path(temporary)
         return
     beside = Path() if store is None else store.path.with_name(f"{store.path.name}.runs") / id
-    where = beside if folder is None else Path(folder).expanduser().resolve()
+    where = beside if folder is None else resolved(folder)
     where.mkdir(parents=True, exist_ok=True)
     yield where
 
