@@ -8,7 +8,7 @@ from typing import Any
 
 from architectures.bounds import check_sizes
 from architectures.functional.multiplicative import MultiplicativeLinear
-from architectures.model import SequenceModel, sketch
+from architectures.model import SequenceModel, check_model, sketch
 from architectures.options import ModelOptions
 from architectures.primitive import Primitive, UnknownState
 from architectures.spec import Layer, Spec
@@ -77,6 +77,7 @@ def account(
 
 def account_model(model: SequenceModel, seq_len: int) -> Account:
     """Count a model that is already built, on any device."""
+    check_model(model, "account_model")
     return _count(model, seq_len, fresh=False)
 
 

@@ -14,8 +14,9 @@ import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from architectures import registry
+from architectures.elastic import nested_layers, set_granularity
 from architectures.files import whole_file
-from architectures.model import SequenceModel, build
+from architectures.model import SequenceModel, build, check_model
 from architectures.options import ModelOptions
 from architectures.stored import restore_numbers, stored_numbers
 from architectures.stripe import parse
@@ -35,8 +36,7 @@ def save(
 
     `force=False` refuses a file that exists; else it is replaced.
     """
-    if not isinstance(model, SequenceModel):
-        raise ValueError(f"a {type(model).__name__} has no spec to be rebuilt from; save a SequenceModel")
+    check_model(model, "save")
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -49,6 +49,7 @@ def save(
         "options": dataclasses.asdict(model.options),
         "state": model.state_dict(),
         "stored": stored_numbers(model),
+        "granularity": [layer.granularity for layer in nested_layers(model).values()],
         "optimizer": None if optimizer is None else _pack(optimizer, model),
     }
     # An open file: of a path, torch would not say what the system's error was.
@@ -115,6 +116,8 @@ def _unpack(content: Any, foreign: bool) -> tuple[SequenceModel, Optimizer | Non
     model = build(spec, seed=0, **arguments).to(state["embedding.weight"].dtype)
     model.load_state_dict(state)
     restore_numbers(model, content["stored"])
+    if content.get("granularity"):  # older files have none: whole
+        set_granularity(model, content["granularity"])
     packed = content.get("optimizer")
     return model, None if packed is None else _unpack_optimizer(packed, model)
 

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from architectures.functional.nested import Nested, probabilities
-from architectures.model import SequenceModel
+from architectures.model import SequenceModel, check_model
 from architectures.primitive import Context, Primitive, State
 from architectures.registry import get
 from architectures.spec import Layer, Parallel, Spec
+from architectures.stored import carry_numbers
+from architectures.vision import ImageModel
 
 PerLayer = int | Sequence[int]
 
@@ -37,9 +39,7 @@ def granularities(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def by_layer(model: nn.Module, per_layer: PerLayer) -> dict[str, int]:
     """One granularity for each nested layer, by name, as a context takes them."""
-    layers = nested_layers(model)
-    if not layers:
-        raise ValueError("the model has no nested layer; use some, such as matformer-swiglu")
+    layers = _some_nested(model)
     chosen = len(layers) * [per_layer] if isinstance(per_layer, int) else list(per_layer)
     if len(chosen) != len(layers):
         raise ValueError(
@@ -47,6 +47,13 @@ def by_layer(model: nn.Module, per_layer: PerLayer) -> dict[str, int]:
             "number for all"
         )
     return {n: layer.check_granularity(g) for (n, layer), g in zip(layers.items(), chosen, strict=True)}
+
+
+def _some_nested(model: nn.Module) -> dict[str, Nested]:
+    found = nested_layers(model)
+    if not found:
+        raise ValueError("the model has no nested layer; use some, such as matformer-swiglu")
+    return found
 
 
 def set_granularity(model: nn.Module, per_layer: PerLayer) -> None:
@@ -85,16 +92,18 @@ def mix_and_match(model: nn.Module, budget: float) -> tuple[int, ...]:
 
 def common_count(model: nn.Module) -> int:
     """The number of sizes, which all nested layers must share."""
-    counts = {len(widths) for widths in granularities(model).values()}
-    if len(counts) != 1:
-        found = ", ".join(map(str, sorted(counts))) or "none"
+    counts = {len(layer.widths) for layer in _some_nested(model).values()}
+    if len(counts) > 1:
+        found = ", ".join(map(str, sorted(counts)))
         raise ValueError(f"nested layers have {found} sizes; give all of them the same granularities=")
     return counts.pop()
 
 
 def extract(model: _M, per_layer: PerLayer) -> _M:
     """A real smaller model: plain layers, copied weights, and the spec of exactly these shapes."""
-    whole: Any = model  # anything with a `spec` that can be built `around` another
+    whole: Any = model
+    if not isinstance(model, SequenceModel | ImageModel):
+        raise ValueError(f"extract takes a SequenceModel or an ImageModel, not {type(model).__name__}")
     chosen = by_layer(model, per_layer)
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, Primitive)]
     small = whole.around(_plain(whole.spec, iter(layers), chosen))
@@ -104,6 +113,7 @@ def extract(model: _M, per_layer: PerLayer) -> _M:
         weights |= {f"{name}.{n}": p.detach() for n, p in prefix.items()}
     small = small.to(next(model.parameters()))  # before loading, which would round float64
     small.load_state_dict(weights)
+    carry_numbers(model, small)  # a grown model computes with those of the widths that it was trained at
     return small.train(model.training)
 
 
@@ -197,8 +207,14 @@ def speculate(
     One cache: the drafts start from the whole model's state, and what they added to it is thrown away for
     what the whole model computes in their place. Rows go on together, by the fewest accepted among them.
     """
+    check_model(model, "speculate")
     if count < 1 or drafts < 1:
         raise ValueError(f"count={count} and drafts={drafts} must be at least 1")
+    if prompt.dim() != 2 or not prompt.numel() or prompt.is_floating_point():
+        raise ValueError(
+            f"a prompt of shape {tuple(prompt.shape)} and {prompt.dtype} is not rows of tokens; give whole "
+            "numbers (B, T), at least one row and token"
+        )
     small, whole = by_layer(model, granularity), by_layer(model, common_count(model) - 1)
     start = model.init_state(prompt.shape[0], prompt.shape[1] + count)
     logits, state = model.prefill(prompt, start, Context(granularity=whole))
@@ -217,7 +233,7 @@ def speculate(
         passes, drafted, accepted = passes + 1, drafted + len(ahead) - 1, accepted + keep
         found += [truth[:, i] for i in range(keep + 1)]
         if keep < len(ahead) - 1:
-            kept = _rewind(model, after, len(ahead) - 1 - keep)
+            kept = _rewind(model, state, after, len(ahead), keep + 1)
             if kept is None:  # a state that cannot be cut is computed once more, from before the drafts
                 kept = model.prefill(tokens[:, : keep + 1], state, Context(granularity=whole))[1]
                 passes += 1
@@ -226,13 +242,25 @@ def speculate(
     return Speculation(torch.stack(found, dim=1), passes, drafted, accepted)
 
 
-def _rewind(model: SequenceModel, state: tuple[State, ...], drop: int) -> tuple[State, ...] | None:
-    """The state without its last `drop` tokens, where it is nothing but a cache with an entry a token."""
+def _rewind(
+    model: SequenceModel, before: tuple[State, ...], after: tuple[State, ...], seen: int, keep: int
+) -> tuple[State, ...] | None:
+    """The state after `keep` of the `seen` tokens that lie between two states.
+
+    None where it is more than a cache whose entries, one a token, stay as they were written.
+    """
     rewound: list[State] = []
-    for block, tensors in zip(model.blocks, state, strict=True):
+    for block, old, new in zip(model.blocks, before, after, strict=True):
         kinds: Any = block.state_kinds
-        if not {"growing", "counter"} >= set(kinds):
-            return None
-        parts = zip(tensors, kinds, strict=True)
-        rewound.append(tuple(t[:, : t.shape[1] - drop] if k == "growing" else t - drop for t, k in parts))
+        kept: list[Tensor] = []
+        for kind, a, b in zip(kinds, old, new, strict=True):
+            if kind == "growing" and b[:, : (past := a.shape[1])].equal(a) and b.shape[1] == past + seen:
+                kept.append(b[:, : past + keep])
+            elif kind == "counter" and torch.equal(b, a + seen):
+                kept.append(a + keep)
+            elif kind == "conv" and not b.numel():
+                kept.append(b)
+            else:
+                return None
+        rewound.append(tuple(kept))
     return tuple(rewound)

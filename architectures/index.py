@@ -61,7 +61,7 @@ def _row(entry: Any) -> dict[str, Any]:
         "mixes": entry.mixes,
         "version": entry.version,
         "paper": entry.paper,
-        "summary": (inspect.getdoc(entry.cls) or "").partition("\n")[0],
+        "summary": entry.equation or (inspect.getdoc(entry.cls) or "").partition("\n")[0],
         "options": options,
         "params": layer.params,
         "state": layer.state,

@@ -154,6 +154,8 @@ class SequenceModel(nn.Module):
         return list(cast("Iterable[Part]", self.blocks))
 
     def _check_length(self, length: int) -> None:
+        if length < 1:
+            raise ValueError("a sequence of 0 tokens has no answer; give at least one token")
         if length > self.max_len:
             raise ValueError(
                 f"{length} tokens are more than max_len {self.max_len}; build the model with max_len={length}"
@@ -198,6 +200,15 @@ class Decoder(nn.Module):
         for norm, linear in zip(self.norms, self.maps, strict=True):
             x = nn.functional.gelu(linear(norm(x)))
         return x
+
+
+def check_model(model: object, verb: str) -> None:
+    """Refuse a model that is not ours to rebuild; `verb` is the function that was called."""
+    if not isinstance(model, SequenceModel):
+        raise ValueError(
+            f"{verb} takes a SequenceModel, which architectures.build makes from a spec, and this is of type "
+            f"{type(model).__name__}"
+        )
 
 
 def build(

@@ -164,6 +164,8 @@ class Primitive(nn.Module):
     routed: ClassVar[tuple[str, ...]] = ()
     # The option that makes a wrapper with a wide stream keep the model's width, to name it in a refusal.
     keeps_width: ClassVar[str] = ""
+    # Tensors, or modules of them, that write the output: with zeros in all of them the layer adds nothing.
+    writers: ClassVar[tuple[str, ...]] = ("out",)
     # A discrete choice has a gradient that is an estimate, chosen to train, and not the slope.
     straight_through: ClassVar[bool] = False
 
@@ -212,7 +214,11 @@ class Primitive(nn.Module):
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
-        """The kind of each tensor of the state: "recurrent", "conv", "growing" or "counter"."""
+        """The kind of each tensor of the state.
+
+        "recurrent", "conv" (the last inputs of a convolution), "growing" (an entry a token along axis 1) or
+        "counter" (the tokens so far).
+        """
         return ()
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
@@ -298,18 +304,17 @@ class Primitive(nn.Module):
 
 
 def count_state(state: State, kinds: tuple[str, ...]) -> dict[str, int]:
-    """Floating elements by kind, and their `total`; counters are not counted."""
+    """Floating elements by kind, and their `total`; whole numbers, such as counters, are not counted."""
     if len(state) != len(kinds):
         raise ValueError(
             f"a state of {len(state)} tensors has {len(kinds)} kinds; state_kinds must name each tensor"
         )
     sizes = {"recurrent": 0, "conv": 0, "growing": 0}
     for tensor, kind in zip(state, kinds, strict=True):
-        if kind == "counter":
-            continue
-        if kind not in sizes:
+        if kind not in (*sizes, "counter"):
             raise ValueError(f"state kind {kind!r} is not one of recurrent, conv, growing, counter")
-        sizes[kind] += tensor.numel()
+        if kind != "counter" and tensor.is_floating_point():
+            sizes[kind] += tensor.numel()
     sizes["total"] = sum(sizes.values())
     return sizes
 

@@ -35,7 +35,8 @@ class Entry:
     """A registered name: its class, the defaults that the name changes, and what identifies its numerics.
 
     `source` is the SHA-256 of the file of a class that is not ours, "" for one of ours; `example` spells the
-    layer in the contract tests where the bare name is not enough (a wrapper needs a body).
+    layer in the contract tests where the bare name is not enough (a wrapper needs a body); `equation` is that
+    of a variant whose class states another one in its docstring.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Entry:
     paper: str
     example: str
     source: str = ""
+    equation: str = ""
 
     def config(self, options: dict[str, Any]) -> Any:
         """The frozen config of this layer with `options`; unknown names and wrong types are refused."""
@@ -111,13 +113,20 @@ def primitive(
 
 
 def variant(
-    name: str, *, of: str, version: int | None = None, paper: str = "", example: str = "", **defaults: Any
+    name: str,
+    *,
+    of: str,
+    version: int | None = None,
+    paper: str = "",
+    example: str = "",
+    equation: str = "",
+    **defaults: Any,
 ) -> None:
     """Register another name for a primitive, with other defaults.
 
     variant("mh-attention", of="attention", heads=None)
 
-    `example=""`: that of the primitive, under the new name.
+    `example=""`: that of the primitive, under the new name. `equation=""`: that of the primitive.
     """
     if of not in _entries:
         raise ValueError(f"variant {name!r} is of an unknown primitive {unknown(of, _entries)}")
@@ -131,6 +140,7 @@ def variant(
         version=version or base.version,
         paper=paper or base.paper,
         example=example,
+        equation=equation,
     )
     _add(entry)
 

@@ -7,6 +7,7 @@ they belong to the model as its weights do.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch import nn
 
@@ -23,6 +24,21 @@ def stored_numbers(model: nn.Module) -> Numbers:
         if own:
             found[path] = own
     return found
+
+
+def carry_numbers(old: nn.Module, new: nn.Module, source: Callable[[str], str] = lambda path: path) -> None:
+    """Give a model the numbers of another; `source` tells what a module of the new one is called in the old.
+
+    A module that the old one does not have keeps its own.
+    """
+    kept = stored_numbers(old)
+    restore_numbers(
+        new,
+        {
+            path: {name: kept.get(source(path), {}).get(name, value) for name, value in own.items()}
+            for path, own in stored_numbers(new).items()
+        },
+    )
 
 
 def restore_numbers(model: nn.Module, numbers: Numbers) -> None:

@@ -74,7 +74,7 @@ class Nested(Primitive):
         return self.widths[self.granularity if chosen is None else self.check_granularity(chosen)]
 
     def check_granularity(self, granularity: int) -> int:
-        if not 0 <= granularity < len(self.widths):
+        if not isinstance(granularity, int) or not 0 <= granularity < len(self.widths):
             raise ValueError(
                 f"granularity {granularity} of {self.name} is none of its {len(self.widths)} sizes; choose "
                 f"0 (the smallest) to {len(self.widths) - 1} (the whole layer)"
@@ -98,6 +98,7 @@ class NestedInner(Nested):
     read them.
     """
 
+    writers = ("down",)
     inner: int
     rows: tuple[str, ...]
     columns: tuple[str, ...] = ("down.weight",)

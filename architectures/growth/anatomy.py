@@ -18,6 +18,7 @@ import torch
 from architectures import registry
 from architectures.functional.key_values import KeyValueMemory
 from architectures.functional.memory import MatrixMemory
+from architectures.functional.nested import NestedInner
 from architectures.primitive import Primitive
 from architectures.primitives.mla import LatentAttention
 from architectures.primitives.mlp import MLP, ReLU2MLP, SwiGLU
@@ -25,7 +26,9 @@ from architectures.primitives.moe_mlp import MoEMLP
 from architectures.primitives.sparse_mlp import SparseMLP
 from architectures.spec import Layer
 
-KNOWN = "the attention family, mla, mlp, relu2-mlp, swiglu, moe-mlp, sparse-mlp without sru"
+KNOWN = (
+    "the attention family, mla, mlp, relu2-mlp, swiglu, those of matformer, moe-mlp, sparse-mlp without sru"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ def describe(layer: Primitive) -> Anatomy | None:
 
 def options_of(layer: Primitive, sizes: dict[str, int]) -> dict[str, int]:
     """The options that give a layer these sizes."""
-    if isinstance(layer, MLP | ReLU2MLP | SwiGLU | MoEMLP):
+    if isinstance(layer, MLP | ReLU2MLP | SwiGLU | NestedInner | MoEMLP):
         return {"inner": sizes["F"]}
     if isinstance(layer, SparseMLP):
         return {"inner": sizes["F"]} | ({"rank": sizes["P"]} if "P" in sizes else {})
@@ -225,7 +228,7 @@ def _present(axes: dict[str, str], layer: Primitive) -> dict[str, str]:
 RULES: tuple[tuple[Any, Callable[[Any], Anatomy | None]], ...] = (
     (KeyValueMemory, _attention),
     (LatentAttention, _latent_attention),
-    ((MLP, ReLU2MLP, SwiGLU), _mlp),
+    ((MLP, ReLU2MLP, SwiGLU, NestedInner), _mlp),
     (MoEMLP, _moe_mlp),
     (SparseMLP, _sparse_mlp),
     (MatrixMemory, _matrix_memory),

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
 from architectures.blocks import Block, Branches
 from architectures.functional.wrapper import Wrapper
-from architectures.growth.engine import RULES, Grown, Rule, check_same
+from architectures.growth.engine import RULES, Grown, Rule, check_growable, check_same
 from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
 from architectures.model import SequenceModel
 from architectures.spec import Spec
-from architectures.stored import restore_numbers, stored_numbers
+from architectures.stored import carry_numbers
 from architectures.stripe import parse
-
-WRITERS = ("out", "down")
 
 
 def add_layer(
@@ -42,6 +40,7 @@ def add_layer(
     `layers` belongs to the other operations and is refused. Other arguments: see `widen_mlp`. A new layer
     with an auxiliary loss, such as a mixture's, adds that loss from the first step on; logits are the same.
     """
+    check_growable(model, "add_layer")
     if layers is not None or rule not in RULES:
         raise ValueError("add_layer acts on no present layer: say where with at=, and leave layers= out")
     now = len(model.spec)
@@ -97,25 +96,19 @@ def insert(
             f"a new layer there changes what {min(lost | strange)} is, for its layer depends on its place; "
             "add the layer further back"
         )
-    kept = stored_numbers(model)
-    restore_numbers(
-        new,
-        {
-            path: kept[source(path)] if source(path) in kept and (source(path) or not path) else numbers
-            for path, numbers in stored_numbers(new).items()
-        },
-    )
+    carry_numbers(model, new, source)
     silent = [
         name for i in sorted(places) for name in _writers(new.get_submodule(f"blocks.{i}"), f"blocks.{i}")
     ]
     copy_buffers(model, new, source)
     transplant(model, new, moves, silent=silent, fill=fill)
-    check_same(model, new)
+    added = Spec(tuple(spec.layers[i] for i in sorted(places)))
+    check_same(model, new, f"{added} writes even where its last maps are zero; add another layer")
     return new, carry(optimizer, model, new, moves)
 
 
-def _writers(part: nn.Module, path: str) -> Iterator[str]:
-    """The tensors whose zeros silence a layer: its last map."""
+def _writers(part: Any, path: str) -> Iterator[str]:
+    """The tensors whose zeros silence a part: what its layers declare."""
     if isinstance(part, Block):
         yield from _writers(part.layer, f"{path}.layer")
     elif isinstance(part, Branches | Wrapper):
@@ -123,12 +116,12 @@ def _writers(part: nn.Module, path: str) -> Iterator[str]:
             if name and isinstance(child, Block) or (isinstance(part, Branches) and _is_head(part, name)):
                 yield from _writers(child, f"{path}.{name}")
     else:
-        last = next((w for w in WRITERS if getattr(part, w, None) is not None), None)
-        found = [name for name, _ in part.named_parameters() if name.split(".")[0] == last]
+        names = [name for name, _ in part.named_parameters()]
+        found = [n for n in names if any(n == w or n.startswith(f"{w}.") for w in part.writers)]
         if not found:
             raise ValueError(
-                f"add_layer cannot silence {type(part).__name__} ({path}): it has no last map named "
-                f"{' or '.join(WRITERS)}; add another layer"
+                f"add_layer cannot silence {part.name or type(part).__name__} ({path}): its `writers`, "
+                f"{', '.join(part.writers) or 'none'}, name no tensor of it; add another layer"
             )
         yield from (f"{path}.{name}" for name in found)
 

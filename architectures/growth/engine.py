@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from architectures.blocks import Block
+from architectures.elastic import nested_layers
 from architectures.functional.key_values import KeyValueMemory
 from architectures.functional.norms import RMSNorm
 from architectures.growth.anatomy import KNOWN, Anatomy, describe, sized
 from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
-from architectures.model import SequenceModel
+from architectures.model import SequenceModel, check_model
 from architectures.primitive import Primitive
 from architectures.primitives.repeat import Repeat
 from architectures.primitives.value_residual import ValueResidual
 from architectures.spec import Layer, Parallel, Spec
-from architectures.stored import Numbers, restore_numbers, stored_numbers
+from architectures.stored import Numbers, carry_numbers, stored_numbers
 
 Rule = Literal["keep", "rescale"]
 Grown = tuple[SequenceModel, Optimizer | None]
@@ -79,13 +80,13 @@ def widen(
         for path in _stream_norms(model):
             moves[f"{path}.weight"] = Move(source=f"{path}.weight", where=(old,))
     default = stored_numbers(new)
-    restore_numbers(new, stored_numbers(model))
+    carry_numbers(model, new)
     if rule == "rescale":
         _rescale(model, new, moves, default, dim != model.dim)
     copy_buffers(model, new)
     transplant(model, new, moves, fill=fill)
     if dim != model.dim and any(a is not None and not a.proved for a in known.values()):
-        check_same(model, new)
+        check_same(model, new, "one of its layers cannot be grown; replace or leave out that layer")
     return new, carry(optimizer, model, new, moves)
 
 
@@ -106,7 +107,7 @@ def places(letter: str, old: int, new: int, before: nn.Module, after: nn.Module)
     return at + (at >= turned // 2) * (turns - turned) // 2 + (at >= turned) * ((turns - turned) // 2)
 
 
-def check_same(old: SequenceModel, new: SequenceModel) -> None:
+def check_same(old: SequenceModel, new: SequenceModel, why: str) -> None:
     """Refuse a new model that gives other logits; for layers whose rule was not written by hand."""
     like = old.embedding.weight
     tokens = torch.arange(min(8, old.max_len), device=like.device)[None] % old.vocab_size
@@ -117,8 +118,7 @@ def check_same(old: SequenceModel, new: SequenceModel) -> None:
     error = float((after - before).abs().max() / before.abs().max().clamp(min=1e-12))
     if not error <= (1e-9 if before.dtype == torch.float64 else 1e-3):
         raise ValueError(
-            f"the grown model of {old.spec} would compute something else (relative change {error:.1e}): one "
-            "of its layers cannot be grown; replace or leave out that layer"
+            f"{new.spec} would not compute what {old.spec} does (relative change {error:.1e}): {why}"
         )
 
 
@@ -155,6 +155,18 @@ def _rescale(
         if old.options.tied:
             new.head_scale = default[""]["head_scale"]
             scale("norm.weight", old.head_scale / new.head_scale)
+
+
+def check_growable(model: SequenceModel, verb: str) -> None:
+    """Refuse a model that is not ours, and one that is set to a submodel: it is the whole that grows."""
+    check_model(model, verb)
+    for path, layer in nested_layers(model).items():
+        whole = len(layer.widths) - 1
+        if layer.granularity != whole:
+            raise ValueError(
+                f"{path} is set to granularity {layer.granularity}, and {verb} keeps what the whole model "
+                f"computes; extract the submodel, or call set_granularity(model, {whole}) first"
+            )
 
 
 def check_stream(model: SequenceModel) -> None:

@@ -12,12 +12,12 @@ from torch.optim import Optimizer
 from architectures import registry
 from architectures.growth.anatomy import describe
 from architectures.growth.depth import insert
-from architectures.growth.engine import Grown, Rule, Sizes, check_stream, widen
+from architectures.growth.engine import Grown, Rule, Sizes, check_growable, check_stream, widen
 from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
 from architectures.model import SequenceModel, build
 from architectures.primitive import Primitive, config_options
 from architectures.spec import Layer, Parallel, Spec
-from architectures.stored import restore_numbers, stored_numbers
+from architectures.stored import carry_numbers
 from architectures.stripe import parse
 
 VERBS = (
@@ -49,6 +49,7 @@ class Step:
 
 def plan(model: SequenceModel, spec: str | Spec, *, dim: int | None = None) -> list[Step]:
     """The operations that lead from the model to a spec and width; a ValueError says what is in the way."""
+    check_growable(model, "grow")
     spec, dim = parse(spec), model.dim if dim is None else dim
     if dim < model.dim:
         raise ValueError(
@@ -130,7 +131,7 @@ def _rename(
     """The same tensors under the spelling that was asked for."""
     new = rebuild(model, spec, model.dim, generator)
     moves = {name: Move(source=name, where=(None,) * p.dim()) for name, p in new.named_parameters()}
-    restore_numbers(new, stored_numbers(model))
+    carry_numbers(model, new)
     copy_buffers(model, new)
     transplant(model, new, moves)
     return new, carry(optimizer, model, new, moves)

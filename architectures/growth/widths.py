@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from architectures.growth.anatomy import KNOWN, Anatomy, describe
-from architectures.growth.engine import Grown, Rule, Sizes, widen
+from architectures.growth.engine import Grown, Rule, Sizes, check_growable, widen
 from architectures.growth.transplant import Fill
 from architectures.model import SequenceModel
 from architectures.primitives.value_residual import ValueResidual
@@ -112,6 +112,7 @@ def widen_hidden(
 
     Arguments: see `widen_mlp`; all layers share the width, so `layers` is refused.
     """
+    check_growable(model, "widen_hidden")
     if layers is not None:
         raise ValueError("widen_hidden acts on all layers, which share the width; leave layers out")
     _at_least(to, model.dim, WORDS["D"], "the model")
@@ -139,6 +140,7 @@ def _chosen(
     model: SequenceModel, what: str, to: int, layers: Iterable[int] | None, verb: str
 ) -> list[tuple[str, Anatomy]]:
     """The layers that an operation acts on, after refusing what it cannot."""
+    check_growable(model, verb)
     every = model.layers()
     if layers is not None:
         layers = list(layers)

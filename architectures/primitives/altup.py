@@ -207,6 +207,7 @@ variant(
     "gemma3n-altup",
     of="altup",
     example="gemma3n-altup{mh-attention mlp}",
+    equation="x_i = z_i + (1 + c_i) (L(z_0) - z_0), z = x + C x, for each block, C of token x_0, c of L(z_0)",
     form="gemma3n",
     schedule="same",
     k=4,

@@ -74,8 +74,30 @@ class Attention(KeyValueMemory):
 
 
 variant("mh-attention", of="attention", heads=None)
-variant("mqa", of="attention", paper="arXiv:1911.02150", heads=None, kv_heads=1)
-variant("gqa", of="attention", paper="arXiv:2305.13245", heads=None, group=4)
-variant("gated-attention", of="attention", paper="arXiv:2505.06708", heads=None, gate=True)
-variant("sliding-attention", of="attention", window=32)
-variant("mh-sliding-attention", of="attention", heads=None, window=32)
+variant(
+    "mqa",
+    of="attention",
+    paper="arXiv:1911.02150",
+    equation="o_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s, k and v the same for all heads",
+    heads=None,
+    kv_heads=1,
+)
+variant(
+    "gqa",
+    of="attention",
+    paper="arXiv:2305.13245",
+    equation="o_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s, k and v the same for every 4 heads",
+    heads=None,
+    group=4,
+)
+variant(
+    "gated-attention",
+    of="attention",
+    paper="arXiv:2505.06708",
+    equation="o_t = sigmoid(W_g x_t) * sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s",
+    heads=None,
+    gate=True,
+)
+_WINDOWED = "o_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s over t - window < s <= t"
+variant("sliding-attention", of="attention", equation=_WINDOWED, window=32)
+variant("mh-sliding-attention", of="attention", equation=_WINDOWED, heads=None, window=32)

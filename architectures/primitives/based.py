@@ -117,4 +117,11 @@ class Based(FeatureMemory):
         return heads * (pairs + 4 * padded * features * values), rest
 
 
-variant("rebased", of="based", paper="arXiv:2402.10644", kernel="square")
+variant(
+    "rebased",
+    of="based",
+    paper="arXiv:2402.10644",
+    equation="S_t = S_{t-1} + phi(k_t) [v_t, 1]^T,  o_t = S_t^T phi(q_t) over its last element, "
+    "phi(q).phi(k) = (q . k)^2 / K",
+    kernel="square",
+)

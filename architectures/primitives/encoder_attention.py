@@ -62,7 +62,7 @@ class EncoderAttention(Bidirectional):
 
 @primitive("matformer-encoder-attention", mixes="time", version=1, paper="arXiv:2310.07707")
 class MatFormerEncoderAttention(NestedHeads, Bidirectional):
-    """y = sum_{h < m} W_out,h attend(q_h, k_h, v_h), m one of H/4, H/2, 3H/4, H: (B, T, D) -> (B, T, D).
+    """y = sum_{h < m} W_out,h attend_all(q_h, k_h, v_h), m one of H/4, H/2, 3H/4, H: (B, T, D) -> (B, T, D).
 
     As `matformer-attention`, over all positions, later ones too; the whole layer is `encoder-attention`
     exactly.

@@ -107,7 +107,7 @@ class LSHAttention(Primitive):
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
-        return ("growing", "growing", "counter", *(("conv",) if self.conv.taps else ()))
+        return ("growing", "growing", "growing", *(("conv",) if self.conv.taps else ()))
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         positions = torch.arange(x.shape[1], device=x.device)

@@ -23,6 +23,8 @@ class MLP(Primitive):
     Differs from the paper: GELU (arXiv:1606.08415) instead of ReLU, no biases.
     """
 
+    writers = ("down",)
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         inner: int | None = option(
@@ -52,6 +54,8 @@ class ReLU2MLP(Primitive):
     Differs from the paper: no biases.
     """
 
+    writers = ("down",)
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         inner: int | None = option(
@@ -77,6 +81,8 @@ class ReLU2MLP(Primitive):
 @primitive("swiglu", mixes="channel", version=1, paper="arXiv:2002.05202")
 class SwiGLU(Primitive):
     """y = W_out (silu(W_gate x) * W_up x), position by position, without biases: (B, T, D) -> (B, T, D)."""
+
+    writers = ("down",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -28,6 +28,7 @@ class MoEMLP(Primitive):
     """
 
     routed = ("gate", "up", "down")
+    writers = ("down",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(RoutingConfig):

@@ -29,6 +29,7 @@ class ProductKeyMemory(Primitive):
     """
 
     routed = ("values",)
+    writers = ("values",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

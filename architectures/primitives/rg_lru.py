@@ -29,7 +29,10 @@ class RGLRU(Primitive):
     float32, with 1 - a^2 floored where the slope of its root is 1000, the bound of the public code
     (google-deepmind/recurrentgemma). Differs from the paper: the initial rates are those of that code,
     rho = sigmoid(-rate) with rho^2 uniform in [0.9^2, 0.999^2], where the paper draws rho^8; the three
-    projections have no biases; one gate head for each 16 channels.
+    projections have no biases; one gate head for each 16 channels. The gates start as in that code; the
+    projections and the taps start as those of the other layers here, uniform in +-1 / sqrt(fan-in), so that
+    layers are compared at one scale: that code draws them normal, of variance 1 / fan-in, 2 / (depth fan-in)
+    for W_o and 0.01 / taps, and its gelu is the tanh form.
     """
 
     @dataclass(frozen=True, kw_only=True)

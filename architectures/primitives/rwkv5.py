@@ -30,7 +30,10 @@ class RWKV5(ShiftedMemory):
     its own mix, mu x_t + (1 - mu) x_{t-1}. The decay does not depend on the token; log a is kept above -5.
     The output is normalised a head (mean and variance) and gated by silu(g). Differs from the paper: heads of
     16 channels by default, there 64; the constant in the root of the norm, 64e-5, is that of dividing by 8
-    before; the short convolution of r, k and v is an option.
+    before; the short convolution of r, k and v is an option. The initial mixes, decays and bonuses are the
+    published ones; the five maps start uniform in +-1 / sqrt(fan-in) and the norm at 1, as in the MAD study's
+    code (athms/mad-lab). The authors' code (BlinkDL/RWKV-LM) starts r and v orthogonal, k and g orthogonal at
+    a tenth, W_o at 0, and the norm's weight at ((index + 1) / depth)^0.7.
     """
 
     before = True

@@ -32,7 +32,9 @@ class RWKV6(ShiftedMemory):
     own mix x_t + (mu + m_t) (x_{t-1} - x_t), where the five m_t are low-rank maps, with tanh, of one mix of
     fixed weights; w_t is such a map too, with a bias. log a is kept above -5. The output is normalised a head
     (mean and variance) and gated by silu(g). Differs from the paper: heads of 16 channels by default, there
-    64; all low-rank maps start uniform in +-1e-4; the short convolution of r, k and v is an option.
+    64; the short convolution of r, k and v is an option. The initial values are those of the MAD study's code
+    (athms/mad-lab): maps and norm as in `rwkv5`, whose docstring says what the authors' code has, and all
+    low-rank maps uniform in +-1e-4, where the authors' inner ones are 0 and their outer ones within +-0.01.
     """
 
     before = True

@@ -17,6 +17,7 @@ from architectures.registry import primitive
 class ShiftedMLP(Primitive):
     """What the three have in common: the inner width, and the token before as the state (B, 1, D)."""
 
+    writers = ("value",)
     # Multiplications a token and channel of the model outside the matrix products.
     work: ClassVar[int] = 0
 
@@ -70,7 +71,9 @@ class ShiftedMLP(Primitive):
 class RWKV5ChannelMix(ShiftedMLP):
     """y = sigmoid(W_r z_r) * W_v relu(W_k z_k)^2,  z = mu x_t + (1 - mu) x_{t-1}: (B, T, D) -> (B, T, D).
 
-    r and k have each their own mu, one a channel. Differs from the paper: an inner width of 4 D, there 3.5 D.
+    r and k have each their own mu, one a channel. Differs from the paper: an inner width of 4 D, there 3.5 D;
+    the maps start uniform in +-1 / sqrt(fan-in), as in the MAD study's code (athms/mad-lab), where the
+    authors' code (BlinkDL/RWKV-LM) starts W_k orthogonal, W_r and W_v at 0.
     """
 
     work = 5
@@ -95,7 +98,8 @@ class RWKV5ChannelMix(ShiftedMLP):
 class RWKV6ChannelMix(ShiftedMLP):
     """y = sigmoid(W_r z_r) * W_v relu(W_k z_k)^2,  z = x_t + mu (x_{t-1} - x_t): (B, T, D) -> (B, T, D).
 
-    That of RWKV-5 with 1 - mu for mu. Differs from the paper: an inner width of 4 D, there 3.5 D.
+    That of RWKV-5 with 1 - mu for mu, and the same initial maps. Differs from the paper: an inner width of
+    4 D, there 3.5 D.
     """
 
     work = 5

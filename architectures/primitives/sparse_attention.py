@@ -30,6 +30,8 @@ class SparseAttention(Primitive):
     embeddings; no biases.
     """
 
+    writers = ("value",)
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         modules: int | None = option(

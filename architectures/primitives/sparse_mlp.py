@@ -23,7 +23,7 @@ HARD = 0.3
 COPIED = 2**18
 
 
-@primitive("sparse-mlp", mixes="channel", version=1, paper="arXiv:2111.12763")
+@primitive("sparse-mlp", mixes="channel", version=2, paper="arXiv:2111.12763")
 class SparseMLP(Primitive):
     """y = W_2 (relu(W_1 x) * m(x)), m one-hot in each block of N units: argmax of x C_1^T C_2 + b.
 
@@ -34,11 +34,14 @@ class SparseMLP(Primitive):
     one-hot m has the gradient of the softmax (straight-through), so the layer's gradient is no slope. With
     `slope=all` that reaches the controller from every unit whose W_1 x is positive, as the equation has it;
     with `slope=chosen`, as the public code has it (google/trax, the mask before the ReLU), from the chosen
-    ones only. N = 1 is the dense ReLU layer, without a controller. `sru` adds y += SRU(x) beside it, the
-    layer's only state. Differs from the paper: no biases b_1 and b_2 unless `bias`; blocks of 16, there 64.
+    ones only. `multiply` turns a one-hot m into m times the softmax; that factor has no gradient, which comes
+    straight through already, and a soft step has no such factor. N = 1 is the dense ReLU layer, without a
+    controller. `sru` adds y += SRU(x) beside it, the layer's only state. Differs from the paper: no biases
+    b_1 and b_2 unless `bias`; blocks of 16, there 64.
     """
 
     routed = ("up", "down")
+    writers = ("down", "down_bias", "sru.up")
     straight_through = True
 
     @dataclass(frozen=True, kw_only=True)
@@ -118,8 +121,9 @@ class SparseMLP(Primitive):
         one_hot = order.argmax(-1, keepdim=True) == torch.arange(self.config.block, device=x.device)
         one_hot = choose(one_hot, ctx)
         m = one_hot.to(soft.dtype) + (soft - soft.detach())
-        m = m if hard is None else torch.where(hard, m, soft)
-        return m * soft if self.config.multiply else m
+        if self.config.multiply:
+            m = m * soft.detach()
+        return m if hard is None else torch.where(hard, m, soft)
 
     def flops(self, length: int) -> int:
         return self._flops(length, self.chosen)

@@ -21,6 +21,8 @@ class SimpleRecurrentUnit(Primitive):
     the recurrence is a scan.
     """
 
+    writers = ("unit.up",)
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         width: int = option(32, "channels of the recurrence", sets="state")

@@ -12,6 +12,8 @@ from torch import nn
 
 import architectures
 from architectures.checkpoint import load, save
+from architectures.elastic import nested_layers, set_granularity
+from architectures.vision import ImageModel
 
 
 def make(spec: str = "mh-attention[heads=2] moe-mlp", **more: Any) -> Any:
@@ -31,6 +33,22 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path, readout: str, tied: bool) 
     assert loaded.blocks[0].layer.scale == 0.123
     assert (loaded.head.weight is loaded.embedding.weight) == tied
     assert [p.name for p in tmp_path.iterdir()] == ["m.pt"]
+
+
+def test_the_size_of_a_nested_model_is_kept(tmp_path: Path) -> None:
+    model, tokens = make("matformer-attention[heads=4] matformer-mlp"), torch.randint(5, (2, 8))
+    set_granularity(model, (1, 2))
+    save(model, tmp_path / "m.pt")
+    loaded, _ = load(tmp_path / "m.pt")
+    assert torch.equal(loaded(tokens), model(tokens))
+    content = torch.load(tmp_path / "m.pt", weights_only=True)
+    torch.save({k: v for k, v in content.items() if k != "granularity"}, tmp_path / "older.pt")
+    whole, _ = load(tmp_path / "older.pt")
+    assert [layer.granularity for layer in nested_layers(whole).values()] == [3, 3]
+    for wrong in ([1], [1, 9], [1, "2"], [1, 1.5], {"a": 1}, 7):
+        torch.save({**content, "granularity": wrong}, tmp_path / "wrong.pt")
+        with pytest.raises(ValueError, match="cannot be loaded: .*granularit"):
+            load(tmp_path / "wrong.pt")
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD])
@@ -128,8 +146,10 @@ def test_a_file_cannot_ask_for_memory_that_it_does_not_hold(tmp_path: Path) -> N
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a Linear has no spec"):
-        save(nn.Linear(2, 2), tmp_path / "m.pt")  # type: ignore[arg-type]
+    image = ImageModel("mlp", classes=2, size=4, patch=2, dim=16, seed=0)
+    for other in (nn.Linear(2, 2), image, make().blocks[0].layer, make().state_dict()):
+        with pytest.raises(ValueError, match=f"save takes a SequenceModel.* of type {type(other).__name__}$"):
+            save(other, tmp_path / "m.pt")  # type: ignore[arg-type]
     model = make()
     with pytest.raises(ValueError, match="save without it"):
         save(model, tmp_path / "m.pt", torch.optim.RMSprop(model.parameters()))

@@ -168,7 +168,7 @@ def test_attention_and_mlps_are_mixed_together() -> None:
         (lambda m: set_granularity(m, 4), "granularity 4 of matformer-attention"),
         (lambda m: set_granularity(m, (1, 1)), "2 granularities are given for 4 nested layers"),
         (lambda m: extract(build("mlp"), 0), "no nested layer; use some, such as matformer-swiglu"),
-        (lambda m: mix_and_match(build("mlp"), 9), "nested layers have none sizes"),
+        (lambda m: mix_and_match(build("mlp"), 9), "no nested layer; use some, such as matformer-swiglu"),
         (
             lambda m: Sampling.of(build("matformer-mlp matformer-mlp[granularities=2]")),
             "have 2, 4 sizes; give all of them the same",

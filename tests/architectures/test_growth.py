@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import architectures
+from architectures import registry
 from architectures.checkpoint import load, save
+from architectures.elastic import set_granularity
 from architectures.growth import (
     add_heads,
     add_layer,
@@ -26,6 +28,7 @@ from architectures.growth import (
 )
 from architectures.growth.anatomy import describe
 from architectures.stored import stored_numbers
+from architectures.vision import ImageModel
 
 VOCAB, LENGTH = 7, 12
 ATTENTION = [
@@ -158,6 +161,38 @@ def test_a_layer_can_be_added_anywhere(layer: str, at: int) -> None:
     grown, _ = add_layer(model, to=4, at=at, layer=layer, fill=wild(), generator=generator())
     assert len(grown.spec) == 4 and change(model, grown) <= 1e-12
     assert [p for p, _ in grown.layers()] == [layer.path for _, layer in grown.layers()]
+
+
+# With parts beside the body that are not the identity, whatever the body writes.
+NEVER_SILENT = ["gemma3n-altup"]
+SILENT = [registry.get(name).example for name in architectures.names() if name not in NEVER_SILENT]
+SILENT += [
+    "sparse-mlp[bias=true]",
+    "sparse-mlp[block=1, bias=true, inner=16]",
+    "sparse-mlp[sru=8, bias=true, multiply=true]",
+    "product-key-memory[gate=true]",
+    "sparse-attention[out=true]",
+    "moe-mlp[shared=1, activation=swiglu]",
+    "(sparse-mlp[bias=true] + sru mlp)",
+]
+
+
+@pytest.mark.parametrize("layer", SILENT)
+def test_every_layer_is_added_without_a_trace_and_learns(layer: str) -> None:
+    model = make("mh-attention mlp", dim=32)
+    # What mixes their streams starts as the identity, and is it no more once it is free.
+    streams = layer.startswith(("altup", "hyper-connections", "sequence-altup"))
+    fill = None if streams else wild()
+    assert change(model, add_layer(model, to=3, at=1, layer=layer, fill=fill)[0]) <= 1e-12
+    grown, _ = add_layer(model, to=3, at=1, layer=layer, generator=generator())
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    idle = {n for n, _ in grown.named_parameters() if n.startswith("blocks.1.")}
+    for step in range(3):
+        optimizer.zero_grad()
+        loss_of(grown, step).backward()
+        idle -= {n for n, p in grown.named_parameters() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+    assert not idle
 
 
 def test_without_a_layer_the_pattern_goes_on() -> None:
@@ -590,6 +625,12 @@ def last() -> Any:
     return architectures.build("mlp", vocab_size=5, dim=16, max_len=8, readout="last", seed=0)
 
 
+def nested(granularity: int) -> Any:
+    model = make("matformer-mlp")
+    set_granularity(model, granularity)
+    return model
+
+
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: widen_mlp(make("attention mlp"), to=63),
@@ -610,7 +651,16 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: add_layer(make("mlp"), to=0), "below the 1 layers"),
     (lambda: add_layer(make("mlp"), to=2, at=5, layer="mlp"), "at=5 is not between"),
     (lambda: add_layer(make("mlp"), to=2, at=0), "say what to add"),
-    (lambda: add_layer(make("mlp"), to=2, layer="product-key-memory"), "cannot silence"),
+    (
+        lambda: add_layer(make("mlp"), to=2, layer="gemma3n-altup[k=2]{mlp}"),
+        r"^mlp gemma3n-altup\[k=2\]\{mlp\} would not compute what mlp does \(relative change .*\): "
+        r"gemma3n-altup\[k=2\]\{mlp\} writes even where",
+    ),
+    (lambda: widen_mlp(nested(1), to=128), "blocks.0.layer is set to granularity 1.*set_granularity.*3"),
+    (lambda: add_layer(nested(0), to=2), "blocks.0.layer is set to granularity 0"),
+    (lambda: grow(nested(0), "matformer-mlp mlp"), "blocks.0.layer is set to granularity 0"),
+    (lambda: widen_hidden(nested(2), to=20), "blocks.0.layer is set to granularity 2"),
+    (lambda: widen_mlp(make("matformer-mlp"), to=100), "not divisible by 8.*choose inner=96"),
     (lambda: grow(make("attention mlp"), "attention swiglu"), "mlp cannot become swiglu"),
     (lambda: grow(make("attention"), "attention[gate=true]"), "another function"),
     (lambda: grow(make("attention mlp"), "attention"), "keep every layer"),
@@ -628,6 +678,30 @@ def test_what_cannot_be_kept_is_refused(act: Callable[[], Any], message: str) ->
     assert "\n" not in str(error.value)
 
 
+VERBS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (widen_mlp, {"to": 256}),
+    (add_heads, {"to": 8}),
+    (widen_keys, {"to": 16}),
+    (widen_values, {"to": 16}),
+    (widen_hidden, {"to": 64}),
+    (add_layer, {"to": 6}),
+    (grow, {"spec": "mlp"}),
+    (plan, {"spec": "mlp"}),
+]
+
+
+@pytest.mark.parametrize("verb, arguments", VERBS)
+def test_a_model_that_is_not_ours_is_refused_in_one_sentence(verb: Any, arguments: dict[str, Any]) -> None:
+    torch_layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    image = ImageModel("2*(encoder-attention[rope=false] mlp)", classes=10, size=8, patch=2, dim=32, seed=0)
+    for model in (nn.TransformerEncoder(torch_layer, 2), image, Centred(32), make("mlp").blocks[0].layer):
+        with pytest.raises(
+            ValueError, match="takes a SequenceModel, which architectures.build makes"
+        ) as error:
+            verb(model, **arguments)
+        assert type(model).__name__ in str(error.value) and "\n" not in str(error.value)
+
+
 def test_layer_norm_is_refused(monkeypatch: Any) -> None:
     import sys
 
@@ -635,6 +709,10 @@ def test_layer_norm_is_refused(monkeypatch: Any) -> None:
     model = architectures.build("centred:Centred mlp", vocab_size=5, dim=16, max_len=8, seed=0)
     with pytest.raises(ValueError, match="a LayerNorm: zeros in new channels change its mean"):
         widen_hidden(model, to=20)
+    with pytest.raises(
+        ValueError, match=r"cannot silence Centred \(blocks.1.layer\): its `writers`, out, name no tensor"
+    ):
+        add_layer(make("mlp"), to=2, layer="centred:Centred")
 
 
 def test_an_optimiser_that_is_not_known_or_not_the_models_is_refused() -> None:

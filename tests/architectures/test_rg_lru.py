@@ -95,6 +95,16 @@ def test_the_initial_rates_are_those_of_the_public_code() -> None:
     assert abs(float((rho**2).mean()) - (low + high) / 2) < 0.01
 
 
+def test_the_other_initial_values_are_as_documented() -> None:
+    layer = make(dim=256)
+    assert float(layer.gate_weight.detach().std()) == pytest.approx(layer.width**-0.5, rel=0.05)
+    assert not layer.gate_bias.any() and not layer.conv_bias.any()
+    for weight in (p.detach() for p in (layer.project.weight, layer.out.weight, layer.conv.weight)):
+        bound = weight.shape[-1] ** -0.5
+        assert 0.99 * bound < float(weight.abs().max()) <= bound
+        assert float(weight.std()) == pytest.approx(bound * 3**-0.5, rel=0.05)
+
+
 @pytest.mark.parametrize("rate", [-100.0, -30.0, 30.0, 100.0])
 def test_no_rate_breaks_the_values_or_the_gradient(rate: float) -> None:
     layer = make().float()

@@ -339,6 +339,8 @@ def test_rwkv5_and_6_start_as_published(index: int, depth: int) -> None:
         torch.testing.assert_close(bonus, u, **near)
     for layer in (five, six):
         assert bool((layer.norm.weight == 1).all()) and not bool(layer.norm.bias.any())
+        for linear in (layer.receptance, layer.key, layer.value, layer.gate, layer.out):
+            assert uniform(linear.weight, linear.in_features**-0.5)
     for p in (six.lerp_in.weight, six.lerp_out, six.forget.inner.weight, six.forget.outer.weight):
         assert p.abs().max() <= 1e-4 and float(p.detach().std()) == pytest.approx(5.8e-5, rel=0.1)
     for name in ("rwkv5-channel-mix", "rwkv6-channel-mix"):
@@ -346,6 +348,8 @@ def test_rwkv5_and_6_start_as_published(index: int, depth: int) -> None:
         mu = token if name[4] == "5" else 1 - token
         for p in (layer.mix_key, layer.mix_receptance):
             torch.testing.assert_close(p, mu, **near)
+        for linear in (layer.key, layer.value, layer.receptance):
+            assert uniform(linear.weight, linear.in_features**-0.5)
 
 
 @pytest.mark.parametrize("index, depth", [(0, 1), (0, 4), (2, 4), (3, 4)])
@@ -377,6 +381,11 @@ def test_rwkv7_starts_as_published(index: int, depth: int) -> None:
     mlp = fresh("rwkv7-channel-mix", index=index, depth=depth)
     torch.testing.assert_close(mlp.mix_key, 1 - powers(left**4), **near)
     assert orthogonal(mlp.key.weight, 1.0) and not mlp.value.weight.any()
+
+
+def uniform(weight: Tensor, bound: float) -> bool:
+    spread = float(weight.detach().std()) / bound
+    return bool(weight.abs().max() <= bound) and spread == pytest.approx(3**-0.5, rel=0.15)
 
 
 def orthogonal(weight: Tensor, gain: float) -> bool:

@@ -211,6 +211,31 @@ def test_on_a_soft_step_the_gradient_is_the_slope() -> None:
     assert torch.autograd.gradcheck(call, (x, *parameters.values()), fast_mode=True, atol=1e-6)
 
 
+@pytest.mark.parametrize("slope", ["all", "chosen"])
+def test_multiplied_units_train_as_the_public_code_has_it(slope: str) -> None:
+    """A soft step has the softmax once; a one-hot step has it as a constant, beside the straight-through."""
+    layer = make(f"sparse-mlp[inner=32, block=4, bias=true, multiply=true, slope={slope}]")
+    x, parameters, kinds = noise(2, 5, DIM), dict(layer.named_parameters()), set()
+    for step in (None, *range(8)):
+        ctx = None if step is None else Context(seed=4, step=step)
+        draw = None if ctx is None else ctx.noise(f"{layer.path}/hard", (), x)
+        soft = layer._logits(x).softmax(-1).flatten(-2)
+        h = F.linear(x, layer.up, layer.up_bias)
+        if draw is None or draw < 0.3:
+            one = (layer.mask(x, ctx) > 0).flatten(-2)
+            m = one + soft - soft.detach()
+            h = (F.relu(h) * m if slope == "all" else F.relu(h * m)) * soft.detach()
+        else:
+            h = F.relu(h) * soft
+        expected, found = h @ layer.down + layer.down_bias, layer(x, ctx)
+        close(found, expected)
+        slopes = [torch.autograd.grad(y.square().sum(), list(parameters.values())) for y in (found, expected)]
+        for a, b in zip(*slopes, strict=True):
+            close(a, b)
+        kinds.add(None if draw is None else bool(draw < 0.3))
+    assert kinds == {None, True, False}
+
+
 @pytest.mark.parametrize(("slope", "teach"), [("all", "positive"), ("chosen", "positive and chosen")])
 def test_which_units_teach_the_controller(slope: str, teach: str) -> None:
     layer = make(f"sparse-mlp[inner=64, block=16, slope={slope}]")

@@ -203,7 +203,7 @@ def test_the_verb_prints_writes_and_plots(
 @pytest.mark.parametrize(
     "words, part",
     [
-        (["mlp"], "nested layers have none sizes"),
+        (["mlp"], "no nested layer; use some"),
         (["matformer-mlp", "--sute", "smoke"], "No such option"),
         ([], "Missing argument 'SPEC'"),
     ],
