@@ -1,12 +1,13 @@
 """A model in a file: what rebuilds it, its weights, the numbers it stores beside them, its optimiser.
 
-The file is read with `weights_only=True`, which runs no code; everything in it is checked against a model of
-its spec on the meta device before any memory is taken.
+The file is read with `weights_only=True`, which runs no code; its checksums are verified, and everything in
+it is checked against a model of its spec on the meta device before memory is taken.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,21 @@ import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from architectures import registry
+from architectures.archive import check_tensors, read_archive
 from architectures.elastic import nested_layers, set_granularity
 from architectures.files import whole_file
-from architectures.model import SequenceModel, build, check_model
+from architectures.model import SequenceModel, build, check_model, sketch
 from architectures.options import ModelOptions
 from architectures.stored import restore_numbers, stored_numbers
 from architectures.stripe import parse
 
 FORMAT, VERSION = "mad-suite model", 1
 OPTIMIZERS: dict[str, type[Optimizer]] = {"AdamW": AdamW, "Adam": Adam, "SGD": SGD}
-# What a model may compute at its construction beside the tensors of the file, in numbers.
-CONSTANTS = 2**28
+# What a model may compute at its construction beside the tensors of the file, in numbers: so many, or one for
+# each byte of the file.
+CONSTANTS = 2**25
+# The reals that a model may be of.
+REALS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 KINDS = {"spec": str, "vocab_size": int, "dim": int, "max_len": int, "readout": str, "options": dict}
 KINDS |= {"layers": dict, "state": dict, "stored": dict}
 
@@ -63,12 +68,15 @@ def load(path: str | Path, *, foreign: bool = False) -> tuple[SequenceModel, Opt
     `foreign`: whether layers given as package.module:Class may be imported, which runs their code.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file; give a checkpoint that `save` wrote")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # The unpickler answers a foreign file with whatever it stumbles over.
-        raise ValueError(f"{path} is not a checkpoint of a model; write one with `save`") from error
+        content = read_archive(path)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a checkpoint of a model: {reason}; write one with `save`") from error
     try:
         return _unpack(content, foreign)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError) as error:
@@ -79,8 +87,10 @@ def load(path: str | Path, *, foreign: bool = False) -> tuple[SequenceModel, Opt
 def _unpack(content: Any, foreign: bool) -> tuple[SequenceModel, Optimizer | None]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError("it is not a checkpoint of a model; write one with `save`")
-    if content.get("version") != VERSION:
-        raise ValueError(f"its format is {content.get('version')!r}, not {VERSION}; save it again")
+    if type(content.get("version")) is not int or content["version"] != VERSION:
+        raise ValueError(
+            f"its format is {reprlib.repr(content.get('version'))}, not {VERSION}; save it again"
+        )
     for key, kind in KINDS.items():
         if type(content.get(key)) is not kind and not (kind is dict and isinstance(content.get(key), dict)):
             raise ValueError(f"its {key!r} is missing or no {kind.__name__}; save it again")
@@ -90,30 +100,40 @@ def _unpack(content: Any, foreign: bool) -> tuple[SequenceModel, Optimizer | Non
         )
     spec = parse(content["spec"])
     for layer in spec.walk():
-        version, theirs = registry.get(layer.name).version, content["layers"].get(layer.name)
-        if version != theirs:
+        ours, theirs = registry.get(layer.name).version, content["layers"].get(layer.name)
+        if ours != theirs:
             raise ValueError(
-                f"its {layer.name} is of version {theirs}, this one of {version}; train it again"
+                f"its {layer.name} is of version {reprlib.repr(theirs)}, this one of {ours}; train it again"
             )
     arguments: dict[str, Any] = {k: content[k] for k in ("vocab_size", "dim", "max_len", "readout")}
     arguments["options"] = ModelOptions(**content["options"])
     # First without memory: a file may claim any size.
-    with torch.device("meta"):
-        sketch = build(spec, seed=0, **arguments)
-    shapes = {n: t.shape for n, t in sketch.state_dict().items()}
-    constants = sum(b.numel() for n, b in sketch.named_buffers() if n not in shapes)
-    if constants > CONSTANTS:
+    drawn = sketch(spec, **arguments)
+    wanted, state = drawn.state_dict(), content["state"]
+    if set(state) != set(wanted):
+        odd = min(set(state) ^ set(wanted), key=str)
+        raise ValueError(f"its tensors are not those of {spec}: {odd} is in one of them only")
+    moments = [] if content.get("optimizer") is None else _moments(content["optimizer"])
+    held = check_tensors([*state.items(), *moments])
+    kind = state["embedding.weight"].dtype
+    for name, like in wanted.items():
+        if state[name].shape != like.shape:
+            raise ValueError(f"its tensor {name} is not of shape {tuple(like.shape)}, which {spec} has")
+        if state[name].dtype != (kind if like.is_floating_point() else like.dtype) or kind not in REALS:
+            raise ValueError(
+                f"its tensor {name} is of {state[name].dtype}, not of the others' type; save it again"
+            )
+    # Names that share a storage would be given memory each.
+    own = {id(t): state[n] for n, t in drawn.state_dict(keep_vars=True).items()}
+    claimed = sum(t.numel() * t.element_size() for t in (*own.values(), *(t for _, t in moments)))
+    if claimed > held:
+        raise ValueError(f"its tensors take {claimed:,} bytes and it holds {held:,}; save it again")
+    constants = sum(b.numel() for n, b in drawn.named_buffers() if n not in wanted)
+    if constants > max(CONSTANTS, held):
         raise ValueError(
             f"it asks for constants of {constants} numbers; make it again with a smaller max_len"
         )
-    state = content["state"]
-    if set(state) != set(shapes):
-        odd = min(set(state) ^ set(shapes), key=str)
-        raise ValueError(f"its tensors are not those of {spec}: {odd} is in one of them only")
-    for name, shape in shapes.items():
-        if not isinstance(state[name], torch.Tensor) or state[name].shape != shape:
-            raise ValueError(f"its tensor {name} is not of shape {tuple(shape)}, which {spec} has")
-    model = build(spec, seed=0, **arguments).to(state["embedding.weight"].dtype)
+    model = build(spec, seed=0, **arguments).to(kind)
     model.load_state_dict(state)
     restore_numbers(model, content["stored"])
     if content.get("granularity"):  # older files have none: whole
@@ -133,9 +153,26 @@ def _pack(optimizer: Optimizer, model: SequenceModel) -> dict[str, Any]:
     return {"kind": kind, "held": held, "options": options, "state": state["state"]}
 
 
+def _moments(packed: Any) -> list[tuple[str, torch.Tensor]]:
+    """The tensors of a packed optimiser with what to call them."""
+    states = packed.get("state") if isinstance(packed, dict) else None
+    if not isinstance(states, dict) or not all(isinstance(held, dict) for held in states.values()):
+        raise ValueError("its optimiser is not one that `save` wrote; save it again, or without one")
+    found = ((key, value) for held in states.values() for key, value in held.items())
+    return [(f"{key} of the optimiser", value) for key, value in found if isinstance(value, torch.Tensor)]
+
+
 def _unpack_optimizer(packed: dict[str, Any], model: SequenceModel) -> Optimizer:
     parameters = dict(model.named_parameters())
     groups = [{"params": [parameters[name] for name in held]} for held in packed["held"]]
+    order = [parameters[name] for held in packed["held"] for name in held]
+    for number, state in packed["state"].items():
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.dim() and value.shape != order[number].shape:
+                raise ValueError(
+                    f"the optimiser's {key} has shape {tuple(value.shape)}, its tensor "
+                    f"{tuple(order[number].shape)}"
+                )
     optimizer = OPTIMIZERS[packed["kind"]](groups, lr=1e-3)  # type: ignore[call-arg]
     numbers = iter(range(len(parameters)))
     options = [
@@ -143,10 +180,4 @@ def _unpack_optimizer(packed: dict[str, Any], model: SequenceModel) -> Optimizer
         for group, held in zip(packed["options"], packed["held"], strict=True)
     ]
     optimizer.load_state_dict({"state": packed["state"], "param_groups": options})
-    for p, state in optimizer.state.items():
-        for key, value in state.items():
-            if isinstance(value, torch.Tensor) and value.dim() and value.shape != p.shape:
-                raise ValueError(
-                    f"the optimiser's {key} has shape {tuple(value.shape)}, its tensor {tuple(p.shape)}"
-                )
     return optimizer

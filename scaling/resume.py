@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
+from architectures.archive import read_archive
 from architectures.files import whole_file
 
 CHECKPOINT = "last.ckpt"
@@ -32,11 +30,7 @@ def set_aside_damaged(folder: Path, id: str) -> str | None:
     if not path.exists():
         return None
     try:
-        with zipfile.ZipFile(path) as held:  # torch does not look at the checksums of its files.
-            odd = held.testzip()
-        if odd is not None:
-            raise ValueError(f"the checksum of {odd} is wrong")
-        content = torch.load(path, weights_only=True, map_location="cpu")
+        content = read_archive(path)
     except OSError:
         raise
     except Exception as error:  # The unpickler answers a damaged file with whatever it stumbles over.

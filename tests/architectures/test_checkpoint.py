@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,30 @@ def reshaped(content: Any) -> Any:
     return {**content, "state": {**content["state"], "norm.weight": torch.ones(3)}}
 
 
+def with_tensors(change: Callable[[torch.Tensor], Any]) -> Callable[[Any], Any]:
+    return lambda content: {**content, "state": {n: change(t) for n, t in content["state"].items()}}
+
+
+def with_moment(moment: torch.Tensor) -> Callable[[Any], Any]:
+    packed = {
+        "kind": "AdamW",
+        "held": [["embedding.weight"]],
+        "options": [{}],
+        "state": {0: {"exp_avg": moment}},
+    }
+    return lambda content: {**content, "optimizer": packed}
+
+
+def one_storage(content: Any) -> Any:
+    """Every tensor a view of the beginning of the largest."""
+    largest = max(content["state"].values(), key=torch.Tensor.numel).flatten().clone()
+    return with_tensors(lambda t: largest[: t.numel()].view(t.shape))(content)
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] * 2 if depth else 0
+
+
 HOSTILE: list[tuple[Callable[[Any], Any], str]] = [
     (lambda content: Evil(), "is not a checkpoint of a model"),
     (lambda content: content["state"], "it is not a checkpoint of a model"),
@@ -108,6 +134,23 @@ HOSTILE: list[tuple[Callable[[Any], Any], str]] = [
     (edited(stored={}), "stored numbers"),
     (lambda c: {**c, "stored": {**c["stored"], "norm": {"divisor": float("nan"), "eps": 0}}}, "finite"),
     (lambda c: {**c, "stored": {**c["stored"], "norm": {"divisor": "x", "eps": 0}}}, "finite"),
+    (with_tensors(lambda t: torch.zeros(1).expand(t.shape)), "weight claims 80 numbers and holds 4 bytes"),
+    (with_tensors(lambda t: torch.zeros(1).as_strided(t.shape, [0] * t.dim())), "claims 80 numbers"),
+    (one_storage, "its tensors take [0-9,]+ bytes and it holds [0-9,]+"),
+    (with_tensors(lambda t: t.to(torch.complex64)), "is of torch.complex64"),
+    (with_tensors(lambda t: t.to(torch.int64)), "is of torch.int64"),
+    (with_tensors(lambda t: t.double() if t.dim() == 1 else t), "is of torch.float64, not of the others"),
+    (with_tensors(lambda t: t.to_sparse()), "is not a plain tensor"),
+    (with_tensors(lambda t: t.to("meta")), "is not a plain tensor"),
+    (with_tensors(lambda t: [1.0]), "is not a plain tensor"),
+    (with_moment(torch.zeros(1).expand(10**9)), "exp_avg of the optimiser claims 1,000,000,000 numbers"),
+    (with_moment(torch.zeros(7)), "exp_avg has shape"),
+    (edited(version=nested(40)), "its format is"),
+    (edited(layers={"mh-attention": nested(40), "moe-mlp": 1}), "is of version"),
+    (
+        edited(optimizer={"kind": "AdamW", "held": [], "options": [], "state": {0: 1}}),
+        "not one that `save` wrote",
+    ),
     (edited(optimizer={"kind": "Evil", "held": []}), "cannot be loaded"),
     (edited(optimizer={"kind": "AdamW", "held": [["nothing"]], "options": [], "state": {}}), "nothing"),
 ]
@@ -135,6 +178,66 @@ def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
         load(path)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load(tmp_path / "absent.pt")
+
+
+def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    model = architectures.build("mlp", vocab_size=3, dim=4, max_len=4, seed=0)
+    save(model, path)
+    whole, wanted, refused = path.read_bytes(), model.state_dict(), 0
+    random = torch.Generator().manual_seed(0)
+    for at in torch.randint(len(whole), (150,), generator=random).tolist():
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            loaded, _ = load(path)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error)
+        else:  # a byte that fills a gap
+            assert all(torch.equal(t, wanted[n]) for n, t in loaded.state_dict().items())
+    assert refused > 20
+    weights = model.embedding.weight.detach().numpy().tobytes()
+    at = whole.index(weights)
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(ValueError, match="the checksum of .* is wrong"):
+        load(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "m.pt"
+    save(make(), path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match="is not a checkpoint of a model: .*cut short"):
+        load(path)
+
+
+def test_a_compressed_file_is_not_unpacked(tmp_path: Path) -> None:
+    torch.save(torch.zeros(1000, 1000), tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain:
+        with zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+            for part in plain.infolist():
+                packed.writestr(part.filename, plain.read(part))
+    with pytest.raises(ValueError, match="is compressed; write it with torch.save"):
+        load(tmp_path / "m.pt")
+
+
+def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    for path in (tmp_path, tmp_path / "pipe.pt", Path("/dev/zero")):
+        with pytest.raises(ValueError, match="is not a regular file"):
+            load(path)
+    save(make(), tmp_path / "m.pt")
+    (tmp_path / "link.pt").symlink_to(tmp_path / "m.pt")
+    assert load(tmp_path / "link.pt")[0].dim == 16
+
+
+def test_a_model_of_bfloat16_comes_back_with_its_numbers(tmp_path: Path) -> None:
+    model = make().to(torch.bfloat16)
+    model.embedding.weight.data[0, 0] = float("nan")  # A model that diverged is a model.
+    save(model, tmp_path / "m.pt")
+    for name, tensor in load(tmp_path / "m.pt")[0].state_dict().items():
+        assert torch.equal(tensor.view(torch.int16), model.state_dict()[name].view(torch.int16))
 
 
 def test_a_file_cannot_ask_for_memory_that_it_does_not_hold(tmp_path: Path) -> None:
