@@ -33,7 +33,7 @@ HEADINGS = {
 # Columns that are read from the left; "MAD" is padded to its numbers.
 LEFT = ("architecture", "  MAD")
 WHO = ("given", "spec", "precision", "backend", "compile")
-WHOLE = ("params", "core_params", "state", "nominal_state", "seeds")
+WHOLE = ("params", "core_params", "state", "nominal_state", "seeds", "imported")
 INTERVALS = {"seeds": "bootstrap over seeds", "rows": "binomial over test rows of one seed"}
 
 
@@ -52,7 +52,18 @@ def frame(scores: Scores) -> pandas.DataFrame:
         "state",
         "nominal_state",
     ]
-    columns += ["mad", "mad_low", "mad_high", *names[1:], "seeds", "interval", "stale", "missing", "notes"]
+    columns += [
+        "mad",
+        "mad_low",
+        "mad_high",
+        *names[1:],
+        "seeds",
+        "imported",
+        "interval",
+        "stale",
+        "missing",
+        "notes",
+    ]
     table = pandas.DataFrame([_cells(row, scores.tasks) for row in scores.architectures], columns=columns)
     numbers = dict.fromkeys([*names, "mad_low", "mad_high", "flops_per_token"], "float64")
     # A pandas integer can be missing without becoming a float.

@@ -8,10 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from mad.bounds import (
+    MOST,
+    Amount,
+    Content,
+    Fraction,
+    Id,
+    Positive,
+    Seed,
+    Signed,
+    State,
+    Task,
+    Text,
+    Time,
+    Whole,
+    Word,
+)
 from mad.protocol import Data, Protocol, Setting
 
 Status = Literal["ok", "stopped", "diverged", "failed", "interrupted"]
@@ -32,11 +48,11 @@ class ArchitectureConfig(Data):
     `versions`: of the primitives in it. `sources`: SHA-256 of the file of each layer or factory not ours.
     """
 
-    spec: str
-    dim: int | None
-    options: dict[str, Any] = Field(default_factory=dict)
-    versions: dict[str, int] = Field(default_factory=dict)
-    sources: dict[str, str] = Field(default_factory=dict)
+    spec: Annotated[Text, Field(min_length=1)]
+    dim: Positive | None
+    options: Content = Field(default_factory=dict)
+    versions: dict[Word, Whole] = Field(default_factory=dict, max_length=MOST)
+    sources: dict[Word, Word] = Field(default_factory=dict, max_length=MOST)
 
     @property
     def label(self) -> str:
@@ -52,19 +68,19 @@ class RunConfig(Data):
 
     architecture: ArchitectureConfig
     # name, version and every field of the task, as `Task.content()` gives them, and `train_targets`.
-    task: dict[str, Any]
-    train_examples: int
-    epochs: int
-    batch_size: int
-    evaluations: int
-    validation_examples: int
-    test_examples: int
+    task: Task
+    train_examples: Positive
+    epochs: Positive
+    batch_size: Positive
+    evaluations: Positive
+    validation_examples: Positive
+    test_examples: Positive
     protocol: Protocol
-    lr: float
-    weight_decay: float
-    seed: int
-    precision: str = "32-true"
-    backend: str = "reference"
+    lr: Amount
+    weight_decay: Amount
+    seed: Seed
+    precision: Word = "32-true"
+    backend: Word = "reference"
     compile: bool = False
 
     @property
@@ -119,12 +135,12 @@ def setting_key(setting: Setting, protocol: Protocol) -> str:
 class Measure(Data):
     """One split, counted once over the whole set. `rows` examples held `targets` scored targets."""
 
-    rows: int
-    targets: int
-    micro: float
-    macro: float
-    macro_batches: float
-    loss: float | None
+    rows: Positive
+    targets: Positive
+    micro: Fraction
+    macro: Fraction
+    macro_batches: Fraction
+    loss: Amount | None
 
     def accuracy(self, metric: str) -> float:
         return float(getattr(self, metric.replace("-", "_")))
@@ -133,11 +149,11 @@ class Measure(Data):
 class Point(Data):
     """The curve at one evaluation: on the split that the protocol watches; the last step's learning rate."""
 
-    step: int
-    accuracy: float
-    loss: float | None
-    train_loss: float | None
-    lr: float
+    step: Positive
+    accuracy: Fraction
+    loss: Amount | None
+    train_loss: Signed | None
+    lr: Amount
 
 
 class Metrics(Data):
@@ -146,23 +162,23 @@ class Metrics(Data):
     validation: Measure | None = None
     test: Measure | None = None
     curve: tuple[Point, ...] = ()
-    chance: float
+    chance: Fraction
     # The best that this very training set allows on this very test set.
-    ceiling: float
-    steps: int
+    ceiling: Fraction
+    steps: Positive
     solved: bool = False
 
 
 class Cost(Data):
     """Parameters in all and without embedding and readout, FLOPs a token, state by kind, time, memory."""
 
-    params: int
-    core_params: int | None = None
-    flops_per_token: float | None = None
-    state: dict[str, int] | None = None
-    nominal_state: int | None = None
-    seconds: float = 0.0
-    peak_memory: int | None = None
+    params: Whole
+    core_params: Whole | None = None
+    flops_per_token: Amount | None = None
+    state: State | None = None
+    nominal_state: Whole | None = None
+    seconds: Amount = 0.0
+    peak_memory: Whole | None = None
 
 
 class Record(Data):
@@ -172,16 +188,18 @@ class Record(Data):
     seed's data and early stopping. `suite` is a label for people; membership is decided by content.
     """
 
-    id: str
-    group: str
+    id: Id
+    group: Word
     status: Status
     config: RunConfig
-    given: str
-    suite: str | None = None
+    given: Text
+    suite: Word | None = None
     metrics: Metrics | None = None
     cost: Cost | None = None
-    environment: dict[str, Any] = Field(default_factory=dict)
+    environment: Content = Field(default_factory=dict)
     error: str | None = None
-    attempts: int = 1
-    created: str
+    attempts: Positive = 1
+    created: Time
+    # Came out of a file: this store did not make it. What it says of itself was checked, not repeated.
+    imported: bool = False
     schema_version: Literal[1] = 1

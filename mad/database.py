@@ -11,8 +11,8 @@ from pathlib import Path
 from mad.checking import LONGEST
 from mad.location import check_regular, network_file_system, writer_lock
 
-# 2 added the table of language-model runs.
-SCHEMA = 2
+# 2 added the table of language-model runs, 3 the mark of imported records.
+SCHEMA = 3
 APPLICATION = 0x4D414453  # "MADS": tells our files from other SQLite databases.
 TABLES = {
     "runs": "CREATE TABLE runs (id TEXT PRIMARY KEY, group_id TEXT NOT NULL, status TEXT NOT NULL, "

@@ -37,8 +37,13 @@ def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -
         if _suffix(path) == ".parquet":
             _write_parquet(part, records)
         else:
-            part.write_text("".join(f"{record.model_dump_json()}\n" for record in records), encoding="utf-8")
+            part.write_text("".join(f"{_line(record)}\n" for record in records), encoding="utf-8")
     return len(records)
+
+
+def _line(record: AnyRecord) -> str:
+    """Without the mark of imported records: it says what one store did not make, and files go to others."""
+    return record.model_dump_json(exclude={"imported"})
 
 
 def import_records(store: Store, file: str | Path) -> ImportReport:
@@ -110,9 +115,7 @@ def _write_parquet(path: Path, records: list[AnyRecord]) -> None:
 
     # A few columns to look at; the record itself is the JSON text, so that both formats carry the same.
     columns = ("id", "kind", "group", "status", "given", "suite", "study", "created")
-    rows = [
-        {name: getattr(r, name, None) for name in columns} | {"record": r.model_dump_json()} for r in records
-    ]
+    rows = [{name: getattr(r, name, None) for name in columns} | {"record": _line(r)} for r in records]
     with _pyarrow_needed():
         pandas.DataFrame(rows, columns=[*columns, "record"]).to_parquet(
             path, index=False, row_group_size=GROUP
@@ -127,10 +130,8 @@ def _read_parquet(path: Path) -> Iterator[bytes]:
         # Read as a dictionary, a text that many rows share is there once.
         file = parquet.ParquetFile(path, read_dictionary=["record"])
         about = file.metadata
-        if (
-            str(dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True)).get("record"))
-            != TEXT
-        ):
+        kinds = dict(zip(file.schema_arrow.names, map(str, file.schema_arrow.types), strict=True))
+        if kinds.get("record") != TEXT:
             raise ValueError(f"{path} has no column 'record' of text; give a file that `mad export` wrote")
         largest = max((about.row_group(i).total_byte_size for i in range(about.num_row_groups)), default=0)
         if about.num_rows > ROWS or largest > LARGEST_GROUP:

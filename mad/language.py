@@ -6,10 +6,25 @@ times stand beside it. The store keeps them beside the runs of the battery.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from mad.bounds import (
+    EXACT,
+    Above,
+    Amount,
+    Content,
+    Fraction,
+    Id,
+    Positive,
+    Signed,
+    State,
+    Text,
+    Time,
+    Whole,
+    Word,
+)
 from mad.config import ArchitectureConfig, content_hash
 from mad.protocol import PROTOCOLS, Data
 
@@ -21,6 +36,8 @@ Role = Literal["grid", "tuning", "single"]
 Precision = Literal["32-true", "bf16-mixed"]
 # Results that a second call does not repeat.
 FINAL: tuple[LanguageStatus, ...] = ("ok", "diverged")
+# Nats a token; above it a model knows less than nothing of any vocabulary, and the run counts as diverged.
+LARGEST_LOSS = 25.0
 # How N and C are counted, stated beside every number: N has the readout and not the input table (the
 # "standard" count of arXiv:2406.19146), C is exact and not 6 N D.
 CONVENTION = "N without the input embedding; C = 3 x forward, exact"
@@ -37,17 +54,17 @@ class CorpusConfig(Data):
     entropy          nats a token that no model can go below, where it is known
     """
 
-    name: str
-    sha256: str
+    name: Text
+    sha256: Word
     tokenizer: Literal["bytes", "bpe", "none"]
-    vocab_size: int = Field(ge=2)
-    tokenizer_sha256: str | None = None
+    vocab_size: int = Field(ge=2, le=EXACT)
+    tokenizer_sha256: Word | None = None
     validation: float = Field(ge=0, lt=1)
-    train_tokens: int | None = Field(default=None, ge=1)
-    validation_tokens: int = Field(ge=1)
-    bytes_per_token: float | None = Field(default=None, gt=0)
-    entropy: float | None = Field(default=None, ge=0)
-    version: int = 1
+    train_tokens: Positive | None = None
+    validation_tokens: Positive
+    bytes_per_token: Above | None = None
+    entropy: Amount | None = None
+    version: Whole = 1
 
 
 class LanguageConfig(Data):
@@ -63,23 +80,23 @@ class LanguageConfig(Data):
 
     architecture: ArchitectureConfig
     corpus: CorpusConfig
-    seq_len: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    steps: int = Field(ge=1)
-    lr: float = Field(gt=0)
-    warmup: int = Field(ge=0)
-    final_lr: float = Field(ge=0, le=1)
-    weight_decay: float = Field(ge=0)
-    betas: tuple[float, float]
-    eps: float = Field(gt=0)
-    clip: float | None = Field(gt=0)
-    evaluations: int = Field(ge=1)
-    evaluation_tokens: int = Field(ge=1)
-    seed: int = Field(ge=0)
+    seq_len: Positive
+    batch_size: Positive
+    steps: Positive
+    lr: Above
+    warmup: Whole
+    final_lr: Fraction
+    weight_decay: Amount
+    betas: tuple[Fraction, Fraction]
+    eps: Above
+    clip: Above | None
+    evaluations: Positive
+    evaluation_tokens: Positive
+    seed: Whole
     precision: Precision = "32-true"
-    backend: str = "reference"
+    backend: Word = "reference"
     compile: bool = False
-    version: int = 1
+    version: Whole = 1
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> LanguageConfig:
@@ -165,11 +182,11 @@ def resolve_precision(device: str = "auto") -> Precision:
 class LanguagePoint(Data):
     """The curve at one evaluation: held-out loss, mean training loss since the last point, the last rate."""
 
-    step: int
-    tokens: int
-    loss: float | None
-    train_loss: float | None
-    lr: float
+    step: Positive
+    tokens: Positive
+    loss: Amount | None
+    train_loss: Signed | None
+    lr: Amount
 
 
 class LanguageMetrics(Data):
@@ -183,16 +200,16 @@ class LanguageMetrics(Data):
     clipped_steps  steps whose gradient was longer than `clip`
     """
 
-    loss: float | None = None
-    loss_error: float | None = None
-    bits_per_byte: float | None = None
-    train_loss: float | None = None
-    initial_loss: float | None = None
-    evaluated: int = 0
+    loss: Annotated[float, Field(ge=0, le=LARGEST_LOSS)] | None = None
+    loss_error: Amount | None = None
+    bits_per_byte: Amount | None = None
+    train_loss: Signed | None = None
+    initial_loss: Signed | None = None
+    evaluated: Whole = 0
     curve: tuple[LanguagePoint, ...] = ()
-    unique_tokens: int
-    epochs: float
-    clipped_steps: int = 0
+    unique_tokens: Whole
+    epochs: Amount
+    clipped_steps: Whole = 0
 
 
 class LanguageCost(Data):
@@ -205,18 +222,18 @@ class LanguageCost(Data):
     state            elements of one row's state after `seq_len` tokens, by kind; None where unknown
     """
 
-    params: int
-    params_counted: int
-    embedding: int
-    core: int
-    active: int
-    flops_per_token: float
-    flops: float
-    state: dict[str, int] | None = None
-    nominal_state: int | None = None
-    seconds: float = 0.0
-    peak_memory: int | None = None
-    convention: str = CONVENTION
+    params: Whole
+    params_counted: Positive
+    embedding: Whole
+    core: Whole
+    active: Whole
+    flops_per_token: Above
+    flops: Above
+    state: State | None = None
+    nominal_state: Whole | None = None
+    seconds: Amount = 0.0
+    peak_memory: Whole | None = None
+    convention: Text = CONVENTION
 
 
 class LanguageRecord(Data):
@@ -227,34 +244,19 @@ class LanguageRecord(Data):
     """
 
     kind: Literal["language"] = "language"
-    id: str
-    study: str | None = None
+    id: Id
+    study: Word | None = None
     role: Role = "single"
-    budget: float | None = None
+    budget: Above | None = None
     status: LanguageStatus
     config: LanguageConfig
-    given: str
-    label: str
+    given: Text
+    label: Annotated[Text, Field(min_length=1)]
     metrics: LanguageMetrics | None = None
     cost: LanguageCost | None = None
-    environment: dict[str, Any] = Field(default_factory=dict)
+    environment: Content = Field(default_factory=dict)
     error: str | None = None
-    attempts: int = 1
-    created: str
+    attempts: Positive = 1
+    created: Time
+    imported: bool = False  # as in `Record`
     schema_version: Literal[1] = 1
-
-
-def check_language(record: LanguageRecord) -> None:
-    """Refuse a record that is not what its configuration or its status says."""
-    if record.id != record.config.id:
-        raise ValueError(
-            f"id {record.id} does not match its configuration, which has id {record.config.id}; "
-            "the record was edited or damaged: take it from its source again"
-        )
-    metrics = record.metrics
-    if record.status not in FINAL:
-        return
-    if metrics is None or record.cost is None or (record.status == "ok" and metrics.loss is None):
-        raise ValueError(f"run {record.id} is {record.status!r} but lacks its metrics or cost; run it again")
-    if record.status == "diverged" and metrics.loss is not None:
-        raise ValueError(f"run {record.id} diverged, and yet has a loss of {metrics.loss:g}; run it again")

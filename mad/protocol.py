@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 import synthetic_tasks
+from mad.bounds import MOST, Amount, Fraction, Seed, Signed, Whole, Word
 from synthetic_tasks import Task
 
 _T = TypeVar("_T")
@@ -28,22 +29,22 @@ class Data(BaseModel):
 class Protocol(Data):
     """The referee. `select_on`: the split that chooses the grid point and that early stopping watches."""
 
-    name: str
-    version: int
-    betas: tuple[float, float]
-    eps: float = 1e-8
+    name: Word
+    version: Whole
+    betas: tuple[Fraction, Fraction]
+    eps: Amount = 1e-8
     schedule: Literal["cosine", "constant"]
     select_on: Literal["validation", "test"]
     # "macro-batches" is the public code's accuracy: macro over classes in batches of 128, then their mean.
     metric: Literal["micro", "macro", "macro-batches"]
-    solved_at: float = 0.999
+    solved_at: Fraction = 0.999
     # Honour what a layer says about decay and learning rates; the public code decays every tensor.
     hints: bool
     variant: Literal["repaired", "public"]
     # Model options under this protocol, where they differ from the architecture's own.
-    model: dict[str, float] = Field(default_factory=dict)
+    model: dict[Word, Signed] = Field(default_factory=dict, max_length=MOST)
     # Keys the validation and test data, which are the same for every architecture and seed.
-    data_seed: int = 0
+    data_seed: Seed = 0
 
 
 PROTOCOLS = {

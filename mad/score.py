@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,6 +20,7 @@ import synthetic_tasks
 from mad.config import DONE, Cost, Record, setting_key
 from mad.interval import RESAMPLES, Array, Estimate, average, mean, over_rows, over_seeds
 from mad.protocol import Protocol, Setting, Suite
+from mad.remarks import remarks
 from mad.selection import Choice, Group, Point, choose, metrics_of
 
 Answers = dict[str, dict[int, Group]]  # by setting key and seed
@@ -32,7 +33,8 @@ class SettingScore(Estimate):
     """One architecture on one setting: the mean over its complete seeds.
 
     `chosen` is the grid point of each seed. `edges` names the axes on which one of them lies at an end of the
-    grid. `diverged` counts runs of all seeds. `cost` is that of the first seed's chosen run.
+    grid. `diverged` counts runs of all seeds. `apart`: test lies
+    above validation by more than chance. `cost` is that of the first seed's chosen run.
     """
 
     setting: str
@@ -45,6 +47,7 @@ class SettingScore(Estimate):
     chosen: tuple[Point, ...]
     edges: tuple[str, ...]
     diverged: int
+    apart: bool
     cost: Cost | None
 
 
@@ -61,7 +64,8 @@ class ArchitectureScore:
     """A row of the leaderboard.
 
     Costs are those of the suite's first setting that was scored. `mad` is the mean over the tasks that are
-    there, None where there is none. `seeds` is the smallest number of seeds of a setting.
+    there, None where there is none. `seeds` is the smallest number of seeds of a setting. `imported` counts
+    the runs that came out of a file.
     """
 
     rank: int
@@ -81,6 +85,7 @@ class ArchitectureScore:
     interval_kind: Literal["seeds", "rows"]
     tasks: dict[str, TaskScore]
     seeds: int
+    imported: int
     missing: tuple[str, ...]
     notes: tuple[str, ...]
     stale: bool
@@ -237,7 +242,8 @@ def _architecture(
         tasks=tasks,
         seeds=min(counts),
         missing=tuple(missing),
-        notes=tuple(_notes(tasks, number_of_settings, counts, suite.seeds, old)),
+        imported=sum(record.imported for record in records),
+        notes=tuple(remarks(tasks, number_of_settings, counts, suite.seeds, old, records)),
         stale=bool(old),
         complete=len(chosen) == len(exam),
     )
@@ -274,6 +280,7 @@ def _setting(
         chosen=tuple(choice.point for choice in choices.values()),
         edges=tuple(sorted({edge for choice in choices.values() for edge in choice.edges})),
         diverged=sum(run.status == "diverged" for run in runs),
+        apart=any(choice.apart for choice in choices.values()),
         cost=next(iter(choices.values())).record.cost,
     )
     return setting, number
@@ -292,36 +299,6 @@ def _spelling(records: Sequence[Record]) -> tuple[str, str]:
     options = ", ".join(f"{name}={value}" for name, value in sorted(architecture.options.items()))
     given = min({record.given for record in records}, key=lambda text: (not PRESET.fullmatch(text), text))
     return f"{architecture.label} ({options})" if options else architecture.label, given
-
-
-def _notes(
-    tasks: Mapping[str, TaskScore],
-    settings: Mapping[str, int],
-    counts: Sequence[int],
-    seeds: int,
-    old: Sequence[str],
-) -> Iterator[str]:
-    """What a reader must know of a row before trusting its scores."""
-    edges: dict[str, list[str]] = defaultdict(list)
-    for name, task in tasks.items():
-        for axis, number in Counter(axis for setting in task.settings for axis in setting.edges).items():
-            edges[axis].append(
-                name if settings[name] == 1 else f"{name} ({number} of {settings[name]} settings)"
-            )
-    yield from (
-        f"best at the edge of the grid ({axis}) in {', '.join(where)}" for axis, where in edges.items()
-    )
-    for name, task in tasks.items():
-        diverged = sum(setting.diverged for setting in task.settings)
-        if diverged:
-            yield f"{diverged} diverged in {name}"
-    least, most = min(counts), max(counts)
-    if 0 < least < most:
-        yield f"{least} to {most} seeds"
-    elif 0 < most < seeds:
-        yield f"{most} of {seeds} seeds"
-    if old:
-        yield f"stale: {', '.join(old)}"
 
 
 def _distinct(rows: Sequence[ArchitectureScore]) -> list[ArchitectureScore]:

@@ -17,15 +17,18 @@ Group = dict[Point, Record]
 
 # An optimum at the edge of the grid matters only where the axis matters by more than this.
 FLAT = 0.01
+# Standard errors by which test may lie above validation.
+APART = 6
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen run of a group and what it scores."""
+    """The chosen run of a group and what it scores; `apart` where test lies too far above validation."""
 
     point: Point
     record: Record
     value: float
+    apart: bool
     micro: float
     macro: float
     edges: tuple[str, ...]
@@ -45,7 +48,7 @@ def choose(group: Group, setting: Setting, protocol: Protocol) -> Choice | None:
     accuracy |= {point: metrics_of(run).chance for point, run in runs.items() if run.status == "diverged"}
     if not scored:
         point, chance = setting.grid[0], metrics_of(runs[setting.grid[0]]).chance
-        return Choice(point, runs[point], chance, chance, chance, ())
+        return Choice(point, runs[point], chance, False, chance, chance, ())
 
     def preference(point: Point) -> tuple[float, float]:
         loss = measure_of(runs[point], "validation").loss
@@ -54,7 +57,15 @@ def choose(group: Group, setting: Setting, protocol: Protocol) -> Choice | None:
     best = min(scored, key=preference)  # `min` keeps the first of equals, so the grid's order decides last.
     test = measure_of(runs[best], "test")
     edges = () if accuracy[best] >= protocol.solved_at else tuple(_edges(best, accuracy, setting))
-    return Choice(best, runs[best], test.accuracy(protocol.metric), test.micro, test.macro, edges)
+    value = test.accuracy(protocol.metric)
+    apart = _apart(value, measure_of(runs[best], "validation").accuracy(protocol.metric), setting)
+    return Choice(best, runs[best], value, apart, test.micro, test.macro, edges)
+
+
+def _apart(test: float, validation: float, setting: Setting) -> bool:
+    """Whether test lies above validation by more than rows of one kind can: tokens of a row may depend."""
+    mean, rows = (test + validation) / 2, min(setting.test_examples, setting.validation_examples)
+    return test - validation > APART * math.sqrt(2 * max(mean * (1 - mean), 1 / rows) / rows)
 
 
 def _edges(best: Point, accuracy: dict[Point, float], setting: Setting) -> Iterator[str]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mad.config import Record
 from mad.language import LanguageRecord
-from mad.store import AnyRecord, Store, default_path
+from mad.store import AnyRecord, Store
 from synthetic_tasks import IGNORE, Task
 
 if TYPE_CHECKING:
@@ -26,15 +26,12 @@ def find_run(what: str, store: str | Path | None) -> AnyRecord | None:
     if not re.fullmatch(r"[0-9a-f]{6,20}", what):
         return None
     with Store(store, read_only=True) as opened:
-        found = opened.entries(prefix=what)
-    if len(found) != 1:
-        count = "no run" if not found else f"{len(found)} runs"
+        found = opened.find(what)
+    if found.record is None:
         raise ValueError(
-            f"{count} in {store or default_path()} with an id that begins {what!r}; give a full id"
+            f"run {found.id} cannot be understood ({found.reason}); `mad rm {found.id}` removes it"
         )
-    if found[0].record is None:
-        raise ValueError(f"run {found[0].id} cannot be understood: {found[0].reason}")
-    return found[0].record
+    return found.record
 
 
 def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, vocab_size: int) -> None:
@@ -106,13 +103,18 @@ def show_record(record: AnyRecord, console: Console) -> None:
     ]
     if record.cost is not None:
         rows.append(("cost", f"{record.cost.params:,} parameters, {record.cost.seconds:.1f} s"))
-    rows.append(("made", f"{record.created}  {record.environment.get('device_name', '')}"))
+    rows.append(("made", _made(record)))
     for name, value in rows:
         console.print(f"{name:13} {value}", markup=False, soft_wrap=True)
     if record.metrics is not None:
         _show_metrics(record, console)
     if record.error is not None:
         console.print(f"\n{record.error}", markup=False)
+
+
+def _made(record: AnyRecord) -> str:
+    mark = "  imported: not made here" if record.imported else ""
+    return f"{record.created}  {record.environment.get('device_name', '')}{mark}"
 
 
 def _show_metrics(record: Record, console: Console) -> None:
@@ -155,7 +157,7 @@ def show_language(record: LanguageRecord, console: Console) -> None:
     if cost is not None:
         rows.append(("cost", f"{cost.params:,} parameters, {cost.flops:.4g} FLOPs, {cost.seconds:.1f} s"))
         rows.append(("", cost.convention))
-    rows.append(("made", f"{record.created}  {record.environment.get('device_name', '')}"))
+    rows.append(("made", _made(record)))
     for name, value in rows:
         console.print(f"{name:13} {value}", markup=False, soft_wrap=True)
     if metrics is not None:

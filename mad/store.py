@@ -8,9 +8,10 @@ language-model runs in a second one, under the same rules.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -33,12 +34,13 @@ WORTH = {"failed": 0, "interrupted": 0, "stopped": 1, "diverged": 2, "ok": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """`known` runs were here already; of those, `conflicts` had another result, and ours stayed."""
+    """`known` runs were here already; the `conflicting` of them had another result, and ours stayed."""
 
     added: int
     known: int
     replaced: int
     conflicts: int
+    conflicting: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,14 @@ class Store:
                 found.append(_entry(name, row, id, text))
         return found
 
+    def find(self, beginning: str) -> Entry:
+        """The one row whose id begins so, with 6 digits or more."""
+        found = self.entries(prefix=beginning) if re.fullmatch("[0-9a-f]{6,20}", beginning) else []
+        if len(found) != 1:
+            count = "no run" if not found else f"{len(found)} runs"
+            raise ValueError(f"{count} in {self.path} with an id that begins {beginning!r}; give a full id")
+        return found[0]
+
     def hits(self, group_id: str, run_ids: Iterable[str]) -> dict[str, Record]:
         """The records of these runs that need not be run again in this group."""
         found = {id: record for id in run_ids if (record := self.get(id)) is not None}
@@ -135,8 +145,9 @@ class Store:
         return new
 
     def merge(self, records: Iterable[AnyRecord]) -> ImportReport:
-        """Add records of another store, all or none. Of two of a run the fuller stays, else ours."""
-        added = known = replaced = conflicts = 0
+        """Add records of another store, all or none, marked as imported; the fuller stays, else ours."""
+        added = known = replaced = 0
+        conflicting = []
         with self._transaction():
             for record in records:
                 old = self._same(record)
@@ -147,10 +158,17 @@ class Store:
                 else:
                     known += 1
                     both_final = record.status in ("ok", "diverged")
-                    conflicts += both_final and (record.status, record.metrics) != (old.status, old.metrics)
+                    if both_final and (record.status, record.metrics) != (old.status, old.metrics):
+                        conflicting.append(record.id)
                     continue
-                self._put(record)
-        return ImportReport(added=added, known=known, replaced=replaced, conflicts=conflicts)
+                self._put(record.model_copy(update={"imported": True}))
+        return ImportReport(
+            added=added,
+            known=known,
+            replaced=replaced,
+            conflicts=len(conflicting),
+            conflicting=tuple(conflicting),
+        )
 
     def remove(self, entries: Iterable[Entry]) -> None:
         """Take rows out: all of them or, where that fails, none."""

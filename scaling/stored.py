@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from architectures.outline import depth, outline
-from mad.language import LanguageRecord, Role
+from mad.language import LARGEST_LOSS, LanguageRecord, Role
 from mad.store import Store
 
 ROLES: tuple[Role, ...] = ("grid", "single")
@@ -63,7 +63,7 @@ def curves_frame(
     for record in _chosen(store, study, roles):
         assert record.cost is not None and record.metrics is not None
         for point in record.metrics.curve:
-            if point.loss is None:
+            if point.loss is None or point.loss > LARGEST_LOSS:  # As no fit would take it.
                 continue
             rows.append(
                 {

@@ -19,6 +19,7 @@ import torch
 from architectures.files import resolved
 from mad.language import (
     FINAL,
+    LARGEST_LOSS,
     LanguageConfig,
     LanguageMetrics,
     LanguagePoint,
@@ -76,9 +77,9 @@ def train(
     threads           of each process on a CPU; None: as torch has it, shared among the processes
 
     A run that was broken off goes on from its last checkpoint, and ends as if it had not been; one that is
-    damaged is set aside, and the run begins anew. A loss that is
-    not finite, or above that of the first step at the end, makes the run "diverged"; what the training raises
-    makes it "failed". What cannot work is refused with a ValueError before any training.
+    damaged is set aside, and the run begins anew. A loss that is not finite, or at the end above that of the
+    first step or 25 nats, makes the run "diverged"; what the training raises makes it "failed". What cannot
+    work is refused with a ValueError before any training.
     """
     device, devices = _check(config, corpus, device, devices, strategy)
     check_loggers(loggers)
@@ -237,7 +238,7 @@ def _metrics(config: LanguageConfig, found: dict[str, Any]) -> tuple[LanguageSta
     """Status and metrics from what a fit brought back; a run that diverged has no loss."""
     points = tuple(LanguagePoint(**point) for point in found["points"])
     loss, error, read = found["evaluated"] or (math.nan, math.nan, 0)
-    limit = math.inf if found["initial"] is None else found["initial"] + MARGIN
+    limit = LARGEST_LOSS if found["initial"] is None else min(found["initial"] + MARGIN, LARGEST_LOSS)
     diverged = found["diverged"] or not points or points[-1].loss is None or not loss <= limit
     size = config.corpus.bytes_per_token
     trained = points[-1].tokens if points else 0

@@ -31,9 +31,9 @@ def architecture(spec: str = "hyena swiglu", **changes: Any) -> ArchitectureConf
     return ArchitectureConfig(**{"spec": spec, "dim": 32, "versions": versions, **changes})
 
 
-def measure(accuracy: float, loss: float | None = 1.0, **changes: float) -> Measure:
+def measure(accuracy: float, loss: float | None = 1.0, *, rows: int = 1280, **changes: float) -> Measure:
     values = {"micro": accuracy, "macro": accuracy, "macro_batches": accuracy, **changes}
-    return Measure(rows=1280, targets=12_800, loss=loss, **values)
+    return Measure(rows=rows, targets=10 * rows, loss=loss, **values)
 
 
 def record(
@@ -66,11 +66,11 @@ def record(
     watched = test if validation is None else validation
     scored = status == "ok"
     metrics = Metrics(
-        validation=measure(watched, loss) if scored else None,
-        test=measure(test) if scored else None,
+        validation=measure(watched, loss, rows=config.validation_examples) if scored else None,
+        test=measure(test, rows=config.test_examples) if scored else None,
         chance=CHANCE,
         ceiling=1.0,
-        steps=20,
+        steps=config.steps,
         solved=scored and watched >= protocol.solved_at,
     )
     has_metrics = status in ("ok", "stopped", "diverged")
@@ -93,6 +93,11 @@ def record(
         error=None if has_metrics else "RuntimeError: out of memory",
         created=created,
     )
+
+
+def imported(run: Record) -> Record:
+    """The same out of a file."""
+    return run.model_copy(update={"imported": True})
 
 
 def group(at: Setting, *accuracies: float, **changes: Any) -> list[Record]:

@@ -14,7 +14,7 @@ from mad.language import language_config
 from mad.show import find_run, show_record
 from mad.store import ImportReport, Store
 from tests.mad.language_records import CORPUS, config, language
-from tests.mad.records import TWO, group, record
+from tests.mad.records import TWO, group, imported, record
 
 OTHERS: dict[str, Any] = {
     "architecture": ArchitectureConfig(spec="2*(mamba swiglu)", dim=128),
@@ -112,7 +112,7 @@ def test_an_unknown_field_is_refused() -> None:
 
 
 def test_a_run_comes_back_as_it_was_stored_and_apart_from_the_battery(path: Path) -> None:
-    runs = [language(created="2027"), language(2.5, steps=200, created="2026")]
+    runs = [language(created="2027-01-01"), language(2.5, steps=200, created="2026-01-01")]
     with Store(path) as store:
         store.commit_language(runs)
         store.commit(group(TWO.settings[0], 0.5, 0.6))
@@ -185,7 +185,7 @@ def test_a_store_of_the_first_version_is_brought_up_by_a_writer(path: Path) -> N
     with Store(path) as store:
         assert store.records() == before and len(before) == 2
         assert store.language_records() == [language()]
-    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (2,)
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (3,)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -201,8 +201,14 @@ def test_one_file_carries_both_kinds(path: Path, tmp_path: Path, suffix: str) ->
     with Store(tmp_path / "other.sqlite") as other:
         assert import_records(other, file) == ImportReport(added=4, known=0, replaced=0, conflicts=0)
         assert import_records(other, file) == ImportReport(added=0, known=4, replaced=0, conflicts=0)
-        assert {r.id: r for r in other.records()} == {r.id: r for r in battery}
-        assert {r.id: r for r in other.language_records()} == {r.id: r for r in models}
+        assert {r.id: r for r in other.records()} == {r.id: imported(r) for r in battery}
+        assert [r.imported for r in other.language_records()] == [True, True]
+        again = tmp_path / f"again{suffix}"
+        export_records(other, again)
+        assert suffix == ".parquet" or again.read_bytes() == file.read_bytes(), "who imported is not said"
+    with Store(tmp_path / "third.sqlite") as third:
+        import_records(third, again)
+        assert {r.id for r in third.language_records()} == {r.id for r in models}
 
 
 def test_lines_of_the_battery_look_as_before(path: Path, tmp_path: Path) -> None:
@@ -212,7 +218,7 @@ def test_lines_of_the_battery_look_as_before(path: Path, tmp_path: Path) -> None
         store.commit_language([language()])
         export_records(store, tmp_path / "runs.jsonl")
     battery, model = (tmp_path / "runs.jsonl").read_text().splitlines()
-    assert battery == run.model_dump_json()
+    assert battery == run.model_dump_json(exclude={"imported"})
     assert json.loads(model)["kind"] == "language"
 
 

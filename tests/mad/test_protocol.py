@@ -218,7 +218,7 @@ SETTING = Setting(
 )
 CHANGES: dict[str, Any] = {
     "architecture": ArchitectureConfig(spec="mamba swiglu", dim=32),
-    "task": {"name": "compression"},
+    "task": {"name": "compression", "version": 1},
     "train_examples": 641,
     "epochs": 3,
     "batch_size": 32,

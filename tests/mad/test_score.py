@@ -11,7 +11,19 @@ from mad.config import Record
 from mad.interval import RESAMPLES, Drawn, Estimate, mean, over_rows, over_seeds
 from mad.protocol import SUITES, Suite
 from mad.score import ArchitectureScore, score
-from tests.mad.records import CHANCE, PUBLIC, SOUND, TWO, architecture, group, measure, record, setting, suite
+from tests.mad.records import (
+    CHANCE,
+    PUBLIC,
+    SOUND,
+    TWO,
+    architecture,
+    group,
+    imported,
+    measure,
+    record,
+    setting,
+    suite,
+)
 
 RECALL, COMPRESSION = TWO.settings
 GRID = setting(
@@ -165,7 +177,7 @@ def test_settings_share_the_resample_of_seeds() -> None:
     runs = [
         r
         for s in range(4)
-        for r in [*group(RECALL, 0.2 * s, 0, seed=s), *group(COMPRESSION, 0.6 - 0.2 * s, 0, seed=s)]
+        for r in [*group(RECALL, 0.2 * s, 0, seed=s), *group(COMPRESSION, round(0.6 - 0.2 * s, 1), 0, seed=s)]
     ]
     row = only(runs)
     assert row.interval_kind == "seeds" and row.seeds == 4
@@ -343,3 +355,17 @@ def test_an_interval_holds_its_score(values: list[list[float]]) -> None:
     row = only([r for s, found in enumerate(values) for r in group(RECALL, *found, seed=s)])
     for found in (row.mad, *row.tasks.values()):
         assert found is not None and 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_runs_out_of_a_file_are_counted_and_said() -> None:
+    runs = [*group(RECALL, 0.5, 0.6), *map(imported, group(COMPRESSION, 0.5, 0.6))]
+    row = only(runs)
+    assert row.imported == 2 and "2 of 4 runs imported" in row.notes
+    assert only([*group(RECALL, 0.5, 0.6), *group(COMPRESSION, 0.5, 0.6)]).imported == 0
+
+
+def test_a_test_accuracy_that_validation_cannot_explain_is_said() -> None:
+    """1,280 rows each: six standard errors of the difference are at most 0.119."""
+    for gap, said in ((0.11, False), (0.13, True), (-0.3, False)):
+        row = only([record(RECALL, lr, test=0.5 + gap, validation=0.5) for lr in RECALL.lrs])
+        assert ("test accuracy far above validation in in-context-recall" in row.notes) is said

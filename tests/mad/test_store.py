@@ -16,7 +16,7 @@ from mad.config import Record, Status
 from mad.exchange import export_records, import_records
 from mad.location import network_file_system
 from mad.store import ImportReport, Store, default_path
-from tests.mad.records import TWO, group, record
+from tests.mad.records import TWO, group, imported, record
 
 AT = TWO.settings[0]
 
@@ -24,6 +24,9 @@ AT = TWO.settings[0]
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "new" / "store.sqlite"
+
+
+DATES = ("2027-01-01", "2026-01-01", "2026-01-01")
 
 
 def lines(*records: Record) -> str:
@@ -42,9 +45,7 @@ def test_a_group_comes_back_as_it_was_stored(path: Path) -> None:
 
 
 def test_records_are_sorted_by_time_then_id(path: Path) -> None:
-    late, *early = (
-        record(AT, lr, created=when) for lr, when in ((1e-3, "2027"), (2e-3, "2026"), (3e-3, "2026"))
-    )
+    late, *early = (record(AT, lr, created=when) for lr, when in zip((1e-3, 2e-3, 3e-3), DATES, strict=True))
     with Store(path) as store:
         store.commit([late, *early])
         assert store.records() == [*sorted(early, key=lambda r: r.id), late]
@@ -110,7 +111,7 @@ def test_a_record_must_be_what_it_says(path: Path) -> None:
     broken = {
         "does not match its configuration": run.model_copy(update={"id": "0" * 20}),
         "'ok' but lacks its metrics": run.model_copy(update={"metrics": None}),
-        "accuracy of 1.5": record(AT, test=1.5),
+        "'diverged', and yet has a score": record(AT).model_copy(update={"status": "diverged"}),
     }
     with Store(path) as store:
         for message, bad in broken.items():
@@ -173,7 +174,7 @@ def test_a_store_of_a_newer_version_is_refused(path: Path) -> None:
     db.execute(f"PRAGMA user_version = {module.SCHEMA + 1}")
     db.close()
     for read_only in (False, True):
-        with pytest.raises(ValueError, match=r"newer version \(schema 3, known is 2\); upgrade with"):
+        with pytest.raises(ValueError, match=r"newer version \(schema 4, known is 3\); upgrade with"):
             Store(path, read_only=read_only)
 
 
@@ -331,7 +332,7 @@ def test_what_is_exported_is_imported(path: Path, tmp_path: Path) -> None:
     with Store(tmp_path / "other.sqlite") as other:
         assert import_records(other, file) == ImportReport(added=3, known=0, replaced=0, conflicts=0)
         assert import_records(other, file) == ImportReport(added=0, known=3, replaced=0, conflicts=0)
-        assert sorted(other.records(), key=lambda r: r.id) == sorted(runs, key=lambda r: r.id)
+        assert {r.id: r for r in other.records()} == {r.id: imported(r) for r in runs}
         again = tmp_path / "again.json"
         export_records(other, again)
     assert again.read_bytes() == file.read_bytes()
@@ -374,7 +375,7 @@ def test_an_import_refuses_a_damaged_line_by_number_and_adds_nothing(path: Path,
         "line 3: bonus: Extra inputs are not permitted": json.dumps(unknown),
         "line 3: Invalid JSON": '{"id": ',
         "line 3: config.lr: Input should be a finite number": lines(bad).replace('"lr":0.002', '"lr":NaN'),
-        "line 3: run .* accuracy of 7.0": lines(bad).replace('"micro":0.5', '"micro":7.0'),
+        "line 3: metrics.validation.micro: .* less than": lines(bad).replace('"micro":0.5', '"micro":7.0'),
         "line 3: schema_version": lines(bad).replace('"schema_version":1', '"schema_version":2'),
     }
     file = tmp_path / "runs.jsonl"
@@ -406,7 +407,8 @@ def test_an_import_keeps_ours_unless_theirs_says_more(path: Path, tmp_path: Path
     with Store(path) as store:
         store.commit(ours)
         assert import_records(store, file) == ImportReport(added=0, known=4, replaced=2, conflicts=1)
-        expected = [ours[0], theirs[1], theirs[2], ours[3], ours[4], ours[5]]
+        assert import_records(store, file).conflicting == (ours[0].id,)
+        expected = [ours[0], imported(theirs[1]), imported(theirs[2]), ours[3], ours[4], ours[5]]
         assert [store.get(r.id) for r in ours] == expected
         assert import_records(store, file) == ImportReport(added=0, known=6, replaced=0, conflicts=1)
 
@@ -434,7 +436,7 @@ def test_parquet_says_what_it_needs(path: Path, tmp_path: Path) -> None:
         expected = store.records()
     with Store(tmp_path / "other.sqlite") as other:
         assert import_records(other, tmp_path / "runs.parquet").added == 2
-        assert other.records() == expected
+        assert other.records() == list(map(imported, expected))
         (tmp_path / "bad.parquet").write_bytes(b"PAR1 but not really")
         with pytest.raises(ValueError, match="bad.parquet cannot be read"):
             import_records(other, tmp_path / "bad.parquet")

@@ -1,0 +1,49 @@
+"""What stands beside a row of the leaderboard: grids that end too early, divergence, origin, doubt."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mad.config import Record
+
+if TYPE_CHECKING:
+    from mad.score import TaskScore
+
+
+def remarks(
+    tasks: Mapping[str, TaskScore],
+    settings: Mapping[str, int],
+    counts: Sequence[int],
+    seeds: int,
+    old: Sequence[str],
+    records: Sequence[Record],
+) -> Iterator[str]:
+    """What a reader must know of a row before trusting its scores."""
+    edges: dict[str, list[str]] = defaultdict(list)
+    for name, task in tasks.items():
+        for axis, number in Counter(axis for setting in task.settings for axis in setting.edges).items():
+            edges[axis].append(
+                name if settings[name] == 1 else f"{name} ({number} of {settings[name]} settings)"
+            )
+    yield from (
+        f"best at the edge of the grid ({axis}) in {', '.join(where)}" for axis, where in edges.items()
+    )
+    for name, task in tasks.items():
+        diverged = sum(setting.diverged for setting in task.settings)
+        if diverged:
+            yield f"{diverged} diverged in {name}"
+    least, most = min(counts), max(counts)
+    if 0 < least < most:
+        yield f"{least} to {most} seeds"
+    elif 0 < most < seeds:
+        yield f"{most} of {seeds} seeds"
+    if old:
+        yield f"stale: {', '.join(old)}"
+    imported = sum(record.imported for record in records)
+    if imported:
+        yield f"{imported} of {len(records)} runs imported"
+    for name, task in tasks.items():
+        if any(setting.apart for setting in task.settings):
+            yield f"test accuracy far above validation in {name}"

@@ -1,0 +1,145 @@
+"""`mad rm`: what is selected, what is said, and that nothing goes that was not named."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+
+import mad.cli
+from mad.exchange import export_records, import_records
+from mad.store import Store
+from tests.mad.language_records import language
+from tests.mad.records import TWO, group, record
+
+RECALL, COMPRESSION = TWO.settings
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "store.sqlite"
+    quick = [run.model_copy(update={"suite": "quick@1"}) for run in group(RECALL, 0.5, 0.6)]
+    with Store(path) as store:
+        store.commit([*quick, *group(COMPRESSION, 0.5, 0.6, spec="mamba swiglu", given="mine")])
+        store.commit([record(RECALL, 7e-3, status="failed")])
+        store.commit_language([language(seed=seed, study=f"study{seed}") for seed in range(2)])
+    return path
+
+
+def rm(
+    path: Path, *words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, list[str], str, int]:
+    monkeypatch.setattr(sys, "argv", ["mad", "rm", *words, "--store", str(path)])
+    with pytest.raises(SystemExit) as exit:
+        mad.cli.main()
+    out, err = capsys.readouterr()
+    with Store(path, read_only=True) as store:
+        return int(exit.value.code or 0), out.splitlines(), err, len(store.entries())
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["--suite", "quick"], 2),
+        (["--suite", "quick@1"], 2),
+        (["--task", "compression"], 2),
+        (["--architecture", "mamba swiglu"], 2),
+        (["--architecture", "mine"], 2),
+        (["--status", "failed"], 1),
+        (["--study", "study1"], 1),
+        (["--task", "in-context-recall", "--status", "ok"], 2),
+    ],
+)
+def test_options_select_and_remove_with_yes_alone(
+    path: Path,
+    words: list[str],
+    count: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, out, err, left = rm(path, *words, monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, len(out), left) == (2, count, 7)
+    assert f"{count} run" in err and "nothing was removed; to remove them, add --yes" in err
+    status, again, err, left = rm(path, *words, "--dry-run", monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, again[:-1], err, left) == (0, out, "", 7)
+    status, again, err, left = rm(path, *words, "--yes", monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, again[:-1], err, left) == (0, out, "", 7 - count)
+    assert again[-1] == f"{count} run{'s' * (count > 1)} removed from {path}"
+
+
+def test_ids_are_removed_as_they_are_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store(path, read_only=True) as store:
+        gone, kept = store.records()[0].id, store.records()[1]
+        model = store.language_records()[0].id
+    status, out, _, left = rm(path, gone[:6], gone, model, monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, left) == (0, 5)
+    assert [line.split()[0] for line in out[:-1]] == [gone, model]
+    with Store(path, read_only=True) as store:
+        assert store.get(gone) is None and store.get(kept.id) == kept and store.language(model) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing is selected; give ids, or an option such as --status failed"),
+        (["000000"], "no run in"),
+        (["not-an-id"], "no run in"),
+        (["--status", "fine", "--yes"], "no run in .* is so"),
+        (["--unreadable", "--yes"], "no run in .* is so"),
+        (["--imported", "--yes"], "no run in .* is so"),
+    ],
+)
+def test_nothing_goes_that_was_not_named(
+    path: Path,
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, _, err, left = rm(path, *words, monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, left) == (2, 7)
+    assert re.search(message, err), err
+
+
+def test_what_cannot_be_understood_is_removed_by_id_or_all_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store(path, read_only=True) as store:
+        first, second, *_ = store.records()
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE runs SET record = '{\"\u202e' WHERE id = ?", [first.id])
+        db.execute("UPDATE runs SET id = CAST(x'1bff' AS TEXT) WHERE id = ?", [second.id])
+        db.execute("UPDATE language SET record = '[]' WHERE rowid = 1")
+    db.close()
+    status, out, _, left = rm(path, first.id, monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, left) == (0, 6)
+    assert out[0].startswith(f"{first.id}  not understood: the line: Invalid JSON") and out[0].isprintable()
+    status, out, _, left = rm(path, "--unreadable", "--yes", monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, left, len(out)) == (0, 4, 3) and all(line.isprintable() for line in out)
+
+
+def test_what_was_imported_goes_and_what_was_made_here_stays(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store(tmp_path / "theirs.sqlite") as theirs:
+        theirs.commit([record(RECALL, 9e-3), *group(RECALL, 0.5, 0.6)])
+        export_records(theirs, tmp_path / "runs.jsonl")
+    with Store(path) as store:
+        import_records(store, tmp_path / "runs.jsonl")
+        assert len(store.entries()) == 8
+    status, out, _, left = rm(path, "--imported", "--yes", monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, left, len(out)) == (0, 7, 2) and ", imported" in out[0]
+
+
+def test_removing_makes_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["mad", "rm", "abcdef", "--store", str(tmp_path / "none.sqlite")])
+    with pytest.raises(SystemExit):
+        mad.cli.main()
+    assert "no store at" in capsys.readouterr().err and not list(tmp_path.iterdir())
