@@ -11,10 +11,11 @@ import difflib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mad.interval import average
+from mad.messages import printable
 from mad.score import ArchitectureScore, Scores
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ HEADINGS = {
 LEFT = ("architecture", "  MAD")
 WHO = ("given", "spec", "precision", "backend", "compile")
 WHOLE = ("params", "core_params", "state", "nominal_state", "seeds", "imported")
+# How a spreadsheet tells a formula, in narrow and in wide signs.
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 INTERVALS = {"seeds": "bootstrap over seeds", "rows": "binomial over test rows of one seed"}
 
 
@@ -75,7 +78,7 @@ def render(scores: Scores, format: str = "table", *, width: int = WIDTH, color: 
     formats: dict[str, Callable[[], str]] = {
         "table": lambda: _table(scores, width, color),
         "md": lambda: _markdown(scores),
-        "csv": lambda: str(frame(scores).to_csv(index=False)),
+        "csv": lambda: str(frame(scores).map(_cell).to_csv(index=False)),
         "json": lambda: _json(scores),
     }
     if format not in formats:
@@ -83,6 +86,14 @@ def render(scores: Scores, format: str = "table", *, width: int = WIDTH, color: 
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown format {format!r}{hint}; choose one of {', '.join(formats)}")
     return formats[format]()
+
+
+def _cell(value: Any) -> Any:
+    """A cell of CSV; an apostrophe keeps a spreadsheet from running what begins as a formula."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def _cells(row: ArchitectureScore, tasks: tuple[str, ...]) -> dict[str, Any]:
@@ -131,7 +142,7 @@ def _sheet(scores: Scores) -> _Sheet:
             *(_percent(value) for value in each),
         )
 
-    return _Sheet(
+    found = _Sheet(
         headings=(
             "#",
             "architecture",
@@ -152,8 +163,10 @@ def _sheet(scores: Scores) -> _Sheet:
             for row in rows
         ),
         bounds=(bound("chance", scores.chance), bound("ceiling", scores.ceiling)),
-        lines=tuple(_lines(scores)),
+        lines=tuple(map(printable, _lines(scores))),
     )
+    # Records come from other machines too: nothing in them is shown but what can be read.
+    return replace(found, rows=tuple(tuple(map(printable, row)) for row in found.rows))
 
 
 def _lines(scores: Scores) -> Iterator[str]:
@@ -225,11 +238,16 @@ def _markdown(scores: Scores) -> str:
     if not scores.architectures:
         return _nothing(scores)
     sheet = _sheet(scores)
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (sheet.headings, *sheet.rows)]
+    escaped = [[_escaped(cell).replace("|", "\\|") for cell in row] for row in (sheet.headings, *sheet.rows)]
     dim = [[f"*{cell}*" if cell else "" for cell in row] for row in sheet.bounds]
     marks = [":--" if heading in LEFT else "--:" for heading in sheet.headings]
     grid = "\n".join(f"| {' | '.join(row)} |" for row in (escaped[0], marks, *escaped[1:], *dim))
-    return f"{grid}\n\n" + "\n\n".join(sheet.lines) + "\n"
+    return f"{grid}\n\n" + "\n\n".join(map(_escaped, sheet.lines)) + "\n"
+
+
+def _escaped(text: str) -> str:
+    """Markdown lets HTML through."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _nothing(scores: Scores) -> str:
@@ -241,7 +259,7 @@ def _nothing(scores: Scores) -> str:
 
 
 def _name(row: ArchitectureScore, scores: Scores) -> str:
-    label = "".join(c if c.isprintable() else "?" for c in row.label)
+    label = row.label
     complete = sum(task.complete for task in row.tasks.values())
     marks = ["stale"] if row.stale else []
     marks += [] if row.complete else [f"{complete}/{len(scores.tasks)} tasks"]

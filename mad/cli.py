@@ -23,6 +23,7 @@ from mad.flags import (
     StoreOption,
     SuiteOption,
 )
+from mad.messages import printable, say
 from mad.nested import elastic
 from mad.single import train
 
@@ -91,7 +92,7 @@ def bench(
     from mad.progress import Display
 
     console = Console(stderr=True)
-    console.print(headline(prepared, store), highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(headline(prepared, store)), highlight=False, markup=False, soft_wrap=True)
     with Display(
         prepared.groups, lambda group: work(group.cell) * len(group.cell.setting.grid), console
     ) as display:
@@ -102,11 +103,12 @@ def bench(
             report=display.report,
             ended=display.ended,
         )
-    _print(render(finished.scores, "table", width=_width(), color=sys.stdout.isatty()))
+    sys.stdout.write(render(finished.scores, "table", width=_width(), color=sys.stdout.isatty()))
     if finished.failures:
         first = finished.failures[0]
+        error = printable(first.error or "", lines=True)
         console.print(
-            f"{len(finished.failures)} runs failed; the first, {first.id}:\n{first.error}\n"
+            f"{len(finished.failures)} runs failed; the first, {first.id}:\n{error}\n"
             "Run the same command again to repeat them.",
             highlight=False,
             markup=False,
@@ -132,7 +134,7 @@ def leaderboard(
     from mad.board import render
 
     scores = scores_of(suite=suite, protocol=protocol, store=store)
-    _print(render(scores, format, width=_width(), color=sys.stdout.isatty()))
+    sys.stdout.write(render(scores, format, width=_width(), color=sys.stdout.isatty()))
 
 
 @app.command()
@@ -199,7 +201,7 @@ def grow(
     """Enlarge a trained model without changing what it computes."""
     from mad.grow import grow_file
 
-    _print(grow_file(checkpoint, to=to, dim=dim, out=out, force=force))
+    say(grow_file(checkpoint, to=to, dim=dim, out=out, force=force))
 
 
 @app.command("export")
@@ -214,7 +216,7 @@ def export_(
 
     with Store(store, read_only=True) as opened:
         count = export_records(opened, file, overwrite=force)
-    _print(f"{count} runs written to {file}\n")
+    say(f"{count} runs written to {file}\n")
 
 
 @app.command("import")
@@ -231,7 +233,7 @@ def import_(
         report = opened.merge(records)
     ids = ", ".join([*report.conflicting[:3], *(["..."] if report.conflicts > 3 else [])])
     conflicts = f" ({report.conflicts} with other numbers; the store's were kept: {ids})" if ids else ""
-    _print(f"{report.added} runs added, {report.replaced} replaced, {report.known} known{conflicts}\n")
+    say(f"{report.added} runs added, {report.replaced} replaced, {report.known} known{conflicts}\n")
 
 
 @app.command()
@@ -268,15 +270,15 @@ def rm(
         found = [run for run in named if matches(run, wanted, imported=imported, unreadable=unreadable)]
         if not found:
             raise ValueError(f"no run in {opened.path} is so; give fewer options, or look with --dry-run")
-        _print("".join(f"{line(entry)}\n" for entry in found))
+        say("".join(f"{line(entry)}\n" for entry in found))
         count = f"{len(found)} run{'s' * (len(found) != 1)}"
         if dry_run:
-            _print(f"{count} would be removed from {opened.path}\n")
+            say(f"{count} would be removed from {opened.path}\n")
             return
         if not ids and not yes:
             raise ValueError(f"{count} selected, and nothing was removed; to remove them, add --yes")
         opened.remove(found)
-        _print(f"{count} removed from {opened.path}\n")
+        say(f"{count} removed from {opened.path}\n")
 
 
 def main() -> None:
@@ -310,10 +312,6 @@ def _width() -> int:
 
 def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 
 def printable(text: str, *, lines: bool = False) -> str:
@@ -14,6 +15,11 @@ def printable(text: str, *, lines: bool = False) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or (lines and c == "\n") else "?" for c in text)
+
+
+def say(text: str) -> None:
+    """Print a text of several lines, whatever names are in it."""
+    sys.stdout.write(printable(text if text.endswith("\n") else f"{text}\n", lines=True))
 
 
 def one_line(message: str) -> str:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from architectures.files import check_target, whole_file
 from mad.flags import DeviceOption, ForceOption, SuiteOption
+from mad.messages import printable
 
 
 def elastic(
@@ -41,7 +42,7 @@ def elastic(
     chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else None
 
     def report(line: str) -> None:
-        console.print(line, soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)
 
     points = compare(spec, suite=suite, tasks=chosen, times=times, seed=seed, device=device, report=report)
     show(points, Console(highlight=False))

@@ -15,6 +15,7 @@ from mad.data import load
 from mad.engines.inline import missing
 from mad.learners import Turns
 from mad.listings import new_table
+from mad.messages import printable
 from mad.progress import clock
 from mad.runner import cost_of
 from mad.store import Store, default_path
@@ -94,8 +95,8 @@ def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
     for cell in prepared.cells:
         setting = cell.setting
         table.add_row(
-            cell.architecture.given,
-            str(cell.task),
+            printable(cell.architecture.given),
+            printable(str(cell.task)),
             f"{setting.train_examples:,}",
             str(len(setting.grid)),
             str(len(cell.seeds)),

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bar
 
 from mad.config import Record
+from mad.messages import printable
 
 if TYPE_CHECKING:
     from mad.sweep import Group
@@ -87,7 +88,7 @@ class Display:
         self._line(line)
 
     def _line(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

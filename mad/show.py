@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mad.config import Record
 from mad.language import LanguageRecord
+from mad.messages import printable
 from mad.store import AnyRecord, Store
 from synthetic_tasks import IGNORE, Task
 
@@ -105,11 +106,11 @@ def show_record(record: AnyRecord, console: Console) -> None:
         rows.append(("cost", f"{record.cost.params:,} parameters, {record.cost.seconds:.1f} s"))
     rows.append(("made", _made(record)))
     for name, value in rows:
-        console.print(f"{name:13} {value}", markup=False, soft_wrap=True)
+        console.print(f"{name:13} {printable(value)}", markup=False, soft_wrap=True)
     if record.metrics is not None:
         _show_metrics(record, console)
     if record.error is not None:
-        console.print(f"\n{record.error}", markup=False)
+        console.print(f"\n{printable(record.error, lines=True)}", markup=False)
 
 
 def _made(record: AnyRecord) -> str:
@@ -159,7 +160,7 @@ def show_language(record: LanguageRecord, console: Console) -> None:
         rows.append(("", cost.convention))
     rows.append(("made", _made(record)))
     for name, value in rows:
-        console.print(f"{name:13} {value}", markup=False, soft_wrap=True)
+        console.print(f"{name:13} {printable(value)}", markup=False, soft_wrap=True)
     if metrics is not None:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("step", "tokens", "lr", "train loss", "validation loss"):
@@ -177,7 +178,7 @@ def show_language(record: LanguageRecord, console: Console) -> None:
                 soft_wrap=True,
             )
     if record.error is not None:
-        console.print(f"\n{record.error}", markup=False)
+        console.print(f"\n{printable(record.error, lines=True)}", markup=False)
 
 
 def draw_example(task: Task, seed: int, console: Console) -> None:

@@ -5,7 +5,6 @@ Each command is a thin layer over the functions of the package; heavy imports st
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ import typer
 
 from architectures.files import check_target
 from mad.flags import DeviceOption, ForceOption, ProtocolOption, StoreOption, SuiteOption
+from mad.messages import say
 from scaling.flags import (
     BootstrapOption,
     BudgetsOption,
@@ -117,7 +117,7 @@ def plan(
     ]
     where = f" --corpus {corpus}" if Path(corpus).is_file() else ""
     where += " --allow-code" if made.code else ""
-    _print(
+    say(
         f"{made.summary()}\n\n{show.columns(['architecture', 'FLOPs', 'parameters'], grid)}\n\n"
         f"written to {out}; train it with: mad scaling train {out}{where}"
     )
@@ -171,10 +171,10 @@ def train(
             max_hours=max_hours,
             loggers=tuple(word.strip() for word in loggers.split(",") if word.strip()),
         )
-    _print(show.table(frame[["arch", "budget", "params", "tokens", "lr", "loss", "status"]]))
+    say(show.table(frame[["arch", "budget", "params", "tokens", "lr", "loss", "status"]]))
     problems = show.notes("\nto be looked at:", frame.attrs["problems"])
     where = f" --store {store}" if store else ""
-    _print(f"{problems}\n\nfit them with: mad scaling fit --study {made.id}{where}".lstrip("\n"))
+    say(f"{problems}\n\nfit them with: mad scaling fit --study {made.id}{where}".lstrip("\n"))
     if len(frame) < len(made.runs):
         raise typer.Exit(1)
 
@@ -228,7 +228,7 @@ def fit(
         confidence=confidence,
         seed=seed,
     )
-    _print(answers.run(frame, asked, curves=curves, format=format))
+    say(answers.run(frame, asked, curves=curves, format=format))
 
 
 @app.command()
@@ -262,7 +262,7 @@ def compare(
         seed=seed,
         format=format,
     )
-    _print(text)
+    say(text)
 
 
 @app.command()
@@ -300,7 +300,7 @@ def relate(
         confidence=confidence,
         seed=seed,
     )
-    _print(render(found, format))
+    say(render(found, format))
 
 
 @app.command()
@@ -351,8 +351,4 @@ def report(
         seed=seed,
         force=force,
     )
-    _print(f"written to {path}" + (f", figures to {figures}" if figures else ""))
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+    say(f"written to {path}" + (f", figures to {figures}" if figures else ""))

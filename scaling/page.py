@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mad.messages import printable
 from scaling.style import number, svg
 
 if TYPE_CHECKING:
@@ -131,4 +132,4 @@ def span(value: float, low: float | None, high: float | None) -> str:
 
 
 def _text(value: object) -> str:
-    return html.escape(str(value))
+    return html.escape(printable(str(value)))

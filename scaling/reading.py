@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from scaling.runs import read_csv
+from mad.messages import note, printable
+from scaling.runs import clean, read_csv
 
 
 def read(
@@ -39,11 +40,13 @@ def read(
             raise ValueError(
                 f"the store has no runs of study {study!r}; `mad scaling train` names a plan's study"
             )
+        frame = _counted(frame)
     frame = frame.assign(row=range(1, len(frame) + 1))
     if by is not None:
         frame = frame.assign(arch=frame[known_column(frame, by)].astype(str))
     if where is not None:
         frame = chosen(frame, where)
+    frame = _named(frame)
     if csv is None:
         curves = curves[curves["run"].isin(frame["id"])]
         return frame, curves.assign(arch=curves["run"].map(frame.set_index("id")["arch"]))
@@ -70,6 +73,43 @@ def scores(
             "give a CSV with --scores"
         )
     return frame if where is None else chosen(frame, where)
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Names of architectures as they can be shown; two that would look alike are refused."""
+    if "arch" not in frame:
+        return frame
+    shown = {name: printable(name) for name in frame["arch"].unique() if isinstance(name, str)}
+    alike = [name for name, text in shown.items() if list(shown.values()).count(text) > 1]
+    if alike:
+        raise ValueError(
+            f"{alike[0]!r} and {alike[1]!r} differ by characters that cannot be shown; rename one of them"
+        )
+    return frame.assign(arch=frame["arch"].map(lambda name: shown.get(name, name)))
+
+
+def _counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """The stored runs without those that no table may hold; a note names them. None is left: as it was."""
+    try:
+        clean(frame)
+    except ValueError:
+        odd = {at: reason for at in frame.index if (reason := _refusal(frame.loc[[at]]))}
+        if odd and len(odd) < len(frame):
+            said = "; ".join(f"run {frame['id'][at]} ({reason})" for at, reason in odd.items())
+            note(f"set aside: {said}. `mad rm ID` removes a run")
+            return frame.drop(index=list(odd))
+    return frame
+
+
+def _refusal(row: pd.DataFrame) -> str:
+    """Why one run by itself is refused."""
+    if row["status"].iloc[0] != "ok":
+        return ""
+    try:
+        clean(row)
+    except ValueError as error:
+        return str(error).partition(": ")[2]
+    return ""
 
 
 def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:

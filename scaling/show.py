@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from mad.messages import printable
 from scaling.fit import FittedLaw
 from scaling.law import Interval
 
@@ -67,12 +68,12 @@ def notes(heading: str, sentences: Iterable[str]) -> str:
         textwrap.fill(str(sentence), WIDTH, initial_indent="- ", subsequent_indent="  ")
         for sentence in dict.fromkeys(sentences)
     ]
-    return "\n".join([heading, *wrapped]) if wrapped else ""
+    return printable("\n".join([heading, *wrapped]), lines=True) if wrapped else ""
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells in aligned columns: numbers to the right, words to the left."""
-    cells = [list(header), *[list(row) for row in rows]]
+    cells = [list(map(printable, row)) for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     right = [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
     lines = [

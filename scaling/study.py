@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mad.language import FINAL, LanguageConfig, LanguageRecord, Role, resolve_precision
+from mad.messages import printable
 from mad.progress import clock
 from mad.store import Store
 from scaling.design import Plan, PlannedRun
@@ -321,4 +322,4 @@ def words(job: Job) -> str:
 def _print(line: str) -> None:
     from rich.console import Console
 
-    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True).print(printable(line), highlight=False, markup=False, soft_wrap=True)

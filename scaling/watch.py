@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from mad.language import LanguageConfig, LanguagePoint
+from mad.messages import printable
 
 LOGGERS = ("csv", "wandb")
 
@@ -73,7 +74,7 @@ class Reporter:
             return
         loss = "" if point.loss is None else f"  held-out {point.loss:.4f}"
         train = "-" if point.train_loss is None else f"{point.train_loss:.4f}"
-        line = f"{self.label}  step {point.step:,} of {self.config.steps:,}  loss {train}{loss}"
+        line = f"{printable(self.label)}  step {point.step:,} of {self.config.steps:,}  loss {train}{loss}"
         if self.console.is_terminal:  # One line that is written over, kept where it has a result.
             self.console.print(line, end="\n" if loss else "\r", markup=False, overflow="crop")
         elif loss:
