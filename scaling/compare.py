@@ -19,12 +19,16 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from scaling.bias import EXACT
 from scaling.optima import grouped, interval, lost, optima
+from scaling.parabola import variances
 from scaling.powerlaw import check_confidence
 from scaling.runs import NotIdentified
 
 Array = npt.NDArray[np.float64]
 
+# The chance that a ratio which is the same at all budgets is said to differ.
+DIFFERS = 0.05
 # The line that carries a frontier beyond its data goes through so many of its nearest budgets.
 NEAREST = 3
 
@@ -76,16 +80,19 @@ def compare(
     table, notes = grouped(frame, budgets=budgets, within=within)
     names = [str(name) for name in sorted(table["arch"].unique())]
     pairs = _pairs(names, baseline)
-    rows, draws = [], {}
-    for _, mine in table.groupby("arch"):
-        found, made, _ = optima(
+    rows, draws, points = [], {}, {}
+    for arch, mine in table.groupby("arch"):
+        found, made, points[str(arch)] = optima(
             mine, window=window, keep=(), bootstrap=bootstrap, confidence=confidence, seed=seed
         )
         rows.append(found)
         draws.update(made)
         notes += [f"{found['arch'].iloc[0]}: {text}" for text in lost(found)]
     every = pd.concat(rows, ignore_index=True)
-    fronts = {name: Frontier.of(every[(every["arch"] == name) & every["used"]], draws) for name in names}
+    fronts = {
+        name: Frontier.of(every[(every["arch"] == name) & every["used"]], draws, points[name])
+        for name in names
+    }
     if at is not None:
         found = [
             _row(arch, other, at, fronts[arch].at(at, arch), fronts[other].at(at, other), confidence)
@@ -125,7 +132,11 @@ def compare(
             | _verdict(mean, drawn, confidence)
             | {"budgets": len(common), "n": runs}
         )
-        notes += _changing(arch, other, np.array(estimates), np.array(spread))
+        scatter = [
+            (front.variances[[front.budgets.index(budget) for budget in common]], front.df)
+            for front in (one, two)
+        ]
+        notes += _changing(arch, other, np.array(estimates), scatter)
     return Comparison(
         table=pd.DataFrame(parts),
         overall=pd.DataFrame(overall),
@@ -137,24 +148,38 @@ def compare(
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """The usable optima of one architecture by rising C: ln C, L*, draws of L* (draw, budget) and runs."""
+    """The usable optima of one architecture by rising C: ln C, L*, draws of L* (draw, budget) and runs.
+
+    variances, df   of L* by the scatter of the runs, and its degrees of freedom
+    """
 
     budgets: list[float]
     logs: Array
     losses: Array
     draws: Array
     n: npt.NDArray[np.int64]
+    variances: Array
+    df: int
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, draws: dict[tuple[str, float], Array]) -> Frontier:
-        """Of the rows of one architecture; there may be none."""
+    def of(
+        cls,
+        rows: pd.DataFrame,
+        draws: dict[tuple[str, float], Array],
+        points: dict[float, tuple[Array, Array]],
+    ) -> Frontier:
+        """Of the rows of one architecture, and (ln N, loss) of its runs by budget; there may be none."""
         found = [draws[row.arch, row.budget][:, 2] for row in rows.itertuples()]
+        used = [points[budget] for budget in rows["budget"]]
+        scatter, df = variances([x for x, _ in used], [y for _, y in used])
         return cls(
             budgets=rows["budget"].tolist(),
             logs=np.log(rows["flops"].to_numpy(float)),
             losses=rows["loss"].to_numpy(float),
             draws=np.stack(found, axis=1) if found else np.empty((0, 0)),
             n=rows["n"].to_numpy(),
+            variances=scatter,
+            df=df,
         )
 
     def moved(self, i: int, c: float) -> tuple[float, Array]:
@@ -232,17 +257,21 @@ def _verdict(log_ratio: float, draws: Array, confidence: float) -> dict[str, Any
     return {"ratio": float(np.exp(log_ratio)), **ends, "p": p, "verdict": verdict}
 
 
-def _changing(arch: str, other: str, estimates: Array, draws: Array) -> list[str]:
-    """A mean ratio hides that the ratio changes with compute."""
-    if len(estimates) < 2 or not np.isfinite(draws).any():
+def _changing(arch: str, other: str, estimates: Array, scatter: Sequence[tuple[Array, int]]) -> list[str]:
+    """A mean ratio hides that the ratio changes with compute.
+
+    F test of one log ratio for all budgets. Its error is the scatter of the runs around their parabolas, one
+    for each architecture (`scatter`: variances by budget, degrees of freedom), in sum with the degrees of
+    freedom of Welch and Satterthwaite.
+    """
+    sums = np.array([variances.sum() for variances, _ in scatter])
+    between, each = len(estimates) - 1, sum(variances for variances, _ in scatter)
+    if between < 1 or not sums.sum() > 0:
         return []
-    spread = np.diff(np.nanquantile(draws, [0.25, 0.75], axis=1), axis=0)[0] / 1.349
-    if not (spread > 0).all():
-        return []
-    weights = spread**-2.0
-    off = estimates - weights @ estimates / weights.sum()
-    p = float(stats.chi2.sf(weights @ off**2, len(estimates) - 1))
-    if p >= 0.05:
+    within = sums.sum() ** 2 / sum(total**2 / df for total, (_, df) in zip(sums, scatter, strict=True) if df)
+    off = estimates - np.average(estimates, weights=1 / each)
+    p = float(stats.f.sf(off**2 @ (1 / each) / between, between, within))
+    if p >= DIFFERS or np.abs(off).max() < EXACT:
         return []
     return [
         f"{arch} / {other}: the ratio differs between budgets beyond the noise (p = {p:.2g}); read it by "

@@ -172,10 +172,11 @@ def _alone(
     c = np.log(used["flops"].to_numpy())
     drawn = np.stack([draws[arch, budget] for budget in used["budget"]], axis=1)
     lines, values = [], []
+    freedom = sum(len(points[budget][1]) - 3 for budget in used["budget"])
     for axis, name in enumerate(("params", "tokens")):
         y = np.log(used[name].to_numpy())
         value = _line(c, y)
-        factor = _scatter(c, y, drawn[..., axis])
+        factor = _scatter(c, y, drawn[..., axis], freedom)
         if factor > 1:
             notes.append(
                 f"the optimal {name} scatter around their power law {factor:.2g} times as much as the noise "
@@ -276,8 +277,11 @@ def _line(x: Array, y: Array) -> Array:
     return np.stack([slope, np.where(np.isfinite(slope), rest, np.nan)], axis=-1)
 
 
-def _scatter(c: Array, y: Array, drawn: Array) -> float:
-    """How much more the optima scatter around their line than their draws say; 1 where that is chance."""
+def _scatter(c: Array, y: Array, drawn: Array, freedom: int) -> float:
+    """How much more the optima scatter around their line than their draws say; 1 where that is chance.
+
+    freedom  degrees of freedom of the noise behind the draws, so that chance is that of an F test
+    """
     df = len(c) - 2
     slope, rest = _line(c, y)
     residual = y - rest - slope * c
@@ -286,7 +290,7 @@ def _scatter(c: Array, y: Array, drawn: Array) -> float:
     # The middle half of the draws tells their spread even where some have a vertex far away.
     spread = np.diff(np.nanquantile(drawn, [0.25, 0.75], axis=0), axis=0)[0] / 1.349
     ratio = float(residual @ residual / df / np.mean(spread**2))
-    return float(np.sqrt(ratio)) if stats.chi2.sf(ratio * df, df) < 0.05 else 1.0
+    return float(np.sqrt(ratio)) if stats.f.sf(ratio, df, freedom) < 0.05 else 1.0
 
 
 def _doubts(used: pd.DataFrame, drawn: Array, confidence: float) -> list[str]:

@@ -67,6 +67,23 @@ def noise(bases: Sequence[Array], ys: Sequence[Array], count: int, rng: np.rando
     return out
 
 
+def variances(xs: Sequence[Array], ys: Sequence[Array]) -> tuple[Array, int]:
+    """Of the L* of each group of runs, from one scatter of all groups; and its degrees of freedom.
+
+    By the derivatives of L* by the losses. NaN where no degree of freedom is left.
+    """
+    squares, df, sizes = 0.0, 0, []
+    for x, y in zip(xs, ys, strict=True):
+        inverse = np.linalg.pinv(_terms(x))
+        residual = y - _terms(x) @ (inverse @ y)
+        away = float(vertex(x, y)[0] - x.mean())
+        pull = np.array([1.0, away, away**2]) @ inverse
+        sizes.append(float(pull @ pull))
+        squares += float(residual @ residual)
+        df += len(y) - 3
+    return np.array(sizes) * (squares / df if df else np.nan), df
+
+
 def scales(squares: Array, dfs: Array) -> tuple[Array, Array, bool]:
     """Variances of the groups, each drawn towards the common one, their degrees of freedom, and True for one.
 

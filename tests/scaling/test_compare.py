@@ -135,6 +135,33 @@ def test_a_ratio_that_changes_with_compute_is_told() -> None:
     assert not any("differs" in text for text in compare(two(noise=0.002)).warnings)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [4, 5, 7])
+def test_a_ratio_that_is_the_same_everywhere_is_said_to_differ_as_rarely_as_promised(sizes: int) -> None:
+    said = of = 0
+    for budgets in (2, 3, 4, 6):
+        at = np.geomspace(1e18, 1e21, budgets)
+        for seed in range(100):
+            frames = [
+                grid(law, at, sizes=sizes, noise=0.003, seed=8 * seed + i, arch=name)
+                for i, (law, name) in enumerate([(SYMMETRIC, "a"), (HIGHER, "b")])
+            ]
+            warnings = compare(pd.concat(frames), bootstrap=2).warnings
+            said, of = said + any("differs between" in text for text in warnings), of + 1
+    assert said <= stats.binom.ppf(0.999, of, 0.05), (said, of)
+    assert said >= stats.binom.ppf(0.001, of, 0.02), (said, of)
+
+
+@pytest.mark.parametrize("seed", [5, 91])
+def test_four_sizes_leave_too_little_scatter_to_call_a_ratio_changing(seed: int) -> None:
+    """Tables of one ratio: p is .0001 and .04 where the scatter of the runs is taken for the noise itself."""
+    frames = [
+        grid(SYMMETRIC, sizes=4, noise=0.003, seed=2 * seed),
+        grid(HIGHER, sizes=4, noise=0.003, seed=2 * seed + 1, arch="b"),
+    ]
+    assert not any("differs" in text for text in compare(pd.concat(frames)).warnings)
+
+
 def test_one_architecture_or_an_unknown_baseline_is_refused() -> None:
     with pytest.raises(ValueError, match="there is one architecture .a.; a comparison needs two"):
         compare(grid())

@@ -170,6 +170,17 @@ def test_optima_that_scatter_more_than_their_noise_widen_the_interval() -> None:
     assert width[1] > 20 * width[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("budgets", [3, 6])
+def test_optima_that_scatter_as_their_noise_makes_them_are_rarely_called_wild(budgets: int) -> None:
+    at, said = np.geomspace(1e18, 1e21, budgets), 0
+    for seed in range(200):
+        fit = isoflop(grid(SYMMETRIC, at, sizes=4, noise=0.003, seed=seed), bootstrap=300)
+        said += any("scatter around their power law" in text for text in fit.warnings)
+    # Either of two power laws, of N* and of D*, may be called wild: 5 % each at most.
+    assert said <= stats.binom.ppf(0.999, 200, 0.05), said
+
+
 def test_noise_has_the_scale_of_the_residuals_whatever_their_leverage() -> None:
     rng = np.random.default_rng(0)
     x = np.array([0.0, 0.1, 0.2, 0.3, 5.0])
