@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -226,7 +225,8 @@ def train(
     check_cell(cell)
     fabric = make_fabric(device, precision)
     opened = Store(store) if cell.architecture.stored else None
-    keep = None if save is None else partial(save_model, path=save, force=force)
+    kept: list[Any] = []
+    keep = None if save is None else kept.append
     try:
         ((_, (record,)),) = inline.run(cell.groups(), opened, fabric=fabric, report=report, keep=keep)
     finally:
@@ -234,6 +234,8 @@ def train(
             opened.close()
     if record.status == "failed":
         raise RuntimeError(f"training {record.given} on {task} failed:\n{record.error}")
+    if save is not None:  # The record is stored by now: a full disk costs the file alone.
+        save_model(kept[0], save, force=force)
     return record
 
 

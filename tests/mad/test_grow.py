@@ -16,6 +16,7 @@ from mad import api
 from mad.grow import grow_file
 from mad.optim import Optimizer, hints_of
 from mad.protocol import get_protocol
+from mad.store import Store
 
 TASK = "in-context-recall[seq_len=16]"
 FEW: dict[str, Any] = {"train_examples": 128, "epochs": 1, "batch_size": 32, "dim": 16, "device": "cpu"}
@@ -41,6 +42,21 @@ def test_a_trained_model_is_saved_and_grown(tmp_path: Path) -> None:
         grow_file(small, to="2*(mh-attention swiglu)", dim=32, out=small, force=True)
     with pytest.raises(ValueError, match="is in no folder"):
         grow_file(small, to="2*(mh-attention swiglu)", dim=32, out=tmp_path / "no" / "big.pt")
+
+
+def test_a_model_that_cannot_be_saved_costs_the_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = tmp_path / "store.sqlite"
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        api.train("mh-attention swiglu", TASK, store=store, save=tmp_path / "m.pt", **FEW)
+    with Store(store, read_only=True) as opened:
+        assert [record.status for record in opened.records()] == ["ok"]
+    assert not list(tmp_path.glob("*.pt"))
 
 
 def test_a_factorys_model_cannot_be_saved(tmp_path: Path) -> None:
