@@ -17,6 +17,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+# Seconds that a worker has to end its step when it is told to.
+GRACE = 10.0
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -70,6 +73,8 @@ def run_all(
             process.terminate()
             connection.close()
         for _, process in everyone:
+            process.join(GRACE)
+            process.kill()  # One that does not end by itself; the others are gone.
             process.join()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -15,4 +16,10 @@ def act(shared: Any, task: Any) -> Any:
         raise RuntimeError("out of memory")
     if task == "sleep":
         time.sleep(3600)
+    if task == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        Path(shared).touch()
+        time.sleep(3600)
+    while task == "wait for the deaf" and not Path(shared).exists():
+        time.sleep(0.01)
     return shared, task, os.getpid()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from pathlib import Path
+
+import pytest
 
 from scaling.pool import run_all
 from tests.scaling.pool_tasks import act
@@ -28,6 +31,14 @@ def test_a_killed_process_loses_its_task_alone_and_an_error_is_an_outcome() -> N
 def test_leaving_the_loop_ends_the_processes() -> None:
     for number, _ in run_all(act, None, [0, "sleep"], workers=2):
         assert number == 0
+        break
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaling.pool.GRACE", 0.1)
+    for number, _ in run_all(act, tmp_path / "deaf", ["deaf", "wait for the deaf"], workers=2):
+        assert number == 1
         break
     assert multiprocessing.active_children() == []
 
