@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import architectures
+from architectures.accounting import account_model
 from architectures.elastic import (
     Sampling,
     by_layer,
@@ -132,8 +133,6 @@ def test_granularities_name_the_layers_and_their_sizes() -> None:
 
 
 def test_the_cost_of_a_static_size_is_accounted() -> None:
-    from architectures.accounting import account_model
-
     model = build(NESTED)
     set_granularity(model, (1, 0, 2, 3))
     mine, theirs = account_model(model, 20), account_model(extract(model, (1, 0, 2, 3)), 20)
@@ -179,6 +178,16 @@ def test_attention_and_mlps_are_mixed_together() -> None:
         ),
         (lambda m: speculate(m, rows(), 0), "count=0 and drafts=4 must be at least 1"),
         (lambda m: speculate(m, rows(), 40), "max_len"),
+        (lambda m: speculate(m, rows()[0], 4), r"shape \(9,\) and torch.int64 is not rows of tokens"),
+        (lambda m: speculate(m, rows(length=0), 4), "at least one row and token"),
+        (lambda m: speculate(m, rows(count=0), 4), "at least one row and token"),
+        (lambda m: speculate(m, rows() / 2, 4), "torch.float32 is not rows of tokens"),
+        (lambda m: speculate(m.blocks[0], rows(), 4), "speculate takes a SequenceModel.*of type Block"),
+        (lambda m: extract(m.blocks, 0), "extract takes a SequenceModel or an ImageModel, not ModuleList"),
+        (lambda m: extract(m.blocks[0].layer, 0), "not MatFormerAttention"),
+        (lambda m: account_model(torch.nn.Linear(2, 2), 4), "account_model takes a SequenceModel"),  # type: ignore[arg-type]
+        (lambda m: m(rows(length=0)), "a sequence of 0 tokens has no answer"),
+        (lambda m: m.prefill(rows(length=0), m.init_state(3)), "a sequence of 0 tokens has no answer"),
     ],
 )
 def test_what_does_not_fit_is_refused(call: Callable[[Any], Any], message: str) -> None:

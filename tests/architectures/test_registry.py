@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import architectures
-from architectures import registry
+from architectures import index, registry
 from architectures.primitive import Primitive, option
 from architectures.registry import get, primitive, variant
 
@@ -516,3 +516,15 @@ def test_public_names_are_resolved_and_others_refused() -> None:
     with pytest.raises(AttributeError, match="module 'architectures' has no attribute 'xyzzy'"):
         _ = architectures.xyzzy
     assert sorted(architectures._HOMES) == sorted(architectures.__all__) == sorted(dir(architectures))
+
+
+@pytest.mark.parametrize("name", architectures.names())
+def test_a_variant_of_another_form_states_its_own_equation(name: str) -> None:
+    """Sizes leave the equation as it is; anything else that a variant changes must be seen in the tables."""
+    entry = registry.get(name)
+    changed = set(entry.defaults) - {"heads", "k"}
+    assert bool(changed) == bool(entry.equation)
+    if entry.equation:
+        own = (entry.cls.__doc__ or "").partition("\n")[0]
+        (row,) = [row for row in index.read() if row["name"] == name]
+        assert row["summary"] == entry.equation and not own.startswith(entry.equation)
