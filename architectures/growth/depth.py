@@ -10,8 +10,9 @@ import torch
 from torch.optim import Optimizer
 
 from architectures.blocks import Block, Branches
+from architectures.bounds import MAX_LAYERS, shown
 from architectures.functional.wrapper import Wrapper
-from architectures.growth.engine import RULES, Grown, Rule, check_growable, check_same
+from architectures.growth.engine import RULES, Grown, Rule, check_growable, check_same, check_total
 from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
 from architectures.model import SequenceModel
 from architectures.spec import Spec
@@ -45,12 +46,11 @@ def add_layer(
         raise ValueError("add_layer acts on no present layer: say where with at=, and leave layers= out")
     now = len(model.spec)
     at = now if at is None else at
-    if to < now:
-        raise ValueError(
-            f"to={to} is below the {now} layers of the model; growth only adds: choose {now} or more"
-        )
-    if not 0 <= at <= now:
-        raise ValueError(f"at={at} is not between 0 and the {now} layers of the model")
+    check_total(to, now, "number of layers", "the model")
+    if to > MAX_LAYERS:
+        raise ValueError(f"to={shown(to)} is more than the {MAX_LAYERS:,} layers that a spec may have")
+    if type(at) is not int or not 0 <= at <= now:
+        raise ValueError(f"at={at} is not a whole number between 0 and the {now} layers of the model")
     if layer is None and at != now:
         raise ValueError(
             "without layer= the pattern goes on at the end; say what to add, such as layer='swiglu'"

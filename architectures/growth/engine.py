@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from architectures.blocks import Block
+from architectures.bounds import check_sizes, shown
 from architectures.elastic import nested_layers
 from architectures.functional.key_values import KeyValueMemory
 from architectures.functional.norms import RMSNorm
@@ -44,6 +45,7 @@ def widen(
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} is not one of {', '.join(RULES)}")
     dim = model.dim if dim is None else dim
+    check_sizes(dim=dim)
     known = {path: describe(layer) for path, layer in model.layers()}
     if dim != model.dim:
         check_stream(model)
@@ -167,6 +169,16 @@ def check_growable(model: SequenceModel, verb: str) -> None:
                 f"{path} is set to granularity {layer.granularity}, and {verb} keeps what the whole model "
                 f"computes; extract the submodel, or call set_granularity(model, {whole}) first"
             )
+
+
+def check_total(to: int, now: int, word: str, whose: str) -> None:
+    """Refuse a new total that is not a whole number, or below the old one."""
+    if type(to) is not int:
+        raise ValueError(f"to={shown(to)} is not a whole number; give the new {word}, such as to={now}")
+    if to < now:
+        raise ValueError(
+            f"to={to} is below the {word} {now} of {whose}; growth only adds: choose {now} or more"
+        )
 
 
 def check_stream(model: SequenceModel) -> None:

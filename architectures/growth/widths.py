@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from architectures.growth.anatomy import KNOWN, Anatomy, describe
-from architectures.growth.engine import Grown, Rule, Sizes, check_growable, widen
+from architectures.growth.engine import Grown, Rule, Sizes, check_growable, check_total, widen
 from architectures.growth.transplant import Fill
 from architectures.model import SequenceModel
 from architectures.primitives.value_residual import ValueResidual
@@ -115,7 +115,7 @@ def widen_hidden(
     check_growable(model, "widen_hidden")
     if layers is not None:
         raise ValueError("widen_hidden acts on all layers, which share the width; leave layers out")
-    _at_least(to, model.dim, WORDS["D"], "the model")
+    check_total(to, model.dim, WORDS["D"], "the model")
     return widen(model, optimizer, {}, dim=to, rule=rule, generator=generator, fill=fill)
 
 
@@ -166,7 +166,7 @@ def _chosen(
                 "grow its keys or the MLPs, or choose layers= outside of it"
             )
         now = heads_of(anatomy) if what == "heads" else anatomy.sizes[what]
-        _at_least(to, now, WORDS[what], path)
+        check_total(to, now, WORDS[what], path)
         found.append((path, anatomy))
     if not found:
         raise ValueError(f"{verb} finds no layer whose {WORDS[what]} it can grow in {model.spec}; add one")
@@ -181,13 +181,6 @@ def heads_of(anatomy: Anatomy) -> int:
 def _can(anatomy: Anatomy, what: str) -> bool:
     letters = anatomy.zero
     return bool({"G", "H"} & set(letters)) if what == "heads" else what in letters
-
-
-def _at_least(to: int, now: int, word: str, whose: str) -> None:
-    if to < now:
-        raise ValueError(
-            f"to={to} is below the {word} {now} of {whose}; growth only adds: choose {now} or more"
-        )
 
 
 def _shares(model: SequenceModel, path: str) -> bool:

@@ -648,9 +648,14 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: widen_keys(make("attention[heads=2]"), to=9), "RoPE rotates pairs"),
     (lambda: add_heads(make("attention[heads=4, kv_heads=2]"), to=5), "whole groups of 2"),
     (lambda: add_heads(make("value-residual{attention attention}"), to=2), "value-residual mixes its values"),
-    (lambda: add_layer(make("mlp"), to=0), "below the 1 layers"),
-    (lambda: add_layer(make("mlp"), to=2, at=5, layer="mlp"), "at=5 is not between"),
+    (lambda: add_layer(make("mlp"), to=0), "to=0 is below the number of layers 1"),
+    (lambda: add_layer(make("mlp"), to=2, at=5, layer="mlp"), "at=5 is not a whole number between"),
     (lambda: add_layer(make("mlp"), to=2, at=0), "say what to add"),
+    (lambda: add_layer(make("mlp"), to=10**7, layer="mlp"), "to=10000000 is more than the 4,096 layers"),
+    (lambda: add_layer(make("mlp"), to=cast(Any, 2.5)), "to=2.5 is not a whole number.*such as to=1"),
+    (lambda: widen_hidden(make("mlp"), to=cast(Any, 24.0)), "to=24.0 is not a whole number; .*to=16"),
+    (lambda: widen_mlp(make("mlp"), to=cast(Any, True)), "to=True is not a whole number"),
+    (lambda: widen_hidden(make("mlp"), to=10**9), "dim=1000000000 must be at most 262,144"),
     (
         lambda: add_layer(make("mlp"), to=2, layer="gemma3n-altup[k=2]{mlp}"),
         r"^mlp gemma3n-altup\[k=2\]\{mlp\} would not compute what mlp does \(relative change .*\): "
