@@ -155,8 +155,9 @@ class Primitive(nn.Module):
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
 
-    causal: ClassVar[bool] = True
-    # False for FFT convolutions, whose rounding lets the future leak at the level of the last bit.
+    # No output depends on a later token. Where an option or a body decides that, the constructor sets it.
+    causal: bool = True
+    # False where rounding lets the future leak at the level of the last bit, as an FFT does.
     exact_causality: bool = True
     # A user's module, which may draw from the global random state; our layers draw from the context only.
     draws: ClassVar[bool] = False

@@ -218,7 +218,7 @@ def main() -> None:
     args = parser.parse_args()
     names = args.names.split(",") if args.names else architectures.names()
     found = {n: architectures.get(n) for n in names}
-    mixers = [n for n, entry in found.items() if entry.mixes == "time" and entry.cls.causal]
+    mixers = [n for n, entry in found.items() if entry.mixes == "time" and is_causal(n)]
     tables = {
         "steps": lambda: steps(names, args.device, args.rounds, args.compile),
         "kernel": lambda: kernel(args.device, args.rounds),

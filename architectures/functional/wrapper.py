@@ -31,6 +31,7 @@ class Wrapper(Primitive):
     ) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.body = nn.ModuleList(body)
+        self.causal = all(layer.causal for layer in self.inside())
         self.exact_causality = all(layer.exact_causality for layer in self.inside())
 
     def thread(self, x: Tensor, run: Run, ctx: Context) -> Tensor:

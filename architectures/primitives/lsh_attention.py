@@ -82,6 +82,9 @@ class LSHAttention(Primitive):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.causal = config.causal
+        # Where a sorted sequence is cut into blocks depends on later tokens, and with it the order of sums.
+        self.exact_causality = config.window is None
         self.heads, self.key_dim, self.value_dim = head_widths(
             dim, config.heads, config.key_dim, config.value_dim
         )

@@ -139,14 +139,15 @@ def bfloat16(subject: Subject, size: Size) -> str:
 
 def causality(subject: Subject, size: Size) -> str:
     """No output depends on a later token, neither by its value nor by its gradient."""
-    if not subject.cls.causal:
+    layer = subject.layer(size.dim)
+    if not layer.causal:
         raise NotApplicable("the layer declares causal = False")
     for mode in _modes(subject):
         layer = subject.layer(size.dim).train(mode != "eval")
         x = subject.noise(*size)
         _values_leak(subject, layer, x, mode)
         _gradients_leak(subject, layer, x, mode)
-    rounding = "" if subject.cls.exact_causality else ", but for rounding"
+    rounding = "" if layer.exact_causality else ", but for rounding"
     return f"no output moves when a later token does{rounding} (up to length {size.length})"
 
 
@@ -177,7 +178,7 @@ def _values_leak(subject: Subject, layer: Primitive, x: Tensor, mode: str) -> No
 
 
 def _gradients_leak(subject: Subject, layer: Primitive, x: Tensor, mode: str) -> None:
-    length, exact = x.shape[1], subject.cls.exact_causality
+    length, exact = x.shape[1], layer.exact_causality
     x = x.requires_grad_()
     y = run(layer, x)
     if not y.requires_grad:

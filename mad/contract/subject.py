@@ -102,7 +102,7 @@ class Subject:
         """The same, where it can decode token by token."""
         if self.plain:
             raise NotApplicable("a plain nn.Module has no step")
-        if not self.cls.causal:
+        if not self.build(dim).causal:
             raise NotApplicable("the layer declares causal = False")
         if self.cls.step is Primitive.step and self.cls.mixes != "channel":
             raise NotApplicable("the layer defines no step, so it can be trained and not decoded")

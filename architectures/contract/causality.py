@@ -1,0 +1,277 @@
+"""Causality, asked of a built model: late tokens are changed, and no earlier logit may move.
+
+A row of tokens is run twice, the second time with everything from some position on changed; each row of a
+batch has its own position, so that a row which looks at another one is found as well. Both calls have the
+same shapes and the same random numbers, so dropout is no difference. It is asked in evaluation and in
+training, in float64 where the model computes there, and away from the initial weights, whose zeros would hide
+a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from architectures.model import SequenceModel, seeded
+from architectures.primitive import Context, Primitive
+from architectures.registry import get
+
+# Multiply-adds of one call, and numbers that it may hold: what bounds how many positions are asked. Fewer
+# than FEWEST are asked in training mode, and of a model above LARGE parameters, which stays in float32.
+WORK, HELD, FEWEST, LARGE = 2**27, 2**22, 8, 2**25
+# By how much a log-probability may move, relative to 1 nat or to its own size: layers of ours in float64, a
+# user's, which may compute in float32 inside, and anything in float32.
+OURS, THEIRS, SINGLE = 1e-9, 1e-5, 1e-4
+# The standard deviation of what is added to the initial weights.
+MOVED = 0.02
+
+Kind = Literal["later", "rows", "repeat", "nan"]
+Call = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is wrong with a model's logits: the log-probabilities at `position` move by `moved` nats.
+
+    later   when the tokens from `token` on change, in the same row
+    rows    when other rows change
+    repeat  when the very same call is made again
+    nan     they are not numbers
+    """
+
+    kind: Kind
+    who: str
+    position: int
+    token: int
+    moved: float
+    training: bool
+
+    def __str__(self) -> str:
+        mode = " in training mode" if self.training else ""
+        at = f"the log-probabilities at position {self.position}"
+        moved = f"{at} move by {self.moved:.2g}{mode}"
+        return {
+            "later": f"{self.who} sees later positions: {moved} when the tokens from {self.token} on change",
+            "rows": f"{self.who} sees other rows of the batch: {moved} when only other rows change",
+            "repeat": f"{self.who} is not repeatable: {moved} when the same tokens are given again with the "
+            "same random state of torch",
+            "nan": f"{self.who}: {at} are not numbers{mode} before any training",
+        }[self.kind]
+
+
+REMEDIES: dict[Kind, str] = {
+    "later": "use a causal layer",
+    "rows": "use a layer that treats each row alone, such as a layer norm instead of a batch norm",
+    "repeat": "draw noise from torch alone",
+    "nan": "repair its initial values",
+}
+
+
+def require(
+    model: nn.Module, tokens: Tensor, vocab_size: int, *, who: str, task: str, causal: bool = True
+) -> None:
+    """Refuse a model that has a fault, or a layer that declares that it is not causal.
+
+    tokens (B, T) are inputs of the task, at its full length; `who` names the model where no layer is at
+    fault. With causal=False later tokens may be seen, and only the other faults count.
+    """
+    fault = find_fault(model, tokens, vocab_size, who=who, causal=causal)
+    if fault is not None:
+        raise ValueError(f"{fault}; on {task}, {REMEDIES[fault.kind]}")
+    if causal and (declared := not_causal(model)):
+        raise ValueError(
+            f"{declared[0]} sees later positions, as it declares; on {task}, {REMEDIES['later']}"
+        )
+
+
+def not_causal(model: nn.Module) -> list[str]:
+    """The layers that say that they are not causal, innermost first."""
+    return [name for layer, name in reversed(_named(model)) if not layer.causal]
+
+
+def find_fault(
+    model: nn.Module, tokens: Tensor, vocab_size: int, *, who: str = "the model", causal: bool = True
+) -> Fault | None:
+    """The first fault of a model on tokens (B, T), or None; the model is left as it was."""
+    size = sum(p.numel() for p in model.parameters())
+    ours = isinstance(model, SequenceModel) and not any(get(n.name).source for n in model.spec.walk())
+    attempts = [(torch.float64, True), (torch.float32, True), (torch.float32, False)]
+    for dtype, moved in attempts[size > LARGE :]:
+        try:
+            with seeded(0, "probe"):
+                twin = _twin(model, dtype, moved)
+                limit = SINGLE if dtype == torch.float32 else OURS if ours else THEIRS
+                fault = _first_fault(twin, tokens, vocab_size, size, who, limit, causal)
+        except Exception:  # A user's layer may hold constants of float32; what it cannot do at all is raised.
+            if not moved:
+                raise
+            continue
+        if fault is None or fault.kind != "nan" or not moved:
+            break
+    return fault
+
+
+def _twin(model: nn.Module, dtype: torch.dtype, moved: bool) -> nn.Module:
+    twin = copy.deepcopy(model)
+    if dtype == torch.float64:
+        twin = twin.double()
+    with torch.no_grad():
+        for p in twin.parameters():
+            if moved and p.requires_grad and p.is_floating_point():
+                p.add_(MOVED * torch.randn(p.shape).to(p))
+    return twin
+
+
+def _first_fault(
+    model: nn.Module, tokens: Tensor, vocab_size: int, size: int, who: str, limit: float, causal: bool
+) -> Fault | None:
+    length = tokens.shape[1]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(length)
+    for training in (False, True):
+        fewest = 2 if size > LARGE else FEWEST // (1 + training)
+        rows = fewest if training else max(fewest, WORK // (length * max(size, 1)))
+        rows = max(2, min(rows, length, HELD // (length * vocab_size)))
+        x = tokens.repeat(-(-rows // len(tokens)), 1)[:rows].to(device)
+        cuts = _cuts(rows, length, generator) if causal else length * (torch.arange(rows) % 2)
+        other = torch.randint(vocab_size, x.shape, generator=generator).to(device)
+        other = torch.where(other == x, (other + 1) % vocab_size, other)
+        fault = _Probe(model.train(training), who, limit, training).ask(x, other, cuts.to(device))
+        if fault is not None:
+            return fault
+    return None
+
+
+def _cuts(rows: int, length: int, generator: torch.Generator) -> Tensor:
+    """For each row the first position that is changed: all of 1 .. T - 1 if they are as many, else spread.
+
+    In the last row nothing is changed.
+    """
+    offsets = torch.rand(rows - 1, generator=generator) if rows < length else torch.zeros(rows - 1)
+    spread = (torch.arange(rows - 1) + offsets) * (length - 1) / max(rows - 1, 1)
+    return torch.cat([1 + spread.long(), torch.tensor([length])])
+
+
+def _caller(model: nn.Module, training: bool) -> Call:
+    """A model as it is evaluated, or as a training step calls it; to log-probabilities (B, T, vocabulary)."""
+
+    def call(tokens: Tensor) -> Tensor:
+        if training and isinstance(model, SequenceModel):
+            logits = model.call(tokens, Context(seed=0))[0]
+        else:
+            logits = model(tokens)
+        return logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+    return call
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """One model in one mode."""
+
+    model: nn.Module
+    who: str
+    tolerance: float
+    training: bool
+
+    def ask(self, x: Tensor, other: Tensor, cuts: Tensor) -> Fault | None:
+        time = torch.arange(x.shape[1], device=x.device)
+        late = time >= cuts[:, None]  # (B, T), what is changed
+        changed = torch.where(late, other, x)
+        first, second = self.run(x), self.run(changed)
+        moved = self.moved(first, second).masked_fill(late, 0.0)
+        if not bool(moved.any()):
+            return None
+        row, position = divmod(int(moved.argmax()), x.shape[1])
+        token, size = int(cuts[row]), float(moved[row, position])
+        if bool(first[row, position].isnan().any()):
+            return self.fault("nan", x, x, position, token, size)
+        again = self.moved(first, self.run(x))
+        if bool(again.any()):
+            row, position = divmod(int(again.argmax()), x.shape[1])
+            return self.fault("repeat", x, x, position, token, float(again[row, position]))
+        alone = x.clone()
+        alone[row] = changed[row]
+        itself = self.moved(first, self.run(alone))[row, :token]
+        if bool(itself.any()):
+            position = int(itself.argmax())
+            return self.fault("later", x, alone, position, token, float(itself[position]))
+        return self.fault("rows", x, changed, position, token, size)
+
+    def run(self, x: Tensor) -> Tensor:
+        """The call with the random numbers and buffers of every other."""
+        kept = [(b, b.clone()) for b in self.model.buffers()]
+        with _keyed(x.device), torch.set_grad_enabled(self.training):
+            found = _caller(self.model, self.training)(x)
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)
+        return found
+
+    def moved(self, first: Tensor, second: Tensor) -> Tensor:
+        """(B, T): by how much log-probabilities differ; 0 for rounding, infinite where one is not a number."""
+        # Two infinities of one sign are equal: tokens that a model excludes.
+        gap = torch.where(first == second, 0.0, (first - second).abs()).nan_to_num(nan=torch.inf)
+        limit = self.tolerance * (1 + first.abs().nan_to_num(posinf=0.0))
+        return torch.where(gap > limit, gap, 0.0).amax(-1)
+
+    def fault(self, kind: Kind, x: Tensor, changed: Tensor, position: int, token: int, moved: float) -> Fault:
+        who = self.guilty(x, changed) or self.who
+        return Fault(kind=kind, who=who, position=position, token=token, moved=moved, training=self.training)
+
+    def guilty(self, x: Tensor, changed: Tensor) -> str | None:
+        """The first layer to end whose output moves earlier in time than its input does."""
+        names = _named(self.model)
+        with _watched([layer for layer, _ in names]) as calls:
+            self.run(x)
+            before = calls.copy()
+            calls.clear()
+            self.run(changed)
+        for (layer, into, out), (_, into_, out_) in zip(before, calls, strict=False):
+            if out.shape == out_.shape and bool((self.since(out, out_) < self.since(into, into_)).any()):
+                return dict(names)[layer]
+        return None
+
+    def since(self, a: Tensor, b: Tensor) -> Tensor:
+        """The first time at which two (B, T, D) differ in a row; T for never, also where the input is NaN."""
+        gap = torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf).amax(-1)
+        differs = gap > self.tolerance * a.abs().nan_to_num().max().clamp(min=1e-30)
+        return torch.where(differs.any(1), differs.int().argmax(1), a.shape[1])
+
+
+def _named(model: nn.Module) -> list[tuple[Primitive, str]]:
+    """The layers of a model of ours, by the words of its spec."""
+    if not isinstance(model, SequenceModel):
+        return []
+    words = [str(dataclasses.replace(item, body=None)) for item in model.spec.walk()]
+    return [(layer, word) for (_, layer), word in zip(model.layers(), words, strict=True)]
+
+
+@contextlib.contextmanager
+def _watched(layers: list[Primitive]) -> Iterator[list[tuple[Primitive, Tensor, Tensor]]]:
+    """What goes into the layers and comes out of them, in the order in which their calls end."""
+    calls: list[tuple[Primitive, Tensor, Tensor]] = []
+
+    def keep(layer: Any, inputs: Any, output: Any) -> None:
+        calls.append((layer, inputs[0].detach(), output.detach()))
+
+    handles = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _keyed(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
