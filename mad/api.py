@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from architectures.files import check_target
 from mad.board import frame
 from mad.config import Record
+from mad.messages import Failed, last_words
 from mad.protocol import Setting, get_protocol, get_suite
 from mad.score import Scores, score
 from mad.store import Store, default_path
@@ -112,7 +113,7 @@ def prepare(
     compile: bool = False,
     iso: str | Mapping[str, float] | None = None,
 ) -> Prepared:
-    """Resolve architectures, settings and device, build each model once and run two rows through it."""
+    """Resolve architectures, settings and device, build each model once and run some rows through it."""
     from mad.iso import read_goals
     from mad.runner import check_cell
     from mad.sweep import plan
@@ -132,9 +133,7 @@ def prepare(
         iso=read_goals(iso),
     )
     fabric = make_fabric(device, precision)
-    for cell in cells:
-        check_cell(cell)
-    return Prepared(cells, suite, protocol, fabric)
+    return Prepared([check_cell(cell) for cell in cells], suite, protocol, fabric)
 
 
 def execute(
@@ -222,7 +221,7 @@ def train(
         )
     if save is not None:
         check_target(save, force=force, sources=[store or default_path()])
-    check_cell(cell)
+    cell = check_cell(cell)
     fabric = make_fabric(device, precision)
     opened = Store(store) if cell.architecture.stored else None
     kept: list[Any] = []
@@ -233,7 +232,8 @@ def train(
         if opened is not None:
             opened.close()
     if record.status == "failed":
-        raise RuntimeError(f"training {record.given} on {task} failed:\n{record.error}")
+        shown = f"; `mad show {record.id}` prints all of it" if cell.architecture.stored else ""
+        raise Failed(f"training {record.given} on {task} failed: {last_words(record.error)}{shown}")
     if save is not None:  # The record is stored by now: a full disk costs the file alone.
         save_model(kept[0], save, force=force)
     return record

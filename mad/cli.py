@@ -23,7 +23,7 @@ from mad.flags import (
     StoreOption,
     SuiteOption,
 )
-from mad.messages import printable, say
+from mad.messages import last_words, one_line, say
 from mad.nested import elastic
 from mad.single import train
 
@@ -106,12 +106,14 @@ def bench(
     sys.stdout.write(render(finished.scores, "table", width=_width(), color=sys.stdout.isatty()))
     if finished.failures:
         first = finished.failures[0]
-        error = printable(first.error or "", lines=True)
         console.print(
-            f"{len(finished.failures)} runs failed; the first, {first.id}:\n{error}\n"
-            "Run the same command again to repeat them.",
+            one_line(
+                f"{len(finished.failures)} runs failed; the first, {first.id}: {last_words(first.error)} "
+                f"(`mad show {first.id}` prints all of it). Run the same command again to repeat them."
+            ),
             highlight=False,
             markup=False,
+            soft_wrap=True,
         )
         raise typer.Exit(1)
 

@@ -24,10 +24,13 @@ from architectures.elastic import (
 )
 from architectures.files import whole_file
 from mad.data import Split, load, order
+from mad.driver import one_driver
 from mad.learners import Turns
 from mad.listings import new_table
+from mad.messages import Failed, last_words
 from mad.metrics import BATCH, measure
 from mad.protocol import get_protocol, get_suite
+from mad.runner import check_cell
 from mad.sweep import Architecture, Cell, Group, plan, resolve
 from mad.trainer import make_fabric
 from synthetic_tasks import IGNORE
@@ -59,6 +62,7 @@ class Point:
     steps: int
 
 
+@one_driver()
 def compare(
     spec: str,
     *,
@@ -77,7 +81,10 @@ def compare(
     """
     chosen, protocol, fabric = get_suite(suite), get_protocol("sound"), make_fabric(device)
     found: list[Point] = []
-    for cell in plan([spec], chosen, protocol, seeds=1, tasks=list(tasks) if tasks else None):
+    cells = plan([spec], chosen, protocol, seeds=1, tasks=list(tasks) if tasks else None)
+    for cell in [check_cell(cell) for cell in cells]:
+        if cell.failure is not None:
+            raise Failed(f"{spec} on {cell.task} failed: {last_words(cell.failure)}")
         found += _on_task(cell, seed, times, fabric, report)
     return found
 

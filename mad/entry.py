@@ -17,7 +17,7 @@ from typing import Any, NoReturn, cast
 import typer
 
 from architectures.files import system_error
-from mad.messages import one_line
+from mad.messages import Failed, one_line
 
 # What typer raises of a wrong command line. Its parser is an outside package in some releases and its own
 # in others.
@@ -48,9 +48,8 @@ def run(make: Callable[[], typer.Typer], words: Sequence[str]) -> NoReturn:
             received.append(signal.SIGINT)
         except SystemExit as end:
             # typer makes a silent end of a closed pipe.
-            if (broken := system_error(end.__context__)) is None:
-                raise
-            status = _failed(broken)
+            broken = system_error(end.__context__)
+            status = _failed(broken) if broken else fail(f"a layer ended the program: SystemExit: {end}", 1)
         except Exception as error:
             if not received:
                 status = _failed(error)
@@ -100,6 +99,8 @@ def _refuse_repeats(command: Any, met: list[Any]) -> None:
 
 def _failed(error: Exception) -> int:
     """The status of what went wrong and can be mended; anything else is a fault of ours, and raised."""
+    if isinstance(error, Failed):
+        return fail(str(error), 1)
     if isinstance(error, UsageError):
         return fail(f"{cast(Any, error).format_message()} See `mad --help`.")
     if os.environ.get("MAD_TRACEBACK") or not isinstance(error, ValueError | OSError | sqlite3.Error):

@@ -37,3 +37,14 @@ def one_line(message: str) -> str:
 def note(message: str) -> None:
     """Tell the user, in Python as on the command line, of something that does not stop the work."""
     logging.getLogger("mad").warning("%s", f"mad: {one_line(message)}")
+
+
+class Failed(RuntimeError):
+    """A run came to nothing, and its record says so: exit status 1."""
+
+
+def last_words(trace: str | None) -> str:
+    """Of a traceback what was raised, without where."""
+    lines = (trace or "").strip().splitlines()
+    start = max((i + 1 for i, line in enumerate(lines) if line.startswith("  ")), default=0)
+    return " ".join(lines[start:]) or "nothing is known of it"

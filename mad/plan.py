@@ -36,6 +36,8 @@ def work(cell: Cell) -> float:
     """Training FLOPs of one run of a cell: three times the forward pass; 6 a parameter and token where
     unknown.
     """
+    if cell.failure is not None:
+        return 0.0
     task, cost = cell.task, cost_of(cell, cell.task)
     per_token = 3 * cost.flops_per_token if cost.flops_per_token else 6.0 * cost.params
     return (

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bar
 
 from mad.config import Record
-from mad.messages import printable
+from mad.messages import last_words, one_line, printable
 
 if TYPE_CHECKING:
     from mad.sweep import Group
@@ -109,8 +109,7 @@ def _outcome(records: list[Record]) -> str:
     seconds = sum(record.cost.seconds for record in records if record.cost)
     statuses = {record.status for record in records}
     if statuses & {"failed", "interrupted"}:
-        words = (records[0].error or "interrupted").strip().splitlines()
-        return f"{records[0].status}: {words[-1] if words else ''}"
+        return one_line(f"{records[0].status}: {last_words(records[0].error or 'interrupted')}")
     scored = [r for r in records if r.status == "ok" and r.metrics and r.metrics.test]
     if not scored:
         return "diverged, scored at chance"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import importlib.metadata
 import platform
@@ -18,13 +19,19 @@ from torch import nn
 
 from architectures import SequenceModel, account
 from architectures.accounting import Account, account_model
+from architectures.contract import causality
 from architectures.elastic import Sampling
 from mad.config import Cost, Record, RunConfig, Status
+from mad.driver import one_driver
 from mad.sweep import Cell, Group
 from mad.trainer import Outcome, Progress, Replicas, train
 from synthetic_tasks import Task
 
+# Of a task's own inputs, to look for later tokens that are seen.
+ROWS = 64
 
+
+@one_driver()
 def run_group(
     group: Group,
     *,
@@ -35,18 +42,21 @@ def run_group(
 ) -> list[Record]:
     """Train a group and return a record of each of its runs. What the training raises becomes "failed".
 
-    An interruption (control-C) is not caught: the caller records it with `unfinished` and stops.
+    So does a layer's sys.exit. An interruption (control-C) is not caught: the caller records it with
+    `unfinished` and stops.
     """
     cell, task = group.cell, group.cell.task
     runs = group.runs
     environment = environment_of(fabric.device)
+    if cell.failure is not None:
+        return unfinished(group, "failed", environment, cell.failure)
     try:
         model = cell.architecture.build(task, group.seed)
         cost = cost_of(cell, task)
         outcomes = train(runs, task, model, fabric=fabric, replicas=replicas, report=report, keep=keep)
-    except (
-        Exception
-    ) as error:  # A user's layer may raise anything; the record says what, and the sweep goes on.
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # A user's layer may raise anything; the record says what.
         return unfinished(group, "failed", environment, "".join(traceback.format_exception(error)))
     return [
         _record(group, run, outcome, cost, environment) for run, outcome in zip(runs, outcomes, strict=True)
@@ -92,6 +102,7 @@ def _record(
     )
 
 
+@one_driver()
 def cost_of(cell: Cell, task: Task) -> Cost:
     """Parameters, FLOPs and state of a cell's model at its task's length."""
     architecture = cell.architecture
@@ -117,28 +128,46 @@ def _cost(found: Account) -> Cost:
     )
 
 
-def check_cell(cell: Cell) -> None:
-    """Build the cell's model and run two rows through it: what cannot work is refused before any training."""
+@one_driver()
+def check_cell(cell: Cell) -> Cell:
+    """Build the cell's model and run some rows through it: what cannot work is refused before any training.
+
+    A ValueError is the refusal. Whatever else a user's layer raises is the cell's `failure`, which becomes
+    the record of its runs.
+    """
+    try:
+        _check_model(cell)
+    except (ValueError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # sys.exit, too.
+        return dataclasses.replace(cell, failure="".join(traceback.format_exception(error)))
+    return cell
+
+
+def _check_model(cell: Cell) -> None:
     task = cell.task
-    rows = torch.from_numpy(task.draw(0, "train", 2).inputs)
+    rows = torch.from_numpy(task.draw(0, "train", ROWS).inputs)
     model = cell.architecture.build(task, 0)
     Sampling.of(model)
-    layers = model.layers() if isinstance(model, SequenceModel) and task.readout == "every" else []
-    future = [layer.name for _, layer in layers if not layer.causal]
-    if future:
-        raise ValueError(
-            f"{future[0]} sees later positions, where {task} has its answers; use a causal layer, or a task "
-            "that is answered after its last token, such as compression"
-        )
     with torch.no_grad():
-        logits = model.eval()(rows)
-    expected = (*rows.shape, task.vocab_size)
+        logits = model.eval()(rows[:2])
+    expected = (2, task.seq_len, task.vocab_size)
     if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(
-            f"{cell.architecture.given} on {task} returned {got} for tokens {tuple(rows.shape)}; "
+            f"{cell.architecture.given} on {task} returned {got} for tokens {expected[:2]}; "
             f"a model returns logits (B, T, vocab_size) = {expected}"
         )
+    every = task.readout == "every"
+    causality.require(
+        model,
+        rows,
+        task.vocab_size,
+        who=cell.architecture.given,
+        task=f"{task}, which has its answers at every position" if every else str(task),
+        causal=every,
+        remedy="use a causal layer, or a task that is answered after its last token, such as compression",
+    )
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:

@@ -121,7 +121,10 @@ def _from_factory(factory: Factory, name: str) -> Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One (architecture, setting): the unit of work. It holds one group a seed."""
+    """One (architecture, setting): the unit of work. It holds one group a seed.
+
+    failure   what the model raised when it was built and tried: the runs are not trained, and recorded so
+    """
 
     architecture: Architecture
     setting: Setting
@@ -130,6 +133,7 @@ class Cell:
     suite: str | None = None
     precision: str = "32-true"
     compile: bool = False
+    failure: str | None = None
 
     @property
     def task(self) -> Task:

@@ -10,14 +10,21 @@ from __future__ import annotations
 
 import math
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
+import torch
 
 import architectures
+from architectures.contract import causality
+from architectures.model import resolve_options
+from mad.driver import one_driver
 from mad.language import CorpusConfig
+from mad.messages import Failed
 from mad.progress import clock
+from mad.runner import ROWS
 from scaling.design import Plan, PlannedRun, read
 from scaling.diagnose import check_design
 from scaling.runs import NotIdentified
@@ -105,6 +112,14 @@ def plan(
                 for i in (inner, sizes - 1 - inner)
                 for rate in rates
             ]
+    for label, spec in given.items():
+        _try_out(
+            label,
+            spec,
+            min((r.size for r in runs if r.arch == label), key=lambda s: s.params),
+            seq_len,
+            corpus,
+        )
     for label in given:
         notes += _design(label, [run for run in runs if run.arch == label])
     if sizes < FEWEST_SIZES:
@@ -134,6 +149,28 @@ def plan(
             raise ValueError(f"max_hours={max_hours:g} needs a measured step; give measure, or leave it out")
         return made
     return _timed(made, measure, max_hours)
+
+
+@one_driver()
+def _try_out(label: str, spec: str, size: Size, seq_len: int, corpus: CorpusConfig) -> None:
+    """Refuse an architecture that sees later tokens; it is built at its smallest size."""
+    try:
+        model = architectures.build(
+            size.spec,
+            vocab_size=corpus.vocab_size,
+            dim=size.dim,
+            max_len=seq_len,
+            seed=0,
+            options=resolve_options(spec),
+        )
+        tokens = torch.randint(corpus.vocab_size, (ROWS, seq_len), generator=torch.Generator().manual_seed(0))
+        task = f"next-token prediction of {corpus.name}"
+        causality.require(model, tokens, corpus.vocab_size, who=spec, task=task)
+    except (ValueError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # A user's layer may raise anything.
+        words = "".join(traceback.format_exception_only(error))
+        raise Failed(f"{label} failed when it was tried at {size.params:,} parameters: {words}") from error
 
 
 def _labelled(archs: Sequence[str]) -> dict[str, str]:

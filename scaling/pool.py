@@ -104,7 +104,7 @@ def _serve(connection: Connection, function: Callable[[Any, Any], Any]) -> None:
         task = connection.recv()
         try:
             outcome = Outcome(function(shared, task))
-        except Exception as error:  # What a task raises is its outcome; the worker serves the next.
+        except BaseException as error:  # What a task raises is its outcome; the worker serves the next.
             outcome = Outcome(error="".join(traceback.format_exception(error)))
         connection.send(outcome)
 

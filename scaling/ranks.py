@@ -39,6 +39,9 @@ def _rank(
     # Lightning's environment reads these, and then starts no processes itself.
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-    found = work(*arguments)
+    try:
+        found = work(*arguments)
+    except SystemExit as end:  # It would look as if the rank had done its work.
+        raise RuntimeError(f"a layer ended its process: SystemExit: {end}") from end
     if rank == 0:
         answer.write_text(json.dumps(found))

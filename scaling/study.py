@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mad.language import FINAL, LanguageConfig, LanguageRecord, Role, resolve_precision
-from mad.messages import printable
+from mad.messages import last_words, one_line, printable
 from mad.progress import clock
 from mad.store import Store
 from scaling.design import Plan, PlannedRun
@@ -218,7 +218,9 @@ class _Driver:
                 return
             try:
                 outcome = Outcome(_task(shared, task))
-            except Exception as error:  # As in a worker: what a run raises is its outcome.
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # As in a worker: what a run raises is its outcome.
                 outcome = Outcome(error="".join(traceback.format_exception(error)))
             yield job, outcome
 
@@ -298,7 +300,7 @@ class _Progress:
         if record.metrics is not None and record.metrics.loss is not None:
             result = f"loss {record.metrics.loss:.4f}"
         elif record.error:
-            result += f": {record.error.strip().splitlines()[-1]}"
+            result = one_line(f"{result}: {last_words(record.error)}")
         seconds = f" in {clock(record.cost.seconds)}" if record.cost else ""
         rest = (time.monotonic() - self.started) * max(self.left, 0.0) / self.done
         left = f", about {clock(rest)} left" if self.number < self.total else ""

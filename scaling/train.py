@@ -16,11 +16,14 @@ from typing import Any
 
 import torch
 
+from architectures.contract import causality
 from architectures.files import resolved
+from mad.driver import one_driver
 from mad.language import (
     FINAL,
     LARGEST_LOSS,
     LanguageConfig,
+    LanguageCost,
     LanguageMetrics,
     LanguagePoint,
     LanguageRecord,
@@ -28,7 +31,7 @@ from mad.language import (
     Role,
     language_config,
 )
-from mad.runner import environment_of
+from mad.runner import ROWS, environment_of
 from mad.store import Store
 from mad.trainer import make_fabric
 from scaling.cost import build_model, cost_of
@@ -45,6 +48,7 @@ MARGIN = 0.1
 RANK: dict[Role, int] = {"single": 0, "tuning": 1, "grid": 2}
 
 
+@one_driver()
 def train(
     config: LanguageConfig,
     corpus: Text,
@@ -83,7 +87,6 @@ def train(
     """
     device, devices = _check(config, corpus, device, devices, strategy)
     check_loggers(loggers)
-    cost = cost_of(config)
     about: dict[str, Any] = {
         "study": study,
         "role": role,
@@ -95,6 +98,7 @@ def train(
             store = stack.enter_context(Store(store))
         if store is not None and (held := _held(store, config.id, about)) is not None:
             return held
+        cost, failure = _try_out(config, corpus, device)
         where = stack.enter_context(_folder(folder, store, config.id))
         if (damage := set_aside_damaged(where, config.id)) is not None:
             sys.stderr.write(f"{damage}\n")
@@ -128,15 +132,18 @@ def train(
             **about,
         )
         try:
+            if failure is not None:
+                raise failure
             found = fit(job, corpus) if devices == 1 else launch(fit, (job, corpus), devices)
         except KeyboardInterrupt:
             if store is not None:
                 store.commit_language([record])
             raise
-        except Exception as error:  # A user's layer may raise anything; the record says what.
+        except BaseException as error:  # A user's layer may raise anything; the record says what.
             trace = "".join(traceback.format_exception(error))
             record = record.model_copy(update={"status": "failed", "error": trace})
         else:
+            assert cost is not None
             status, metrics = _metrics(config, found)
             measured = {"seconds": round(found["seconds"], 3), "peak_memory": found["peak_memory"]}
             record = record.model_copy(
@@ -182,12 +189,32 @@ def _check(config: LanguageConfig, corpus: Text, device: str, devices: int, stra
         raise ValueError(f"device {device!r} is one device; choose 'cpu' or 'cuda' for devices={devices}")
     if strategy == "fsdp" and target.type != "cuda":
         raise ValueError(f"strategy 'fsdp' shards over CUDA devices only, not {target.type}; choose 'ddp'")
-    model = build_model(config, seed=0)
-    future = [layer.name for _, layer in model.layers() if not layer.causal]
-    if future:
-        raise ValueError(f"{future[0]} sees later tokens, which it is to predict; use a causal layer")
     _check_source(config)
     return (target.type if devices > 1 or target.index is None else f"{target.type}:{target.index}"), devices
+
+
+def _try_out(
+    config: LanguageConfig, corpus: Text, device: str
+) -> tuple[LanguageCost | None, BaseException | None]:
+    """What the run costs, after a look at whether its model sees later tokens, which is refused.
+
+    What a user's layer raises comes back, for the record.
+    """
+    try:
+        model = build_model(config, seed=0)
+        rows = corpus.validation(config.seq_len, min(config.evaluation_tokens, ROWS * config.seq_len))[:, :-1]
+        causality.require(
+            model.to(device),
+            torch.from_numpy(rows.astype("int64")),
+            config.corpus.vocab_size,
+            who=config.architecture.spec,
+            task=f"next-token prediction of {config.corpus.name}",
+        )
+        return cost_of(config), None
+    except (ValueError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        return None, error
 
 
 def _check_source(config: LanguageConfig) -> None:

@@ -67,7 +67,6 @@ class Fault:
 
 
 REMEDIES: dict[Kind, str] = {
-    "later": "use a causal layer",
     "rows": "use a layer that treats each row alone, such as a layer norm instead of a batch norm",
     "repeat": "draw noise from torch alone",
     "nan": "repair its initial values",
@@ -75,7 +74,14 @@ REMEDIES: dict[Kind, str] = {
 
 
 def require(
-    model: nn.Module, tokens: Tensor, vocab_size: int, *, who: str, task: str, causal: bool = True
+    model: nn.Module,
+    tokens: Tensor,
+    vocab_size: int,
+    *,
+    who: str,
+    task: str,
+    causal: bool = True,
+    remedy: str = "use a causal layer",
 ) -> None:
     """Refuse a model that has a fault, or a layer that declares that it is not causal.
 
@@ -84,10 +90,10 @@ def require(
     """
     fault = find_fault(model, tokens, vocab_size, who=who, causal=causal)
     if fault is not None:
-        raise ValueError(f"{fault}; on {task}, {REMEDIES[fault.kind]}")
+        raise ValueError(f"{fault}, on {task}; {remedy if fault.kind == 'later' else REMEDIES[fault.kind]}")
     if causal and (declared := not_causal(model)):
         raise ValueError(
-            f"{declared[0]} sees later positions, as it declares; on {task}, {REMEDIES['later']}"
+            f"{declared[0]} declares that it sees later positions, and cannot be asked {task}; {remedy}"
         )
 
 
@@ -197,12 +203,14 @@ class _Probe:
         if bool(again.any()):
             row, position = divmod(int(again.argmax()), x.shape[1])
             return self.fault("repeat", x, x, position, token, float(again[row, position]))
+        # One row alone is changed: the one that moves most, of those in which anything was.
+        suspect = int((moved.amax(1) * (cuts < x.shape[1])).argmax())
         alone = x.clone()
-        alone[row] = changed[row]
-        itself = self.moved(first, self.run(alone))[row, :token]
+        alone[suspect] = changed[suspect]
+        itself = self.moved(first, self.run(alone))[suspect, : int(cuts[suspect])]
         if bool(itself.any()):
             position = int(itself.argmax())
-            return self.fault("later", x, alone, position, token, float(itself[position]))
+            return self.fault("later", x, alone, position, int(cuts[suspect]), float(itself[position]))
         return self.fault("rows", x, changed, position, token, size)
 
     def run(self, x: Tensor) -> Tensor:
@@ -216,7 +224,7 @@ class _Probe:
         return found
 
     def moved(self, first: Tensor, second: Tensor) -> Tensor:
-        """(B, T): by how much log-probabilities differ; 0 for rounding, infinite where one is not a number."""
+        """(B, T): by how much log-probabilities differ; 0 for rounding, infinite where not a number."""
         # Two infinities of one sign are equal: tokens that a model excludes.
         gap = torch.where(first == second, 0.0, (first - second).abs()).nan_to_num(nan=torch.inf)
         limit = self.tolerance * (1 + first.abs().nan_to_num(posinf=0.0))

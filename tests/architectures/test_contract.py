@@ -19,7 +19,6 @@ from architectures.registry import get
 from architectures.stripe import Layer, Parallel, Spec
 
 NAMES = architectures.names()
-STEPPED = [n for n in NAMES if get(n).cls.causal]
 ROUTED = [n for n in NAMES if get(n).cls.routed]
 DIM = 48
 
@@ -33,6 +32,9 @@ def make(
     layer = block.layer if isinstance(block, Block) else block
     assert isinstance(layer, Primitive)
     return layer
+
+
+STEPPED = [n for n in NAMES if make(n).causal]
 
 
 def perturbed(layer: Primitive) -> Primitive:

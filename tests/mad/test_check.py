@@ -586,6 +586,25 @@ def test_what_does_not_apply_says_why(spec: str, skipped: dict[str, str]) -> Non
     assert set(failed(list(findings.values()))) <= {"causality"}
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "lsh-attention[causal=false]",
+        "repeat{encoder-attention}",
+        "altup[recycled=true]{mlp lsh-attention[causal=false]}",
+    ],
+)
+def test_a_layer_whose_options_or_body_see_later_tokens_is_not_asked_about_them(spec: str) -> None:
+    findings = {found.check: found for found in mad.check(spec, dim=16)}
+    assert "causal = False" in findings["causality"].seen and not failed(list(findings.values()))
+
+
+@pytest.mark.parametrize("spec", ["lsh-attention[window=7]", "repeat{hyena}"])
+def test_rounding_that_options_or_a_body_bring_is_declared(spec: str) -> None:
+    (found,) = mad.check(spec, dim=16, only=["causality"])
+    assert found.result == "passed" and "but for rounding" in found.seen
+
+
 def test_plain_modules_are_asked_in_both_modes() -> None:
     leak = failed(mad.check("checked_layers:Centred", dim=16))
     assert list(leak) == ["causality"] and leak["causality"].smallest == (1, 2, 16)

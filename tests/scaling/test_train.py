@@ -280,7 +280,7 @@ def test_what_cannot_work_is_refused_before_any_training(tmp_path: Path) -> None
         "device 'gpu' is not one of": {"device": "gpu"},
         "sha256 is 'd": {"corpus": StandIn(sha256="d" * 64)},
         "vocab_size is 17, not 16": {"corpus": StandIn(vocab_size=17)},
-        "bidirectional sees later tokens": {"config": tiny(spec="test-scaling-bidirectional")},
+        "test-scaling-bidirectional declares": {"config": tiny(spec="test-scaling-bidirectional")},
     }
     for message, options in refused.items():
         with pytest.raises(ValueError, match=message):

@@ -1,0 +1,47 @@
+"""A run has one driver: the code of a user's layer can neither make a second one nor end it unseen."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+FORKS = ("os.fork", "os.forkpty")
+# How deep in `one_driver` each process is.
+_inside: dict[int, int] = {}
+
+
+@contextlib.contextmanager
+def one_driver() -> Iterator[None]:
+    """Refuse os.fork while it is entered, but to multiprocessing, whose children end by themselves.
+
+    A child that came about in another way, and would go on as a driver, ends where it would leave. Other
+    programs may be run (subprocess). As a decorator it guards a function.
+    """
+    _listen()
+    driver = os.getpid()
+    _inside[driver] = _inside.get(driver, 0) + 1
+    try:
+        yield
+    finally:
+        if os.getpid() != driver:
+            os._exit(1)
+        _inside[driver] -= 1
+
+
+@functools.cache
+def _listen() -> None:
+    sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    if event not in FORKS or not _inside.get(os.getpid()):
+        return
+    if not sys._getframe(1).f_globals.get("__name__", "").startswith("multiprocessing."):
+        raise RuntimeError(
+            f"{event}() is refused here: the child would go on as a second driver of the run; start other "
+            "programs with subprocess"
+        )

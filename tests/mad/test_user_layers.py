@@ -1,0 +1,215 @@
+"""Layers of a user's own at run time: what they raise, how they end the program, and what they start."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mad
+from mad.driver import one_driver
+from mad.messages import Failed, last_words
+from mad.store import Store
+
+LAYERS = '''
+import os, pty, sys
+import torch
+from torch import nn
+
+
+class Layer(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.map = nn.Linear(dim, dim)
+        self.made()
+
+    def made(self):
+        pass
+
+    def act(self):
+        pass
+
+    def forward(self, x):
+        self.act()
+        return self.map(x)
+
+
+class Exits(Layer):
+    def act(self):
+        sys.exit(0)
+
+
+class Silent(Layer):
+    def made(self):
+        sys.exit()
+
+
+class Late(Layer):
+    calls = 0
+
+    def act(self):
+        Late.calls += self.training and torch.is_grad_enabled()
+        if Late.calls > 12:
+            sys.exit(0)
+
+
+class Raises(Layer):
+    def act(self):
+        raise RuntimeError("boom\\nand more")
+
+
+class Own(Layer):
+    def act(self):
+        class Unheard(BaseException):
+            pass
+        raise Unheard("of")
+
+
+class Forks(Layer):
+    def act(self):
+        os.fork()
+
+
+class Terminals(Layer):
+    def act(self):
+        pty.fork()
+
+
+class Works(Layer):
+    """Starts processes that end by themselves."""
+
+    def act(self):
+        import multiprocessing, subprocess
+        process = multiprocessing.get_context("fork").Process(target=int)
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        subprocess.run([sys.executable, "-c", ""], check=True)
+'''
+WORDS = {
+    "Exits": "SystemExit: 0",
+    "Silent": "SystemExit",
+    "Late": "SystemExit: 0",
+    "Raises": "RuntimeError: boom and more",
+    "Own": "Unheard: of",
+    "Forks": "RuntimeError: os.fork() is refused here",
+    "Terminals": "RuntimeError: os.forkpty() is refused here",
+}
+RECALL = "in-context-recall[vocab_size=8, seq_len=16]"
+
+
+def few_processes() -> None:
+    """A driver that multiplies is stopped by the system, and not by the machine's end."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (400, 400))
+    resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+
+
+def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    (folder / "misbehaving.py").write_text(LAYERS)
+    return subprocess.run(
+        [sys.executable, "-m", "mad.cli", *words, "--store", "store.sqlite"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=few_processes,
+    )
+
+
+def statuses(folder: Path) -> list[tuple[str, str]]:
+    with Store(folder / "store.sqlite", read_only=True) as opened:
+        return sorted((record.given, record.status) for record in opened.records())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORDS)
+def test_whatever_a_layer_does_its_run_is_a_failed_record_and_exit_status_1(
+    name: str, tmp_path: Path
+) -> None:
+    spec = f"misbehaving:{name}"
+    ended = call(tmp_path, "train", spec, RECALL, "--dim", "16", "--examples", "2048", "--epochs", "1")
+    assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+    assert WORDS[name] in ended.stderr and "mad show" in ended.stderr
+    assert statuses(tmp_path) == [(spec, "failed")]
+
+
+@pytest.mark.slow
+def test_the_others_of_a_sweep_go_on(tmp_path: Path) -> None:
+    specs = ["misbehaving:Exits", "misbehaving:Forks", "swiglu"]
+    ended = call(tmp_path, "bench", *specs, "--suite", "smoke", "--tasks", "compression")
+    assert ended.returncode == 1 and "4 runs failed; the first" in ended.stderr
+    assert "Traceback" not in ended.stderr and "swiglu" in ended.stdout
+    assert statuses(tmp_path) == sorted((s, "ok" if s == "swiglu" else "failed") for s in specs for _ in "ab")
+    dry = call(tmp_path, "bench", *specs, "--suite", "smoke", "--tasks", "compression", "--dry-run")
+    assert "Traceback" not in dry.stderr
+
+
+@pytest.fixture
+def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "misbehaving_here.py").write_text(LAYERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "misbehaving_here"
+
+
+@pytest.mark.parametrize("name", ["Exits", "Silent", "Raises", "Forks"])
+def test_the_python_interface_raises_what_the_command_line_says(
+    name: str, layers: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Failed, match="failed: .*mad show") as caught:
+        mad.train(
+            f"{layers}:{name}", RECALL, dim=16, train_examples=32, epochs=1, store=tmp_path / "s.sqlite"
+        )
+    assert WORDS[name] in str(caught.value)
+
+
+def test_processes_that_end_by_themselves_are_allowed(layers: str, tmp_path: Path) -> None:
+    record = mad.train(
+        f"{layers}:Works", "compression[vocab_size=8, seq_len=8]", dim=16, train_examples=16, batch_size=16,
+        epochs=1, evaluations=1, store=tmp_path / "s.sqlite",
+    )  # fmt: skip
+    assert record.status == "ok"
+
+
+def forked() -> int:
+    """The exit status of a child that does nothing, or what os.fork raised."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_forks_are_refused_inside_and_allowed_outside() -> None:
+    guarded: Callable[[], int] = one_driver()(forked)
+    assert forked() == 0
+    with one_driver():
+        with pytest.raises(RuntimeError, match="subprocess"):
+            guarded()
+        with pytest.raises(RuntimeError, match="second driver"):
+            forked()
+    assert forked() == 0
+
+
+def test_a_child_that_came_about_all_the_same_ends_where_it_would_go_on() -> None:
+    code = """
+import ctypes, os
+from mad.driver import one_driver
+with one_driver():
+    child = ctypes.CDLL(None).fork()
+print("a driver", flush=True)
+if child:
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.split("\n") == ["a driver", "1", ""] and ended.returncode == 0
+
+
+def test_the_last_words_of_a_traceback_are_what_was_raised() -> None:
+    trace = 'Traceback (most recent call last):\n  File "x", line 1, in f\n    g()\nKeyError: "a"\nb\n'
+    assert last_words(trace) == 'KeyError: "a" b'
+    assert last_words("") == last_words(None) == "nothing is known of it"
