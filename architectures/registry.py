@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import hashlib
 import importlib
 import importlib.metadata
-import inspect
 import os
 import pkgutil
 import re
@@ -17,13 +15,13 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
 from architectures.bounds import check_number
 from architectures.foreign import Foreign, foreign_config
+from architectures.identity import code_hash
 from architectures.primitive import Primitive
 
 MIXES = ("time", "channel", "stream")
@@ -34,9 +32,9 @@ _KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 class Entry:
     """A registered name: its class, the defaults that the name changes, and what identifies its numerics.
 
-    `source` is the SHA-256 of the file of a class that is not ours, "" for one of ours; `example` spells the
-    layer in the contract tests where the bare name is not enough (a wrapper needs a body); `equation` is that
-    of a variant whose class states another one in its docstring.
+    `source` identifies the code of a class that is not ours (`identity.code_hash`), "" for one of ours;
+    `example` spells the layer in the contract tests where the bare name is not enough (a wrapper needs a
+    body); `equation` is that of a variant whose class states another one in its docstring.
     """
 
     name: str
@@ -104,7 +102,7 @@ def primitive(
             )
         _check_config(cls)
         ours = cls.__module__.startswith("architectures.")
-        source = "" if ours else source_hash(cls)
+        source = "" if ours else code_hash(cls)
         _add(Entry(name, cls, {}, mixes, version, paper, example or name, source))
         cls.name, cls.mixes, cls.version, cls.paper = name, mixes, version, paper
         return cls
@@ -161,17 +159,6 @@ def get(name: str) -> Entry:
     return _entries[name]
 
 
-def source_hash(obj: Any) -> str:
-    """SHA-256 of the file that defines `obj`."""
-    try:
-        return hashlib.sha256(Path(inspect.getfile(obj)).read_bytes()).hexdigest()
-    except (TypeError, OSError) as error:
-        name = getattr(obj, "__name__", repr(obj))
-        raise ValueError(
-            f"{name} is not defined in a file, so its source cannot be hashed; put it in a module"
-        ) from error
-
-
 def _add(entry: Entry) -> None:
     if not _KEBAB.fullmatch(entry.name):
         raise ValueError(f"primitive {entry.name!r} is not in kebab-case; choose a name such as 'delta-net'")
@@ -219,7 +206,7 @@ def _foreign(name: str) -> Entry:
             f"the class {cls.__name__}" if isinstance(cls, type) else f"a {type(cls).__name__}, not a class"
         )
         raise ValueError(f"{name} is {found}; name a Primitive or an nn.Module class")
-    source = source_hash(cls)
+    source = code_hash(cls)
     if issubclass(cls, Primitive):
         try:
             _check_config(cls)

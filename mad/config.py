@@ -45,7 +45,8 @@ class ArchitectureConfig(Data):
     """An architecture as it is hashed.
 
     `spec` is canonical, or package.module:function for a factory of a whole model (`dim` is None then).
-    `versions`: of the primitives in it. `sources`: SHA-256 of the file of each layer or factory not ours.
+    `versions`: of the primitives in it. `sources`: SHA-256 of the code of each layer or factory not ours and
+    of the modules of its own that it imports.
     """
 
     spec: Annotated[Text, Field(min_length=1)]

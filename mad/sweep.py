@@ -13,8 +13,9 @@ from torch import nn
 
 import architectures
 from architectures.builder import seeded
+from architectures.identity import code_hash
 from architectures.model import resolve_options
-from architectures.registry import get, load_object, source_hash
+from architectures.registry import get, load_object
 from mad.config import ArchitectureConfig, RunConfig, content_hash, setting_fields
 from mad.iso import Goals, equalise
 from mad.protocol import Protocol, Setting, Suite
@@ -111,7 +112,7 @@ def _from_spec(
 def _from_factory(factory: Factory, name: str) -> Architecture:
     # A lambda, a local function or one typed into a session cannot be found again under its name.
     named = "<" not in name and not name.startswith("__main__:") and inspect.isfunction(factory)
-    source = source_hash(factory) if named else ""
+    source = code_hash(factory) if named else ""
     version = int(getattr(factory, "version", 1))
     config = ArchitectureConfig(
         spec=name, dim=None, versions={name: version}, sources={name: source} if source else {}

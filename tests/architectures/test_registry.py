@@ -14,6 +14,7 @@ import torch
 
 import architectures
 from architectures import index, registry
+from architectures.identity import code_hash
 from architectures.primitive import Primitive, option
 from architectures.registry import get, primitive, variant
 
@@ -256,7 +257,7 @@ def test_only_a_name_that_the_grammar_reads_is_registered(
 def test_a_layer_from_elsewhere_carries_the_hash_of_its_file(scratch: dict[str, registry.Entry]) -> None:
     cls = make()
     primitive("test-fresh", mixes="time")(cls)
-    assert get("test-fresh").source == registry.source_hash(cls) != ""
+    assert get("test-fresh").source == code_hash(cls) != ""
     assert cls.name == "test-fresh"
 
 
@@ -448,7 +449,7 @@ def test_the_hash_of_the_source_follows_the_file(layers: Path) -> None:
     before = {name: get(f"mine.layers_of_mine:{name}").source for name in ("Gain", "Plain")}
     assert set(map(len, before.values())) == {64}
     assert {get("mine.layers_of_mine:Plain").source} == set(before.values()), "one file, one hash"
-    layers.write_text(LAYERS + "# changed\n")
+    layers.write_text(LAYERS + "changed = 1\n")
     after = {name: get(f"mine.layers_of_mine:{name}").source for name in before}
     assert all(after[name] != before[name] for name in before)
 
@@ -456,7 +457,7 @@ def test_the_hash_of_the_source_follows_the_file(layers: Path) -> None:
 def test_a_class_without_a_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cls = type("Nowhere", (), {"__module__": "no_such_module_anywhere"})
     with pytest.raises(ValueError, match="Nowhere is not defined in a file.*put it in a module"):
-        registry.source_hash(cls)
+        code_hash(cls)
 
 
 @pytest.fixture

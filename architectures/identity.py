@@ -1,0 +1,148 @@
+"""The identity of code that is not ours: its syntax trees, without comments, docstrings and layout.
+
+They are those of the file that defines a layer or a factory, and of the modules of the user's own that it
+imports, and so on: not of the standard library, nor of what is installed, nor of ours, which have versions.
+Nothing is imported for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.machinery
+import inspect
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Top-level names whose versions are kept beside a run, wherever they lie.
+VERSIONED = {"architectures", "mad", "scaling", "synthetic_tasks", "torch"}
+INSTALLED = {"site-packages", "dist-packages"}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def code_hash(obj: Any) -> str:
+    """SHA-256 of the code of a class or function and of what it imports; refused where there is no file."""
+    name = getattr(obj, "__name__", repr(obj))
+    try:
+        start = Path(inspect.getfile(obj))
+        found = {obj.__module__: _read(start, obj.__module__)}
+    except (TypeError, OSError) as error:
+        raise ValueError(
+            f"{name} is not defined in a file, so its source cannot be hashed; put it in a module"
+        ) from error
+    top = obj.__module__.partition(".")[0]
+    waiting = [*_above(obj.__module__), *found[obj.__module__][1]]
+    while waiting:
+        module = waiting.pop()
+        path = None if module in found else _own_file(module, top)
+        if path is not None:
+            found[module] = _read(path, module)
+            waiting += found[module][1]
+    text = "\n".join(f"{module} {digest}" for module, (digest, _) in sorted(found.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
+    """The hash of a file and the modules that it names in imports, read anew where the file changed."""
+    state = path.stat()
+    return _digest(path, module, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=4096)
+def _digest(path: Path, module: str, changed: int, size: int) -> tuple[str, tuple[str, ...]]:
+    content = path.read_bytes()
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):  # compiled, or not for this Python
+        return hashlib.sha256(content).hexdigest(), ()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return hashlib.sha256(spell(tree).encode()).hexdigest(), tuple(dict.fromkeys(_imports(tree, package)))
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """Every module that an import statement may load, in functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from (*_above(alias.name), alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")
+            near = parts[: len(parts) - node.level + 1] if node.level else []
+            base = ".".join([*near, *([node.module] if node.module else [])])
+            yield from (*_above(base), base)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _above(module: str) -> list[str]:
+    """The packages that a module is in."""
+    parts = module.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _own_file(module: str, top: str) -> Path | None:
+    """The file of a module, where it belongs to the user: to the package at hand, or not installed at all."""
+    first = module.partition(".")[0]
+    if first in VERSIONED or not (spec := _spec(module)) or not spec.has_location or not spec.origin:
+        return None
+    path = Path(os.path.realpath(spec.origin))
+    installed = any(folder in path.parents for folder in _installed()) or not INSTALLED.isdisjoint(path.parts)
+    return path if path.is_file() and (first == top or not installed) else None
+
+
+def _spec(module: str) -> importlib.machinery.ModuleSpec | None:
+    """Where a module is or would be loaded from."""
+    known = getattr(sys.modules.get(module), "__spec__", None)
+    if known is not None:
+        return known
+    above = module.rpartition(".")[0]
+    holder = _spec(above) if above else None
+    if above and (holder is None or holder.submodule_search_locations is None):
+        return None
+    where = holder.submodule_search_locations if holder is not None else None
+    return importlib.machinery.PathFinder.find_spec(module, where)
+
+
+@functools.cache
+def _installed() -> tuple[Path, ...]:
+    """The folders of the standard library and of installed packages."""
+    named = ("stdlib", "platstdlib", "purelib", "platlib")
+    found = [sysconfig.get_path(name) for name in named] + site.getsitepackages()
+    return tuple(Path(os.path.realpath(folder)) for folder in [*found, site.getusersitepackages()])
+
+
+def spell(tree: ast.AST) -> str:
+    """A syntax tree as text: the same for every version of Python that reads the same program."""
+    words: list[str] = []
+    waiting: list[Any] = [tree]
+    while waiting:  # Not by recursion: long expressions are deep.
+        node = waiting.pop()
+        if isinstance(node, ast.AST):
+            words.append(f"{type(node).__name__}(")
+            waiting.append(_End)
+            for field, value in reversed(list(ast.iter_fields(node))):
+                if field == "body" and isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False):
+                    value = value[1:]
+                # Fields that a later version adds are empty where an earlier one reads the program.
+                if field not in ("kind", "type_comment") and value is not None and value != []:
+                    waiting += [value, _Field(field)]
+        elif isinstance(node, list):
+            words.append(f"{len(node)}:")
+            waiting += reversed(node)
+        elif node is _End:
+            words.append(")")
+        else:
+            words.append(f"{node}=" if isinstance(node, _Field) else f"{node!r},")
+    return "".join(words)
+
+
+class _Field(str):
+    """The name of a field, between its node and its value."""
+
+
+_End = object()
