@@ -19,7 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from architectures.model import SequenceModel, seeded
+from architectures.builder import seeded
+from architectures.model import SequenceModel
 from architectures.primitive import Context, Primitive
 from architectures.registry import get
 
