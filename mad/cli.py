@@ -23,7 +23,7 @@ from mad.flags import (
     StoreOption,
     SuiteOption,
 )
-from mad.messages import last_words, one_line, say
+from mad.messages import last_words, one_line, printable, say
 from mad.nested import elastic
 from mad.single import train
 
