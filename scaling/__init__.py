@@ -4,8 +4,9 @@
     >>> law = scaling.fit(frame)                                   # doctest: +SKIP
     >>> law.n_opt(1e21), law.tokens_per_param(1e21)                # doctest: +SKIP
 
-A frame has one row a run, with columns params, tokens and loss (nats a token) or ppl, and where known arch,
-flops, state and budget; `scaling.runs` says what is refused. The functions are imported on first use.
+A frame has one row per run, with columns params, tokens and loss (nats per token) or ppl, and where known
+arch, flops, state and budget; `scaling.runs` says what is refused. `scaling.read` takes files and frames with
+other names. The functions are imported on first use.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from scaling.law import Law
     from scaling.overtraining import overtraining
     from scaling.relate import relate
+    from scaling.rows import read
     from scaling.runs import NotIdentified, Status
     from scaling.state import state_law
 
@@ -34,6 +36,7 @@ _HOMES = {
     "fit": "fit",
     "isoflop": "isoflop",
     "overtraining": "overtraining",
+    "read": "rows",
     "relate": "relate",
     "state_law": "state",
 }
@@ -47,6 +50,7 @@ __all__ = [
     "fit",
     "isoflop",
     "overtraining",
+    "read",
     "relate",
     "state_law",
 ]

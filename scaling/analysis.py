@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from scaling.audit import Audit, audit
 from scaling.envelope import Envelope, envelope
 from scaling.fit import FittedLaw, fit
 from scaling.isoflop import IsoFlop, isoflop
+from scaling.rows import ends as last
+from scaling.rows import without_notes
 from scaling.runs import NotIdentified, clean
 from scaling.runs import budgets as snapped
 from scaling.style import number
@@ -24,6 +25,7 @@ class Analysis:
 
     ends    one row a run: of training curves (column `run`) the last
     groups  those of them that belong to an isoFLOP budget
+    notes   on the table: what was set aside, merged or assumed
     target  FLOPs at which allocations are given; `budget` is that as asked
     """
 
@@ -37,6 +39,7 @@ class Analysis:
     audits: dict[str, Audit]
     envelopes: dict[str, Envelope]
     reasons: dict[str, str]
+    notes: tuple[str, ...]
     bootstrap: int
     confidence: float
     seed: int
@@ -75,15 +78,13 @@ def analyse(
 
     curves: the training curves of the runs, where the frame has no column `run` of its own
     """
+    frame, notes = without_notes(frame)
     # A column model may name a run or an architecture: only `run` is read as a run's name.
-    frame = frame.drop(columns="model", errors="ignore")
-    runs = clean(frame, duplicates="run" in frame)
-    ends = runs
+    runs = clean(frame.drop(columns="model", errors="ignore"), duplicates="run" in frame)
+    ends, merged = without_notes(last(runs))
+    groups, notes = ends, notes + merged
     if curves is not None:
-        runs = clean(curves, duplicates=True)
-    elif "run" in runs:
-        ends = runs.loc[np.sort(runs.groupby(["arch", "run"])["tokens"].idxmax().to_numpy())]
-    groups = ends
+        runs = clean(without_notes(curves)[0], duplicates=True)
     if budgets is not None:
         nominal = snapped(ends, given=budgets)
         groups = ends.assign(budget=nominal)[nominal.notna()]
@@ -119,6 +120,7 @@ def analyse(
         audits=audits,
         envelopes=envelopes,
         reasons=reasons,
+        notes=notes,
         bootstrap=bootstrap,
         confidence=confidence,
         seed=seed,

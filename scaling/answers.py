@@ -13,10 +13,11 @@ from difflib import get_close_matches
 import pandas as pd
 
 from scaling import show
+from scaling.columns import chosen
 from scaling.families import fit_families
 from scaling.fit import COEFFICIENTS
 from scaling.methods import METHODS, Answer, Request, Runs
-from scaling.reading import chosen
+from scaling.rows import without_notes
 from scaling.runs import NotIdentified
 
 SIDE_BY_SIDE = ("law", "isoflop", "envelope")
@@ -32,28 +33,31 @@ def run(
     """
     if format not in ("text", "json"):
         raise ValueError(f"format {format!r} is not one of text, json")
+    frame, notes = without_notes(frame)
+    curves = None if curves is None else without_notes(curves)[0]
     answers = list(_answers(frame, curves, asked))
     if not any(answer.identified for answer in answers):
         raise NotIdentified("; ".join(f"{a.arch}, {a.approach}: {a.content['reason']}" for a in answers))
     if format == "json":
         return json.dumps(
-            [{"arch": a.arch, "approach": a.approach} | a.content for a in answers], indent=1, allow_nan=False
+            [{"arch": a.arch, "approach": a.approach, "notes": list(notes)} | a.content for a in answers],
+            indent=1,
+            allow_nan=False,
         )
-    return "\n\n".join(answer.text for answer in answers)
+    return "\n\n".join([*show.about_table(notes), *(answer.text for answer in answers)])
 
 
 def _answers(frame: pd.DataFrame, curves: pd.DataFrame | None, asked: Request) -> Iterator[Answer]:
     names = SIDE_BY_SIDE if asked.approach == "all" else (_known(asked.approach),)
     if frame.empty:
         raise ValueError("there are no runs; add rows, or train some with `mad scaling train`")
-    frame = _named(frame)
     fitted = frame if asked.train is None else chosen(frame, asked.train)
     held_out = frame.drop(index=fitted.index)
     for arch, mine in fitted.groupby("arch", sort=False):
         rest = held_out[held_out["arch"] == arch]
         runs = Runs(
             fitted=mine,
-            curves=None if curves is None else _named(curves).query("arch == @arch"),
+            curves=None if curves is None else curves[curves["arch"] == arch],
             held_out=None if rest.empty else rest,
         )
         for name in names:
@@ -73,10 +77,6 @@ def _known(approach: str) -> str:
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"approach {approach!r} is unknown; {hint}choose from all, {', '.join(METHODS)}")
     return approach
-
-
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(arch=frame["arch"].astype(str) if "arch" in frame else "all")
 
 
 def _families(frame: pd.DataFrame, asked: Request) -> Answer:

@@ -11,7 +11,7 @@ import pandas as pd
 from scaling.envelope import envelope
 from scaling.fit import FittedLaw, fit
 from scaling.isoflop import isoflop
-from scaling.runs import NotIdentified, clean
+from scaling.runs import NotIdentified, clean, ends
 
 NAMES = ("envelope", "isoflop", "law")
 
@@ -37,14 +37,14 @@ def approaches(
     3. An approach that these runs cannot serve has NaN, and the reason in `note`; `note` also holds the
     warnings. Raises what `clean` refuses, and NotIdentified where no approach is left.
     """
-    table = clean(frame)
+    table = clean(frame, duplicates="run" in frame)
     if table["arch"].nunique() > 1:
         raise ValueError(f"there are {table['arch'].nunique()} architectures; give the runs of one at a time")
     c = float(table["flops"].max()) if at is None else at
-    last = _ends(frame, table)
+    last = ends(table)
 
     def first() -> dict[str, Any]:
-        found = envelope(frame, bootstrap=bootstrap, confidence=confidence, seed=seed)
+        found = envelope(table, bootstrap=bootstrap, confidence=confidence, seed=seed)
         return _row(found, found.n_opt(c), found.d_opt(c))
 
     def second() -> dict[str, Any]:
@@ -76,14 +76,6 @@ def approaches(
     if "n_exponent" not in out:
         raise NotIdentified("; ".join(f"{row['approach']}: {row['note']}" for row in rows))
     return out.assign(flops=c)[[*[name for name in out if name != "note"], "flops", "note"]]
-
-
-def _ends(frame: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The runs themselves: of training curves, the row with most tokens."""
-    if "run" not in table:
-        return frame
-    rows = table.groupby("run")["tokens"].idxmax()
-    return frame.iloc[np.sort(rows.to_numpy()) - 1]
 
 
 def _row(found: Any, n: Any, d: Any) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""`mad scaling`: from budgets to runs, from runs to laws, from laws to what the synthetic scores predict.
-
-Each command is a thin layer over the functions of the package; heavy imports stay inside the commands.
-"""
+"""`mad scaling`: from budgets to runs, from runs to laws, from laws to what the synthetic scores predict."""
 
 from __future__ import annotations
 
@@ -14,10 +11,13 @@ from architectures.files import check_target
 from mad.flags import DeviceOption, ForceOption, ProtocolOption, StoreOption, SuiteOption
 from mad.messages import say
 from scaling.flags import (
+    BaselineOption,
     BootstrapOption,
+    BudgetOption,
     BudgetsOption,
     ByOption,
     CacheOption,
+    ColumnsOption,
     ConfidenceOption,
     CorpusOption,
     FormatOption,
@@ -26,15 +26,20 @@ from scaling.flags import (
     ScoresOption,
     ScoresWhereOption,
     SeedOption,
+    SharedOption,
     StudyOption,
     TokenizerOption,
+    TrainOption,
+    ValidationOption,
     VocabOption,
     WhereOption,
+    WindowOption,
 )
 
 if TYPE_CHECKING:
     from scaling.sizes import Size
 
+# Heavy imports stay inside the commands.
 app = typer.Typer(
     help="Plan and train language models at equal compute, fit scaling laws, relate them to the scores.",
     no_args_is_help=True,
@@ -50,6 +55,7 @@ def plan(
     corpus: CorpusOption = "sotu",
     tokenizer: TokenizerOption = "bytes",
     vocab_size: VocabOption = None,
+    validation: ValidationOption = None,
     cache: CacheOption = None,
     sizes: Annotated[int, typer.Option(help="Sizes at each budget.")] = 5,
     span: Annotated[float, typer.Option(help="Factor from the centre of a grid to its outer sizes.")] = 4.0,
@@ -81,7 +87,7 @@ def plan(
     from scaling.timing import seconds_per_step
 
     check_target(out, force=force, sources=[corpus])
-    text = load(corpus, tokenizer=tokenizer, vocab_size=vocab_size, cache=cache)
+    text = load(corpus, tokenizer=tokenizer, vocab_size=vocab_size, cache=cache, validation=validation)
 
     def measure(size: Size, rows: int) -> float:
         threads = 1 if workers > 1 else None
@@ -157,7 +163,7 @@ def train(
         tokenizer="bpe" if held.tokenizer == "bpe" else "bytes",
         vocab_size=held.vocab_size if held.tokenizer == "bpe" else None,
         cache=cache,
-        validation=held.validation or 0.05,  # a generated text has no documents to hold out
+        validation=held.validation or None,  # of a grammar 0
     )
     with Store(store) as opened:
         frame = study.run(
@@ -186,12 +192,9 @@ def fit(
     study: StudyOption = None,
     by: ByOption = None,
     where: WhereOption = None,
-    train: Annotated[
-        str | None, typer.Option("--train", help="Fit these rows only, and predict the others.")
-    ] = None,
-    window: Annotated[
-        float | None, typer.Option(help="Sizes of a parabola: within this factor of the best.")
-    ] = None,
+    columns: ColumnsOption = None,
+    train: TrainOption = None,
+    window: WindowOption = None,
     approach: Annotated[
         str, typer.Option(help="all, law, isoflop, envelope, optima (rows are optima) or over-training.")
     ] = "all",
@@ -199,9 +202,7 @@ def fit(
     delta: Annotated[float, typer.Option(help="Threshold of huber.")] = 1e-3,
     resample: Annotated[str, typer.Option(help="pairs, budget or run: what the bootstrap draws.")] = "pairs",
     repeats: RepeatsOption = "refuse",
-    shared: Annotated[
-        str | None, typer.Option(help="What architectures have in common: E, alpha, beta, by commas.")
-    ] = None,
+    shared: SharedOption = None,
     at: Annotated[str | None, typer.Option(help="Budgets to extrapolate to, by commas.")] = None,
     budgets: BudgetsOption = None,
     bootstrap: BootstrapOption = 1000,
@@ -212,7 +213,7 @@ def fit(
     """Fit scaling laws, each architecture its own, by three approaches, with intervals and verdicts."""
     from scaling import answers, methods, reading
 
-    frame, curves = reading.read(runs, store, study=study, by=by, where=where)
+    frame, curves = reading.read(runs, store, study=study, by=by, where=where, columns=columns)
     asked = methods.Request(
         approach=approach,
         train=train,
@@ -238,9 +239,8 @@ def compare(
     study: StudyOption = None,
     by: ByOption = None,
     where: WhereOption = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="Compare each with this one; default all pairs.")
-    ] = None,
+    columns: ColumnsOption = None,
+    baseline: BaselineOption = None,
     at: Annotated[float | None, typer.Option(help="FLOPs at which to compare; default each budget.")] = None,
     budgets: BudgetsOption = None,
     bootstrap: BootstrapOption = 1000,
@@ -251,18 +251,19 @@ def compare(
     """Perplexity of architectures at equal compute, and the penalty off the optimum, with intervals."""
     from scaling import comparing, reading
 
-    frame, _ = reading.read(runs, store, study=study, by=by, where=where)
-    text = comparing.run(
-        frame,
-        baseline=baseline,
-        at=at,
-        budgets=tuple(reading.numbers(budgets, "budget")) if budgets else None,
-        bootstrap=bootstrap,
-        confidence=confidence,
-        seed=seed,
-        format=format,
+    frame, _ = reading.read(runs, store, study=study, by=by, where=where, columns=columns)
+    say(
+        comparing.run(
+            frame,
+            baseline=baseline,
+            at=at,
+            budgets=tuple(reading.numbers(budgets, "budget")) if budgets else None,
+            bootstrap=bootstrap,
+            confidence=confidence,
+            seed=seed,
+            format=format,
+        )
     )
-    say(text)
 
 
 @app.command()
@@ -276,9 +277,8 @@ def relate(
     study: StudyOption = None,
     by: ByOption = None,
     where: WhereOption = None,
-    budget: Annotated[
-        float | None, typer.Option(help="FLOPs of the comparison; default the largest.")
-    ] = None,
+    columns: ColumnsOption = None,
+    budget: BudgetOption = None,
     target: Annotated[str, typer.Option(help="compute-optimal or state-optimal.")] = "compute-optimal",
     bootstrap: BootstrapOption = 2000,
     confidence: ConfidenceOption = 0.95,
@@ -290,7 +290,7 @@ def relate(
     from scaling.relate import relate as find
     from scaling.relating import render
 
-    frame, _ = reading.read(runs, None if runs else store, study=study, by=by, where=where)
+    frame, _ = reading.read(runs, None if runs else store, study=study, by=by, where=where, columns=columns)
     found = find(
         reading.scores(scores, store, suite=suite, protocol=protocol, where=scores_where),
         frame,
@@ -314,9 +314,8 @@ def report(
     study: StudyOption = None,
     by: ByOption = None,
     where: WhereOption = None,
-    budget: Annotated[
-        float | None, typer.Option(help="FLOPs of the allocations; default the largest.")
-    ] = None,
+    columns: ColumnsOption = None,
+    budget: BudgetOption = None,
     budgets: BudgetsOption = None,
     repeats: RepeatsOption = "refuse",
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Scaling laws",
@@ -332,7 +331,9 @@ def report(
 
     held = store or (default_path() if runs is None else None)
     check_target(out, force=force, sources=[path for path in (runs, scores, held) if path is not None])
-    frame, curves = reading.read(runs, None if runs else store, study=study, by=by, where=where)
+    frame, curves = reading.read(
+        runs, None if runs else store, study=study, by=by, where=where, columns=columns
+    )
     known = None
     if scores is not None or suite is not None:
         known = reading.scores(scores, store, suite=suite or "quick", protocol="sound")

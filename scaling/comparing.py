@@ -11,6 +11,7 @@ import pandas as pd
 from scaling import show
 from scaling.compare import compare
 from scaling.overtraining import overtraining
+from scaling.rows import without_notes
 from scaling.runs import NotIdentified
 
 # Tokens over the optimal ones at which the penalty is stated.
@@ -31,6 +32,7 @@ def run(
     """Ratios of perplexity and penalties, as "text" or "json"."""
     if format not in ("text", "json"):
         raise ValueError(f"format {format!r} is not one of text, json")
+    frame, notes = without_notes(frame)
     common: dict[str, Any] = {
         "budgets": budgets,
         "bootstrap": bootstrap,
@@ -57,8 +59,9 @@ def run(
     tables = {"table": found.table, "overall": found.overall, "penalties": penalties}
     if format == "json":
         kept = {name: [] if frame is None else show.records(frame) for name, frame in tables.items()}
-        return json.dumps(kept | {"warnings": warnings}, indent=1, allow_nan=False)
-    parts = [f"Ratios of compute-optimal perplexity, {100 * confidence:g} % intervals", _ratios(found.table)]
+        return json.dumps(kept | {"warnings": warnings, "notes": list(notes)}, indent=1, allow_nan=False)
+    head = f"Ratios of compute-optimal perplexity, {100 * confidence:g} % intervals"
+    parts = [*show.about_table(notes), head, _ratios(found.table)]
     if found.overall is not None:
         parts += ["Over all common budgets", _ratios(found.overall)]
     if len(penalties):

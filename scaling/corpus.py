@@ -26,6 +26,7 @@ from scaling.windows import Tokens, count, held_out_windows, train_windows
 # Raise it whenever the same text would give other tokens, or another split, than before.
 VERSION = 1
 TOKENIZERS = ("bytes", "bpe")
+VALIDATION_FRACTION = 0.05
 CONFIG, TRAIN, VALIDATION, TOKENIZER = "config.json", "train.bin", "validation.bin", "tokenizer.json"
 
 
@@ -87,14 +88,14 @@ def load(
     tokenizer: str = "bytes",
     vocab_size: int | None = None,
     cache: str | Path | None = None,
-    validation: float = 0.05,
+    validation: float | None = None,
 ) -> Corpus:
     """The corpus of a source: "sotu", a .txt, .jsonl or .bin file, or "grammar[...]".
 
     tokenizer   of text: "bytes" (256 tokens), or "bpe" with a `vocab_size`, trained on the training split.
                 Tokens of a .bin file or a grammar are taken as they are
     cache       folder of the tokens; None: $MAD_CACHE or the platform's
-    validation  the fraction of the documents that is held out, by the hash of their text
+    validation  the fraction of the documents that is held out, by the hash of their text; None: a twentieth
 
     `scaling.text` says what a document is in each source, `scaling.grammar` which options a grammar has.
     ValueError: unknown source or tokenizer, bad text (named by line), too few documents for two splits.
@@ -103,6 +104,7 @@ def load(
     _check(kind, tokenizer, vocab_size, validation)
     if kind == "grammar":
         return grammar.parse(str(source))
+    validation = VALIDATION_FRACTION if validation is None else validation
     path = Path(os.path.expanduser(source))
     if kind == "sotu":
         return _text("sotu", text.sotu_documents(), None, tokenizer, vocab_size, cache, validation)
@@ -165,8 +167,8 @@ def _split(name: str, documents: Sequence[bytes], validation: float) -> tuple[li
     if not train or not held_out:
         raise ValueError(
             f"{name} has {len(documents)} documents, and validation={validation} leaves "
-            f"{len(train)} for training and {len(held_out)} for validation; give more documents "
-            "or another fraction"
+            f"{len(train)} for training and {len(held_out)} for validation; give more documents, or another "
+            "fraction (--validation)"
         )
     return train, held_out, hashlib.sha256(b"".join(digest for digest, _ in hashed)).hexdigest()
 
@@ -185,13 +187,15 @@ def _kind(source: str | Path) -> str:
     )
 
 
-def _check(kind: str, tokenizer: str, vocab_size: int | None, validation: float) -> None:
+def _check(kind: str, tokenizer: str, vocab_size: int | None, validation: float | None) -> None:
     if tokenizer not in TOKENIZERS:
         near = get_close_matches(tokenizer, TOKENIZERS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown tokenizer {tokenizer!r}; {hint}Available: {', '.join(TOKENIZERS)}")
-    if not 0 < validation < 1:
-        raise ValueError(f"validation={validation} is no fraction; take 0.05, for example")
+    if validation is not None and kind == "grammar":
+        raise ValueError(f"validation={validation}: a grammar has no documents to hold out; leave it out")
+    if validation is not None and not 0 < validation < 1:
+        raise ValueError(f"validation={validation} is not a fraction; take 0.05, for example")
     if kind in (".bin", "grammar"):
         if tokenizer != "bytes" or vocab_size is not None:
             raise ValueError(

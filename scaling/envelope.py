@@ -112,7 +112,7 @@ def envelope(
             one = np.zeros(len(there), int)
             logs = np.stack([sizes[some[there]], tokens[some[there], there]])
             drawn[row] = slopes(grid[there], logs, one)
-    notes = []
+    notes = list(table.attrs["notes"])
     failed = float(np.isnan(drawn[:, 0]).mean()) if bootstrap else 0.0
     if failed > 0.05:
         notes.append(f"{100 * failed:.0f}% of the draws of runs have no envelope; the interval is too short")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from scaling.diagnose import REFUSE, WARN, at_bounds
-from scaling.fit import allocations, coefficient_intervals, known, repeated, set_aside
+from scaling.fit import allocations, coefficient_intervals, known, repeated
 from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
 from scaling.resample import clusters, multiplicities, refit
 from scaling.runs import NotIdentified, Status, clean
@@ -141,7 +141,7 @@ def fit_families(
     if not delta > 0:
         raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
     runs = clean(frame)
-    warnings = set_aside(runs)
+    warnings = list(runs.attrs["notes"])
     runs, convention = repeated(runs, repeats, decay)
     groups = by_architecture(runs)
     warnings += _designs(groups, names)

@@ -143,7 +143,7 @@ def fit(
         raise ValueError(f"bootstrap = {bootstrap} resamples must not be negative; 0 makes no intervals")
     runs = clean(frame)
     _one_architecture(runs)
-    warnings = set_aside(runs)
+    warnings = list(runs.attrs["notes"])
     trained = TRAINING * runs["params"].to_numpy(float) * runs["tokens"].to_numpy(float)
     warnings += _accounting(runs["flops"].to_numpy(float) / trained)
     runs, convention = repeated(runs, repeats, decay)
@@ -243,12 +243,6 @@ def _one_architecture(runs: pd.DataFrame) -> None:
             f"column 'arch' holds {len(names)} architectures ({', '.join(names[:4])}); a law is fitted to "
             "one: select its rows, or drop the column to fit all as one"
         )
-
-
-def set_aside(runs: pd.DataFrame) -> list[str]:
-    """A sentence on the runs that `clean` left out."""
-    aside = runs.attrs["set_aside"]
-    return [f"{rows_text(aside)} left out: status is not ok"] if aside else []
 
 
 def _accounting(ratio: Array) -> list[str]:

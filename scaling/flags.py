@@ -10,13 +10,31 @@ import typer
 RunsArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[RUNS.csv]", help="Columns params, tokens, loss (nats a token) ...; without it the store."
+        metavar="[RUNS.csv]",
+        help="CSV or JSON with params, tokens, loss (nats per token) ...; without it the store.",
     ),
 ]
 StudyOption = Annotated[str | None, typer.Option(help="Only the store's runs of this study.")]
 ByOption = Annotated[str | None, typer.Option("--by", help="Column that tells architectures apart.")]
 WhereOption = Annotated[
     str | None, typer.Option("--where", help="Only these rows, say 'cc_mult <= 1' (a pandas query).")
+]
+ColumnsOption = Annotated[
+    list[str] | None,
+    typer.Option("--columns", help="Which column is which, say params=N,tokens=D,flops=C,loss=val_loss."),
+]
+BudgetOption = Annotated[
+    float | None, typer.Option("--budget", help="FLOPs to compare or allocate at; default the largest.")
+]
+BaselineOption = Annotated[str | None, typer.Option(help="Compare each with this one; default all pairs.")]
+WindowOption = Annotated[
+    float | None, typer.Option(help="Sizes of a parabola: within this factor of the best.")
+]
+TrainOption = Annotated[
+    str | None, typer.Option("--train", help="Fit these rows only, and predict the others.")
+]
+SharedOption = Annotated[
+    str | None, typer.Option(help="What architectures have in common: E, alpha, beta, comma-separated.")
 ]
 BudgetsOption = Annotated[
     str | None, typer.Option("--budgets", help="Nominal FLOPs of the isoFLOP groups, by commas.")
@@ -34,6 +52,9 @@ CorpusOption = Annotated[
 ]
 TokenizerOption = Annotated[str, typer.Option(help="bytes, or bpe (trained on the training split).")]
 VocabOption = Annotated[int | None, typer.Option(help="Vocabulary of the bpe.")]
+ValidationOption = Annotated[
+    float | None, typer.Option(help="Fraction of the documents to hold out; default 0.05.")
+]
 CacheOption = Annotated[Path | None, typer.Option(help="Folder for tokens; default the user's cache.")]
 ScoresOption = Annotated[
     Path | None, typer.Option(help="CSV of scores by architecture; default the store's leaderboard.")

@@ -51,7 +51,7 @@ def grouped(
     table["compute"] = table["budget"] if budgets is not None else mean
     table.attrs = attrs
     notes = [f"{lost} runs lie within {100 * within:g}% of no budget and are left out"] if lost else []
-    return table, notes
+    return table, [*attrs["notes"], *notes]
 
 
 def optima(

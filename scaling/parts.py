@@ -10,6 +10,7 @@ from scaling.analysis import Analysis
 from scaling.approaches import approaches
 from scaling.compare import compare
 from scaling.comparisons import figure_frontiers, figure_overtraining
+from scaling.doubts import SERIOUS
 from scaling.isoflop import IsoFlop
 from scaling.law import Interval
 from scaling.overtraining import overtraining
@@ -39,10 +40,13 @@ def runs_part(about: Analysis) -> Part:
         }
         row = {"architecture": str(arch), "runs": len(mine)}
         rows.append(row | {name: _range(values) for name, values in columns.items()})
-    aside = about.runs.attrs["set_aside"]
-    said = [f"{len(aside)} rows of another status than ok were left out."] if aside else []
+    said = _sentences([note for note in about.notes if not note.startswith(SERIOUS)])
     return Part(
-        name="runs", title="Runs", said=tuple(said), tables=(("What was trained", pd.DataFrame(rows)),)
+        name="runs",
+        title="Runs",
+        verdicts=_sentences([note for note in about.notes if note.startswith(SERIOUS)]),
+        said=said,
+        tables=(("What was trained", pd.DataFrame(rows)),),
     )
 
 

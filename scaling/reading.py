@@ -1,60 +1,59 @@
-"""Runs for a command: from a CSV or a store, cut to what was asked, grouped as was asked."""
+"""Runs for a command: from a file or a store, cut to what was asked, grouped as was asked."""
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from mad.messages import note, printable
-from scaling.runs import clean, read_csv
+from mad.messages import printable
+from scaling.columns import chosen, mapping
+from scaling.rows import ends, tidy
+from scaling.runs import clean
+from scaling.table import read_table
 
 
 def read(
-    csv: Path | None,
+    file: Path | None,
     store: Path | None,
     *,
     study: str | None = None,
     by: str | None = None,
     where: str | None = None,
+    columns: Sequence[str] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """The runs of a CSV or, without one, of a store, and their training curves where there are any.
+    """The runs of a file or, without one, of a store, tidy, and their training curves where there are any.
 
-    by     the column that tells architectures apart, in the place of `arch`
-    where  an expression over the columns, as pandas.DataFrame.query takes it, say "cc_mult <= 1"
+    by       the column that tells architectures apart, in the place of `arch`
+    where    an expression over the columns, as pandas.DataFrame.query takes it, say "cc_mult <= 1"
+    columns  our names to those of the table, as ["params=N,loss=val_loss"]
 
-    A CSV holds curves where several of its rows share a `run`; the run is then the row with most tokens.
+    A file holds curves where several of its rows share a `run`; the run is then the row with most tokens.
     """
-    if csv is not None and (store is not None or study is not None):
-        raise ValueError(f"{csv} is a table of its own; give it, or --store and --study, not both")
-    if csv is not None:
-        frame = read_csv(csv)
-    else:
-        from mad.store import Store
-        from scaling.stored import curves_frame, language_frame
+    if file is not None and (store is not None or study is not None):
+        raise ValueError(f"{file} is a table of its own; give it, or --store and --study, not both")
+    names = mapping(columns or ())
+    if file is not None:
+        frame = _named(tidy(read_table(file), columns=names, by=by, where=where))
+        runs = ends(frame)
+        return runs, frame if len(runs) < len(frame) else None
+    from mad.store import Store
+    from scaling.stored import curves_frame, language_frame
 
-        with Store(store, read_only=True) as opened:
-            frame, curves = language_frame(opened, study=study), curves_frame(opened, study=study)
-        if frame.empty and study is not None:
+    with Store(store, read_only=True) as opened:
+        frame, curves = language_frame(opened, study=study), curves_frame(opened, study=study)
+    if frame.empty:
+        if study is not None:
             raise ValueError(
                 f"the store has no runs of study {study!r}; `mad scaling train` names a plan's study"
             )
-        frame = _counted(frame)
-    frame = frame.assign(row=range(1, len(frame) + 1))
-    if by is not None:
-        frame = frame.assign(arch=frame[known_column(frame, by)].astype(str))
-    if where is not None:
-        frame = chosen(frame, where)
-    frame = _named(frame)
-    if csv is None:
-        curves = curves[curves["run"].isin(frame["id"])]
-        return frame, curves.assign(arch=curves["run"].map(frame.set_index("id")["arch"]))
-    if "run" not in frame or not frame["run"].duplicated().any():
-        return frame, None
-    known_column(frame, "tokens")
-    ends = frame.groupby("run")["tokens"].idxmax().sort_values()
-    return frame.loc[ends], frame
+        return frame, curves
+    frame = _named(tidy(_counted(frame), columns=names, by=by, where=where))
+    curves = curves[curves["run"].isin(frame["id"])]
+    curves = curves.assign(arch=curves["run"].map(frame.set_index("id")["arch"]))
+    curves.attrs = frame.attrs | {"notes": ()}
+    return frame, curves
 
 
 def scores(
@@ -62,7 +61,7 @@ def scores(
 ) -> pd.DataFrame:
     """Synthetic scores by architecture: of a CSV, else of the store's leaderboard; rows of `where`."""
     if csv is not None:
-        frame = read_csv(csv)
+        frame = read_table(csv)
         return frame if where is None else chosen(frame, where)
     from mad.api import leaderboard
 
@@ -77,15 +76,13 @@ def scores(
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
     """Names of architectures as they can be shown; two that would look alike are refused."""
-    if "arch" not in frame:
-        return frame
-    shown = {name: printable(name) for name in frame["arch"].unique() if isinstance(name, str)}
+    shown = {name: printable(name) for name in frame["arch"].unique()}
     alike = [name for name, text in shown.items() if list(shown.values()).count(text) > 1]
     if alike:
         raise ValueError(
             f"{alike[0]!r} and {alike[1]!r} differ by characters that cannot be shown; rename one of them"
         )
-    return frame.assign(arch=frame["arch"].map(lambda name: shown.get(name, name)))
+    return frame.assign(arch=frame["arch"].map(shown))
 
 
 def _counted(frame: pd.DataFrame) -> pd.DataFrame:
@@ -96,8 +93,8 @@ def _counted(frame: pd.DataFrame) -> pd.DataFrame:
         odd = {at: reason for at in frame.index if (reason := _refusal(frame.loc[[at]]))}
         if odd and len(odd) < len(frame):
             said = "; ".join(f"run {frame['id'][at]} ({reason})" for at, reason in odd.items())
-            note(f"set aside: {said}. `mad rm ID` removes a run")
-            return frame.drop(index=list(odd))
+            frame = frame.drop(index=list(odd))
+            frame.attrs["notes"] = (f"set aside: {said}. `mad rm ID` removes a run",)
     return frame
 
 
@@ -108,32 +105,8 @@ def _refusal(row: pd.DataFrame) -> str:
     try:
         clean(row)
     except ValueError as error:
-        return str(error).partition(": ")[2]
+        return str(error).partition(": ")[2] or str(error)
     return ""
-
-
-def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:
-    """The rows for which an expression over the columns holds."""
-    try:
-        found = frame.query(where)
-    except Exception as error:
-        # pandas evaluates what the user typed, which may fail in any way.
-        raise ValueError(
-            f"{where!r} cannot be evaluated ({type(error).__name__}: {error}); write a condition over the "
-            f"columns {', '.join(map(str, frame.columns))}"
-        ) from None
-    if found.empty:
-        raise ValueError(f"no run satisfies {where!r}; loosen it")
-    return found
-
-
-def known_column(frame: pd.DataFrame, name: str) -> str:
-    columns = [str(column) for column in frame.columns]
-    if name not in columns:
-        close = get_close_matches(name, columns, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"there is no column {name!r}{hint}; columns are {', '.join(columns)}")
-    return name
 
 
 def numbers(text: str, what: str) -> list[float]:
@@ -145,6 +118,6 @@ def numbers(text: str, what: str) -> list[float]:
         except ValueError:
             value = 0.0
         if not 0 < value < float("inf"):
-            raise ValueError(f"{what} {word.strip()!r} is no number above 0; write them as 1e12,3e12,1e13")
+            raise ValueError(f"{what} {word.strip()!r} is not a number above 0; write them as 1e12,3e12,1e13")
         found.append(value)
     return found

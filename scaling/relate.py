@@ -17,7 +17,7 @@ import pandas as pd
 from scaling.correlation import Correlation, correlate, holm, leave_out_error
 from scaling.match import match
 from scaling.scores import MEAN, ScoreTable, read_scores
-from scaling.target import Target, find_target
+from scaling.target import Target, find_target, runs_of
 from scaling.verdict import verdict
 
 # A row within this of 100 % is at the ceiling: it cannot be told from another one there.
@@ -80,7 +80,7 @@ def relate(
     Raises ValueError for tables that cannot be read, names that are unknown, and fewer than three
     architectures in both tables; NotIdentified where the runs have no optimum at the budget.
     """
-    read = read_scores(scores)
+    read, frame = read_scores(scores), runs_of(frame)
     classes, families = _labels(read, "class", classes), _labels(read, "family", families)
     goal = find_target(frame, target=target, budget=budget, confidence=confidence, seed=seed)
     matched, unmatched = match(read.names, _called(goal, frame))

@@ -19,7 +19,7 @@ from difflib import get_close_matches
 import numpy as np
 import pandas as pd
 
-from scaling.runs import rows_text
+from scaling.columns import is_blank, rows_text
 
 NAMES = ("arch", "architecture", "model")
 MEAN = "mean"
@@ -75,7 +75,9 @@ def read_scores(scores: pd.DataFrame) -> ScoreTable:
         raise ValueError(f"no column 'arch' (or architecture, model); columns are: {_listed(table.columns)}")
     if table.empty:
         raise ValueError("there are no scores; add a row an architecture")
-    table[name] = table[name].astype(str)
+    if len(blank := table.index[is_blank(table[name])]):
+        raise ValueError(f"{rows_text(list(blank))} of the scores, column {name!r}: no value; name each row")
+    table[name] = table[name].astype(str).str.strip()
     found, notes = _score_columns(table)
     twice = table[table[name].duplicated(keep=False)]
     if len(twice):

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mad.messages import printable
+from scaling.doubts import SERIOUS
 from scaling.fit import FittedLaw
 from scaling.law import Interval
 
@@ -69,6 +70,12 @@ def notes(heading: str, sentences: Iterable[str]) -> str:
         for sentence in dict.fromkeys(sentences)
     ]
     return printable("\n".join([heading, *wrapped]), lines=True) if wrapped else ""
+
+
+def about_table(sentences: Sequence[str]) -> list[str]:
+    """Notes on the table of runs, the serious ones first; nothing for none."""
+    ordered = sorted(sentences, key=lambda sentence: not sentence.startswith(SERIOUS))
+    return [notes("about the table:", ordered)] if ordered else []
 
 
 def columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

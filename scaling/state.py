@@ -101,6 +101,7 @@ def state_law(
     Intervals are Student's, exact where the scatter of ln P* is normal. Raises NotIdentified where no class
     (with shared=False: where any) has two different states.
     """
+    frame = runs.tidy(frame)
     _states(frame)
     points, notes = _points(frame, optimal, budgets, within, window)
     groups, state = points["class"].tolist(), points["state"].to_numpy()
@@ -144,10 +145,9 @@ def state_law(
 
 def _states(frame: pd.DataFrame) -> None:
     """A state of zero is no misprint: say what such a model is."""
-    if not isinstance(frame, pd.DataFrame) or "state" not in frame:
+    if "state" not in frame:
         return  # `clean` says what is missing
-    values = pd.to_numeric(frame["state"], errors="coerce").to_numpy(float)
-    none = [int(row) + 1 for row in np.flatnonzero(values == 0)]
+    none = [int(row) for row in frame.index[pd.to_numeric(frame["state"], errors="coerce") == 0]]
     if none:
         raise ValueError(
             f"{rows_text(none)}, column 'state': 0, a model that carries nothing from token to token; the "
@@ -167,7 +167,8 @@ def _points(
     if optimal is None:
         optimal = not _several(table, budgets, within)
     if optimal:
-        return table.assign(**{"class": _classes(table)})[COLUMNS].reset_index(drop=True), []
+        points = table.assign(**{"class": _classes(table)})[COLUMNS].reset_index(drop=True)
+        return points, list(table.attrs["notes"])
     table, notes = grouped(frame, budgets=budgets, within=within)
     table["class"] = _classes(table)
     rows = []
@@ -187,7 +188,7 @@ def _points(
 
 
 def _classes(table: pd.DataFrame) -> pd.Series:
-    return table["class" if "class" in table else "arch"].astype(str)
+    return runs.labels(table, "class") if "class" in table else table["arch"]
 
 
 def _several(table: pd.DataFrame, budgets: Sequence[float] | None, within: float) -> bool:

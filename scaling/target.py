@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from scaling.columns import folded
 from scaling.optima import OUTSIDE, THREE, grouped, interval, lost, optima
+from scaling.rows import tidy
 from scaling.runs import NotIdentified, clean
 from scaling.state import state_law
 
@@ -57,21 +59,32 @@ def find_target(
         raise ValueError(f"unknown target {target!r}{hint}; choose one of {', '.join(TARGETS)}")
     if budget is not None and not (np.isfinite(budget) and budget > 0):
         raise ValueError(f"budget is {budget}; give training FLOPs above 0, say 1e13")
-    if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"frame is a {type(frame).__name__}; give a pandas.DataFrame, or read a CSV")
-    name = next((column for column in ("arch", "architecture", "model") if column in frame), None)
-    if name is None:
-        raise ValueError(f"no column 'arch' in the runs; columns are: {', '.join(map(str, frame.columns))}")
-    single = not frame[name].duplicated().any()
-    if single:
-        return _given(frame.rename(columns={name: "arch"}), target, budget)
+    frame = runs_of(frame)
+    if not frame["arch"].duplicated().any():
+        return _given(frame, target, budget)
     if target == "given":
-        twice = frame[name][frame[name].duplicated()].iloc[0]
+        twice = frame["arch"][frame["arch"].duplicated()].iloc[0]
         raise ValueError(
             f"target 'given' needs one row an architecture, and {twice!r} has several; "
             "choose compute-optimal, which finds the optimum among runs"
         )
-    return _found(frame.rename(columns={name: "arch"}), target, budget, confidence, seed)
+    return _found(frame, target, budget, confidence, seed)
+
+
+def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table, tidy, by its architectures; where no column arch names them, `model` does."""
+    frame = tidy(frame)
+    by = next((name for name in frame if folded(name) == "model"), None)
+    if not frame.attrs["labelled"] and by is not None:
+        frame = tidy(frame, by=by)
+        # The advice has been followed.
+        frame.attrs["notes"] = tuple(note for note in frame.attrs["notes"] if f"--by {by}" not in note)
+    if not frame.attrs["labelled"]:
+        columns = ", ".join(frame.attrs["columns"])
+        raise ValueError(
+            f"no column 'arch' in the runs; say --by COLUMN, or rename one. Columns are: {columns}"
+        )
+    return frame
 
 
 def _given(frame: pd.DataFrame, asked: str, budget: float | None) -> Target:
@@ -83,11 +96,9 @@ def _given(frame: pd.DataFrame, asked: str, budget: float | None) -> Target:
     known = pd.to_numeric(runs["params"], errors="coerce") if "params" in runs else np.nan
     out["params"] = known.to_numpy(float) if isinstance(known, pd.Series) else known
     out["flags"] = ""
-    notes = (
-        []
-        if asked == "given"
-        else [f"One row an architecture: its perplexity is taken as given, not {asked}."]
-    )
+    notes = list(runs.attrs["notes"])
+    if asked != "given":
+        notes.append(f"One row per architecture: its perplexity is taken as given, not {asked}.")
     return Target(kind="given", budget=budget, frame=out, notes=tuple(notes))
 
 

@@ -5,8 +5,9 @@
              cut into blocks: at the first blank line after 10,000 characters, or, where the file has no
              blank lines, at the first line end
     .jsonl   UTF-8, an object with the field "text" a line; blank lines are passed over
-    .bin     tokens as little-endian uint16, with a .json beside it: {"vocab_size": 50257, "separator":
-             50256}. Documents end at the separator; without one they are blocks of 16,384 tokens
+    .bin     little-endian tokens with a .json beside them: {"vocab_size": 50257, "separator": 50256}, and
+             "dtype": "uint32" (or int32, uint64, int64) where they are not uint16. Documents end at the
+             separator; without one they are blocks of 16,384 tokens
 
 Line ends become \\n, white space around a document is dropped, and so is a document with nothing else.
 A source is held in memory while it is read.
@@ -25,6 +26,9 @@ from scaling.tokenizer import LARGEST, Given
 
 BLOCK = 10_000
 TOKEN_BLOCK = 2**14
+WIDTHS = ("uint16", "uint32", "int32", "uint64", "int64")
+# In so many tokens of uint16, a 0 at every second place is no chance.
+FEWEST = 16
 SUFFIXES = (".txt", ".jsonl", ".bin")
 
 
@@ -53,17 +57,25 @@ def jsonl_documents(path: Path) -> list[bytes]:
 
 def bin_documents(path: Path) -> tuple[list[bytes], Given]:
     """Documents of ready-made tokens, as their bytes, and what is known of the tokens."""
-    given = _sidecar(path)
-    size = path.stat().st_size
-    if size % 2:
-        raise ValueError(f"{path} has {size} bytes, an odd number; tokens are uint16, little-endian")
-    tokens = np.fromfile(path, "<u2")
-    if len(tokens) and tokens.max() >= given.vocab_size:
-        at = int((tokens >= given.vocab_size).argmax())
+    given, dtype = _sidecar(path)
+    width, size = np.dtype(dtype or "uint16").itemsize, path.stat().st_size
+    if size % width:
+        raise ValueError(f"{path} has {size} bytes, no multiple of {width}; tokens are {dtype or 'uint16'}")
+    tokens = np.fromfile(path, f"<{np.dtype(dtype or 'uint16').str[1:]}")
+    if dtype is None and len(tokens) >= FEWEST and tokens[::2].any() and not tokens[1::2].any():
+        wide = "uint64" if not tokens[2::4].any() else "uint32"
+        raise ValueError(
+            f"{path}: all tokens between two others are 0, as where each takes more than two bytes; add "
+            f'"dtype": "{wide}" to {path.with_suffix(".json").name}, or "uint16" if they are 0'
+        )
+    out = (tokens < 0) | (tokens >= given.vocab_size)
+    if out.any():
+        at = int(out.argmax())
         raise ValueError(
             f"{path}: token {at} is {tokens[at]}, and {path.with_suffix('.json').name} says "
             f"vocab_size={given.vocab_size}; correct the size, or write the tokens as little-endian uint16"
         )
+    tokens = tokens.astype("<u2", copy=False)
     if given.separator is None:
         cuts = np.arange(TOKEN_BLOCK, len(tokens), TOKEN_BLOCK)
         return [piece.tobytes() for piece in np.split(tokens, cuts) if len(piece)], given
@@ -127,7 +139,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
         yield where, row["text"]
 
 
-def _sidecar(path: Path) -> Given:
+def _sidecar(path: Path) -> tuple[Given, str | None]:
     beside = path.with_suffix(".json")
     example = 'write {"vocab_size": 50257, "separator": 50256}, or separator null'
     if not beside.is_file():
@@ -136,11 +148,14 @@ def _sidecar(path: Path) -> Given:
         row = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{beside} is no JSON ({error}); {example}") from None
-    if not isinstance(row, dict) or not {"vocab_size"} <= set(row) <= {"vocab_size", "separator"}:
-        raise ValueError(f"{beside} must have vocab_size and may have separator; {example}")
+    if not isinstance(row, dict) or not {"vocab_size"} <= set(row) <= {"vocab_size", "separator", "dtype"}:
+        raise ValueError(f"{beside} must have vocab_size and may have separator and dtype; {example}")
     size, separator = row["vocab_size"], row.get("separator")
     if type(size) is not int or not 2 <= size <= LARGEST:
         raise ValueError(f"{beside}: vocab_size={size!r} must be an int from 2 to {LARGEST}")
     if separator is not None and (type(separator) is not int or not 0 <= separator < size):
         raise ValueError(f"{beside}: separator={separator!r} must be an id below vocab_size={size}, or null")
-    return Given(size, separator)
+    dtype = row.get("dtype")
+    if dtype is not None and dtype not in WIDTHS:
+        raise ValueError(f"{beside}: dtype={dtype!r} is not one of {', '.join(WIDTHS)}")
+    return Given(size, separator), dtype

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling import runs
+import scaling
 from scaling.audit import REFITTED, Audit, audit, hold_out, influence, influential_set, minimum_ratio_cuts
 from scaling.findings import of_cuts, of_influence
 from scaling.fit import Allocation, fit
@@ -52,7 +52,7 @@ def audited(frame: pd.DataFrame, *, at: float, bootstrap: int) -> Audit:
 
 
 def chinchilla() -> pd.DataFrame:
-    return runs.read_csv(Path(os.environ["MAD_SCALING_DATA"]) / "chinchilla_kyotakano.csv")
+    return scaling.read(Path(os.environ["MAD_SCALING_DATA"]) / "chinchilla_kyotakano.csv")
 
 
 @needs_data

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from mad.exchange import read_records
 from mad.store import Store
+from scaling import design
 from scaling.cli import app
 from scaling.law import Law
 from scaling.reading import read
@@ -244,16 +245,84 @@ def test_a_plan_is_made_trained_and_resumed_from_the_command_line(
         run("train", plan, "--store", tmp_path / "new.sqlite", "--workers", "2", "--devices", "2")
 
 
+def test_a_small_corpus_is_planned_with_a_fraction_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaling.timing.seconds_per_step", lambda *size, **how: 0.001)
+    book, plan = tmp_path / "book.txt", tmp_path / "plan.json"
+    book.write_text("\f".join(f"Chapter {i} " + 400 * f"word{i} " for i in range(12)))
+    words = ["plan", "mh-attention swiglu", "--corpus", book, "--cache", tmp_path / "cache", "--lr", "1e-3"]
+    words += ["--budgets", "1e12,3e12,1e13", "--seq-len", "32", "--allow-repeats", "-o", plan]
+    with pytest.raises(ValueError, match="0 for validation; .*another fraction"):
+        run(*words, "--validation", "0.001")
+    run(*words, "--validation", "0.4")
+    assert design.read(plan).corpus.validation == 0.4
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_was_read_set_aside_and_merged_stands_in_every_answer(form: str, tmp_path: Path) -> None:
+    """Of a table with names of its own, semicolons, a run that crashed and one in curves."""
+    frame = table().rename(columns={"params": "N", "tokens": "D", "loss": "final"})
+    frame.loc[5, "run"] = "r5"
+    frame = pd.concat([frame, frame.iloc[[5]].assign(D=lambda f: f["D"] / 2)], ignore_index=True)
+    frame["run"] = frame["run"].fillna(pd.Series(frame.index.astype(str)))
+    frame["state_"] = frame.pop("state")
+    frame["status"] = ["failed", *["finished"] * (len(frame) - 1)]
+    path, scores, page = tmp_path / "runs.csv", tmp_path / "scores.csv", tmp_path / "page.html"
+    frame.to_csv(path, sep=";", index=False)
+    pd.DataFrame({"arch": list(LAWS), "mean": [70.0, 80.0, 60.0]}).to_csv(scores, index=False)
+    words = (path, "--columns", "loss=final,state=state_")
+    said = (
+        "semicolons between its fields",
+        "params from 'N', tokens from 'D'",
+        "row 1 set aside: status 'failed' is not ok",
+        "status 'finished' counts as ok",
+        "72 rows are the training curves of 71 runs",
+    )
+    for command, *more in (
+        ["fit", "--approach", "law", "--bootstrap", "0"],
+        ["fit", "--approach", "isoflop"],
+        ["compare"],
+        ["relate", "--scores", str(scores)],
+    ):
+        output = " ".join(run(command, *words, *more, "--format", form).split())
+        assert all(sentence in output for sentence in said), (command, output)
+        if form == "text" and command != "relate":
+            assert output.startswith("about the table:") and output.count("set aside") == 1
+    run("report", *words, "-o", page, "--bootstrap", "100", "--force")
+    assert all(sentence.replace("'", "&#x27;") in page.read_text() for sentence in said)
+
+
+def test_a_report_takes_the_ends_of_curves_whatever_rows_were_chosen(tmp_path: Path) -> None:
+    """Rows keep their numbers: two architectures in one table, its rows upside down, one run left out."""
+    frame = pd.concat([table().assign(tokens=lambda f, k=k: f["tokens"] * k) for k in (0.5, 1.0)])
+    frame["loss"] = [float(LAWS[row.arch].loss(row.params, row.tokens)) for row in frame.itertuples()]
+    frame["run"] = [f"r{i % 24}" for i in range(len(frame))]
+    path, page = tmp_path / "curves.csv", tmp_path / "page.html"
+    frame.iloc[::-1].drop(columns="budget").to_csv(path, index=False)
+    run("report", path, "--where", "params > 3e7", "-o", page, "--bootstrap", "100")
+    ends = pd.read_csv(path).query("params > 3e7").groupby(["arch", "run"])["tokens"].max()
+    assert f"{len(ends)} runs of 3 architectures" in page.read_text()
+    runs, curves = read(path, None, where="params > 3e7")
+    assert curves is not None and sorted(runs["tokens"]) == sorted(ends)
+    for _, row in runs.iterrows():
+        assert row["loss"] == pytest.approx(float(LAWS[row["arch"]].loss(row["params"], row["tokens"])))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["fit", "CSV", "--columns", "params"], "write NAME=COLUMN, as in params=N,loss=val_loss"),
+        (["fit", "CSV", "--columns", "params=N,params=M"], "--columns names params twice"),
+        (["compare", "CSV", "--columns", "parms=params"], "did you mean 'params'?"),
+        (["relate", "CSV", "--columns", "loss=val_loss"], "there is no column 'val_loss'"),
         (["fit", "none.csv"], "none.csv is no file"),
         (["fit", "CSV", "--approach", "parabola"], "approach 'parabola' is unknown"),
         (["fit", "CSV", "--objective", "hubert"], "did you mean 'huber'?"),
         (["fit", "CSV", "--by", "kin"], "there is no column 'kin'"),
         (["fit", "CSV", "--where", "params <"], "cannot be evaluated"),
         (["fit", "CSV", "--where", "params < 0"], "no run satisfies"),
-        (["fit", "CSV", "--at", "1e22,often"], "target 'often' is no number above 0"),
+        (["fit", "CSV", "--at", "1e22,often"], "target 'often' is not a number above 0"),
         (["fit", "CSV", "--store", "s.sqlite"], "not both"),
         (["fit", "CSV", "--format", "xml"], "format 'xml' is not one of text, json"),
         (["fit", "CSV", "--where", "budget == 1e18"], "not identified|are not identified"),

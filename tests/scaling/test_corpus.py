@@ -223,8 +223,44 @@ def test_ready_made_tokens_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs a.json beside it"):
         load(path)
     tokens_file(tmp_path, [1], vocab_size=9).write_bytes(b"abc")
-    with pytest.raises(ValueError, match="3 bytes, an odd number"):
+    with pytest.raises(ValueError, match="3 bytes, no multiple of 2"):
         load(path)
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int32", "uint64", "int64"])
+def test_wide_tokens_are_asked_for_and_give_the_same_corpus(dtype: str, tmp_path: Path) -> None:
+    """Read as uint16, every second token of such a file would be 0."""
+    tokens = np.random.default_rng(0).integers(1, 50_000, 12 * 2**14)
+    options: Any = {"cache": tmp_path / "c", "validation": 0.5}
+    narrow = load(tokens_file(tmp_path, tokens.tolist(), vocab_size=50_000), **options)
+    wide = tokens_file(tmp_path, [], vocab_size=50_000)
+    tokens.astype(dtype).astype(f"<{np.dtype(dtype).str[1:]}").tofile(wide)
+    meant = "uint64" if dtype.endswith("64") else "uint32"
+    with pytest.raises(ValueError, match=f'add "dtype": "{meant}" to a.json'):
+        load(wide, **options)
+    wide.with_suffix(".json").write_text(json.dumps({"vocab_size": 50_000, "dtype": dtype}))
+    assert load(wide, **options).config == narrow.config
+    wide.write_bytes(b"abcdef")
+    with pytest.raises(ValueError, match="6 bytes, no multiple of"):
+        load(wide, **options)
+
+
+def test_a_negative_token_and_an_unknown_width_are_refused(tmp_path: Path) -> None:
+    path = tokens_file(tmp_path, [], vocab_size=9, dtype="int32")
+    np.array([1, -2, 3], "<i4").tofile(path)
+    with pytest.raises(ValueError, match="token 1 is -2, and a.json says vocab_size=9"):
+        load(path)
+    with pytest.raises(ValueError, match="dtype='float' is not one of uint16, uint32"):
+        load(tokens_file(tmp_path, [1], vocab_size=9, dtype="float"))
+
+
+def test_the_fraction_that_is_held_out_is_the_users(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "few.jsonl", ARTICLES[:12])
+    with pytest.raises(ValueError, match=r"or another fraction \(--validation\)"):
+        load(path, cache=tmp_path / "c", validation=0.001)
+    assert load(path, cache=tmp_path / "c", validation=0.3).config.validation == 0.3
+    with pytest.raises(ValueError, match="a grammar has no documents to hold out"):
+        load("grammar", validation=0.1)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +274,7 @@ def test_ready_made_tokens_are_checked(tmp_path: Path) -> None:
         ("sotu", {"tokenizer": "bpe"}, "say vocab_size=1024"),
         ("sotu", {"tokenizer": "bpe", "vocab_size": 256}, "take 258"),
         ("sotu", {"vocab_size": 512}, "bytes have 256"),
-        ("sotu", {"validation": 0.0}, "no fraction"),
+        ("sotu", {"validation": 0.0}, "not a fraction"),
         ("grammar", {"tokenizer": "bpe", "vocab_size": 512}, "a vocabulary of its own"),
     ],
 )

@@ -316,7 +316,7 @@ def test_one_architecture_is_no_family() -> None:
 def test_runs_set_aside_and_repeated_data_are_spoken_of() -> None:
     frame = study(LAWS).assign(status="ok")
     frame.loc[3, "status"] = "diverged"
-    assert "row 4 left out: status is not ok" in fit_families(frame, bootstrap=0).warnings
+    assert "row 4 set aside: status 'diverged' is not ok" in fit_families(frame, bootstrap=0).warnings
     repeated = study(LAWS).assign(unique_tokens=lambda f: f["tokens"] / 5)
     with pytest.raises(ValueError, match="repeats='effective'"):
         fit_families(repeated, bootstrap=0)

@@ -219,7 +219,7 @@ def test_diverged_runs_and_other_accounts_of_flops_are_reported() -> None:
     frame.loc[[3, 7], ["status", "loss"]] = "diverged", 9.0
     frame["flops"] = 2 * frame["params"] * frame["tokens"]
     law = scaling.fit(frame, bootstrap=0)
-    assert law.n == 238 and "rows 4, 8 left out: status is not ok" in law.warnings
+    assert law.n == 238 and "rows 4, 8 set aside: status 'diverged' is not ok" in law.warnings
     assert any("flops are 2 N D in the median" in warning for warning in law.warnings)
     assert law.convention == "C as given"
 

@@ -95,6 +95,9 @@ def test_one_row_of_fractions_among_percents_is_refused() -> None:
 
 
 def test_lacking_columns_are_answered_with_what_is_near() -> None:
+    for blank in (None, " ", "nan"):
+        with pytest.raises(ValueError, match="row 1 of the scores, column 'arch': no value"):
+            read_scores(pd.DataFrame({"arch": [blank, "b", "c"], "mean": [10.0, 20.0, 30.0]}))
     with pytest.raises(ValueError, match="no column 'arch'"):
         read_scores(GOOD.drop(columns="model"))
     with pytest.raises(ValueError, match="'compresion' was not read; if it is a score, call it compression"):

@@ -61,7 +61,7 @@ def test_tuning_and_failures_are_left_out_and_divergence_is_said(path: Path) -> 
 def test_the_table_is_one_that_the_fits_accept(path: Path) -> None:
     table = clean(language_frame(path))
     assert list(table["loss"]) == [2.5, 2.0]
-    assert table.attrs["set_aside"] == [3]
+    assert table.attrs["notes"][0] == "row 3 set aside: status 'diverged' is not ok"
 
 
 def test_an_open_store_serves_as_well(path: Path) -> None:

@@ -1,0 +1,213 @@
+"""What a table as a whole gives away: counts in millions, steps as tokens, perplexities as losses, two models
+in one, training curves as runs.
+
+Each function takes the rows that count under our names and returns sentences; what is beyond doubt is
+refused. A sentence that begins with "serious" stands above all results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from scaling.columns import KNOWN, folded, is_blank, rows_text
+
+SERIOUS = "serious: "
+# Published runs have between .05 and some ten thousand tokens per parameter; counts in thousands or more,
+# and steps in the place of tokens, are off by a factor of a thousand at least.
+RATIOS = (1e-2, 1e5)
+# A row so far from the median of a table in D/N, and outside of that range, is counted in another unit.
+MIXED = 1e4
+# Language models are trained on more tokens than this: steps, and millions of tokens, are fewer.
+FEWEST_TOKENS = 1e6
+# In nats per token. A uniform guess over 50,000 tokens has 10.8. A model that has learned to any use is below
+# 6 (a perplexity of 400), and where the best of all runs is above 7.5 (1,800), none has learned.
+UNIFORM, POOR, NO_MODEL = float(np.log(5e4)), 6.0, 7.5
+# Losses that are rounded, or perplexities with two digits, agree to this.
+AGREE = 0.05
+# A run so many times off the FLOPs of its group, and a column budget so far from the FLOPs of its runs.
+OFF_GROUP, OTHER_UNIT = 2.0, 1.5
+# Columns by which rows differ that are still of one architecture.
+REPLICAS = {"seed", "replica", "replicate", "trial", "rep", "id", "step", "name", "date", "source"}
+MODELS = {"model", "model_name", "model_type", "model_family", "family", "kind", "variant"}
+LABELS = ("name", "run_name", "run_id", "display_name", "runid", "id")
+STEPS = ("step", "global_step", "iteration", "iter")
+
+
+def of_units(frame: pd.DataFrame) -> list[str]:
+    """Whether params and tokens are counts. FLOPs of the table's own confirm them, so then it is a note."""
+    if not {"params", "tokens"} <= set(frame):
+        return []
+    n, d = _numbers(frame, "params"), _numbers(frame, "tokens")
+    ratio = (d / n).dropna()
+    if ratio.empty:
+        return []
+    low, high, middle = ratio.min(), ratio.max(), ratio.median()
+    outside = (ratio < RATIOS[0]) | (ratio > RATIOS[1])
+    far = ratio.index[outside & ((ratio / middle > MIXED) | (middle / ratio > MIXED))]
+    spread = np.abs(np.log10(d / d.median()))
+    if high < RATIOS[0] or low > RATIOS[1]:
+        name = "params" if low > RATIOS[1] else "tokens"
+        words = (
+            f"tokens per parameter are {low:.3g} to {high:.3g} in all {len(ratio)} runs, and language models "
+            f"have {RATIOS[0]:g} to {RATIOS[1]:g}: column {name!r} is not a count"
+        )
+    elif "flops" not in frame and d.max() < FEWEST_TOKENS:
+        words = (
+            f"no run has {FEWEST_TOKENS:g} tokens, the largest {d.max():g}: column 'tokens' is not a count"
+        )
+    elif len(far):
+        words = (
+            f"{rows_text(list(far))}: {ratio[far[0]]:.3g} tokens per parameter, where the median is "
+            f"{middle:.3g}: units are mixed"
+        )
+    elif (spread > 7).any():
+        rows = list(spread.index[spread > 7])
+        words = (
+            f"{rows_text(rows)}, column 'tokens': {d[rows[0]]:g} is more than 1e7 times from the median "
+            f"{d.median():g}: units are mixed"
+        )
+    else:
+        return []
+    if "flops" in frame:
+        return [f"{SERIOUS}{words}, though the FLOPs say so too; check all three"]
+    raise ValueError(
+        f"{words}; give counts in every row, not millions or billions, nor steps. If these are counts, a "
+        "column flops with the training FLOPs will say so"
+    )
+
+
+def of_losses(frame: pd.DataFrame, *, chosen: bool) -> list[str]:
+    """Whether losses are nats per token; chosen: the user has said which column is the loss."""
+    if "loss" not in frame:
+        return []
+    loss = _numbers(frame, "loss").dropna()
+    if "ppl" in frame and not chosen:
+        log_ppl = np.log(_numbers(frame, "ppl"))
+        apart = (loss - log_ppl).abs() > AGREE
+        if apart.any():
+            rows = list(apart.index[apart])
+            share = (loss / log_ppl)[rows].median()
+            bits = " (loss looks like bits: divide it by 1.4427)" if abs(share - 1 / np.log(2)) < 0.01 else ""
+            raise ValueError(
+                f"{rows_text(rows)}: column 'loss' is {loss[rows[0]]:.4g} and ln of column 'ppl' "
+                f"{log_ppl[rows[0]]:.4g}{bits}; leave one out, or choose with --columns loss=loss or ppl=ppl"
+            )
+        if np.isfinite(log_ppl).any():
+            return []
+    if loss.empty:
+        return []
+    if loss.min() > NO_MODEL:
+        raise ValueError(
+            f"the least value of column 'loss' is {loss.min():.4g}, as nats per token a perplexity of "
+            f"{np.exp(loss.min()):,.0f}, and no fitted model is so poor; if these are perplexities, call the "
+            "column ppl, or say --columns ppl=loss"
+        )
+    high = list(loss.index[loss > UNIFORM])
+    found = []
+    if loss.min() > POOR:
+        found.append(
+            f"the least loss is {loss.min():.4g} nats per token, a perplexity of {np.exp(loss.min()):,.0f}"
+        )
+    if high:
+        found.append(f"{rows_text(high)}: the loss is above ln 50,000 = {UNIFORM:.1f}, a uniform guess")
+    return [f"{SERIOUS}{words}; if these are perplexities, say --columns ppl=loss" for words in found]
+
+
+def of_budgets(frame: pd.DataFrame) -> list[str]:
+    """Runs far from the FLOPs of their group, and what a column budget is, if not FLOPs."""
+    if "budget" not in frame or is_blank(frame["budget"]).all():
+        return []
+    blank = is_blank(frame["budget"])
+    if blank.any():
+        where = rows_text(list(frame.index[blank]))
+        return [f"{where}: no budget, so groups are found from the FLOPs of all runs instead"]
+    if "flops" not in frame and not {"params", "tokens"} <= set(frame):
+        return []
+    own = "flops" in frame
+    flops = _numbers(frame, "flops") if own else 6.0 * _numbers(frame, "params") * _numbers(frame, "tokens")
+    names = frame["budget"].astype(str).str.strip()
+    groups = flops.groupby([names, frame["arch"]])
+    middle, size = groups.transform("median"), groups.transform("count")
+    apart = np.exp(np.abs(np.log(flops / middle)))
+    notes = []
+    if (odd := (apart > OFF_GROUP) & (size > 2)).any():
+        rows = list(odd.index[odd])
+        notes.append(
+            f"{rows_text(rows)}: {flops[rows[0]]:.3g} FLOPs in the budget {names[rows[0]]}, whose runs have "
+            f"{middle[rows[0]]:.3g} in the median; check its budget, params and tokens"
+        )
+    numbers = pd.to_numeric(frame["budget"], errors="coerce")
+    units = numbers / middle
+    unit = float(units.median())
+    if not 1 / OTHER_UNIT < unit < OTHER_UNIT:
+        says = f"{unit:.3g} times" if units.max() < OTHER_UNIT * units.min() else "not"
+        notes.append(
+            f"column 'budget' is {says} the FLOPs of the runs, so it names their groups and is not compared"
+        )
+    return notes
+
+
+def of_shape(frame: pd.DataFrame) -> list[str]:
+    """Training curves without a column run; and, in a table of one architecture, columns that part it."""
+    notes = list(_history(frame)) if "run" not in frame else []
+    return notes + _parted(frame) if frame["arch"].nunique() == 1 else notes
+
+
+def _history(frame: pd.DataFrame) -> Iterator[str]:
+    step = next((name for name in frame if folded(name) in STEPS), None)
+    forms = {folded(name): name for name in frame}
+    label = next((forms[form] for form in LABELS if form in forms), None)
+    if step is None or label is None or not frame[label].duplicated().any():
+        return
+    steps = pd.to_numeric(frame[step], errors="coerce")
+    runs = steps.groupby(frame[label])
+    if (runs.size() > 1).mean() < 0.5 or not (runs.nunique() == runs.count()).all():
+        return
+    if "params" in frame and (frame["params"].groupby(frame[label]).nunique() > 1).any():
+        return
+    words = (
+        f"{len(frame)} rows have {runs.ngroups} values of {label!r} and go on in {step!r}: these are "
+        f"training curves, and a run is its last row; say --columns run={label}"
+    )
+    # W&B's own name of the step leaves no doubt.
+    if str(step) == "_step":
+        raise ValueError(words)
+    yield words.replace("these are", "if these are").replace(", and a run", ", a run")
+
+
+def _parted(frame: pd.DataFrame) -> list[str]:
+    """Columns of words by which the (N, D) points of a table come in pairs, or that name models."""
+    words = [
+        name
+        for name in frame
+        if name not in KNOWN
+        and folded(name) not in REPLICAS
+        and pd.api.types.infer_dtype(frame[name], skipna=True) in ("string", "categorical")
+        and 1 < frame[name].nunique() <= 20
+    ]
+    known = {"params", "tokens"} <= set(frame)
+    for name in words:
+        if known:
+            point = [np.log(_numbers(frame, column)).round(2) for column in ("params", "tokens")]
+            pairs = frame[name].groupby(point).nunique()
+            if len(pairs) and (pairs > 1).mean() >= 0.5:
+                return [
+                    f"{SERIOUS}the runs come in groups of equal params and tokens, told apart by column "
+                    f"{name!r}, and are fitted as one architecture; say --by {name}"
+                ]
+    for name in words:
+        if folded(name) in MODELS and frame[name].value_counts().min() >= 4:
+            return [
+                f"column {name!r} has {frame[name].nunique()} values, which are fitted as one architecture; "
+                f"--by {name} fits each by itself"
+            ]
+    return []
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:
+    """The values of a column that are finite and above 0; what is not, `clean` refuses by row."""
+    values = pd.to_numeric(frame[name], errors="coerce").astype(float)
+    return values.where(np.isfinite(values) & (values > 0))

@@ -1,0 +1,402 @@
+"""Tables as people have them: one reading for every form of file, and no row lost in silence."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import scaling
+from scaling.law import Law
+from scaling.rows import ends, tidy
+from scaling.table import read_table
+
+LAW = Law(E=1.8, A=480.0, B=2080.0, alpha=0.35, beta=0.37)
+
+
+def design(*, sizes: int = 5, budgets: int = 4) -> pd.DataFrame:
+    """Runs of a known law, without noise, as counts."""
+    c = np.repeat(np.geomspace(1e18, 3e20, budgets), sizes)
+    n = np.round(LAW.n_opt(c) * np.tile(np.geomspace(1 / 4, 4, sizes), budgets))
+    d = np.round(c / (6 * n))
+    return pd.DataFrame({"params": n, "tokens": d, "loss": LAW.loss(n, d)})
+
+
+def written(folder: Path, text: str | bytes, name: str = "runs.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+PLAIN = design().to_csv(index=False)
+FORMS: dict[str, tuple[str, Callable[[], str | bytes]]] = {
+    "semicolons": ("runs.csv", lambda: design().to_csv(index=False, sep=";")),
+    "tabs": ("runs.tsv", lambda: design().to_csv(index=False, sep="\t")),
+    "decimal commas": ("runs.csv", lambda: design().to_csv(index=False, sep=";", decimal=",")),
+    "excel": ("runs.csv", lambda: "sep=;\r\n" + design().to_csv(index=False, sep=";")),
+    "mark": ("runs.csv", lambda: "\ufeff" + PLAIN),
+    "utf-16": ("runs.txt", lambda: design().to_csv(index=False, sep="\t").encode("utf-16")),
+    "quotes": ("runs.csv", lambda: PLAIN.replace("params,tokens,loss", '"params", "tokens", "loss"')),
+    "spaces": ("runs.csv", lambda: PLAIN.replace(",", " , ")),
+    "blank lines": ("runs.csv", lambda: "\n" + PLAIN.replace("\n", "\n\n", 3) + ",,\n,,\n"),
+    "an index": ("runs.csv", lambda: design().to_csv()),
+    "gzip": ("runs.csv.gz", lambda: gzip.compress(PLAIN.encode())),
+    "json": ("runs.json", lambda: design().to_json(orient="records", double_precision=15)),
+    "columns in json": ("runs.json", lambda: design().to_json(double_precision=15)),
+    "json lines": ("runs.jsonl", lambda: design().to_json(orient="records", lines=True, double_precision=15)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_table_is_the_same_table(form: str, tmp_path: Path) -> None:
+    name, text = FORMS[form]
+    found = scaling.read(written(tmp_path, text(), name))
+    # pandas writes JSON with 15 digits.
+    pd.testing.assert_frame_equal(
+        found[["params", "tokens", "loss"]].reset_index(drop=True), design(), check_dtype=False, rtol=1e-14
+    )
+    assert found.index.tolist() == list(range(1, 21))
+    said = form not in ("mark", "quotes", "spaces", "gzip", "an index")
+    assert bool(found.attrs["notes"]) == said, found.attrs["notes"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "it is empty"),
+        ("params\n\xff", "cannot be read as CSV"),
+        ("params,tokens,loss\n1,2,3,\n1,2,3,\n", r"lines 2, 3 have 4 fields, the header has 3; take the sep"),
+        ("params,tokens,loss\n1,2,3\n\n1,2\n", r"line 4 has 2 fields, the header has 3; give each row"),
+        ("sep=;\nparams;tokens;loss\n1;2\n", r"line 3 has 2 fields"),
+        ("params,tokens,loss,loss\n1,2,3,4\n", "column 'loss' is there twice"),
+        ('params,tokens\n"1,2\n', "cannot be read as CSV"),
+        ('[{"params": 1}, 7]', "element 2 is not an object"),
+        ('{"params": 1}\n{"params": \n', "line 2 is not JSON"),
+        ('[{"params": 1, "params": 2}]', "'params' is there twice in one object"),
+        ("[" * 100_000, "cannot be read as JSON"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named_with_the_line(text: str, words: str, tmp_path: Path) -> None:
+    content = text.encode("latin-1")
+    with pytest.raises(ValueError, match=words):
+        scaling.read(written(tmp_path, content))
+    with pytest.raises(ValueError, match=r"none\.csv is no file"):
+        scaling.read(tmp_path / "none.csv")
+
+
+def test_cells_become_numbers_truths_or_words_and_blanks_stay_blank(tmp_path: Path) -> None:
+    text = "a,b,c,d,e\n1,1.5,true,x,1\n2,nan,False,,1e3\n3,,TRUE,nan,oops\n"
+    frame = read_table(written(tmp_path, text))
+    assert frame["a"].tolist() == [1, 2, 3] and frame["a"].dtype == np.int64
+    assert frame["b"][0] == 1.5 and frame["b"].isna().tolist() == [False, True, True]
+    assert frame["c"].tolist() == [True, False, True]
+    assert frame["d"].isna().tolist() == [False, True, False] and frame["e"].tolist() == ["1", "1e3", "oops"]
+
+
+def test_a_thousands_comma_is_no_decimal_comma(tmp_path: Path) -> None:
+    path = written(tmp_path, "params;tokens;loss\n1,234,567;2e7;3.1\n")
+    with pytest.raises(ValueError, match="row 1, column 'params': '1,234,567' is not a number"):
+        scaling.fit(scaling.read(path))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"params": "N", "tokens": "D", "loss": "val_loss"},
+        {"params": "n_params", "tokens": "training_tokens", "loss": "valid/loss"},
+        {"params": "Model Size", "tokens": "num_tokens", "loss": "eval_loss"},
+        {"params": "Parameters", "tokens": " tokens ", "loss": "Loss"},
+    ],
+)
+def test_well_known_names_are_recognised_and_said(names: dict[str, str]) -> None:
+    found = tidy(design().rename(columns=names))
+    pd.testing.assert_frame_equal(found[["params", "tokens", "loss"]].reset_index(drop=True), design())
+    [note] = found.attrs["notes"]
+    assert all(repr(theirs.strip()) in note for theirs in names.values() if theirs.strip() != "tokens")
+
+
+def test_columns_are_read_as_the_user_says() -> None:
+    frame = design().rename(columns={"params": "size", "tokens": "seen"}).assign(train=9.0)
+    found = scaling.read(frame, columns={"params": "size", "tokens": "seen"}, where="size > 1e8")
+    assert found["params"].min() > 1e8 and found.index[0] > 1
+    swapped = scaling.read(design().assign(ppl=lambda f: np.exp(f["loss"]), loss=3.0), columns={"ppl": "ppl"})
+    assert "ppl" in swapped
+    law = scaling.fit(
+        scaling.read(design().assign(loss=lambda f: np.exp(f["loss"])), columns={"ppl": "loss"})
+    )
+    assert law.E == pytest.approx(LAW.E, rel=1e-3)
+    for columns, words in (
+        ({"param": "size"}, "'param' is not one of our columns; did you mean 'params'"),
+        ({"params": "sizes"}, "no column 'sizes'; did you mean 'size'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            scaling.read(frame, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"val_loss": 2.0}, "columns 'loss' and 'val_loss' may all be loss; choose one with --columns"),
+        ({"Loss": 2.0}, "columns 'loss' and 'Loss' may all be loss"),
+        ({"loss.1": 2.0}, "column 'loss' is there twice"),
+        ({"ppl": 7.0}, "column 'loss' is .* and ln of column 'ppl' 1.946"),
+    ],
+)
+def test_two_columns_for_one_quantity_are_refused(extra: dict[str, float], words: str) -> None:
+    frame = design().assign(**extra)
+    with pytest.raises(ValueError, match=words):
+        scaling.fit(frame)
+    [other] = extra
+    scaling.read(frame.rename(columns={"loss.1": "other"}), columns={"loss": "loss"})
+    if other in ("val_loss", "Loss"):
+        assert scaling.read(frame, columns={"loss": other})["loss"].eq(2.0).all()
+
+
+def test_losses_in_bits_are_named_where_the_perplexity_shows_them() -> None:
+    frame = design().assign(ppl=lambda f: np.exp(f["loss"]), loss=lambda f: f["loss"] / np.log(2))
+    with pytest.raises(ValueError, match=r"loss looks like bits: divide it by 1\.4427"):
+        scaling.fit(frame)
+
+
+BAD_UNITS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "params in millions": lambda f: f.assign(params=f["params"] / 1e6),
+    "tokens in millions": lambda f: f.assign(tokens=f["tokens"] / 1e6),
+    "both in millions": lambda f: f.assign(params=f["params"] / 1e6, tokens=f["tokens"] / 1e6),
+    "tokens in billions": lambda f: f.assign(tokens=f["tokens"] / 1e9),
+    "both in billions": lambda f: f.assign(params=f["params"] / 1e9, tokens=f["tokens"] / 1e9),
+    "steps": lambda f: f.assign(tokens=np.round(f["tokens"] / 2**19)),
+    "one row in millions": lambda f: f.assign(params=f["params"].where(f.index != 3, f["params"] / 1e6)),
+    "perplexities": lambda f: f.assign(loss=np.exp(f["loss"])),
+}
+
+
+@pytest.mark.parametrize("unit", BAD_UNITS)
+@pytest.mark.parametrize("call", ["fit", "isoflop", "overtraining"])
+def test_wrong_units_are_refused_by_every_function(unit: str, call: str) -> None:
+    with pytest.raises(ValueError, match="count|perplexities|units are mixed"):
+        getattr(scaling, call)(BAD_UNITS[unit](design()))
+
+
+def test_flops_of_its_own_let_an_odd_table_pass_with_a_serious_note() -> None:
+    frame = BAD_UNITS["params in millions"](design()).assign(params=lambda f: f["params"] * 5)
+    frame["flops"] = 6 * frame["params"] * frame["tokens"]
+    law = scaling.fit(frame.iloc[:, :], bootstrap=0)
+    assert law.warnings[0].startswith("serious: tokens per parameter are") and law.n == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda loss: loss, None),
+        (lambda loss: 2.6 * loss, "the least loss is 6.137 nats per token"),
+        (lambda loss: np.exp(loss) / 3, "rows 1, 5: the loss is above ln 50,000"),
+    ],
+)
+def test_losses_that_are_hardly_nats_are_a_serious_note(
+    change: Callable[[Any], Any], words: str | None
+) -> None:
+    """Perplexities of 4 to 12 look like losses of models that have learned little."""
+    notes = tidy(design().assign(loss=lambda f: change(f["loss"]))).attrs["notes"]
+    assert notes[0].startswith(f"serious: {words}") if words else not notes
+    assert not tidy(design().assign(ppl=lambda f: np.exp(2 * f["loss"]))[["params", "tokens", "ppl"]]).attrs[
+        "notes"
+    ]
+
+
+@pytest.mark.parametrize("blank", [None, np.nan, "", "  ", "nan", "NaN", pd.NA])
+def test_a_blank_architecture_is_refused_by_every_function(blank: Any) -> None:
+    frame = pd.concat([design().assign(arch=name) for name in "ab"], ignore_index=True)
+    frame["arch"] = frame["arch"].astype(object)
+    frame.loc[[0, 9], "arch"] = blank
+    scores = pd.DataFrame({"arch": list("abc"), "mean": [10, 20, 30]})
+    for call in (scaling.fit, scaling.isoflop, scaling.compare, scaling.overtraining, scaling.state_law):
+        with pytest.raises(ValueError, match="rows 1, 10, column 'arch': no value"):
+            call(frame)  # type: ignore[operator]
+    with pytest.raises(ValueError, match="rows 1, 10, column 'arch': no value"):
+        scaling.relate(scores, frame)
+
+
+def test_names_are_words_whatever_type_they_came_in() -> None:
+    frame = design().assign(arch=pd.Categorical(["x "] * 10 + ["x"] * 10, categories=["x", "x ", "unused"]))
+    found = tidy(frame)
+    assert found["arch"].unique().tolist() == ["x"] and "only by spaces" in found.attrs["notes"][0]
+    assert tidy(design().assign(arch=[1, "1"] * 10))["arch"].unique().tolist() == ["1"]
+
+
+@pytest.mark.parametrize("word", ["finished", "OK", "Completed", " success ", "done", "", None])
+def test_a_status_that_is_a_good_end_counts_and_is_said(word: str | None) -> None:
+    frame = design().assign(status=["ok"] * 19 + [word])
+    found = tidy(frame)
+    assert len(found) == 20
+    assert any("counts as ok" in note for note in found.attrs["notes"]) == (word != "OK")
+
+
+@pytest.mark.parametrize("word", ["crashed", "killed", "running", "diverged", "what?"])
+def test_any_other_status_sets_the_row_aside_by_name(word: str) -> None:
+    law = scaling.fit(design().assign(status=["ok"] * 19 + [word]), bootstrap=0)
+    assert law.n == 19 and f"row 20 set aside: status {word!r} is not ok" in law.warnings
+    with pytest.raises(ValueError, match=f"no runs whose status is ok.*{word.rstrip('?')}"):
+        scaling.fit(design().assign(status=word))
+
+
+@pytest.mark.parametrize("yes", [1, True, "yes", "True", 1.0])
+@pytest.mark.parametrize("name", ["diverged", "Failed", "crashed"])
+def test_a_column_that_says_yes_sets_the_row_aside(name: str, yes: Any) -> None:
+    frame = design().assign(**{name: pd.Series([0] * 20, dtype=object)})
+    assert tidy(frame).attrs["notes"] == ()
+    frame.loc[4, name] = yes
+    assert tidy(frame).attrs["notes"] == (f"row 5 set aside: column {name!r} says so",)
+    assert "was not read" in tidy(frame.assign(**{name: 3500})).attrs["notes"][0]
+
+
+def curves(copies: int = 3) -> pd.DataFrame:
+    parts = [
+        design().assign(run=[f"r{i}" for i in range(20)], tokens=lambda f, k=k: f["tokens"] * k / copies)
+        for k in range(1, copies + 1)
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    return frame.assign(loss=LAW.loss(frame["params"], frame["tokens"]))
+
+
+def test_a_run_is_its_last_row_and_what_was_merged_is_said() -> None:
+    found = ends(tidy(curves()))
+    np.testing.assert_allclose(found["tokens"], design()["tokens"])
+    assert "60 rows are the training curves of 20 runs" in found.attrs["notes"][0]
+    two = pd.concat([curves().assign(arch="a"), curves().assign(arch="b")], ignore_index=True)
+    assert len(ends(tidy(two))) == 40
+
+
+@pytest.mark.parametrize("blank", [None, "", " ", "nan"])
+def test_a_run_without_a_label_is_refused_beside_curves_and_single_without(blank: str | None) -> None:
+    frame = curves()
+    frame.loc[[1, 21, 41], "run"] = blank
+    with pytest.raises(ValueError, match="rows 2, 22, 42, column 'run': no value"):
+        ends(tidy(frame))
+    single = design().assign(run=[blank, blank, *map(str, range(18))])
+    assert len(ends(tidy(single))) == 20
+
+
+def test_a_run_that_ended_badly_goes_with_its_curve() -> None:
+    frame = curves().assign(status="ok")
+    frame.loc[45, "status"] = "crashed"
+    found = ends(tidy(frame))
+    assert len(found) == 19 and "rows 6, 26 set aside with the rest of their run" in found.attrs["notes"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda f: f.assign(run="0"), "run '0' has 20 sizes"),
+        (lambda f: f.assign(tokens=f["tokens"].where(f["run"] != "r0")), "rows 1, 21, 41, column 'tokens'"),
+        (lambda f: f.assign(tokens=f["tokens"].where(f["run"] != "r0", 9e9)), "a run ends twice"),
+        (lambda f: f.drop(columns="tokens"), "column 'tokens' is missing"),
+    ],
+)
+def test_rows_that_are_no_curve_are_not_merged(change: Callable[[pd.DataFrame], Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ends(tidy(change(curves())))
+
+
+def test_a_history_of_wandb_names_the_option_that_cures_it() -> None:
+    frame = curves().rename(columns={"run": "Name"}).assign(_step=lambda f: np.round(f["tokens"] / 5e5))
+    with pytest.raises(ValueError, match="say --columns run=Name"):
+        scaling.fit(frame)
+    assert len(ends(scaling.read(frame, columns={"run": "Name"}))) == 20
+    [note] = tidy(frame.rename(columns={"_step": "step"})).attrs["notes"]
+    assert "if these are training curves" in note and "--columns run=Name" in note
+
+
+def test_two_models_in_one_table_name_the_option_that_parts_them() -> None:
+    frame = pd.concat([design().assign(model=name) for name in ("one", "two")], ignore_index=True)
+    frame.loc[20:, "loss"] *= 1.01
+    [note] = tidy(frame).attrs["notes"]
+    assert note.startswith("serious:") and note.endswith("say --by model")
+    apart = tidy(frame.assign(params=frame["params"].where(frame["model"] == "one", 1.3 * frame["params"])))
+    assert "--by model fits each by itself" in apart.attrs["notes"][0]
+    assert scaling.read(frame, by="model").attrs["notes"] == ()
+    assert tidy(frame.rename(columns={"model": "seed"})).attrs["notes"] == ()
+
+
+@pytest.mark.parametrize("budget", ["index", "from 0", "words", "exaflops", "thrice", "half"])
+def test_a_column_budget_groups_runs_whatever_it_counts(budget: str) -> None:
+    frame = design()
+    flops, index = 6 * frame["params"] * frame["tokens"], np.repeat(np.arange(4), 5)
+    units = {
+        "index": index + 1,
+        "from 0": index,
+        "words": [f"budget {i}" for i in index],
+        "exaflops": flops.round(-16) / 1e18,
+        "thrice": 3 * np.repeat(np.geomspace(1e18, 3e20, 4), 5),
+        "half": 0.5 * np.repeat(np.geomspace(1e18, 3e20, 4), 5),
+    }
+    named = frame.assign(budget=units[budget])
+    found, plain = scaling.isoflop(named, bootstrap=100), scaling.isoflop(frame, bootstrap=100)
+    assert found.exponent == pytest.approx(plain.exponent, abs=1e-9)
+    assert any("column 'budget' is" in note for note in found.warnings)
+    assert scaling.fit(named, bootstrap=0).E == pytest.approx(LAW.E, rel=1e-3)
+
+
+def test_a_run_far_from_the_flops_of_its_budget_is_named() -> None:
+    frame = design().assign(budget=np.repeat(np.geomspace(1e18, 3e20, 4), 5))
+    assert tidy(frame).attrs["notes"] == ()
+    frame.loc[2, "budget"] = frame.loc[12, "budget"]
+    [note] = tidy(frame).attrs["notes"]
+    assert note.startswith("row 3: 1e+18 FLOPs in the budget 4.48140") and "check its budget" in note
+    frame.loc[2, "budget"] = np.nan
+    assert "row 3: no budget, so groups are found" in tidy(frame).attrs["notes"][0]
+
+
+def test_a_frame_whose_rows_had_a_field_too_many_is_refused() -> None:
+    frame = design().assign(note=np.nan).set_index("params").rename_axis(None)
+    with pytest.raises(ValueError, match="the last column, 'note', is empty.*shifted"):
+        scaling.fit(frame)
+    part = pd.concat([design().assign(note=np.nan)]).iloc[::-1]
+    assert scaling.fit(part, bootstrap=0).n == 20
+
+
+def test_a_clean_table_is_not_judged_again_in_parts() -> None:
+    frame = tidy(design())
+    assert tidy(frame) is frame and tidy(frame.iloc[3:5]).index.tolist() == [4, 5]
+
+
+SEPARATORS = st.sampled_from([",", ";", "\t"])
+NAMES = st.sampled_from(
+    [{}, {"params": "N", "tokens": "D"}, {"loss": "val_loss"}, {"loss": " Loss"}, {"params": "Model size"}]
+)
+CELLS = st.sampled_from(["", " ", "nan", "NA", "x", "0", "-1", "inf", "1e400", "1,5"])
+
+
+@settings(deadline=None, max_examples=80, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), order=st.permutations(range(20)), separator=SEPARATORS, names=NAMES)
+def test_a_table_gives_the_law_of_its_rows_or_says_why_not(
+    data: st.DataObject, order: list[int], separator: str, names: dict[str, str], tmp_path: Path
+) -> None:
+    """Whatever is done to a good table: its law, that of the rows that no note names, or a refusal."""
+    frame = design().iloc[order].assign(arch="a", status="ok").astype(object)
+    for _ in range(data.draw(st.integers(0, 2))):
+        column = data.draw(st.sampled_from(list(frame)))
+        frame.iloc[data.draw(st.integers(0, 19)), frame.columns.get_loc(column)] = data.draw(CELLS)
+    if data.draw(st.booleans()):
+        frame.insert(0, data.draw(st.sampled_from(["loss ", "Tokens", "note", "loss_train"])), 7.0)
+    text = frame.rename(columns=names).to_csv(index=False, sep=separator)
+    if data.draw(st.integers(0, 9)) == 0:
+        text = text.replace("\n", separator + "\n").replace(separator, "", 0)
+    path = written(tmp_path, text)
+    try:
+        table = scaling.read(path)
+        law = scaling.fit(table, bootstrap=0)
+    except ValueError as error:
+        assert str(error) and "Traceback" not in str(error)
+        return
+    aside = [note for note in table.attrs["notes"] if "set aside" in note]
+    assert law.n == 20 - len(aside) and law.E == pytest.approx(LAW.E, rel=2e-3), json.dumps(
+        table.attrs["notes"]
+    )
