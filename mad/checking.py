@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from mad.config import DONE, Measure, Record
-from mad.language import FINAL, LanguageRecord
+from mad.language import FINAL, LanguageRecord, below_entropy
 
 AnyRecord = Record | LanguageRecord
 
@@ -100,6 +100,8 @@ def _language(record: LanguageRecord) -> Iterator[str]:
     yield from _rising([point.step for point in metrics.curve], config.steps)
     if metrics.loss is None:
         return
+    if (impossible := below_entropy(config, metrics)) is not None:
+        yield impossible
     if status == "diverged":
         yield f"diverged, and yet has a loss of {metrics.loss:g}"
     size, bits = config.corpus.bytes_per_token, metrics.bits_per_byte

@@ -6,6 +6,7 @@ times stand beside it. The store keeps them beside the runs of the battery.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -40,6 +41,8 @@ FINAL: tuple[LanguageStatus, ...] = ("ok", "diverged")
 LARGEST_LOSS = 25.0
 # How N and C are counted, stated beside every number: N has the readout and not the input table (the
 # "standard" count of arXiv:2406.19146), C is exact and not 6 N D.
+# As few windows tell the spread of a loss among windows.
+WINDOWS = 30
 CONVENTION = "N without the input embedding; C = 3 x forward, exact"
 
 
@@ -210,6 +213,31 @@ class LanguageMetrics(Data):
     unique_tokens: Whole
     epochs: Amount
     clipped_steps: Whole = 0
+
+
+def below_entropy(config: LanguageConfig, metrics: LanguageMetrics) -> str | None:
+    """What is wrong with a loss that no model of this text can have; None where it is possible.
+
+    The evaluation's own error is allowed for: `slack`.
+    """
+    entropy = config.corpus.entropy
+    if entropy is None or metrics.loss is None or metrics.loss >= entropy - slack(config, metrics):
+        return None
+    return (
+        f"has a loss of {metrics.loss:.4g} nats a token, below the entropy of its text, {entropy:.4g}, by "
+        f"more than the error of its evaluation, {slack(config, metrics):.2g}: it saw what it was to predict"
+    )
+
+
+def slack(config: LanguageConfig, metrics: LanguageMetrics) -> float:
+    """Nats by which an evaluation may fall below the entropy by chance: five standard errors.
+
+    The measured error where there are enough windows for it, else that of tokens as uneven as they can be,
+    about ln(vocabulary) / sqrt(tokens).
+    """
+    if metrics.loss_error is not None and metrics.evaluated >= WINDOWS * config.seq_len:
+        return 5 * metrics.loss_error
+    return 5 * math.log(config.corpus.vocab_size) / math.sqrt(max(metrics.evaluated, 1))
 
 
 class LanguageCost(Data):

@@ -59,8 +59,13 @@ def clean(
     """The runs of a table, `tidy`, as float64 with `loss`, and where N and D are there `flops`.
 
     need        columns that must be there; `loss` is also served by `ppl`, `flops` by params and tokens
+<<<<<<< HEAD
     floor       entropy of the text in nats per token, where it is known: no honest loss lies below it. A
                 column `floor` says it for each run.
+=======
+    floor       entropy of the text in nats a token, where it is known: no honest loss lies below it. A
+                column `floor` says it for each run, and a column `slack` by how much chance may go below.
+>>>>>>> 8828fec (A loss below the known entropy of the text is no result)
     duplicates  True accepts rows that are equal in size, data, loss and label
 
     `attrs["convention"]` says whether flops were given. Refuses, with a ValueError that names rows and
@@ -156,6 +161,8 @@ def _losses(frame: pd.DataFrame, floor: float | None) -> None:
     limits = np.full(len(frame), -np.inf if floor is None else float(floor))
     if "floor" in frame:
         limits = np.fmax(limits, pd.to_numeric(frame["floor"], errors="coerce").to_numpy(float))
+    if "slack" in frame:
+        limits = limits - pd.to_numeric(frame["slack"], errors="coerce").fillna(0.0).to_numpy(float)
     below = [int(row) for row in frame.index[loss < limits]]
     if below:
         at = frame.index.get_loc(below[0])

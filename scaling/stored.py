@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from architectures.outline import depth, outline
-from mad.language import LARGEST_LOSS, LanguageRecord, Role
+from mad.language import LARGEST_LOSS, LanguageRecord, Role, slack
 from mad.store import Store
 
 ROLES: tuple[Role, ...] = ("grid", "single")
@@ -29,8 +29,8 @@ COLUMNS = (
         "dim",
         "depth",
     ),
-    *("lr", "batch_tokens", "seed", "unique_tokens", "epochs", "floor", "params_total", "params_core"),
-    *("seconds", "id"),
+    *("lr", "batch_tokens", "seed", "unique_tokens", "epochs", "floor", "slack", "params_total"),
+    *("params_core", "seconds", "id"),
 )
 
 
@@ -45,7 +45,8 @@ def language_frame(
     status        "ok" or "diverged", which has no loss and is set aside by the fits
     depth         layers, those in branches and bodies too; NaN where the spec is of another grammar
     batch_tokens  tokens a step
-    floor         entropy of the text in nats a token, where known
+    floor         entropy of the text in nats a token, where known; by `slack` a loss may lie below it by
+                  chance
 
     `study=None` takes the runs of every study; runs that only tuned something are left out unless asked for.
     """
@@ -122,6 +123,7 @@ def _row(record: LanguageRecord) -> dict[str, Any]:
         "seed": config.seed,
         "unique_tokens": float(metrics.unique_tokens),
         "epochs": metrics.epochs,
+        "slack": slack(config, metrics),
         "floor": math.nan if config.corpus.entropy is None else config.corpus.entropy,
         "params_total": float(cost.params),
         "params_core": float(cost.core),

@@ -29,6 +29,7 @@ from mad.language import (
     LanguageRecord,
     LanguageStatus,
     Role,
+    below_entropy,
     language_config,
 )
 from mad.runner import ROWS, environment_of
@@ -82,8 +83,9 @@ def train(
 
     A run that was broken off goes on from its last checkpoint, and ends as if it had not been; one that is
     damaged is set aside, and the run begins anew. A loss that is not finite, or at the end above that of the
-    first step or 25 nats, makes the run "diverged"; what the training raises makes it "failed". What cannot
-    work is refused with a ValueError before any training.
+    first step or 25 nats, makes the run "diverged"; what the training raises makes it "failed", and so does a
+    loss below the known entropy of the text by more than the error of its evaluation. What cannot work is
+    refused with a ValueError before any training.
     """
     device, devices = _check(config, corpus, device, devices, strategy)
     check_loggers(loggers)
@@ -145,10 +147,11 @@ def train(
         else:
             assert cost is not None
             status, metrics = _metrics(config, found)
+            impossible = below_entropy(config, metrics)
             measured = {"seconds": round(found["seconds"], 3), "peak_memory": found["peak_memory"]}
-            record = record.model_copy(
-                update={"status": status, "metrics": metrics, "cost": cost.model_copy(update=measured)}
-            )
+            ended = {"status": status, "metrics": metrics, "cost": cost.model_copy(update=measured)}
+            refused = {"status": "failed", "error": f"ValueError: the run {impossible}"}
+            record = record.model_copy(update=ended if impossible is None else refused)
         if store is not None:
             store.commit_language([record])
         if folder is None and record.status in FINAL:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mad.config import ArchitectureConfig
 from mad.exchange import export_records, import_records, read_records
-from mad.language import language_config
+from mad.language import below_entropy, language_config, slack
 from mad.show import find_run, show_record
 from mad.store import ImportReport, Store
 from tests.mad.language_records import CORPUS, config, language
@@ -260,3 +260,39 @@ def test_show_finds_a_run_and_says_what_it_was(path: Path) -> None:
         "prose",
     ):
         assert words in text
+
+
+# What no model can reach
+
+
+def test_a_loss_below_the_entropy_by_more_than_its_error_is_impossible() -> None:
+    """4096 tokens in windows of 128: enough for the measured error. In one window each token counts."""
+    at = config(corpus=CORPUS.model_copy(update={"entropy": 2.0, "vocab_size": 16}))
+    found = language(loss=1.9).metrics
+    assert found is not None
+    for loss, error, tokens, possible in [
+        (1.94, 0.01, 4096, False),
+        (1.94, 0.0119, 4096, False),
+        (1.94, 0.0121, 4096, True),
+        (2.01, 0.0, 4096, True),
+        (1.0, 0.0, 128, True),
+        (0.5, 0.0, 128, False),
+        (1.8, 0.0, 3712, True),
+        (1.8, 0.0, 4096, False),
+        (0.08, 0.0, 1024, False),
+    ]:
+        metrics = found.model_copy(update={"loss": loss, "loss_error": error, "evaluated": tokens})
+        assert (below_entropy(at, metrics) is None) == possible, (loss, error, tokens, slack(at, metrics))
+    assert below_entropy(config(), found.model_copy(update={"loss": 0.01})) is None, "nothing is known"
+
+
+def test_a_record_below_the_entropy_is_not_believed(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "runs.jsonl"
+    entropy = CORPUS.model_copy(update={"entropy": 2.0})
+    for loss, message in ((1.8, "below the entropy of its text, 2"), (2.1, None)):
+        file.write_text(language(loss=loss, corpus=entropy).model_dump_json() + "\n")
+        if message is None:
+            assert len(read_records(file)) == 1
+            continue
+        with pytest.raises(ValueError, match=message):
+            read_records(file)

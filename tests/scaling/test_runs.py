@@ -78,6 +78,7 @@ def test_a_loss_below_the_entropy_is_refused() -> None:
         runs.clean(GOOD, floor=3.3)
     with pytest.raises(ValueError, match="row 3"):
         runs.clean(GOOD.assign(floor=[np.nan, 3.0, 3.41]))
+    runs.clean(GOOD.assign(floor=[np.nan, 3.0, 3.41], slack=[np.nan, 0.0, 0.2]))
 
 
 def test_mixed_units_of_tokens_are_found_without_flops() -> None:

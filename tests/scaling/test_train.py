@@ -25,6 +25,8 @@ from mad.store import Store
 from scaling.cost import build_model, cost_of
 from scaling.learner import LOOK, Batches, Learner, learning_rate
 from scaling.resume import CHECKPOINT
+from scaling.runs import clean
+from scaling.stored import language_frame
 from scaling.train import train
 from scaling.watch import make_loggers
 from tests.scaling.stand_in import VOCABULARY, StandIn, tiny
@@ -130,6 +132,19 @@ def test_training_is_what_a_plain_loop_makes_of_it() -> None:
     assert metrics.train_loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert metrics.initial_loss == pytest.approx(losses[0], rel=1e-6)
     assert 0 < clipped == metrics.clipped_steps
+
+
+def test_a_loss_below_the_entropy_of_the_text_is_no_result(tmp_path: Path) -> None:
+    """As a model has it that sees what it is to predict; here the corpus says more than is true."""
+    corpus = StandIn(entropy=2.7)
+    config = tiny(corpus, steps=150, lr=1e-2, evaluation_tokens=1600)
+    record = run(config, corpus=corpus, store=tmp_path / "store.sqlite")
+    assert record.status == "failed" and record.metrics is None
+    assert record.error is not None and "below the entropy of its text, 2.7, by more" in record.error
+    assert language_frame(tmp_path / "store.sqlite").empty
+    again = run(tiny(corpus), corpus=corpus, store=tmp_path / "store.sqlite")
+    assert again.status == "ok" and again.metrics is not None and again.metrics.loss is not None
+    assert len(clean(language_frame(tmp_path / "store.sqlite"))) == 1
 
 
 def test_a_model_learns_what_there_is_to_learn() -> None:
