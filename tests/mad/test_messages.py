@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mad.board import render
@@ -14,6 +15,7 @@ from mad.messages import one_line, printable
 from mad.protocol import SUITES
 from mad.score import score
 from mad.store import Store
+from scaling.page import Part, page
 from tests.mad.language_records import language
 from tests.mad.records import SOUND, architecture, group, record
 from tests.mad.stores import filled
@@ -60,6 +62,7 @@ def test_no_command_prints_what_a_terminal_obeys(
         )
         opened.commit_language([language(label=text, study=text, seed=3)])
     more = [["rm", "--status", "failed", "--store", str(store)], ["show", HOSTILE[0]], ["bench", HOSTILE[0]]]
+    more.append(["show", failed.id, "--store", str(store)])
     for words in [*reading(store, tmp_path), *more]:
         call(words, monkeypatch)
         out, err = capfd.readouterr()
@@ -108,6 +111,13 @@ def test_a_cell_that_a_spreadsheet_would_run_is_text() -> None:
             assert cell.lstrip()[:1] not in ("=", "+", "@", "\uff1d"), (name, cell)
             assert cell[:1] != "-" or float(cell) < 0
     assert all(0 < float(row["mad"]) < 1 and int(row["params"]) == 412_345 for row in rows)
+
+
+def test_a_page_shows_names_without_marks() -> None:
+    table = pd.DataFrame({"arch": list(NAMES.values()), "loss": 2.0})
+    part = Part(name="runs", title="Runs", said=("".join(HOSTILE),), tables=(("all", table),))
+    text = page("<b>", "a\x1b", [part])
+    assert printable(text, lines=True) == text and "<b>" not in text
 
 
 def test_markdown_gets_no_html() -> None:

@@ -116,6 +116,9 @@ def test_what_cannot_be_understood_is_removed_by_id_or_all_at_once(
         db.execute("UPDATE runs SET id = CAST(x'1bff' AS TEXT) WHERE id = ?", [second.id])
         db.execute("UPDATE language SET record = '[]' WHERE rowid = 1")
     db.close()
+    for option in (["--status", "failed"], ["--imported"]):
+        status, out, _, left = rm(path, *option, "--dry-run", monkeypatch=monkeypatch, capsys=capsys)
+        assert not any("not understood" in line for line in out) and left == 7
     status, out, _, left = rm(path, first.id, monkeypatch=monkeypatch, capsys=capsys)
     assert (status, left) == (0, 6)
     assert out[0].startswith(f"{first.id}  not understood: the line: Invalid JSON") and out[0].isprintable()
