@@ -112,10 +112,14 @@ def prepare(
     precision: str = "32-true",
     compile: bool = False,
     iso: str | Mapping[str, float] | None = None,
+    dry: bool = False,
 ) -> Prepared:
-    """Resolve architectures, settings and device, build each model once and run some rows through it."""
+    """Resolve architectures, settings and device, build each model once and run some rows through it.
+
+    `dry`: no weights are made; what cannot fit into memory, or declares that it sees too much, is refused.
+    """
     from mad.iso import read_goals
-    from mad.runner import check_cell
+    from mad.runner import check_cell, sketch_cell
     from mad.sweep import plan
     from mad.trainer import make_fabric
 
@@ -133,6 +137,10 @@ def prepare(
         iso=read_goals(iso),
     )
     fabric = make_fabric(device, precision)
+    if dry:
+        for cell in cells:
+            sketch_cell(cell)
+        return Prepared(cells, suite, protocol, fabric)
     return Prepared([check_cell(cell) for cell in cells], suite, protocol, fabric)
 
 

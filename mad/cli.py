@@ -81,6 +81,7 @@ def bench(
         precision=precision,
         compile=compile,
         iso=iso,
+        dry=dry_run,
     )
     if dry_run:
         from mad.plan import show_plan

@@ -10,17 +10,18 @@ import platform
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from torch import nn
 
-from architectures import SequenceModel, account
+from architectures import ModelOptions, SequenceModel, account
 from architectures.accounting import Account, account_model
 from architectures.contract import causality
 from architectures.elastic import Sampling
+from architectures.model import check_size
+from architectures.registry import get
 from mad.config import Cost, Record, RunConfig, Status
 from mad.driver import one_driver
 from mad.sweep import Cell, Group
@@ -29,6 +30,7 @@ from synthetic_tasks import Task
 
 # Of a task's own inputs, to look for later tokens that are seen.
 ROWS = 64
+REMEDY = "use a causal layer, or a task that is answered after its last token, such as compression"
 
 
 @one_driver()
@@ -105,17 +107,64 @@ def _record(
 @one_driver()
 def cost_of(cell: Cell, task: Task) -> Cost:
     """Parameters, FLOPs and state of a cell's model at its task's length."""
-    architecture = cell.architecture
-    model = architecture.build(task, 0)
-    if not isinstance(model, SequenceModel):
-        return Cost(params=sum(p.numel() for p in model.parameters()))
-    where: dict[str, Any] = {"vocab_size": task.vocab_size, "dim": model.dim, "seq_len": task.seq_len}
-    where |= {"readout": task.readout, "options": model.options}
-    # A layer of the user's own need not run on the meta device, nor know its FLOPs.
-    for count in (partial(account, model.spec, **where), partial(account_model, model, task.seq_len)):
-        with contextlib.suppress(RuntimeError):
-            return _cost(count())
+    found = counted_cost(cell)
+    if found is not None and found.flops_per_token is not None:
+        return found
+    model = cell.architecture.build(task, 0)
+    # A layer of the user's own need not know its FLOPs.
+    with contextlib.suppress(RuntimeError):
+        if isinstance(model, SequenceModel):
+            return _cost(account_model(model, task.seq_len))
     return Cost(params=sum(p.numel() for p in model.parameters()))
+
+
+@one_driver()
+def counted_cost(cell: Cell) -> Cost | None:
+    """The same without weights, on the meta device; None where a user's code does not run there."""
+    model = sketch_cell(cell)
+    if model is None or not isinstance(model, SequenceModel):
+        return None if model is None else Cost(params=sum(p.numel() for p in model.parameters()))
+    where: dict[str, Any] = {"vocab_size": model.vocab_size, "dim": model.dim, "seq_len": model.max_len}
+    try:
+        return _cost(account(model.spec, readout=model.readout, options=model.options, **where))
+    except BaseException as error:
+        own = any(get(layer.name).source for layer in model.spec.walk())
+        if not own or isinstance(error, KeyboardInterrupt):
+            raise
+        return Cost(params=sum(p.numel() for p in model.parameters()))
+
+
+@one_driver()
+def sketch_cell(cell: Cell) -> nn.Module | None:
+    """The cell's model without weights; None where a user's code does not allow that.
+
+    Refuses what would not fit into memory, with the gradient, two moments and a copy for each point of the
+    grid, and a layer that declares that it sees later positions, where it may not.
+    """
+    task, architecture = cell.task, cell.architecture
+    own = architecture.factory is not None or bool(architecture.config.sources)
+    if architecture.config.dim is not None:
+        check_size(
+            architecture.config.spec,
+            vocab_size=task.vocab_size,
+            dim=architecture.config.dim,
+            max_len=task.seq_len,
+            readout=task.readout,
+            options=ModelOptions(**architecture.config.options),
+            copies=4 * len(cell.setting.grid),
+        )
+    try:
+        with torch.device("meta"):
+            model = architecture.build(task, 0)
+    except (ValueError, KeyboardInterrupt):
+        raise
+    except BaseException:
+        if not own:
+            raise
+        return None
+    if task.readout == "every":
+        causality.require_declared(model, task=_asked(task), remedy=REMEDY)
+    return model
 
 
 def _cost(found: Account) -> Cost:
@@ -146,6 +195,7 @@ def check_cell(cell: Cell) -> Cell:
 
 def _check_model(cell: Cell) -> None:
     task = cell.task
+    sketch_cell(cell)  # What does not fit is refused before memory is taken.
     rows = torch.from_numpy(task.draw(0, "train", ROWS).inputs)
     model = cell.architecture.build(task, 0)
     Sampling.of(model)
@@ -158,16 +208,19 @@ def _check_model(cell: Cell) -> None:
             f"{cell.architecture.given} on {task} returned {got} for tokens {expected[:2]}; "
             f"a model returns logits (B, T, vocab_size) = {expected}"
         )
-    every = task.readout == "every"
     causality.require(
         model,
         rows,
         task.vocab_size,
         who=cell.architecture.given,
-        task=f"{task}, which has its answers at every position" if every else str(task),
-        causal=every,
-        remedy="use a causal layer, or a task that is answered after its last token, such as compression",
+        task=_asked(task),
+        causal=task.readout == "every",
+        remedy=REMEDY,
     )
+
+
+def _asked(task: Task) -> str:
+    return f"{task}, which has its answers at every position" if task.readout == "every" else str(task)
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:

@@ -58,19 +58,14 @@ def clean(
 ) -> pd.DataFrame:
     """The runs of a table, `tidy`, as float64 with `loss`, and where N and D are there `flops`.
 
-        need        columns that must be there; `loss` is also served by `ppl`, `flops` by params and tokens
-    <<<<<<< HEAD
-        floor       entropy of the text in nats per token, where it is known: no honest loss lies below it. A
-                    column `floor` says it for each run.
-    =======
-        floor       entropy of the text in nats a token, where it is known: no honest loss lies below it. A
-                    column `floor` says it for each run, and a column `slack` by how much chance may go below.
-    >>>>>>> 8828fec (A loss below the known entropy of the text is no result)
-        duplicates  True accepts rows that are equal in size, data, loss and label
+    need        columns that must be there; `loss` is also served by `ppl`, `flops` by params and tokens
+    floor       entropy of the text in nats per token, where it is known: no honest loss lies below it. A
+                column `floor` says it for each run, and a column `slack` by how much chance may go below.
+    duplicates  True accepts rows that are equal in size, data, loss and label
 
-        `attrs["convention"]` says whether flops were given. Refuses, with a ValueError that names rows and
-        columns: columns that lack, values that are not finite and positive, mixed units, losses below the floor,
-        duplicates.
+    `attrs["convention"]` says whether flops were given. Refuses, with a ValueError that names rows and
+    columns: columns that lack, values that are not finite and positive, mixed units, losses below the floor,
+    duplicates.
     """
     out = tidy(frame).copy()
     if "loss" in need and "loss" not in out and "ppl" in out:

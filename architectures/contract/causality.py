@@ -92,9 +92,15 @@ def require(
     fault = find_fault(model, tokens, vocab_size, who=who, causal=causal)
     if fault is not None:
         raise ValueError(f"{fault}, on {task}; {remedy if fault.kind == 'later' else REMEDIES[fault.kind]}")
-    if causal and (declared := not_causal(model)):
+    if causal:
+        require_declared(model, task=task, remedy=remedy)
+
+
+def require_declared(model: nn.Module, *, task: str, remedy: str) -> None:
+    """Refuse a layer that declares that it is not causal; the model need not have numbers."""
+    for name in not_causal(model):
         raise ValueError(
-            f"{declared[0]} declares that it sees later positions, and cannot be asked {task}; {remedy}"
+            f"{name} declares that it sees later positions, and cannot be asked {task}; {remedy}"
         )
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
 
 import mad
+from mad.api import prepare
+from mad.data import load
 from mad.driver import one_driver
+from mad.learners import Turns
 from mad.messages import Failed, last_words
+from mad.plan import estimate, show_plan
 from mad.store import Store
+from mad.trainer import make_fabric
 
 LAYERS = '''
 import os, pty, sys
@@ -37,6 +47,15 @@ class Layer(nn.Module):
     def forward(self, x):
         self.act()
         return self.map(x)
+
+
+class Where(Layer):
+    """Says on which devices it was built, to a test that gives it a list."""
+
+    found = []
+
+    def made(self):
+        Where.found.append(self.map.weight.device.type)
 
 
 class Exits(Layer):
@@ -155,6 +174,50 @@ def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "misbehaving_here.py").write_text(LAYERS)
     monkeypatch.syspath_prepend(tmp_path)
     return "misbehaving_here"
+
+
+def test_a_dry_run_makes_no_weights_and_a_run_none_that_do_not_fit(
+    layers: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(importlib.import_module(layers).Where, "found", found)
+    asked: dict[str, Any] = {"suite": "smoke", "protocol": "sound", "device": "cpu", "tasks": ["compression"]}
+    prepared = prepare(f"{layers}:Where", **asked, dry=True)
+    show_plan(prepared, tmp_path / "none.sqlite", Console())
+    assert "1 cells, 1 groups to run" in capsys.readouterr().out and set(found) == {"meta"}
+    asked["tasks"] = ["memorization"]  # Sizes are counted once for each shape.
+    monkeypatch.setattr("architectures.model.machine_memory", lambda: 2**16)
+    for dry in (True, False):
+        found.clear()
+        with pytest.raises(
+            ValueError, match="8 times over more than .* of this machine; choose smaller sizes"
+        ):
+            prepare(f"{layers}:Where", **asked, dry=dry)
+        assert set(found) <= {"meta"}
+    with pytest.raises(
+    with pytest.raises(ValueError, match="declares that it sees later positions"):
+    ):
+        monkeypatch.undo()
+        prepare("lsh-attention[causal=false]", **asked, dry=True)
+
+
+def test_the_time_of_a_plan_is_within_its_factor_of_a_measured_step() -> None:
+    """A step of an attention model on one core, which is most of what the plan knows nothing of."""
+    cell = prepare("2*(mh-attention swiglu)", suite="quick", protocol="sound", device="cpu", tasks=["compression"],
+                   dry=True).cells[0]  # fmt: skip
+    group = cell.groups()[0]
+    found = estimate([group], make_fabric("cpu"))
+    assert found.steps == cell.setting.steps and not found.unknown
+    rows = cell.setting.batch_size
+    data = load(cell.task, seed=0, split="train", rows=rows, device=torch.device("cpu"), training=True)
+    learner = Turns(cell.architecture.build(cell.task, 0), group.runs, make_fabric("cpu"))
+    times = []
+    for _ in range(8):
+        start = time.perf_counter()
+        learner.advance(data, [torch.arange(rows)], 0, [True], lambda replica, step: None)
+        times.append(time.perf_counter() - start)
+    # Twice the factor: the machine may be busy.
+    assert 0.2 < found.seconds / found.steps / min(times) < 5
 
 
 @pytest.mark.parametrize("name", ["Exits", "Silent", "Raises", "Forks"])
