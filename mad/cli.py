@@ -24,6 +24,7 @@ from mad.flags import (
     SuiteOption,
 )
 from mad.messages import last_words, one_line, printable, say
+from mad.moving import export_, import_, rm
 from mad.nested import elastic
 from mad.single import train
 
@@ -207,81 +208,9 @@ def grow(
     say(grow_file(checkpoint, to=to, dim=dim, out=out, force=force))
 
 
-@app.command("export")
-def export_(
-    file: Annotated[Path, typer.Argument(help="Where to write: .jsonl or .parquet.")],
-    store: StoreOption = None,
-    force: ForceOption = False,
-) -> None:
-    """Write every record of the store to a file, one line a run."""
-    from mad.exchange import export_records
-    from mad.store import Store
-
-    with Store(store, read_only=True) as opened:
-        count = export_records(opened, file, overwrite=force)
-    say(f"{count} runs written to {file}\n")
-
-
-@app.command("import")
-def import_(
-    file: Annotated[Path, typer.Argument(help="A file that `mad export` wrote.")],
-    store: StoreOption = None,
-) -> None:
-    """Merge the records of a file into the store, marked as imported. All or nothing; runs no code."""
-    from mad.exchange import read_records
-    from mad.store import Store
-
-    records = read_records(file)
-    with Store(store) as opened:
-        report = opened.merge(records)
-    ids = ", ".join([*report.conflicting[:3], *(["..."] if report.conflicts > 3 else [])])
-    conflicts = f" ({report.conflicts} with other numbers; the store's were kept: {ids})" if ids else ""
-    say(f"{report.added} runs added, {report.replaced} replaced, {report.known} known{conflicts}\n")
-
-
-@app.command()
-def rm(
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Runs, each by 6 digits of its id or more.")
-    ] = None,
-    suite: Annotated[str | None, typer.Option(help="Runs made for this suite: quick, quick@1.")] = None,
-    task: Annotated[str | None, typer.Option(help="Runs of this task.")] = None,
-    architecture: Annotated[
-        str | None, typer.Option(help="Runs of this spec, preset or label, spelled as it is listed.")
-    ] = None,
-    status: Annotated[str | None, typer.Option(help="ok, stopped, diverged, failed or interrupted.")] = None,
-    study: Annotated[str | None, typer.Option(help="Language-model runs of this study.")] = None,
-    imported: Annotated[bool, typer.Option("--imported", help="Runs that came out of a file.")] = False,
-    unreadable: Annotated[
-        bool, typer.Option("--unreadable", help="What cannot be understood as a run.")
-    ] = False,
-    store: StoreOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; remove nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what the options select without ids.")] = False,
-) -> None:
-    """Remove runs from the store, and list them. Options narrow the ids, or without ids the whole store."""
-    from mad.removal import line, matches
-    from mad.store import Store
-
-    options = {"suite": suite, "task": task, "architecture": architecture, "status": status, "study": study}
-    wanted = {name: value for name, value in options.items() if value is not None}
-    if not (ids or wanted or imported or unreadable):
-        raise ValueError("nothing is selected; give ids, or an option such as --status failed")
-    Store(store, read_only=True).close()  # There is one: to write would make one.
-    with Store(store, read_only=dry_run) as opened:
-        named = opened.entries() if not ids else {run.id: run for run in map(opened.find, ids)}.values()
-        found = [run for run in named if matches(run, wanted, imported=imported, unreadable=unreadable)]
-        if not found:
-            raise ValueError(f"no run in {opened.path} is so; give fewer options, or look with --dry-run")
-        say("".join(f"{line(entry)}\n" for entry in found))
-        count = f"{len(found)} run{'s' * (len(found) != 1)}"
-        if dry_run:
-            say(f"{count} would be removed from {opened.path}\n")
-            return
-        if not ids and not yes:
-            raise ValueError(f"{count} selected, and nothing was removed; to remove them, add --yes")
-        opened.remove(found)
-        say(f"{count} removed from {opened.path}\n")
+app.command("export")(export_)
+app.command("import")(import_)
+app.command()(rm)
 
 
 def main() -> None:

@@ -153,7 +153,11 @@ def _text(
         (folder / CONFIG).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     folder = shards.folder(resolved(cache) if cache else shards.default_cache(), key, fill)
-    config = CorpusConfig.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+    try:
+        config = CorpusConfig.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{folder} is damaged ({reason}); delete the folder and it is built again") from None
     return Text(config.model_copy(update={"name": name}), folder)
 
 

@@ -67,6 +67,8 @@ def write(
     `read_scores` refuse, before anything is written.
     """
     check_target(out, force=force)
+    if figures is not None:
+        Path(figures).mkdir(parents=True, exist_ok=True)
     if scores is not None:
         read_scores(scores)
     about = analyse(
@@ -92,7 +94,6 @@ def write(
     ]
     text = page(title, about.summary, parts)
     if figures is not None:
-        Path(figures).mkdir(parents=True, exist_ok=True)
         drawn = {
             Path(figures) / f"{name}{ending}": figure
             for part in parts

@@ -39,6 +39,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"{path} is no file; give a CSV of runs with the columns params, tokens and loss")
     text = _text(path)
+    if "\0" in text:
+        raise ValueError(f"{path} is not text: it holds NUL bytes; save it as UTF-8 CSV")
     if not text.strip():
         raise ValueError(f"{path} cannot be read as CSV: it is empty; give a header and a row per run")
     frame = _json(path.name, text) if text.lstrip()[0] in "[{" else _csv(path.name, text)

@@ -132,8 +132,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
         where = f"{path.name}, line {number}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where} is no JSON ({error.msg}); write one object a line") from None
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{where} is no JSON ({error}); write one object a line") from None
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise ValueError(f'{where} has no field "text" with a string; write {{"text": "..."}}')
         yield where, row["text"]
@@ -146,7 +146,7 @@ def _sidecar(path: Path) -> tuple[Given, str | None]:
         raise ValueError(f"{path} needs {beside.name} beside it; {example}")
     try:
         row = json.loads(beside.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{beside} is no JSON ({error}); {example}") from None
     if not isinstance(row, dict) or not {"vocab_size"} <= set(row) <= {"vocab_size", "separator", "dtype"}:
         raise ValueError(f"{beside} must have vocab_size and may have separator and dtype; {example}")

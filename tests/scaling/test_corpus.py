@@ -159,6 +159,7 @@ def test_one_huge_line_is_one_document(tmp_path: Path) -> None:
     ("line", "words"),
     [
         ('{"text": "a"', "line 3 is no JSON"),
+        ("[" * 100_000, "line 3 is no JSON"),
         ('{"txt": "a"}', 'line 3 has no field "text"'),
         ('{"text": 5}', 'line 3 has no field "text" with a string'),
         ('["text"]', 'line 3 has no field "text"'),
@@ -417,6 +418,10 @@ def test_a_damaged_cache_is_refused_with_the_remedy(tmp_path: Path) -> None:
     os.truncate(found.folder / "train.bin", 100)
     with pytest.raises(ValueError, match="100 bytes instead of .* delete the folder"):
         corpus(tmp_path, ARTICLES)
+    for harm in (lambda path: path.write_text("{"), lambda path: path.unlink()):
+        harm(found.folder / "config.json")
+        with pytest.raises(ValueError, match="is damaged .* delete the folder"):
+            corpus(tmp_path, ARTICLES)
 
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
