@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -28,13 +29,14 @@ SPECS = [
 ]
 
 
-def make(spec: str, dim: int = 32, seed: int = 0, **options: Any) -> Any:
+def make(spec: str, dim: int = 32, seed: int = 0, readout: str = "every", **options: Any) -> Any:
     """A float64 model away from its initialisation."""
     model = architectures.build(
         spec,
         vocab_size=VOCAB,
         dim=dim,
         max_len=24,
+        readout=readout,
         seed=seed,
         options=architectures.ModelOptions(**options),
     ).double()
@@ -164,6 +166,45 @@ def test_any_layer_beside_a_nested_one_is_carried_along(name: str, tmp_path: Pat
     assert gap(small(tokens()), expected) <= 1e-12
     larger, _ = widen_keys(small, to=18, layers=[1], fill=wild(1))
     assert gap(larger(tokens()), expected) <= 1e-12
+
+
+EVERY_WAY: list[tuple[Any, dict[str, Any]]] = [
+    (add_layer, {"to": 4, "at": 0, "layer": "mh-attention"}),
+    (add_layer, {"to": 5, "at": 1, "layer": "mh-attention mlp"}),
+    (add_layer, {"to": 6}),
+    (widen_hidden, {"to": 48}),
+    (widen_hidden, {"to": 33}),
+    (widen_keys, {"to": 34}),
+    (widen_values, {"to": 33}),
+    (add_heads, {"to": 16}),
+    (widen_mlp, {"to": 160}),
+    (widen_mlp, {"to": 1024}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("readout", ["every", "last"])
+@pytest.mark.parametrize("name", architectures.names())
+def test_every_layer_grows_and_is_saved_or_is_refused_in_a_sentence(
+    name: str, readout: str, tmp_path: Path
+) -> None:
+    example = registry.get(name).example
+    every: tuple[dict[str, Any], ...] = ({}, {"tied": True}, {"readout_sparsity": 2})
+    for options in every if readout == "every" else every[:1]:
+        model = make(f"{example} mlp {example}", readout=readout, **options)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        model(tokens()).square().mean().backward()
+        optimizer.step()
+        expected = model(tokens())
+        for (operation, arguments), rule in itertools.product(EVERY_WAY, ("keep", "rescale")):
+            try:
+                grown, carried = operation(model, optimizer, rule=rule, **arguments)
+            except ValueError as error:
+                assert "\n" not in str(error)
+                continue
+            assert gap(grown(tokens()), expected) <= 1e-12, (operation.__name__, arguments, rule)
+            save(grown, tmp_path / "grown.pt", carried)
+            assert torch.equal(load(tmp_path / "grown.pt")[0](tokens()), grown(tokens()))
 
 
 def test_a_vision_model_keeps_its_stored_numbers() -> None:

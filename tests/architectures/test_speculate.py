@@ -12,6 +12,7 @@ from torch import Tensor
 import architectures
 from architectures import registry
 from architectures.elastic import speculate
+from architectures.growth import add_heads, widen_hidden, widen_keys, widen_mlp
 from architectures.primitive import Context, Primitive
 
 VOCAB, PROMPT, COUNT, DRAFTS = 7, 5, 24, 4
@@ -70,6 +71,18 @@ def greedy(model: Any, prompt: Tensor) -> Tensor:
         found.append(logits.argmax(-1))
         logits, state = model.step(found[-1], state)
     return torch.stack(found, dim=1)
+
+
+def test_a_grown_model_drafts_and_verifies_as_what_it_was() -> None:
+    spec = "matformer-attention[conv=2] matformer-mlp"
+    model = architectures.build(spec, vocab_size=VOCAB, dim=32, max_len=40, seed=0).double()
+    prompt = torch.randint(VOCAB, (2, PROMPT), generator=torch.Generator().manual_seed(2))
+    grown: Any = model
+    for operation, to in ((widen_keys, 12), (widen_hidden, 48), (widen_mlp, 256), (add_heads, 8)):
+        grown, _ = operation(grown, to=to)
+    expected = greedy(model, prompt)
+    for size in range(4):
+        assert torch.equal(speculate(grown, prompt, COUNT, granularity=size).tokens, expected)
 
 
 def scripted(expected: Tensor) -> tuple[list[Tensor], int, int, int]:
