@@ -26,6 +26,8 @@ from mad.messages import note
 __all__ = ["AnyRecord", "Entry", "ImportReport", "Store", "check", "default_path"]
 
 KINDS: dict[str, type[Record] | type[LanguageRecord]] = {"runs": Record, "language": LanguageRecord}
+# Characters of an error that are kept, its end: what a layer raises may hold a tensor.
+ERROR = 2**16
 # How many records that were set aside are named.
 NAMED = 3
 # How much a record says: an import keeps ours unless the other one says more.
@@ -230,6 +232,8 @@ class Store:
 
     def _put(self, record: AnyRecord) -> None:
         table, group = ("runs", record.group) if isinstance(record, Record) else ("language", record.study)
+        if record.error is not None and len(record.error) > ERROR:
+            record = record.model_copy(update={"error": f"...{record.error[-ERROR:]}"})
         text = record.model_dump_json()
         # What is written must be readable, and a copy that was changed was never validated.
         understood(KINDS[table], text)

@@ -200,3 +200,27 @@ def test_what_diverged_or_failed_needs_no_score() -> None:
         check(record(TWO.settings[0], status=status))
         if status != "stopped":
             check(language(status=status))
+
+
+def test_a_parquet_file_cannot_unpack_to_more_than_records_may_hold(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    line, file = json.dumps(BATTERY), tmp_path / "runs.parquet"
+
+    def write(values: Any) -> None:
+        parquet.write_table(arrow.table({"record": values}), file, compression="zstd")
+
+    write([line, None, line])
+    assert len(read_records(file)) == 2
+    for values, message in (
+        (arrow.nulls(2 * 10**6, arrow.string()), "unpacks to 2,000,000 rows"),
+        ([line, "x" * (LONGEST + 9)] * 50, "runs.parquet row 2: it is longer than"),
+        ([line, "[" * 100_000], "runs.parquet row 2: it is nested too deeply"),
+        ([1, 2, 3], "has no column 'record' of text"),
+        ([], "has no column 'record' of text"),
+    ):
+        write(values)
+        with pytest.raises(ValueError, match=message):
+            read_records(file)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="cannot be read as parquet"):
+        read_records(file)

@@ -120,6 +120,15 @@ def test_a_record_must_be_what_it_says(path: Path) -> None:
         assert store.count() == 0
 
 
+def test_of_an_error_without_end_the_end_is_kept(path: Path) -> None:
+    run = record(AT, status="failed").model_copy(update={"error": "x" * 10**7 + "the reason"})
+    with Store(path) as store:
+        store.commit([run])
+        found = store.get(run.id)
+    assert found is not None and found.error is not None
+    assert len(found.error) < 70_000 and found.error.endswith("the reason")
+
+
 def test_a_second_writer_is_refused_and_readers_are_not(path: Path) -> None:
     with Store(path) as first:
         with pytest.raises(ValueError, match=f"{path} is in use by another writer; wait .* --store"):
