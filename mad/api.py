@@ -159,6 +159,9 @@ def execute(
     needed = any(cell.architecture.stored for cell in prepared.cells)
     opened = Store(store) if needed else None
     try:
+        if opened is not None:
+            for group in prepared.groups:
+                inline.missing(group, opened)  # What cannot be understood is said before any work.
         for group, found in inline.run(
             prepared.groups, opened, fabric=prepared.fabric, replicas=replicas, report=report
         ):

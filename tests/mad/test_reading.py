@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import sys
 from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
@@ -115,6 +116,25 @@ def test_layers_of_somebodys_own_meet_by_the_pattern_of_their_text(watch: Watch)
     names = {"a": ["2*(this:Layer swiglu)"], "b": ["innocent_mod:Layer[a=1]"], "c": ["hyena swiglu"]}
     found, _ = match(names, ["8*(this:Layer swiglu)", "innocent_mod:Layer[a=2]", "4*(hyena swiglu)"])
     assert found == {"a": "8*(this:Layer swiglu)", "c": "4*(hyena swiglu)"}
+
+
+def test_a_sweep_says_before_its_work_which_stored_run_it_cannot_understand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "store.sqlite"
+    words = ["bench", "swiglu", "--suite", "smoke", "--tasks", "compression", "--store", str(path)]
+    assert call(words, monkeypatch) == 0
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE runs SET record = replace(record, 'smoke@1', 'smoke') || '}' WHERE rowid = 2")
+    db.close()
+    with Store(path, read_only=True) as store:
+        (lost,) = [entry.id for entry in store.entries() if entry.record is None]
+    monkeypatch.setattr("mad.engines.inline.run_group", lambda *a, **k: pytest.fail("work was begun"))
+    assert call([*words[:5], "compression,memorization", *words[6:]], monkeypatch) == 2
+    assert f"run {lost} in store {path} cannot be understood" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert call(["rm", lost, "--store", str(path)], monkeypatch) == 0
+    assert call(words, monkeypatch) == 0
 
 
 def test_a_plan_that_names_code_is_trained_only_where_that_is_allowed(
