@@ -23,7 +23,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
     ),
     "tokens": (
         *("n_tokens", "num_tokens", "token_count", "total_tokens", "train_tokens", "training_tokens"),
-        *("tokens_seen", "tokens_trained", "n_train_tokens"),
+        *("tokens_seen", "tokens_trained", "n_train_tokens", "num_input_tokens_seen"),
     ),
     "flops": (
         *("compute", "train_flops", "training_flops", "total_flops", "train_compute", "training_compute"),
@@ -87,6 +87,10 @@ def named(
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ValueError(f"{ours!r} is not one of our columns; {hint}They are: {', '.join(KNOWN)}")
         known_column(out, theirs)
+    if "ppl" in asked and "loss" not in asked:
+        out = out.drop(
+            columns=[name for name in out if folded(name) == "loss" and name not in asked.values()]
+        )
     free = out.drop(columns=list(asked.values()))
     found = {ours: theirs for ours, theirs in _recognised(free, without=asked)}
     values = {ours: out[theirs] for ours, theirs in (found | asked).items()}
@@ -160,6 +164,12 @@ def _recognised(frame: pd.DataFrame, without: Container[str]) -> Iterator[tuple[
     columns = list(frame.columns)
     for ours in (name for name in KNOWN if name not in without):
         own = [name for name in columns if folded(name) == ours]
+        # W&B calls the status of a run State; ours is a number of elements.
+        words = [name for name in columns if folded(name) == "state" and not _holds_numbers(frame[name])]
+        if ours == "state":
+            own = [name for name in own if name not in words]
+        if ours == "status" and not own:
+            own = words
         others = [name for name in columns if name not in own and _form(name) == ours]
         if ours in own and f"{ours}.1" in columns:
             raise ValueError(
@@ -167,6 +177,8 @@ def _recognised(frame: pd.DataFrame, without: Container[str]) -> Iterator[tuple[
             )
         # A table that has our name means it, but `loss` beside `val_loss` is that of training, or is not.
         candidates = own + others if ours == "loss" or not own else own
+        if ours in QUANTITIES and len(candidates) > 1:
+            candidates = [name for name in candidates if _holds_numbers(frame[name])] or candidates
         if len(candidates) > 1 and not all(frame[candidates[0]].equals(frame[name]) for name in candidates):
             raise ValueError(
                 f"columns {_and([repr(name) for name in candidates])} may all be {ours}; choose one "
@@ -174,6 +186,10 @@ def _recognised(frame: pd.DataFrame, without: Container[str]) -> Iterator[tuple[
             )
         if candidates:
             yield ours, candidates[0]
+
+
+def _holds_numbers(cells: pd.Series) -> bool:
+    return bool(pd.to_numeric(cells, errors="coerce").notna().any())
 
 
 def _form(name: str) -> str | None:

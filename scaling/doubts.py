@@ -38,9 +38,10 @@ STEPS = ("step", "global_step", "iteration", "iter")
 
 def of_units(frame: pd.DataFrame) -> list[str]:
     """Whether params and tokens are counts. FLOPs of the table's own confirm them, so then it is a note."""
-    if not {"params", "tokens"} <= set(frame):
+    if "params" not in frame or not {"tokens", "flops"} & set(frame):
         return []
-    n, d = _numbers(frame, "params"), _numbers(frame, "tokens")
+    n = _numbers(frame, "params")
+    d = _numbers(frame, "tokens") if "tokens" in frame else _numbers(frame, "flops") / (6.0 * n)
     ratio = (d / n).dropna()
     if ratio.empty:
         return []
@@ -71,7 +72,7 @@ def of_units(frame: pd.DataFrame) -> list[str]:
         )
     else:
         return []
-    if "flops" in frame:
+    if {"tokens", "flops"} <= set(frame):
         return [f"{SERIOUS}{words}, though the FLOPs say so too; check all three"]
     raise ValueError(
         f"{words}; give counts in every row, not millions or billions, nor steps. If these are counts, a "

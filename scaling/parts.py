@@ -219,7 +219,11 @@ def state_part(about: Analysis) -> Part:
     """P* = k M^c, with one c and each architecture's own."""
     if "state" not in about.ends:
         raise NotIdentified("The runs have no column state (elements of recurrent state); add it.")
-    law = state_law(about.groups, confidence=about.confidence)
+    try:
+        law = state_law(about.groups, confidence=about.confidence)
+    except ValueError as error:
+        # The runs were read before: what is left is that not all have a state, a fact that the page states.
+        raise NotIdentified(str(error)) from None
     rows = [
         {"class": name, "exponent c": _with(value, law.intervals.get(name)), "k": law.coefficients[name]}
         for name, value in law.exponents.items()

@@ -47,12 +47,14 @@ def tidy(
     """
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"runs are a {type(frame).__name__}; give a pandas.DataFrame, or read a CSV")
-    if "tidy" in frame.attrs and columns is by is where is None:
+    parted = "tidy" in frame.attrs and frame.index.is_unique
+    if parted and columns is by is where is None:
         return frame
     _not_shifted(frame)
     out, notes = named(frame, columns, by)
-    notes = [*frame.attrs.get("notes", ()), *notes]
-    if "tidy" not in frame.attrs:
+    before = frame.attrs.get("notes")
+    notes = [*(before if isinstance(before, tuple) else ()), *notes]
+    if not parted:
         out.index = pd.RangeIndex(1, len(out) + 1)
     out.attrs = {
         "name": frame.attrs.get("name", "the table"),

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scaling.columns import lacking, rows_text
+from scaling.columns import is_blank, lacking, rows_text
 from scaling.rows import ends, labels, positive, tidy
 
 __all__ = ["NotIdentified", "Status", "budgets", "clean", "ends", "labels", "rows_text", "tidy"]
@@ -79,8 +79,10 @@ def clean(
     if out.empty:
         raise ValueError("there are no runs; add rows")
     for name in POSITIVE:
-        if name in out and (name in need or name in ("flops", "loss") or out[name].notna().all()):
+        if name in out and (name in need or name in ("flops", "loss")):
             positive(out, name)
+        elif name in out:
+            out[name] = _if_numbers(out[name])
     out.attrs.setdefault("convention", "C as given" if "flops" in out else "C = 6 N D")
     if {"params", "tokens"} <= set(out) and (set(need) & {"params", "tokens"}):
         if "flops" not in out:
@@ -113,6 +115,12 @@ def budgets(frame: pd.DataFrame, *, given: Sequence[float] | None = None, within
     group[order] = np.concatenate([[0], np.cumsum(jumps)])
     centre = np.bincount(group, np.log(flops)) / np.bincount(group)
     return pd.Series(np.exp(centre[group]), frame.index)
+
+
+def _if_numbers(cells: pd.Series) -> pd.Series:
+    """As numbers, where every cell that holds anything is one; what nobody needs may be what it likes."""
+    numbers = pd.to_numeric(cells, errors="coerce").astype(float)
+    return numbers if (numbers.isna() == is_blank(cells)).all() else cells
 
 
 def _as_flops(names: pd.Series, flops: pd.Series) -> pd.Series:

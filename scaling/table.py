@@ -73,6 +73,11 @@ def _csv(name: str, text: str) -> pd.DataFrame:
     if not lines:
         raise ValueError(f"{name} cannot be read as CSV: it has no header; give one and a row per run")
     (_, header), *rows = lines
+    if len(header) == 1 and len(header[0].split()) > 1 and rows:
+        raise ValueError(
+            f"{name}: the header {header[0]!r} has neither comma nor semicolon nor tab; put one of them "
+            "between its fields"
+        )
     _same_length(name, header, rows)
     full = next((i for i in range(len(rows), 0, -1) if any(rows[i - 1][1])), 0)
     cells = [[row[place] for _, row in rows[:full]] for place in range(len(header))]

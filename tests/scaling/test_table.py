@@ -400,3 +400,60 @@ def test_a_table_gives_the_law_of_its_rows_or_says_why_not(
     assert law.n == 20 - len(aside) and law.E == pytest.approx(LAW.E, rel=2e-3), json.dumps(
         table.attrs["notes"]
     )
+
+
+def test_a_run_table_of_wandb_has_its_status_in_state() -> None:
+    frame = design().assign(
+        State=["finished"] * 18 + ["crashed", "running"], Name=[f"r{i}" for i in range(20)]
+    )
+    law = scaling.fit(frame, bootstrap=0)
+    assert law.n == 18 and any("status from 'State'" in words for words in law.warnings)
+    assert "row 20 set aside: status 'running' is not ok" in law.warnings
+    assert "state" in tidy(design().assign(State=100.0)) and "status" not in tidy(
+        design().assign(State=100.0)
+    )
+
+
+@pytest.mark.parametrize("state", [0.0, "none", None])
+def test_what_a_fit_does_not_need_does_not_stop_it(state: Any, tmp_path: Path) -> None:
+    frame = design().assign(state=pd.Series([state] * 20, dtype=object), floor=np.nan)
+    assert scaling.fit(frame, bootstrap=0).n == 20
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(ValueError, match="column 'state'"):
+        scaling.state_law(frame)
+
+
+def test_words_are_no_candidates_for_a_quantity() -> None:
+    frame = design().rename(columns={"params": "n_params"}).assign(model_size="small")
+    assert scaling.fit(frame, bootstrap=0).n == 20
+    with pytest.raises(ValueError, match="columns 'n_params' and 'model_size' may all be params"):
+        scaling.fit(frame.assign(model_size=1e9))
+
+
+def test_the_choice_between_loss_and_perplexity_is_kept() -> None:
+    frame = design().assign(ppl=lambda f: np.exp(f["loss"] + 0.2))
+    with pytest.raises(ValueError, match="choose with --columns loss=loss or ppl=ppl"):
+        scaling.fit(frame)
+    for column, shift in (("loss", 0.0), ("ppl", 0.2)):
+        law = scaling.fit(scaling.read(frame, columns={column: column}), bootstrap=0)
+        assert law.E == pytest.approx(LAW.E + shift, rel=1e-3)
+
+
+def test_tables_put_together_are_counted_anew() -> None:
+    half = tidy(design())
+    both = tidy(pd.concat([half, half.assign(loss=half["loss"] + 1e-6)]))
+    assert both.index.tolist() == list(range(1, 41))
+
+
+def test_optima_in_millions_are_serious_though_they_have_no_tokens() -> None:
+    c = np.geomspace(1e18, 1e21, 6)
+    frame = pd.DataFrame({"flops": c, "params": np.asarray(LAW.n_opt(c)) / 1e6})
+    with pytest.raises(ValueError, match="column 'params' is not a count"):
+        tidy(frame)
+    assert not tidy(frame.assign(params=LAW.n_opt(c))).attrs["notes"]
+
+
+def test_fields_that_nothing_separates_are_named(tmp_path: Path) -> None:
+    path = written(tmp_path, PLAIN.replace(",", " "))
+    with pytest.raises(ValueError, match="the header 'params tokens loss' has neither comma nor"):
+        scaling.read(path)
