@@ -104,6 +104,8 @@ def lacking(names: Sequence[str], frame: pd.DataFrame) -> str:
     """That these columns are missing, all at once, and what each might be called here."""
     columns = [str(column) for column in frame.attrs.get("columns", frame.columns)]
     likely = {name: _likely(name, columns) for name in names}
+    guesses = list(likely.values())
+    likely = {name: theirs if guesses.count(theirs) == 1 else None for name, theirs in likely.items()}
     listed = _and([f"{name!r}" + " (or 'ppl')" * (name == "loss") for name in names])
     one = len(names) == 1
     added = "add it" if one else "add them"
@@ -112,7 +114,7 @@ def lacking(names: Sequence[str], frame: pd.DataFrame) -> str:
     steps = "tokens" in names and next((c for c in columns if c.lower() in ("_step", "step", "steps")), None)
     return (
         f"column{'s' * (not one)} {listed} {'is' if one else 'are'} missing; "
-        f"{_and([*hints, added], 'or')}, or say which column it is: "
+        f"{_and([*hints, added], 'or')}, or say which {'it is' if one else 'they are'}: "
         f"--columns {option} (in Python columns={{...}} of scaling.read). "
         f"Columns are: {', '.join(columns) or 'none'}"
         + (f". Tokens are {steps} times the tokens of a step" if steps else "")
@@ -164,13 +166,13 @@ def _recognised(frame: pd.DataFrame, without: Container[str]) -> Iterator[tuple[
     columns = list(frame.columns)
     for ours in (name for name in KNOWN if name not in without):
         own = [name for name in columns if folded(name) == ours]
+        others = [name for name in columns if name not in own and _form(name) == ours]
         # W&B calls the status of a run State; ours is a number of elements.
         words = [name for name in columns if folded(name) == "state" and not _holds_numbers(frame[name])]
         if ours == "state":
-            own = [name for name in own if name not in words]
+            own, others = [name for name in own if name not in words], []
         if ours == "status" and not own:
             own = words
-        others = [name for name in columns if name not in own and _form(name) == ours]
         if ours in own and f"{ours}.1" in columns:
             raise ValueError(
                 f"column {ours!r} is there twice (pandas calls the other {ours + '.1'!r}); keep one"

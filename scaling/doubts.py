@@ -29,6 +29,8 @@ UNIFORM, POOR, NO_MODEL = float(np.log(5e4)), 6.0, 7.5
 AGREE = 0.05
 # A run so many times off the FLOPs of its group, and a column budget so far from the FLOPs of its runs.
 OFF_GROUP, OTHER_UNIT = 2.0, 1.5
+# Of a column budget with more values than this share of the runs, the groups say nothing.
+SINGLES = 0.8
 # Columns by which rows differ that are still of one architecture.
 REPLICAS = {"seed", "replica", "replicate", "trial", "rep", "id", "step", "name", "date", "source"}
 MODELS = {"model", "model_name", "model_type", "model_family", "family", "kind", "variant"}
@@ -129,6 +131,8 @@ def of_budgets(frame: pd.DataFrame) -> list[str]:
         return []
     own = "flops" in frame
     flops = _numbers(frame, "flops") if own else 6.0 * _numbers(frame, "params") * _numbers(frame, "tokens")
+    if not names_groups(frame["budget"]):
+        return ["nearly every run has a budget of its own, so groups are found from the FLOPs instead"]
     names = frame["budget"].astype(str).str.strip()
     groups = flops.groupby([names, frame["arch"]])
     middle, size = groups.transform("median"), groups.transform("count")
@@ -149,6 +153,11 @@ def of_budgets(frame: pd.DataFrame) -> list[str]:
             f"column 'budget' is {says} the FLOPs of the runs, so it names their groups and is not compared"
         )
     return notes
+
+
+def names_groups(budgets: pd.Series) -> bool:
+    """Whether a column budget groups runs; where nearly each has its own value, it is the FLOPs of each."""
+    return bool(budgets.notna().all()) and budgets.nunique() <= SINGLES * len(budgets)
 
 
 def of_shape(frame: pd.DataFrame) -> list[str]:
@@ -176,7 +185,7 @@ def _history(frame: pd.DataFrame) -> Iterator[str]:
     # W&B's own name of the step leaves no doubt.
     if str(step) == "_step":
         raise ValueError(words)
-    yield words.replace("these are", "if these are").replace(", and a run", ", a run")
+    yield SERIOUS + words.replace("these are", "if these are").replace(", and a run", ", a run")
 
 
 def _parted(frame: pd.DataFrame) -> list[str]:

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from scaling.columns import is_blank, lacking, rows_text
+from scaling.doubts import names_groups
 from scaling.rows import ends, labels, positive, tidy
 
 __all__ = ["NotIdentified", "Status", "budgets", "clean", "ends", "labels", "rows_text", "tidy"]
@@ -107,7 +108,7 @@ def budgets(frame: pd.DataFrame, *, given: Sequence[float] | None = None, within
         grid = np.sort(np.asarray(given, float))
         nearest = grid[np.abs(np.log(flops[:, None] / grid)).argmin(1)]
         return pd.Series(np.where(np.abs(flops / nearest - 1) <= within, nearest, np.nan), frame.index)
-    if "budget" in frame and frame["budget"].notna().all():
+    if "budget" in frame and names_groups(frame["budget"]):
         return _as_flops(frame["budget"], frame["flops"])
     order = np.argsort(flops, kind="stable")
     jumps = np.diff(np.log(flops[order])) > np.log1p(within)

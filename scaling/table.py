@@ -1,8 +1,9 @@
 """A table from a file: CSV with any usual separator, JSON or JSON lines, each also as .gz.
 
-    a,b          commas, semicolons or tabs, whichever parts the header into most fields; a first line
+    a,b          commas, semicolons, tabs or bars, whichever parts the header into most fields; a first line
                  "sep=;" decides. Decimal commas are read where commas do not separate
-    [{...}]      a JSON array of objects, an object of columns, or an object per line
+    [{...}]      a JSON array of objects (by itself or under one name), an object of columns, or an object per
+                 line
 
 Every row must have as many fields as the header. What is read beyond plain CSV is said in `attrs["notes"]`.
 """
@@ -25,7 +26,7 @@ import pandas as pd
 
 from scaling.columns import BLANK
 
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 EXCEL = re.compile(r'"?sep=([,;\t])"?\r?\n', re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?")
 # A file that unpacks to more bytes than this is not a table of runs.
@@ -183,6 +184,9 @@ def _json(name: str, text: str) -> pd.DataFrame:
         whole, lines = [_parsed(name, number, line) for number, line in _full_lines(text)], True
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{name} cannot be read as JSON ({error}); give an array of objects") from None
+    if isinstance(whole, dict) and len(whole) == 1 and isinstance(only := next(iter(whole.values())), list):
+        # {"runs": [{...}, ...]}
+        whole = only if all(isinstance(row, dict) for row in only) else whole
     if isinstance(whole, dict):
         by_column = all(isinstance(cells, list | dict) for cells in whole.values())
         whole = pd.DataFrame(whole).to_dict("records") if by_column else [whole]

@@ -39,6 +39,7 @@ def written(folder: Path, text: str | bytes, name: str = "runs.csv") -> Path:
 PLAIN = design().to_csv(index=False)
 FORMS: dict[str, tuple[str, Callable[[], str | bytes]]] = {
     "semicolons": ("runs.csv", lambda: design().to_csv(index=False, sep=";")),
+    "bars": ("runs.csv", lambda: design().to_csv(index=False, sep="|")),
     "tabs": ("runs.tsv", lambda: design().to_csv(index=False, sep="\t")),
     "decimal commas": ("runs.csv", lambda: design().to_csv(index=False, sep=";", decimal=",")),
     "excel": ("runs.csv", lambda: "sep=;\r\n" + design().to_csv(index=False, sep=";")),
@@ -50,6 +51,7 @@ FORMS: dict[str, tuple[str, Callable[[], str | bytes]]] = {
     "an index": ("runs.csv", lambda: design().to_csv()),
     "gzip": ("runs.csv.gz", lambda: gzip.compress(PLAIN.encode())),
     "json": ("runs.json", lambda: design().to_json(orient="records", double_precision=15)),
+    "runs in json": ("runs.json", lambda: json.dumps({"runs": design().to_dict("records")})),
     "columns in json": ("runs.json", lambda: design().to_json(double_precision=15)),
     "json lines": ("runs.jsonl", lambda: design().to_json(orient="records", lines=True, double_precision=15)),
 }
@@ -311,7 +313,11 @@ def test_a_history_of_wandb_names_the_option_that_cures_it() -> None:
         scaling.fit(frame)
     assert len(ends(scaling.read(frame, columns={"run": "Name"}))) == 20
     [note] = tidy(frame.rename(columns={"_step": "step"})).attrs["notes"]
-    assert "if these are training curves" in note and "--columns run=Name" in note
+    assert (
+        note.startswith("serious:")
+        and "if these are training curves" in note
+        and "--columns run=Name" in note
+    )
 
 
 def test_two_models_in_one_table_name_the_option_that_parts_them() -> None:
@@ -342,6 +348,14 @@ def test_a_column_budget_groups_runs_whatever_it_counts(budget: str) -> None:
     assert found.exponent == pytest.approx(plain.exponent, abs=1e-9)
     assert any("column 'budget' is" in note for note in found.warnings)
     assert scaling.fit(named, bootstrap=0).E == pytest.approx(LAW.E, rel=1e-3)
+
+
+def test_budgets_that_group_nothing_are_found_anew() -> None:
+    frame = design()
+    own = frame.assign(budget=6 * frame["params"] * frame["tokens"])
+    found = scaling.isoflop(own, bootstrap=100)
+    assert found.exponent == pytest.approx(scaling.isoflop(frame, bootstrap=100).exponent, rel=1e-9)
+    assert any("every run has a budget of its own" in words for words in found.warnings)
 
 
 def test_a_run_far_from_the_flops_of_its_budget_is_named() -> None:
@@ -407,7 +421,7 @@ def test_a_run_table_of_wandb_has_its_status_in_state() -> None:
         State=["finished"] * 18 + ["crashed", "running"], Name=[f"r{i}" for i in range(20)]
     )
     law = scaling.fit(frame, bootstrap=0)
-    assert law.n == 18 and any("status from 'State'" in words for words in law.warnings)
+    assert law.n == 18 and law.warnings[0] == "columns were recognised: status from 'State'"
     assert "row 20 set aside: status 'running' is not ok" in law.warnings
     assert "state" in tidy(design().assign(State=100.0)) and "status" not in tidy(
         design().assign(State=100.0)
