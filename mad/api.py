@@ -261,7 +261,8 @@ def check(
 ) -> list[Finding]:
     """Test one layer against the contract that the registered ones keep, and return what each check found.
 
-    spec     package.module:Class, a registered name, or either with options: "mamba[d_state=8]"
+    spec     package.module:Class, a registered name, or either with options: "mamba[d_state=8]"; or
+             package.module:factory of whole models, which is asked less, on the tasks of the smoke suite
     dim      the width of most inputs; divisible by 16
     compile  torch.compile too, which takes seconds
     only     names of checks; None: all

@@ -55,6 +55,13 @@ class Architecture:
         return model
 
 
+def factory_named(text: str) -> Factory | None:
+    """The function that "package.module:function" names; None where the text is a spec."""
+    path = ":" in text and text.replace(":", "").replace(".", "").replace("_", "").isalnum()
+    loaded = load_object(text) if path else None
+    return loaded if inspect.isfunction(loaded) else None
+
+
 def resolve(
     given: str | architectures.Spec | Factory,
     *,
@@ -66,16 +73,11 @@ def resolve(
 
     `equalise` resizes a spec; a factory makes whole models, whose sizes are its own.
     """
-    if (
-        isinstance(given, str)
-        and ":" in given
-        and given.replace(":", "").replace(".", "").replace("_", "").isalnum()
-    ):
-        loaded = load_object(given)
-        if inspect.isfunction(loaded) and equalise is not None:
-            raise ValueError(f"{given} makes whole models, whose sizes cannot be turned; leave iso out")
-        if inspect.isfunction(loaded):
-            return _from_factory(loaded, given)
+    factory = factory_named(given) if isinstance(given, str) else None
+    if factory is not None and equalise is not None:
+        raise ValueError(f"{given} makes whole models, whose sizes cannot be turned; leave iso out")
+    if factory is not None:
+        return _from_factory(factory, str(given))
     if isinstance(given, str | architectures.Spec):
         return _from_spec(given, dim, protocol, equalise or (lambda spec: spec))
     if callable(given) and equalise is not None:

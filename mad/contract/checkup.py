@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
@@ -15,6 +14,7 @@ from architectures.primitive import UnknownState
 from architectures.registry import get, unknown
 from architectures.spec import Layer, Spec
 from mad.contract import decoding, forward, statements, training
+from mad.contract.finding import Finding
 from mad.contract.subject import (
     MAX_LEN,
     NotApplicable,
@@ -24,22 +24,9 @@ from mad.contract.subject import (
     Violation,
     describe,
 )
-
-Result = Literal["passed", "failed", "not applicable", "not run"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check came to.
-
-    seen      where it passed, what was measured; where it failed, what the smallest input shows; else why not
-    smallest  (batch, length, width) of that input; None where the check has no input or was given one
-    """
-
-    check: str
-    result: Result
-    seen: str
-    smallest: Size | None = None
+from mad.contract.whole import QUESTIONS, examine_factory
+from mad.driver import one_driver
+from mad.sweep import factory_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +81,7 @@ CHECKS = {
 }
 
 
+@one_driver()
 def examine(
     spec: str,
     *,
@@ -103,12 +91,18 @@ def examine(
     size: tuple[int, int, int] | None = None,
     report: Callable[[str], None] = lambda check: None,
 ) -> list[Finding]:
-    """Put every question, or `only` some, to the layer of a spec; see `mad.check`."""
-    wanted = set(CHECKS if only is None else only)
-    for name in wanted - set(CHECKS):
-        raise ValueError(f"unknown check {unknown(name, CHECKS)}")
+    """Put every question, or `only` some, to the layer of a spec or a factory's models; see `mad.check`."""
+    factory = factory_named(spec)
+    known = CHECKS if factory is None else QUESTIONS
+    wanted = set(known if only is None else only)
+    for name in wanted - set(known):
+        raise ValueError(f"unknown check {unknown(name, known)}")
     if not wanted:
-        raise ValueError(f"no check is named; available: {', '.join(CHECKS)}")
+        raise ValueError(f"no check is named; available: {', '.join(known)}")
+    if factory is not None:
+        if size is not None:
+            raise ValueError(f"{spec} makes models for tasks, which have a size of their own; leave size out")
+        return examine_factory(factory, only=only, report=report)
     if only is None and not compile:
         wanted.remove("compile")
     given = Size(*size) if size is not None else None
@@ -174,7 +168,7 @@ def _ask(name: str, check: Check, subject: Subject, dim: int, given: Size | None
             # At another width the options may forbid it, which the check `builds` has judged.
             if name == "builds" or size.dim == dim:
                 return Finding(name, "failed", str(error))
-        except Exception as error:  # The user's layer may raise anything; that is a finding, not a crash.
+        except (Exception, SystemExit) as error:  # The user's layer may raise anything: a finding, no crash.
             if os.environ.get("MAD_TRACEBACK") and not isinstance(error, Violation):
                 raise
             text = _text(error, subject)
@@ -184,12 +178,12 @@ def _ask(name: str, check: Check, subject: Subject, dim: int, given: Size | None
     return Finding(name, "passed", seen)
 
 
-def _text(error: Exception, subject: Subject) -> str:
+def _text(error: BaseException, subject: Subject) -> str:
     return str(error) if isinstance(error, Violation) else describe(error, subject.file)
 
 
 def _smallest(
-    check: Check, subject: Subject, size: Size, text: str, kind: type[Exception]
+    check: Check, subject: Subject, size: Size, text: str, kind: type[BaseException]
 ) -> tuple[str, Size]:
     """Shrink one side after the other to the first value at which the check fails in the same way."""
     for side in check.shrinks:
@@ -203,10 +197,10 @@ def _smallest(
     return text, size
 
 
-def _fails(check: Check, subject: Subject, size: Size, kind: type[Exception]) -> str | None:
+def _fails(check: Check, subject: Subject, size: Size, kind: type[BaseException]) -> str | None:
     """What a check says of this input where it fails with this kind of exception; else None."""
     try:
         check.ask(subject, size)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _text(error, subject) if type(error) is kind else None
     return None

@@ -21,7 +21,8 @@ STYLES = {"passed": "green", "failed": "bold red"}
 
 def check(
     spec: Annotated[
-        str, typer.Argument(help="One layer: package.module:Class or a name, with options if you like.")
+        str,
+        typer.Argument(help="A layer, module:Class or a name, options if you like; or module:factory."),
     ],
     dim: Annotated[int, typer.Option(help="Width of most inputs, divisible by 16.")] = 64,
     compile: Annotated[
@@ -31,7 +32,7 @@ def check(
     size: Annotated[str | None, typer.Option(help="The one input to ask: batch,length,width.")] = None,
     format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:
-    """Test one layer, your own too: causality, step against forward, gradients, vmap, FLOPs and more."""
+    """Test one layer or a factory, your own too: causality, step, gradients, vmap, FLOPs and more."""
     from mad import api
 
     if format not in ("table", "json"):

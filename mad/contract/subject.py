@@ -83,7 +83,7 @@ class Subject:
             model = architectures.build(
                 self.spec, vocab_size=2, dim=dim, max_len=max_len or self.max_len, seed=seed
             )
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise Unbuildable(describe(error, self.file)) from error
         layer = model.layers()[0][1]
         return layer.eval() if self.plain else layer
@@ -172,7 +172,7 @@ def bare(name: str) -> str:
     return name.removeprefix("module.")
 
 
-def describe(error: Exception, file: str) -> str:
+def describe(error: BaseException, file: str) -> str:
     """What an exception says, on one line, and the line of the user's file that it came through last."""
     text = " ".join(str(error).split())
     text = text if len(text) <= 240 else f"{text[:240]}..."
