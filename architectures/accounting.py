@@ -105,11 +105,6 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
     params = sum(p.numel() for p in model.parameters())
     head = 0 if model.options.tied else sum(p.numel() for p in model.head.parameters())
     embedding = model.embedding.weight.numel() + head
-    readout: float = 2 * model.width * model.vocab_size
-    if isinstance(model.head, MultiplicativeLinear):
-        readout = model.head.flops(seq_len) / seq_len
-    if model.decoder is not None:
-        readout += 4 * model.width**2  # its two maps
     known = [layer.state for layer in layers if layer.state is not None]
     complete = len(known) == len(layers)
     return Account(
@@ -117,11 +112,19 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
         params=params,
         embedding=embedding,
         active=params - embedding - sum(layer.params - layer.active for layer in layers),
-        flops=sum(layer.flops for layer in layers) + readout,
+        flops=sum(layer.flops for layer in layers) + readout_flops(model, seq_len),
         state={kind: sum(s[kind] for s in known) for kind in KINDS} if complete else None,
         nominal=sum(layer.nominal or 0 for layer in layers) if complete else None,
         layers=tuple(layers),
     )
+
+
+def readout_flops(model: SequenceModel, seq_len: int) -> float:
+    """Forward FLOPs per token of what follows the layers."""
+    head: float = 2 * model.width * model.vocab_size
+    if isinstance(model.head, MultiplicativeLinear):
+        head = model.head.flops(seq_len) / seq_len
+    return head + (0 if model.decoder is None else 4 * model.width**2)  # the decoder's two maps
 
 
 def _measure(layer: Primitive, seq_len: int) -> tuple[dict[str, int] | None, int | None]:

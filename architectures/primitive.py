@@ -33,8 +33,6 @@ class UnknownState(ValueError):
 
 # What a number in an option means when the model is made wider (`architectures.scale`).
 SCALES = ("absolute", "head", "width")
-
-
 # What `architectures.solve` may turn an option for.
 SETS = ("", "params", "state")
 
@@ -47,8 +45,9 @@ def option(
     `scales`: "absolute" (a window, a kernel length: unchanged), "head" (a size of one head: unchanged,
     the number of heads grows instead) or "width" (an inner width, a number of heads: grows with the width).
     `sets`: "params" (an inner width) or "state" (a size of the state) marks the integer that `solve` turns to
-    reach a number of parameters or of state elements; "" for none. `most`: the largest number that a spec may
-    say, where the layer's work grows with it; None: `bounds.MOST`, which is a guard against slips.
+    reach a number of parameters or of state elements; "" for none. Where such an option is none, the layer
+    keeps what it resolved to under that name; 0 and none are off, and stay off. `most`: the largest number
+    that a spec may say, where the layer's work grows with it; None: `bounds.MOST`, a guard against slips.
     """
     if scales not in SCALES:
         raise ValueError(f"scales={scales!r} is not one of {', '.join(SCALES)}")
@@ -198,17 +197,14 @@ class Primitive(nn.Module):
 
     @property
     def value_widths(self) -> tuple[int, ...]:
-        """Channels of the values that the wrapper value-residual may mix with those of the first mixer, in
-        each size of the layer; none where it shares no values.
-        """
+        """Channels of the values that value-residual may mix, in each of the layer's sizes; () for none."""
         return ()
 
     @property
     def decodes(self) -> bool:
         """Whether the layer has a recurrent form: a `step` of its own, and nothing inside that has none."""
         own = self.mixes == "channel" or (self.causal and type(self).step is not Primitive.step)
-        inside = (m for m in self.modules() if isinstance(m, Primitive) and m is not self)
-        return own and all(layer.decodes for layer in inside)
+        return own and all(m.decodes for m in self.modules() if isinstance(m, Primitive) and m is not self)
 
     def join(self, before: Sequence[Primitive]) -> None:
         """Refuse a place after the layers `before` of the same model, in the order of reading."""
@@ -283,6 +279,10 @@ class Primitive(nn.Module):
             raise ValueError(
                 f"{length} tokens are more than max_len {self.max_len}; build the model with max_len={length}"
             )
+
+    def size_step(self, option: str) -> int:
+        """What the value of an option that sizes the layer, see `option`, is a multiple of."""
+        return 1
 
     def measure_state(self, length: int) -> dict[str, int]:
         """Floating elements of one row's state after `length` tokens, by kind, measured on the state."""

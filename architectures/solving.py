@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
-from architectures import registry
-from architectures.accounting import Account, account
+from architectures.accounting import Account, account, readout_flops
+from architectures.blocks import Part
+from architectures.dials import Dial, around, find_dials, nearest, with_values
 from architectures.model import SequenceModel, sketch
 from architectures.primitive import Primitive
-from architectures.spec import Layer, Parallel, Spec
+from architectures.spec import Layer, Spec
 from architectures.stripe import parse
 
 TOLERANCE = 0.02
@@ -20,6 +23,8 @@ TOLERANCE = 0.02
 WIDTH_STEPS = (16, 4, 1)
 WIDEST = 16_384
 DEFAULT_DIM = 128
+# Inner widths are turned by factors of 1.005^n, finer than the tolerance, n up to this in both directions.
+SPAN = 2000
 # The goals in the words of `mad bench --iso`.
 GOALS = ("params", "state", "total-state", "flops")
 
@@ -50,15 +55,19 @@ def solve(
     params       parameters without embedding and readout
     state        nominal state elements of the whole model; the published point is 4,096 at width 128
     total_state  measured state elements, tails of short convolutions included
-    flops        forward FLOPs a token of the whole model, over `seq_len` tokens
+    flops        forward FLOPs per token of the whole model, over `seq_len` tokens
     dim          the model's width; None: free where params or flops is given, else 128
 
     State is turned by the options that a layer declares to size it, with equal shares for the layers that
     have one; a state that grows with the sequence is refused. Parameters and FLOPs are turned by the inner
     widths, all by one factor, and by the width where it is free, in steps of 16 or, where that is too coarse,
-    finer. Options that the spec states
-    are turned like the others; those that nothing declares are left as they are. State is solved first, and
-    inner widths do not change it.
+    finer. Options that the spec states are turned like the others; those that nothing declares, and those
+    that are off (0 or none), are left as they are. State is solved first, and inner widths do not change it.
+
+    All sizes are whole multiples of what their layer asks for (`Primitive.size_step`). Where equal shares
+    miss the goal, the first layers, those with the coarsest steps before the others, are one step larger than
+    the last ones: 11, 11 and 10 for 10.67 each. Where that misses it too, the layers with the coarsest steps
+    keep their sizes and the others share what is left.
     """
     goals = {"params": params, "state": state, "total-state": total_state, "flops": flops}
     given = {name: goal for name, goal in goals.items() if goal is not None}
@@ -86,106 +95,85 @@ class _Unbuildable(ValueError):
     """A layer refuses a width or an option."""
 
 
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise _Unbuildable(str(error)) from error
+
+
 class _Solver:
     def __init__(self, spec: Spec, goals: dict[str, float], vocab_size: int, seq_len: int) -> None:
-        self.spec, self.goals, self.vocab_size, self.seq_len = spec, goals, vocab_size, seq_len
+        self.spec, self.goals = spec, goals
+        self.vocab_size, self.seq_len = vocab_size, seq_len
         self.size = next((g for g in ("params", "flops") if g in goals), None)
         self.memory = next((g for g in ("state", "total-state") if g in goals), None)
 
-    def at(self, dim: int) -> tuple[Spec, int]:
-        """The nearest architecture at one width."""
-        spec = self.spec if self.memory is None else self._with_state(self.memory, dim)
-        return (spec if self.size is None else self._with_inner(self.size, spec, dim)), dim
+    def at(self, dim: int, *, equal: bool = False) -> tuple[Spec, int]:
+        """The nearest architecture at one width; with `equal`, that of equal shares."""
+        spec = self.spec
+        for name in (self.memory, self.size):
+            if name is not None:
+                spec = self._turned(name, spec, dim, equal)
+        return spec, dim
 
     def any_width(self) -> tuple[Spec, int]:
-        """The nearest architecture at any width: about where it would fit unturned."""
+        """The nearest architecture at any width: about where it would fit unturned.
+
+        The first that will do is taken, as its proportions are nearest to the default ones; layers differ by
+        a step only where equal ones do at no width.
+        """
         assert self.size is not None
-        size, best = self.size, None
-        for step in WIDTH_STEPS:
-            k = _nearest(self._at_width(size, step), self.goals[size], 1, WIDEST // step)
+        size, found, refusal = self.size, [], ""
+        for equal, step in itertools.product((True, False), WIDTH_STEPS):
+
+            def plain(k: int, step: int = step) -> float:
+                return sum(self._tried(size, self.spec, step * k))
+
+            k = nearest(plain, self.goals[size], 1, WIDEST // step, DEFAULT_DIM // step)
             for n in (k, k - 1, k + 1, k + 2):
                 try:
-                    found = self.at(step * n) if n > 0 else None
-                except _Unbuildable:
+                    found += [self.at(step * n, equal=equal)] if n > 0 else []
+                except _Unbuildable as error:
+                    refusal = str(error)
                     continue
-                if found and (best is None or self.error(*found) < self.error(*best)):
-                    best = found
-                # The first that will do: its proportions are nearest to the default ones.
-                if best is not None and self.error(*best) <= TOLERANCE:
-                    return best
-        if best is None:
-            raise ValueError(f"{self.spec} can be built at no width up to {WIDEST}; state its heads or sizes")
-        return best
-
-    def _at_width(self, size: str, step: int) -> Callable[[int], float]:
-        def plain(k: int) -> float:
-            try:
-                return self.measure(size, self.spec, step * k)
-            except _Unbuildable:
-                return math.nan
-
-        return plain
+                if found and self.error(*found[-1]) <= TOLERANCE:
+                    return found[-1]
+            if not found:
+                raise ValueError(
+                    f"{self.spec} can be built at no multiple of {step} up to {WIDEST} as width ({refusal}); "
+                    "state its heads or sizes"
+                )
+        return min(found, key=lambda best: self.error(*best))
 
     def error(self, spec: Spec, dim: int) -> float:
         """The largest relative deviation from a goal."""
         return max(abs(self.measure(name, spec, dim) / goal - 1) for name, goal in self.goals.items())
 
-    @functools.cache  # noqa: B019 - a solver lives for one call
     def measure(self, name: str, spec: Spec, dim: int) -> float:
         """A quantity of a whole model."""
-        model = self._model(spec, dim)
-        if name == "params":
-            return sum(p.numel() for p in model.parameters()) - 2 * self.vocab_size * model.width
-        if name == "flops":
-            return account(spec, vocab_size=self.vocab_size, dim=dim, seq_len=self.seq_len).flops
-        counted = account(spec, vocab_size=self.vocab_size, dim=dim, seq_len=self.seq_len)
-        if counted.state is None or counted.nominal is None:
-            unknown = ", ".join(sorted({a.name for a in counted.layers if a.state is None}))
-            raise ValueError(f"the state of {unknown} is unknown: it defines no step; choose other layers")
-        return counted.nominal if name == "state" else counted.state["total"]
+        return sum(self._counted(name, spec, dim))
 
     def complaint(self, name: str, spec: Spec, dim: int) -> str:
         goal, reached = self.goals[name], self.measure(name, spec, dim)
-        sets = "state" if name == self.memory else "params"
-        options = sorted({f"{layer.name}[{o}]" for layer in spec.walk() for o in _turned(layer, sets)})
-        turning = (
-            f"by turning {', '.join(options)}" if options else f"no layer has an option that sizes {sets}"
-        )
+        options = sorted({f"{d.layer.name}[{d.option}]" for d in self.dials(name, spec, dim) if d})
+        turning = f"by turning {', '.join(options)}"
+        if not options:
+            turning = f"no layer has an option that sizes {_sets(name)}"
         return (
             f"{self.spec} cannot have {name}={goal:,.0f} within {TOLERANCE:.0%}: the nearest found is "
             f"{reached:,.0f} at width {dim} with {spec}, {turning}; give another {name}, width or spec"
         )
 
-    def _with_inner(self, name: str, spec: Spec, dim: int) -> Spec:
-        """Every inner width times one factor."""
-        if not any(_turned(layer, "params") for layer in spec.walk()):
-            return spec
-
-        def scaled(n: int) -> Spec:
-            # Factors of 1.005^n, from 1/147 to 147: steps finer than the tolerance.
-            def turn(layer: Layer) -> dict[str, int]:
-                built = self._layer(layer, dim)
-                return {o: max(1, round(_value(built, o) * 1.005**n)) for o in _turned(layer, "params")}
-
-            return _mapped(spec, turn)
-
-        best = _nearest(lambda n: self.measure(name, scaled(n), dim), self.goals[name], -1000, 1000)
-        return spec if best == 0 else scaled(best)
-
-    def _with_state(self, name: str, dim: int) -> Spec:
-        """The options that size the state, each where its layer comes nearest to an equal share."""
-        self._refuse_growing(name, dim)
-        if not any(_turned(layer, "state") for layer in self.spec.walk()):
-            return self.spec
-        goal = self.goals[name]
-
-        def shared(share: int) -> Spec:
-            return _mapped(self.spec, lambda layer: self._sized(name, layer, dim, share))
-
-        return shared(_nearest(lambda share: self.measure(name, shared(share), dim), goal, 1, int(goal)))
+    def _turned(self, name: str, spec: Spec, dim: int, equal: bool) -> Spec:
+        """The spec with its dials where the quantity comes nearest to the goal, see `solve`."""
+        if name == self.memory:
+            self._refuse_growing(name, dim)
+        return _Turning(self, name, spec, dim).found(equal)
 
     def _refuse_growing(self, name: str, dim: int) -> None:
-        for layer in account(self.spec, vocab_size=1, dim=dim, seq_len=self.seq_len).layers:
+        for layer in self._account(self.spec, dim).layers:
             growing = (layer.state or {}).get("growing", 0)
             # A nominal state beyond the recurrent one is that of a distilled form, which does not grow.
             distilled = layer.state is not None and layer.nominal != layer.state["recurrent"]
@@ -196,87 +184,142 @@ class _Solver:
                     "compare at equal params or flops"
                 )
 
-    def _sized(self, name: str, layer: Layer, dim: int, share: int) -> dict[str, int]:
-        turned = _turned(layer, "state")
-        if not turned:
-            return {}
-        (option,) = turned
+    def by_items(
+        self, name: str, spec: Spec, dim: int, dials: Sequence[Dial | None] = (), values: Sequence[int] = ()
+    ) -> float:
+        """A quantity of a model, its items counted one by one, equal ones once; NaN where one is refused.
 
-        def found(value: int) -> float:
-            try:
-                return self.measure(name, Spec((_with(layer, {option: value}),)), dim)
-            except _Unbuildable:
-                return math.nan  # such as an odd width under RoPE
-
-        value = _nearest(found, share, 1, max(1, share))
-        # A default that is right already stays unsaid: two spellings would be two architectures.
-        return {} if value == _value(self._layer(layer, dim), option) else {option: value}
+        dials, values  of the spec, to be turned before
+        """
+        try:
+            turned = with_values(spec, dials, values) if dials else spec
+        except ValueError:
+            return math.nan
+        inside, outside = zip(*(self._tried(name, Spec((item,)), dim) for item in turned), strict=True)
+        return sum(inside) + outside[0]
 
     @functools.cache  # noqa: B019 - a solver lives for one call
-    def _model(self, spec: Spec, dim: int) -> SequenceModel:
+    def _tried(self, name: str, spec: Spec, dim: int) -> tuple[float, float]:
         try:
-            return sketch(spec, vocab_size=self.vocab_size, dim=dim, max_len=self.seq_len)
-        except ValueError as error:
-            raise _Unbuildable(str(error)) from error
+            return self._counted(name, spec, dim)
+        except _Unbuildable:
+            return math.nan, math.nan
 
+    def dials(self, name: str, spec: Spec, dim: int) -> tuple[Dial | None, ...]:
+        return find_dials(spec, _sets(name), lambda layer: self._layer(layer, dim))
+
+    @functools.cache  # noqa: B019
+    def sized(self, name: str, dial: Dial, dim: int, n: int) -> int:
+        """The value of a dial at a factor of 1.005^n, or with a state nearest to n elements."""
+        if name == self.size:
+            return dial.near(dial.value * 1.005**n)
+
+        least, now = dial.least // dial.step, dial.value // dial.step
+        start = round(now * n / max(1, self.alone(name, dial, dim, dial.value)))
+        return dial.step * nearest(
+            lambda k: self.alone(name, dial, dim, k * dial.step), n, least, max(least, n // dial.step), start
+        )
+
+    def alone(self, name: str, dial: Dial, dim: int, value: int) -> float:
+        """A quantity of a model of one layer, its dial at a value."""
+        return self.by_items(name, Spec((dial.layer,)), dim, (dial,), (value,))
+
+    @functools.cache  # noqa: B019
+    def _counted(self, name: str, spec: Spec, dim: int) -> tuple[float, float]:
+        """A quantity of the layers, and of what stands around them without the embedding."""
+        if name in ("state", "total-state"):
+            counted = self._account(spec, dim)
+            if counted.state is None or counted.nominal is None:
+                unknown = ", ".join(sorted({a.name for a in counted.layers if a.state is None}))
+                raise ValueError(f"the state of {unknown} is unknown: it has no step; choose other layers")
+            return (counted.nominal if name == "state" else counted.state["total"]), 0
+        model = self._model(spec, dim)
+        if name == "params":
+            inside, outside = (sum(p.numel() for p in m.parameters()) for m in (model.blocks, model.norm))
+            return inside, outside
+        flops = sum(part.flops(self.seq_len) for part in cast("Iterable[Part]", model.blocks))
+        return flops / self.seq_len, readout_flops(model, self.seq_len)
+
+    def _account(self, spec: Spec, dim: int) -> Account:
+        with _refusals():
+            return account(spec, vocab_size=self.vocab_size, dim=dim, seq_len=self.seq_len)
+
+    def _model(self, spec: Spec, dim: int) -> SequenceModel:
+        with _refusals():
+            return sketch(spec, vocab_size=self.vocab_size, dim=dim, max_len=self.seq_len)
+
+    @functools.cache  # noqa: B019
     def _layer(self, layer: Layer, dim: int) -> Primitive:
         return self._model(Spec((layer,)), dim).layers()[0][1]
 
 
-def _turned(layer: Layer, sets: str) -> list[str]:
-    """The options of a layer that are declared to size its parameters or its state."""
-    fields = dataclasses.fields(registry.get(layer.name).cls.Config)
-    return [f.name for f in fields if f.metadata.get("sets") == sets]
+class _Turning:
+    """A quantity of a spec at one width, and its dials; `values` are theirs, one for each layer."""
 
+    def __init__(self, solver: _Solver, name: str, spec: Spec, dim: int) -> None:
+        self.solver, self.name, self.spec, self.dim = solver, name, spec, dim
+        self.goal, self.dials = solver.goals[name], solver.dials(name, spec, dim)
+        # What a layer makes of its place in the model shows in no item by itself.
+        self.offset = solver.measure(name, spec, dim) - solver.by_items(name, spec, dim)
 
-def _value(layer: Primitive, option: str) -> int:
-    """What an option resolved to: a layer keeps it under the option's name where the config says none."""
-    value = getattr(layer.config, option)
-    return int(getattr(layer, option) if value is None else value)
+    def found(self, equal: bool) -> Spec:
+        values = [dial.value if dial else 0 for dial in self.dials]
+        steps = {i: self._step(i) for i, dial in enumerate(self.dials) if dial}
+        # The coarsest first, equal ones in the order of reading. What moves nothing is left as it is.
+        free = sorted((i for i in steps if steps[i] > 0), key=lambda i: -steps[i])
+        best = self._shared(values, free, equal)
+        while free and not equal and self._error(best) > TOLERANCE:
+            free = [i for i in free if steps[i] < steps[free[0]]]
+            best = min(best, self._shared(best, free, equal), key=self._error)
+        return with_values(self.spec, self.dials, best)
 
-
-def _with(layer: Layer, options: dict[str, int]) -> Layer:
-    changed = registry.get(layer.name).changed({**dict(layer.options), **options})
-    return Layer(layer.name, changed, layer.body)
-
-
-def _mapped(spec: Spec, turn: Callable[[Layer], dict[str, int]]) -> Spec:
-    """The spec with options of every layer turned, those in branches and bodies too."""
-
-    def item(x: Layer | Parallel) -> Layer | Parallel:
-        if isinstance(x, Parallel):
-            return Parallel(tuple(_mapped(branch, turn) for branch in x.branches))
-        body = _mapped(x.body, turn) if x.body else None
-        options = turn(x)
-        return dataclasses.replace(_with(x, options) if options else x, body=body)
-
-    return Spec(tuple(item(x) for x in spec.layers))
-
-
-def _nearest(f: Callable[[int], float], goal: float, low: int, high: int) -> int:
-    """The integer in [low, high] at which a non-decreasing f is nearest to `goal`; the smallest of equals.
-
-    Where f is NaN, the next number that is not one is asked instead.
-    """
-
-    def defined(n: int) -> int:
-        while n < high and f(n) != f(n):
-            n += 1
-        return n
-
-    if low < 1 <= high and f(0) == goal:
-        return 0
-    first, last = low, high
-    # Widen from the low end: values far too large can be dear to build.
-    step = 1
-    while first + step < last and f(defined(first + step)) < goal:
-        step *= 2
-    last = min(last, first + step)
-    while last - first > 1:
-        middle = (first + last) // 2
-        if f(defined(middle)) < goal:
-            first = middle
+    def _shared(self, values: list[int], free: list[int], equal: bool) -> list[int]:
+        """The free dials at equal shares or, where these miss, the first of them one step beyond the rest."""
+        if not free:
+            return values
+        if self.name == self.solver.size:
+            span = -SPAN, SPAN, 0
         else:
-            last = middle
-    candidates = sorted({defined(n) for n in (first, last, max(low, first - 1))})
-    return min((n for n in candidates if f(n) == f(n)), key=lambda n: abs(f(n) - goal), default=low)
+            # Shares rise about as the whole does.
+            now = sum(self._alone(i) for i in free) / len(free)
+            span = 1, int(self.goal), round(now * self.goal / max(1, self._total(values)))
+        ends = around(lambda n: self._total(self._equal(values, free, n)), self.goal, *span)
+        lower, upper = (self._equal(values, free, n) for n in ends)
+        best = min(lower, upper, key=self._error)
+        if equal or self._error(best) <= TOLERANCE:
+            return best
+
+        def beyond(k: int) -> list[int]:
+            ahead = set(free[:k])
+            return [upper[i] if i in ahead else lower[i] for i in range(len(values))]
+
+        return beyond(nearest(lambda k: self._total(beyond(k)), self.goal, 0, len(free), 0))
+
+    def _equal(self, values: list[int], free: list[int], n: int) -> list[int]:
+        """The free dials turned to n, see `_Solver.sized`."""
+        found = list(values)
+        for i in free:
+            found[i] = self.solver.sized(self.name, cast(Dial, self.dials[i]), self.dim, n)
+        return found
+
+    def _alone(self, i: int, steps: int = 0) -> float:
+        """The quantity of a layer with a dial by itself, some steps from its value."""
+        dial = cast(Dial, self.dials[i])
+        return self.solver.alone(self.name, dial, self.dim, dial.value + steps * dial.step)
+
+    def _step(self, i: int) -> float:
+        """What one step of a dial adds."""
+        added = self._alone(i, 1) - self._alone(i)
+        return math.inf if math.isnan(added) else added
+
+    def _total(self, values: list[int]) -> float:
+        return self.offset + self.solver.by_items(self.name, self.spec, self.dim, self.dials, values)
+
+    def _error(self, values: list[int]) -> float:
+        off = abs(self._total(values) / self.goal - 1)
+        return math.inf if math.isnan(off) else off
+
+
+def _sets(name: str) -> str:
+    """What an option is declared to size, for a goal."""
+    return "params" if name in ("params", "flops") else "state"

@@ -116,6 +116,9 @@ class NestedInner(Nested):
         self.inner = inner
         self.nest(tuple(inner >> (count - 1 - g) for g in range(count)))
 
+    def size_step(self, option: str) -> int:
+        return self.inner // self.widths[0] if option == "inner" else 1
+
     def prefix(self, granularity: int) -> dict[str, Tensor]:
         width = self.widths[granularity]
         rows = {name: self.get_parameter(name)[:width] for name in self.rows}

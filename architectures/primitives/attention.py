@@ -41,23 +41,24 @@ class Attention(KeyValueMemory):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.window = config.window
         if config.rope:
             self.rotated = self.rotary_width = rotated_width(self.key_dim, config.rope_fraction)
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
-        kind = "growing" if self.config.window is None else "recurrent"
+        kind = "growing" if self.window is None else "recurrent"
         return (kind, kind, *super().state_kinds[2:])
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         positions = torch.arange(x.shape[1], device=x.device)
         q, k, v, _ = self.project(x, positions, self.init_tails(x.shape[0]), ctx)
-        o = attend(q, self.spread(k), self.spread(v), scale=self.scale, window=self.config.window)
+        o = attend(q, self.spread(k), self.spread(v), scale=self.scale, window=self.window)
         return self.read(o, x)
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         keys, values, count, *tails = state
-        length, window = x.shape[1], self.config.window
+        length, window = x.shape[1], self.window
         q, k, v, tails = self.project(x, count + torch.arange(length, device=x.device), tails, ctx)
         k, v = torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
         # With nothing before it, a prompt takes the way of `forward`, whose memory does not grow with T * T.
@@ -67,10 +68,10 @@ class Attention(KeyValueMemory):
         return self.read(o, x), (k[:, start:], v[:, start:], count + length, *tails)
 
     def pairs(self, length: int) -> int:
-        return visible_pairs(length, self.config.window)
+        return visible_pairs(length, self.window)
 
     def executed_pairs(self, length: int) -> int:
-        return executed_pairs(length, self.config.window)
+        return executed_pairs(length, self.window)
 
 
 variant("mh-attention", of="attention", heads=None)

@@ -105,10 +105,6 @@ class LSHAttention(Primitive):
         return (self.heads * self.value_dim,)
 
     @property
-    def decodes(self) -> bool:
-        return self.config.causal
-
-    @property
     def state_kinds(self) -> tuple[str, ...]:
         return ("growing", "growing", "growing", *(("conv",) if self.conv.taps else ()))
 

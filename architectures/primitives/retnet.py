@@ -46,6 +46,9 @@ class RetNet(MatrixMemory):
         self.norm = nn.Parameter(torch.ones(self.value_dim))
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
 
+    def size_step(self, option: str) -> int:
+        return 2 if option == "key_dim" else 1
+
     @property
     def carry_kinds(self) -> tuple[str, ...]:
         return ("conv", "counter")

@@ -32,9 +32,9 @@ class ShiftedMLP(Primitive):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        inner = config.inner or 4 * dim
-        self.key = nn.Linear(dim, inner, bias=False)
-        self.value = nn.Linear(inner, dim, bias=False)
+        self.inner = config.inner or 4 * dim
+        self.key = nn.Linear(dim, self.inner, bias=False)
+        self.value = nn.Linear(self.inner, dim, bias=False)
 
     @property
     def state_kinds(self) -> tuple[str, ...]:

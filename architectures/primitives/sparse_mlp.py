@@ -87,6 +87,9 @@ class SparseMLP(Primitive):
             self.choose_bias = nn.Parameter(1e-6 * torch.randn(self.inner))
         self.sru = SRU(dim, config.sru) if config.sru else None
 
+    def size_step(self, option: str) -> int:
+        return self.config.block if option == "inner" else 1
+
     @property
     def state_kinds(self) -> tuple[str, ...]:
         return () if self.sru is None else ("recurrent",)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 
 import architectures
-from architectures import solve
+from architectures import registry, solve, solving
 from architectures.accounting import account_model
-from architectures.solving import TOLERANCE, _nearest
+from architectures.dials import nearest
+from architectures.model import sketch
+from architectures.presets import PRESETS
+from architectures.solving import TOLERANCE
+from architectures.spec import Spec
 
 
 def measured(solution: architectures.Solution, seq_len: int = 128) -> architectures.Account:
@@ -115,10 +122,155 @@ def test_what_cannot_be_solved_is_said(spec: str, goals: dict[str, int], message
         solve(spec, **goals)  # type: ignore[arg-type]
 
 
+def hybrid(name: str) -> str:
+    """A spec of a layer beside others, which take up what it cannot."""
+    mixes = registry.get(name).mixes
+    if mixes == "stream":
+        return f"{name}{{gated-delta-net mlp gated-delta-net}}"
+    return f"gated-delta-net {name} mlp" if mixes == "time" else f"gated-delta-net {name}"
+
+
+def solved(spec: str, factor: float, names: Sequence[str], **size: int) -> None:
+    """Every goal at a multiple of what the spec has: reached, or refused for a state that has no size."""
+    dim, seq_len = 64, 16
+    counted = architectures.account(spec, vocab_size=16, dim=dim, seq_len=seq_len)
+    goals: dict[str, float | None] = {
+        "params": counted.core,
+        "flops": counted.flops,
+        "state": counted.nominal or None,
+        "total_state": counted.state["total"] if counted.state else None,
+    }
+    for name in names:
+        now = goals[name]
+        goal = 1000 if now is None else round(factor * now)
+        try:
+            solution = solve(spec, seq_len=seq_len, **{name: goal}, **size)  # type: ignore[arg-type]
+        except ValueError as refusal:
+            assert "state" in name, f"{spec} {name}: {refusal}"
+            known = "grows with the sequence" if counted.state else "is unknown: it has no step"
+            assert known in str(refusal) and "\n" not in str(refusal), f"{spec} {name}: {refusal}"
+            continue
+        found = architectures.account(solution.spec, vocab_size=16, dim=solution.dim, seq_len=seq_len)
+        assert found.state is not None or "state" not in name
+        reached = {"params": found.core, "flops": found.flops, "state": found.nominal}.get(name) or 0
+        reached = found.state["total"] if name == "total_state" and found.state else reached
+        assert abs(reached / goal - 1) <= TOLERANCE, f"{spec} {name}: {solution.spec}"
+        if "state" in name:
+            before = [layer for layer in counted.layers if not layer.nominal and layer.mixes == "channel"]
+            after = [layer for layer in found.layers if not layer.nominal and layer.mixes == "channel"]
+            assert before == after, "a layer without a state is left alone"
+
+
+@pytest.mark.parametrize("name", architectures.names())
+def test_a_hybrid_of_every_layer_is_solved(name: str) -> None:
+    solved(hybrid(name), 1.7, ("params", "state"), dim=64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.9, 1.3, 3.1])
+@pytest.mark.parametrize("name", [*architectures.names(), *sorted(PRESETS)])
+def test_every_layer_and_preset_is_solved_at_any_width(name: str, factor: float) -> None:
+    solved(name if name in PRESETS else hybrid(name), factor, ("params", "flops", "state", "total_state"))
+
+
+@pytest.mark.parametrize(
+    "spec, goals, found",
+    [
+        # Shares of 10.67 steps of 128 elements each.
+        (
+            "3*(gated-delta-net swiglu)",
+            {"state": 4096},
+            "2*(gated-delta-net[key_dim=11] swiglu) gated-delta-net[key_dim=10] swiglu",
+        ),
+        (
+            "2*(gated-delta-net mlp) hyena-li mlp",
+            {"state": 4096},
+            "2*(gated-delta-net[key_dim=11] mlp) hyena-li[order=10] mlp",
+        ),
+        # One value of the memory more is 8 % of the goal: the fine widths beside it take the rest.
+        (
+            "swiglu product-key-memory swiglu",
+            {"params": 110_000, "dim": 64},
+            "swiglu[inner=143] product-key-memory[keys=26] swiglu[inner=143]",
+        ),
+    ],
+)
+def test_layers_differ_by_a_step_where_equal_shares_miss(
+    spec: str, goals: dict[str, int], found: str
+) -> None:
+    solution = solve(spec, **goals)  # type: ignore[arg-type]
+    assert str(solution.spec) == found
+    assert max(abs(error) for error in solution.errors.values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "spec, goals, untouched",
+    [
+        ("gated-delta-net sparse-mlp", {"state": 4096}, "sparse-mlp"),
+        ("mamba2 sparse-mlp", {"state": 16_384}, "sparse-mlp"),
+        ("mamba sparse-mlp[sru=32] mlp", {"params": 500_000, "dim": 128}, "mamba"),
+    ],
+)
+def test_what_is_off_or_sizes_something_else_is_left_alone(
+    spec: str, goals: dict[str, int], untouched: str
+) -> None:
+    solution = solve(spec, **goals)  # type: ignore[arg-type]
+    assert {layer.name: layer.options for layer in solution.spec.walk()}[untouched] == ()
+    assert set(solution.errors) == set(goals) - {"dim"}
+
+
+@pytest.mark.parametrize(
+    "spec, goals, message",
+    [
+        # A window longer than the sequence holds no more than the sequence.
+        (
+            "mh-sliding-attention mlp",
+            {"total_state": 2500, "seq_len": 8},
+            "nearest found is 2,048 at width 128 with mh-sliding-attention.* mlp, by turning",
+        ),
+        ("mh-attention product-key-memory", {"params": 1000, "dim": 64}, "product-key-memory\\[keys=8\\]"),
+        ("mh-attention matformer-mlp", {"params": 1000, "dim": 64}, "matformer-mlp\\[inner=8\\]"),
+        ("mh-attention sparse-mlp", {"params": 1000, "dim": 64}, "sparse-mlp\\[inner=16\\]"),
+        ("delta-net[heads=5] mlp", {"params": 5000, "dim": 64}, "dim 64 is not divisible by heads 5"),
+        (
+            "delta-net[heads=20000] mlp",
+            {"params": 5000},
+            "can be built at no multiple of 16 up to 16384 as width \\(dim .*heads 20000",
+        ),
+    ],
+)
+def test_the_nearest_that_can_be_built_is_named(spec: str, goals: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
+        solve(spec, **goals)  # type: ignore[arg-type]
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_deep_spec_is_counted_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = 0
+
+    def counting(spec: Spec, **where: Any) -> architectures.SequenceModel:
+        nonlocal built
+        built += len(spec)
+        return sketch(spec, **where)
+
+    monkeypatch.setattr(solving, "sketch", counting)
+    spec = "48*(gated-delta-net swiglu gated-delta-net mlp)"
+    solution = solve(spec, params=20_000_000, state=200_000)
+    assert max(abs(error) for error in solution.errors.values()) <= TOLERANCE
+    assert built < 20 * 192, "the whole model a few times, each different layer at a few sizes"
+
+
+def test_the_first_layer_of_a_kind_may_differ_from_the_others() -> None:
+    # rwkv7 mixes the first values into later layers, which costs parameters.
+    solution = solve("6*(rwkv7 rwkv7-channel-mix)", params=700_000, dim=128)
+    assert abs(measured(solution).core / 700_000 - 1) <= TOLERANCE
+
+
 def test_the_nearest_number_of_a_rising_function() -> None:
-    assert _nearest(lambda n: n * n, 26, 1, 100) == 5
-    assert _nearest(lambda n: n * n, 31, 1, 100) == 6
-    assert _nearest(lambda n: n * n, 1e9, 1, 100) == 100
-    assert _nearest(lambda n: n * n, 0, 1, 100) == 1
+    assert nearest(lambda n: n * n, 26, 1, 100, 3) == 5
+    assert nearest(lambda n: n * n, 31, 1, 100, 3) == 6
+    assert nearest(lambda n: n * n, 1e9, 1, 100, 3) == 100
+    assert nearest(lambda n: n * n, 0, 1, 100, 3) == 1
+    assert nearest(lambda n: min(n, 7), 50, 1, 100, 3) == 7, "the first of equals"
     # Odd numbers are refused: the nearest even one.
-    assert _nearest(lambda n: float(n) if n % 2 == 0 else float("nan"), 7.2, 1, 100) in (6, 8)
+    assert nearest(lambda n: float(n) if n % 2 == 0 else float("nan"), 7.2, 1, 100, 3) in (6, 8)

@@ -1,0 +1,129 @@
+"""The options that size a spec: where they stand, in which steps they turn, and the spec at other values."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from architectures import registry
+from architectures.primitive import Primitive
+from architectures.spec import Layer, Parallel, Spec
+
+
+@dataclass(frozen=True)
+class Dial:
+    """An option of a layer that sizes it: its value as built, a multiple of `step` and at least `least`."""
+
+    layer: Layer
+    option: str
+    value: int
+    step: int
+    least: int
+
+    def near(self, value: float) -> int:
+        """The nearest value that the layer allows."""
+        return max(self.least, self.step * round(value / self.step))
+
+    def at(self, value: int) -> Layer:
+        """The layer at a value. One that it has already stays unsaid: two spellings are two architectures."""
+        if value == self.value:
+            return self.layer
+        options = {**dict(self.layer.options), self.option: value}
+        return Layer(self.layer.name, registry.get(self.layer.name).changed(options), self.layer.body)
+
+
+def find_dials(spec: Spec, sets: str, build: Callable[[Layer], Primitive]) -> tuple[Dial | None, ...]:
+    """For each layer of `spec.walk()` the option that it declares to size `sets`; None for none, or one off.
+
+    `build` makes a layer by itself; it raises a ValueError for a value that the layer does not allow.
+    """
+    known: dict[Layer, Dial | None] = {}
+    for layer in spec.walk():
+        if layer not in known:
+            known[layer] = _dial(layer, sets, build)
+    return tuple(known[layer] for layer in spec.walk())
+
+
+def _dial(layer: Layer, sets: str, build: Callable[[Layer], Primitive]) -> Dial | None:
+    fields = dataclasses.fields(registry.get(layer.name).cls.Config)
+    options = [f.name for f in fields if f.metadata.get("sets") == sets]
+    if not options:
+        return None
+    (option,) = options
+    built = build(layer)
+    value = getattr(built.config, option)
+    value = getattr(built, option) if value is None else value
+    if not value:
+        return None
+    step = built.size_step(option)
+    least = step
+    while least < value:
+        try:
+            build(Dial(layer, option, value, step, least).at(least))
+            break
+        except ValueError:
+            least += step
+    return Dial(layer, option, value, step, min(least, value))
+
+
+def with_values(spec: Spec, dials: Sequence[Dial | None], values: Iterable[int]) -> Spec:
+    """The spec with its dials at the values, one for each layer of `spec.walk()`."""
+    return _turned(spec, iter(dials), iter(values))
+
+
+def _turned(spec: Spec, dials: Iterator[Dial | None], values: Iterator[int]) -> Spec:
+    def item(x: Layer | Parallel) -> Layer | Parallel:
+        if isinstance(x, Parallel):
+            return Parallel(tuple(_turned(branch, dials, values) for branch in x.branches))
+        dial, value = next(dials), next(values)
+        turned = x if dial is None else dial.at(value)
+        return dataclasses.replace(turned, body=_turned(x.body, dials, values)) if x.body else turned
+
+    return Spec(tuple(item(x) for x in spec.layers))
+
+
+def nearest(f: Callable[[int], float], goal: float, low: int, high: int, start: int) -> int:
+    """The integer in [low, high] at which a non-decreasing f is nearest to `goal`; the smallest of equals.
+
+    The search begins at `start`. Where f is NaN, the next number that is not one is asked instead.
+    """
+    ends = around(f, goal, low, high, start)
+    return min(ends, key=lambda n: math.inf if math.isnan(f(n)) else abs(f(n) - goal))
+
+
+def around(f: Callable[[int], float], goal: float, low: int, high: int, start: int) -> tuple[int, int]:
+    """The last integer in [low, high] at which f is below `goal` and the first at which it is not.
+
+    The end of the range where there is no such integer. Otherwise as `nearest`.
+    """
+
+    def defined(n: int) -> int:
+        while n < high and math.isnan(f(n)):
+            n += 1
+        return n
+
+    # From the start in growing steps: values far too large can be dear to build.
+    first = last = min(max(start, low), high)
+    step = 1
+    while first > low and not f(defined(first)) < goal:
+        first, last, step = max(low, first - step), first, 2 * step
+    while last < high and f(defined(last)) < goal:
+        first, last, step = last, min(high, last + step), 2 * step
+    for turn in itertools.count():
+        if last - first <= 1:
+            break
+        middle = (first + last) // 2
+        if turn % 2 == 0 and (rise := f(last) - f(first)) > 0:  # most sizes rise in proportion
+            guess = first + (last - first) * (goal - f(first)) / rise
+            middle = min(max(round(guess), first + 1), last - 1)
+        there = defined(middle)
+        if f(there) < goal:
+            first = min(there, last - 1)
+        else:
+            last = middle
+    first, last = defined(first), defined(last)
+    # Where f stays below, and level in the end, the first number that does as well.
+    return around(f, f(last), low, last, start) if f(first) == f(last) < goal else (first, last)
