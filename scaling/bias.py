@@ -14,7 +14,7 @@ beyond the noise; else one for both; else none, and the bias is within the noise
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,8 @@ Array = npt.NDArray[np.float64]
 
 # Exponents tried before the polish; published ones lie between 0.15 and 0.7.
 TRIED = np.geomspace(0.04, 1.6, 24)
+# Runs times pairs of exponents that are held at a time.
+CELLS = 2**20
 # An asymmetry counts where chance would give it less often.
 LEVEL = 0.01
 # A bias of N* or of its growth over the budgets is warned of from here on (relative).
@@ -149,13 +151,6 @@ def fit_shape(xs: Sequence[Array], ys: Sequence[Array]) -> Shape | None:
     return None
 
 
-def best_exponents(runs: Packed) -> tuple[float, float]:
-    """The exponents that fit best; equal ones, or those of a parabola, where the runs leave them open."""
-    both = _search(runs, np.stack(np.meshgrid(TRIED, TRIED)).reshape(2, -1))
-    one = both or _search(runs, np.stack([TRIED, TRIED]))
-    return one[0] if one else (float(TRIED[0]), float(TRIED[0]))
-
-
 def at_exponents(xs: Sequence[Array], ys: Sequence[Array], alpha: float, beta: float) -> Shape | None:
     """The shape with these exponents; None where a budget's runs then have no optimum."""
     runs = Packed.of(xs, ys)
@@ -194,17 +189,36 @@ class Packed:
 
     def solve(self, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
         """p, q and E by budget for each pair of exponents, shape (pair, budget)."""
-        p, q, _ = self._fit(alpha, beta)
+        p, q, *_ = self._fit(alpha, beta)
         fall, rise = self._terms(alpha, beta)
         return p, q, self._mean(self.y) - p * self._mean(fall) - q * self._mean(rise)
 
     def squares(self, alpha: Array, beta: Array) -> Array:
         """Residual sum of squares for each pair of exponents; infinite where a budget has no optimum."""
-        p, q, residual = self._fit(alpha, beta)
-        return np.where(((p > 0) & (q > 0)).all(-1), (residual**2).sum((-2, -1)), np.inf)
+        found = np.empty(len(alpha))
+        for part in self._parts(len(alpha)):
+            p, q, rest, *_ = self._fit(alpha[part], beta[part])
+            found[part] = np.where(((p > 0) & (q > 0)).all(-1), rest, np.inf)
+        return found
 
-    def _fit(self, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
-        """p, q and the residuals: least squares on the two terms and the losses, all less their means."""
+    def drawn(self, alpha: Array, beta: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        """A draw of p and q by budget for each pair of exponents, as normal errors of one size make them."""
+        p, q = np.empty((len(alpha), len(self.centres))), np.empty((len(alpha), len(self.centres)))
+        df = self.there.sum() - 3 * len(self.centres)
+        for part in self._parts(len(alpha)):
+            p[part], q[part], rest, size, apart, ratio = self._fit(alpha[part], beta[part])
+            scale = np.sqrt(rest / rng.chisquare(df, len(rest)))[:, None]
+            moved = scale * rng.standard_normal(apart.shape) / np.sqrt(apart)
+            p[part] += scale * rng.standard_normal(apart.shape) / np.sqrt(size) - ratio * moved
+            q[part] += moved
+        return p, q
+
+    def _fit(self, alpha: Array, beta: Array) -> tuple[Array, ...]:
+        """p, q and the sum of squares: least squares on the two terms and the losses, all less their means.
+
+        And what their errors hang on: the squares of the first term and of the second apart from it, and the
+        slope of the second on the first.
+        """
         first, second, y = (
             (value - self._mean(value)[..., None]) * self.there
             for value in (*self._terms(alpha, beta), self.y)
@@ -212,9 +226,16 @@ class Packed:
         size = _dot(first, first)
         ratio = _dot(first, second) / size
         apart = second - ratio[..., None] * first
-        q = _dot(apart, y) / _dot(apart, apart)
+        alone = _dot(apart, apart)
+        q = _dot(apart, y) / alone
         p = _dot(first, y) / size - ratio * q
-        return p, q, y - p[..., None] * first - q[..., None] * second
+        rest = y - p[..., None] * first - q[..., None] * second
+        return p, q, (rest**2).sum((-2, -1)), size, alone, ratio
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        step = max(1, CELLS // self.u.size)
+        for start in range(0, count, step):
+            yield slice(start, start + step)
 
     def _terms(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
         a, b = alpha[:, None, None], beta[:, None, None]

@@ -4,8 +4,10 @@ At constant compute C, a law's loss is, with r = D / D*,
 
     L - L*(C) = H(C) (beta r^alpha + alpha r^-beta - alpha - beta),   H(C) = h C^-eta
 
-alpha and beta, one pair for all budgets, and H of each budget are fitted to the isoFLOP runs by least
-squares; the form is that of `scaling.bias`, and no parabola enters.
+alpha and beta are one pair for all budgets, and each budget has its H; the form is that of `scaling.bias`,
+and no parabola enters. Runs often leave open whether alpha = beta, and the best pair is then mostly chance:
+all pairs count, each by how well its law fits. Draws are of the posterior of (alpha, beta), flat before the
+runs, and of H given them, and the pair that stands for all is the mean of their logarithms.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.bias import TRIED, Packed, basin, best_exponents
+from scaling.bias import EXACT, TRIED, Packed, basin
 from scaling.law import Interval
 from scaling.optima import grouped, interval, lost, optima
-from scaling.parabola import noise
 from scaling.powerlaw import check_confidence, slopes
 from scaling.runs import NotIdentified
 
 Array = npt.NDArray[np.float64]
+
+# Of the sampling of exponents: draws per round, degrees of freedom of t, rounds at most, and the least number
+# of draws that may carry the weight.
+SAMPLE, TAILS, ROUNDS, FEWEST = 2000, 4, 60, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +45,10 @@ class Penalty:
 
 @dataclass(frozen=True, kw_only=True)
 class Basin:
-    """The fit of one architecture, and draws of it: exponents (draw, 2), and ln h and -eta (draw, 2)."""
+    """The fit of one architecture, and draws of it: exponents (draw, 2), and ln h and -eta (draw, 2).
+
+    alpha and beta are means (of logs) over the exponents that the runs leave open.
+    """
 
     alpha: float
     beta: float
@@ -98,7 +106,8 @@ def overtraining(
 ) -> OverTraining:
     """The penalty off the optimum, of each architecture of a table of isoFLOP runs.
 
-    Budgets count that `isoflop` would use. Residuals are drawn as there, and each draw is fitted anew.
+    Budgets count that `isoflop` would use. `bootstrap` draws come from the posterior (top of this file), with
+    one scatter for all budgets of an architecture.
     Raises NotIdentified where an architecture has no budget in common with the others, or too few runs: three
     a budget and three more.
     """
@@ -147,22 +156,12 @@ def _basin(arch: str, mine: pd.DataFrame, count: int, rng: np.random.Generator) 
     ys = [group["loss"].to_numpy() for group in groups]
     c = np.log([group["compute"].iloc[0] for group in groups])
     runs = Packed.of(xs, ys)
-    alpha, beta = best_exponents(runs)
+    (alpha, beta), exponents = _exponents(runs, count, rng)
     best, heights, floors = _optimum(runs, np.array([alpha]), np.array([beta]))
     line = _line(c, np.log(heights))[0]
     fitted = [h * basin(alpha, beta, x - b) for x, b, h in zip(xs, best[0], heights[0], strict=True)]
-    jacobian = _jacobian(runs, alpha, beta)
-    inside = runs.there.astype(bool)
-    q = np.linalg.qr(jacobian)[0]
-    smooth = np.concatenate([f + e for f, e in zip(fitted, floors[0], strict=True)])
-    (extra,) = noise([q], [np.concatenate(ys)], count, rng)
-    y = np.zeros((count, *runs.y.shape))
-    y[:, inside] = smooth + extra
-    drawn = Packed(u=runs.u, y=y, there=runs.there, centres=runs.centres)
-    exponents = _exponents(drawn, np.array([alpha, beta]) + extra @ np.linalg.pinv(jacobian)[-2:].T)
-    _, high, _ = _optimum(drawn, *exponents.T)
     with np.errstate(invalid="ignore"):
-        lines = _line(c, np.log(high))
+        lines = _line(c, np.log(_heights(runs, exponents, rng)))
     ratio = np.exp(np.concatenate([b - x for x, b in zip(xs, best[0], strict=True)]))
     points = pd.DataFrame(
         {
@@ -188,42 +187,67 @@ def _basin(arch: str, mine: pd.DataFrame, count: int, rng: np.random.Generator) 
     return found, points
 
 
-def _exponents(drawn: Packed, steps: Array) -> Array:
-    """The best exponents of each draw: a Gauss-Newton step, or a cell of TRIED where that is better."""
-    best = steps.clip(TRIED[0], TRIED[-1])
-    least = drawn.squares(*best.T)
-    for alpha in TRIED[::2]:
-        for beta in TRIED[::2]:
-            squares = drawn.squares(np.array([alpha]), np.array([beta]))
-            better = squares < least
-            best[better], least = (alpha, beta), np.minimum(squares, least)
-    return best
+def _exponents(runs: Packed, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """The exponents (2,) as means of logs over the posterior, and draws (count, 2) of them.
+
+    The posterior goes as the residual sum of squares to the -(n - 3 budgets) / 2, as of a normal error of
+    unknown size, and is flat within TRIED. It is sampled with weights from Student's t, whose centre and
+    spread follow the weighted draws, or the best of them while few would carry all the weight.
+    """
+    n = int(runs.there.sum())
+    least = n * (EXACT * float(runs.y[runs.there > 0].mean())) ** 2
+    low, high = np.log(TRIED[[0, -1]])
+    centre, spread = np.full(2, (low + high) / 2), np.eye(2) * (high - low) ** 2 / 12
+    size, settled = max(count, SAMPLE), 0
+    for _ in range(ROUNDS):
+        z = rng.standard_normal((size, 2)) / np.sqrt(rng.chisquare(TAILS, (size, 1)) / TAILS)
+        logs = centre + z @ np.linalg.cholesky(spread).T
+        inside = ((logs >= low) & (logs <= high)).all(1)
+        pairs = np.exp(logs.clip(low, high))
+        fits = logs.sum(1) - (n - 3 * len(runs.centres)) / 2 * np.log(runs.squares(*pairs.T) + least)
+        fits = np.where(inside, fits, -np.inf)
+        if not np.isfinite(fits).any():
+            raise NotIdentified(
+                "in no law have the losses of every budget an optimum; add sizes to either side"
+            )
+        weights = fits + (TAILS + 2) / 2 * np.log1p((z**2).sum(1) / TAILS)
+        weights = np.exp(weights - weights.max())
+        weights /= weights.sum()
+        carried = weights @ weights <= 1 / FEWEST
+        if not carried:
+            best = np.isfinite(fits) & (fits >= np.partition(fits, -FEWEST)[-FEWEST])
+            weights = best / best.sum()
+        centre = weights @ logs
+        off = logs - centre
+        spread = (off * weights[:, None]).T @ off + 1e-18 * np.eye(2)
+        settled += carried
+        if settled == 2:
+            break
+    return np.exp(centre), pairs[rng.choice(size, size=count, p=weights)]
+
+
+def _heights(runs: Packed, exponents: Array, rng: np.random.Generator) -> Array:
+    """A draw of H by budget for each pair of exponents, (pair, budget); NaN where it has no optimum."""
+    alpha, beta = exponents.T
+    p, q = runs.drawn(alpha, beta, rng)
+    best = _best(p, q, alpha, beta)
+    return p * np.exp(-alpha[:, None] * best) / beta[:, None]
 
 
 def _optimum(runs: Packed, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
     """ln N*, H and L* by pair of exponents and budget; NaN where there is no optimum."""
     p, q, rest = runs.solve(alpha, beta)
     a, b = alpha[:, None], beta[:, None]
-    good = (p > 0) & (q > 0)
-    p, q = np.where(good, p, np.nan), np.where(good, q, np.nan)
-    best = np.log(a * p / (b * q)) / (a + b)
+    best = _best(p, q, alpha, beta)
     height = p * np.exp(-a * best) / b
     return runs.centres + best, height, rest + height * (a + b)
 
 
-def _jacobian(runs: Packed, alpha: float, beta: float) -> Array:
-    """Derivatives of the losses by E, p, q of each budget, alpha and beta: (run, 3 budgets + 2)."""
-    p, q, _ = runs.solve(np.array([alpha]), np.array([beta]))
-    fall, rise = np.exp(-alpha * runs.u), np.exp(beta * runs.u)
-    rows, size = [], len(runs.centres)
-    for i in range(size):
-        at = runs.there[i].astype(bool)
-        own = np.zeros((int(at.sum()), 3 * size + 2))
-        own[:, 3 * i : 3 * i + 3] = np.stack([np.ones(len(own)), fall[i, at], rise[i, at]], axis=1)
-        own[:, -2] = -p[0, i] * runs.u[i, at] * fall[i, at]
-        own[:, -1] = q[0, i] * runs.u[i, at] * rise[i, at]
-        rows.append(own)
-    return np.concatenate(rows)
+def _best(p: Array, q: Array, alpha: Array, beta: Array) -> Array:
+    """ln N* less the centre of each budget."""
+    good = (p > 0) & (q > 0)
+    ratio = np.divide(p, q, out=np.full_like(p, np.nan), where=good)
+    return np.log((alpha / beta)[:, None] * ratio) / (alpha + beta)[:, None]
 
 
 def _line(c: Array, y: Array) -> Array:
