@@ -40,6 +40,7 @@ class Analysis:
     envelopes: dict[str, Envelope]
     reasons: dict[str, str]
     notes: tuple[str, ...]
+    repeats: Literal["refuse", "effective"]
     bootstrap: int
     confidence: float
     seed: int
@@ -121,6 +122,7 @@ def analyse(
         envelopes=envelopes,
         reasons=reasons,
         notes=notes,
+        repeats=repeats,
         bootstrap=bootstrap,
         confidence=confidence,
         seed=seed,

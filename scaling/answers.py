@@ -53,10 +53,14 @@ def _answers(frame: pd.DataFrame, curves: pd.DataFrame | None, asked: Request) -
         raise ValueError("there are no runs; add rows, or train some with `mad scaling train`")
     fitted = frame if asked.train is None else chosen(frame, asked.train)
     held_out = frame.drop(index=fitted.index)
+    rows = fitted
+    if asked.resample == "run" and curves is not None:
+        rows = curves if asked.train is None else chosen(curves, asked.train)
     for arch, mine in fitted.groupby("arch", sort=False):
         rest = held_out[held_out["arch"] == arch]
         runs = Runs(
             fitted=mine,
+            rows=rows[rows["arch"] == arch],
             curves=None if curves is None else curves[curves["arch"] == arch],
             held_out=None if rest.empty else rest,
         )
@@ -68,7 +72,7 @@ def _answers(frame: pd.DataFrame, curves: pd.DataFrame | None, asked: Request) -
                 content = {"status": "not identified", "reason": str(error)}
                 yield Answer(str(arch), name, text, content, False)
     if asked.shared:
-        yield _families(fitted, asked)
+        yield _families(rows, asked)
 
 
 def _known(approach: str) -> str:
@@ -109,21 +113,29 @@ def _families(frame: pd.DataFrame, asked: Request) -> Answer:
         ]
     )
     shown = [column for column in rows if column.removesuffix("_low").removesuffix("_high") != "d_exponent"]
+    targets = asked.at or (max(found.largest.values()),)
+    reference = next(iter(found.laws))
+    multipliers = found.multipliers(targets, reference=reference)
+    multipliers = multipliers[multipliers["arch"] != reference]
     content = {
         "status": str(found.status),
         "runs": found.n,
         "shared": list(asked.shared),
+        "reference": reference,
+        "multipliers": show.records(multipliers),
         "laws": show.records(rows),
         "sharing": None if found.sharing is None else str(found.sharing),
         "warnings": list(found.warnings),
     }
-    targets = asked.at or (max(found.largest.values()),)
     lines = [
         f"all architectures with {shared} in common: {found.n} runs; {found.convention}; {found.status}",
         "" if found.sharing is None else str(found.sharing),
         show.table(rows[shown]),
         "",
         show.table(found.frontier(targets)),
+        "",
+        f"compute for the loss of {reference}, over its compute (multiplier); below 1 is cheaper",
+        show.table(multipliers.rename(columns={"low": "multiplier_low", "high": "multiplier_high"})),
     ]
     warned = show.notes("warnings:", found.warnings)
     return Answer(name, "shared", "\n".join(lines) + (f"\n\n{warned}" if warned else ""), content)

@@ -11,6 +11,7 @@ from architectures.files import check_target
 from mad.flags import DeviceOption, ForceOption, ProtocolOption, StoreOption, SuiteOption
 from mad.messages import say
 from scaling.flags import (
+    RATES,
     BaselineOption,
     BootstrapOption,
     BudgetOption,
@@ -21,7 +22,9 @@ from scaling.flags import (
     ConfidenceOption,
     CorpusOption,
     FormatOption,
+    RatesOption,
     RepeatsOption,
+    ResampleOption,
     RunsArgument,
     ScoresOption,
     ScoresWhereOption,
@@ -66,7 +69,7 @@ def plan(
     ] = 2048,
     evaluations: Annotated[int, typer.Option(help="Evaluations a run, the last at its end.")] = 4,
     evaluation_tokens: Annotated[int, typer.Option(help="Held-out tokens of each evaluation.")] = 2**17,
-    lrs: Annotated[str, typer.Option(help="Rates to tune over, by commas.")] = "1e-3,2e-3,4e-3,8e-3",
+    lrs: RatesOption = RATES,
     lr: Annotated[float | None, typer.Option(help="One rate for all; tunes nothing.")] = None,
     max_hours: Annotated[
         float | None, typer.Option(help="Refuse a plan that takes longer, by measured steps.")
@@ -200,7 +203,7 @@ def fit(
     ] = "all",
     objective: Annotated[str, typer.Option(help="huber, lad or log-mse, on log loss.")] = "huber",
     delta: Annotated[float, typer.Option(help="Threshold of huber.")] = 1e-3,
-    resample: Annotated[str, typer.Option(help="pairs, budget or run: what the bootstrap draws.")] = "pairs",
+    resample: ResampleOption = None,
     repeats: RepeatsOption = "refuse",
     shared: SharedOption = None,
     at: Annotated[str | None, typer.Option(help="Budgets to extrapolate to, by commas.")] = None,

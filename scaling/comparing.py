@@ -10,12 +10,9 @@ import pandas as pd
 
 from scaling import show
 from scaling.compare import compare
-from scaling.overtraining import overtraining
+from scaling.overtraining import RATIOS, overtraining
 from scaling.rows import without_notes
 from scaling.runs import NotIdentified
-
-# Tokens over the optimal ones at which the penalty is stated.
-RATIOS = (0.25, 0.5, 2.0, 4.0, 16.0)
 
 
 def run(

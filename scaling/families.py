@@ -18,7 +18,7 @@ import pandas as pd
 from scaling.diagnose import REFUSE, WARN, at_bounds
 from scaling.fit import allocations, coefficient_intervals, known, repeated
 from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
-from scaling.resample import clusters, multiplicities, refit
+from scaling.resample import chosen, clusters, multiplicities, refit
 from scaling.runs import NotIdentified, Status, clean
 from scaling.sharing import SharingTest, by_architecture, own_design, points_of, shareable, sharing_test
 from scaling.solver import SQUARES, scaled_condition
@@ -124,7 +124,7 @@ def fit_families(
     objective: Literal["huber", "log-mse"] = "huber",
     delta: float = 1e-3,
     bootstrap: int = 1000,
-    resample: Literal["pairs", "budget", "run"] = "pairs",
+    resample: Literal["pairs", "budget", "run"] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     repeats: Literal["refuse", "effective"] = "refuse",
@@ -217,13 +217,13 @@ def _designs(groups: dict[str, pd.DataFrame], shared: tuple[str, ...]) -> list[s
 
 
 def _resamples(
-    groups: dict[str, pd.DataFrame], resample: str, draws: int, seed: int
+    groups: dict[str, pd.DataFrame], resample: str | None, draws: int, seed: int
 ) -> npt.NDArray[np.uint16]:
     """Multiplicities (draws, n) of all runs, drawn within each architecture."""
     seeds = np.random.SeedSequence(seed).generate_state(len(groups))
     return np.hstack(
         [
-            multiplicities(clusters(group, resample), draws, int(own))
+            multiplicities(clusters(group, chosen(group, resample)), draws, int(own))
             for group, own in zip(groups.values(), seeds, strict=True)
         ]
     )

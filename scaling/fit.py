@@ -19,7 +19,7 @@ from scipy.special import fdtri
 
 from scaling.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
 from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law, effective_tokens
-from scaling.resample import FEW_CLUSTERS, clusters, multiplicities, percentile, refit
+from scaling.resample import FEW_CLUSTERS, chosen, clusters, multiplicities, percentile, refit
 from scaling.runs import NotIdentified, Status, clean, rows_text
 from scaling.solver import SQUARES, Points, descend, huber, linear, starts, vertex
 
@@ -78,6 +78,7 @@ class FittedLaw(Law):
     residuals    ln(loss) - ln(prediction), by row of the table
     convention   how C, and where they repeat tokens, are counted
     largest      6 N D of the largest run
+    resample     what the bootstrap drew: "pairs", "budget" or "run"; "" without one
     """
 
     status: Status
@@ -93,6 +94,7 @@ class FittedLaw(Law):
     convention: str
     warnings: tuple[str, ...]
     largest: float
+    resample: str
 
     def at(self, c: float, confidence: float | None = None) -> Allocation:
         """The optimal allocation at c FLOPs, with percentile intervals where there are draws."""
@@ -114,7 +116,7 @@ def fit(
     objective: Literal["huber", "lad", "log-mse"] = "huber",
     delta: float = 1e-3,
     bootstrap: int = 1000,
-    resample: Literal["pairs", "budget", "run"] = "pairs",
+    resample: Literal["pairs", "budget", "run"] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     repeats: Literal["refuse", "effective"] = "refuse",
@@ -124,8 +126,8 @@ def fit(
 
     delta      threshold of the Huber objective, on log loss
     bootstrap  resamples, 0 for none
-    resample   what is drawn: single runs, whole isoFLOP groups, or all rows that share a label (column run
-               or model)
+    resample   what is drawn: single rows, whole isoFLOP groups, or all rows of a training run (column run or
+               model). None: whole runs where several rows, of one size, share a label; else single rows
     repeats    runs that read their text (column unique_tokens) up to four times count all tokens; those that
                read it more often are refused, or with "effective" fitted with their effective tokens, as
                are then all that repeat (arXiv 2305.16264, `decay` is R*)
@@ -133,7 +135,8 @@ def fit(
     ValueError where the table is at fault, NotIdentified where these runs cannot determine a law.
     """
     known("objective", objective, OBJECTIVES)
-    known("resample", resample, RESAMPLES)
+    if resample is not None:
+        known("resample", resample, RESAMPLES)
     known("repeats", repeats, REPEATS)
     if not delta > 0:
         raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
@@ -161,12 +164,13 @@ def fit(
     if not converged:
         status = Status.FAILED
         warnings.append("the search did not converge; do not use these numbers")
-    draws = np.empty((0, 5))
+    draws, drawn_as = np.empty((0, 5)), ""
     if bootstrap:
-        groups = clusters(runs, resample)
+        drawn_as = chosen(runs, resample)
+        groups = clusters(runs, drawn_as)
         drawn = multiplicities(groups, bootstrap, seed)
         found, fitted = refit(theta, points, drawn, LAD_AGAIN if objective == "lad" else stages, REFUSE)
-        warnings += _resampled(fitted, int(groups.max()) + 1, resample)
+        warnings += _resampled(fitted, int(groups.max()) + 1, drawn_as)
         draws = points.coefficients(found[fitted])
     return FittedLaw(
         **_named(points.coefficients(theta[None])[0]),
@@ -183,6 +187,7 @@ def fit(
         convention=convention,
         warnings=(*warnings, *bounds),
         largest=float(trained.max()),
+        resample=drawn_as,
     )
 
 

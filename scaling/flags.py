@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from scaling.rates import LRS
+
 RunsArgument = Annotated[
     Path | None,
     typer.Argument(
@@ -62,3 +64,9 @@ ScoresOption = Annotated[
 ScoresWhereOption = Annotated[
     str | None, typer.Option("--scores-where", help="Only these rows of the scores, as --where.")
 ]
+ResampleOption = Annotated[
+    str | None,
+    typer.Option(help="What the bootstrap draws: pairs, budget or run (a law of all rows of the runs)."),
+]
+RatesOption = Annotated[str, typer.Option(help="Rates to tune over, comma-separated.")]
+RATES = ",".join(f"{rate:g}" for rate in LRS)

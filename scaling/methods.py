@@ -28,7 +28,7 @@ class Request:
     train: str | None = None
     objective: Literal["huber", "lad", "log-mse"] = "huber"
     delta: float = 1e-3
-    resample: Literal["pairs", "budget", "run"] = "pairs"
+    resample: Literal["pairs", "budget", "run"] | None = None
     repeats: Literal["refuse", "effective"] = "refuse"
     shared: tuple[str, ...] = ()
     at: tuple[float, ...] = ()
@@ -41,9 +41,13 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Of one architecture: those to fit, their training curves, and those that are predicted instead."""
+    """Of one architecture: those to fit, their training curves, and those that are predicted instead.
+
+    rows  what the law is fitted to: the runs, or all rows of their curves where whole runs are drawn
+    """
 
     fitted: pd.DataFrame
+    rows: pd.DataFrame
     curves: pd.DataFrame | None = None
     held_out: pd.DataFrame | None = None
 
@@ -62,7 +66,7 @@ class Answer:
 def _law(arch: str, runs: Runs, asked: Request) -> Answer:
     target = asked.at[-1] if asked.at else float(clean(runs.fitted)["flops"].max())
     law = fit(
-        runs.fitted,
+        runs.rows,
         objective=asked.objective,
         delta=asked.delta,
         bootstrap=asked.bootstrap,
@@ -71,7 +75,7 @@ def _law(arch: str, runs: Runs, asked: Request) -> Answer:
         seed=asked.seed,
         repeats=asked.repeats,
     )
-    checked, targets = audit(runs.fitted, at=target, law=law, repeats=asked.repeats), asked.at or (target,)
+    checked, targets = audit(runs.rows, at=target, law=law, repeats=asked.repeats), asked.at or (target,)
     findings = [str(finding) for finding in checked.findings]
     content: dict[str, Any] = {
         "status": str(law.status),
@@ -82,6 +86,7 @@ def _law(arch: str, runs: Runs, asked: Request) -> Answer:
         "sum": law.value,
         "condition": law.condition,
         **{name: getattr(law, name) for name in (*COEFFICIENTS, "n_exponent", "d_exponent")},
+        "resample": law.resample,
         "intervals": show.intervals(law.intervals),
         "at": [_allocation(law, target) for target in targets],
         "findings": findings,

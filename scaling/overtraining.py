@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.bias import EXACT, TRIED, Packed, basin
+from scaling.bias import EXACT, Packed, basin
 from scaling.law import Interval
 from scaling.optima import grouped, interval, lost, optima
 from scaling.powerlaw import check_confidence, slopes
@@ -29,6 +29,10 @@ from scaling.runs import NotIdentified
 
 Array = npt.NDArray[np.float64]
 
+# Tokens over the optimal ones, D / D*, at which tables state the penalty.
+RATIOS = (0.25, 0.5, 2.0, 4.0, 16.0)
+# Exponents that count; published ones lie between 0.15 and 0.7.
+LIMITS = (0.04, 1.0)
 # Of the sampling of exponents: draws per round, degrees of freedom of t, rounds at most, and the least number
 # of draws that may carry the weight.
 SAMPLE, TAILS, ROUNDS, FEWEST = 2000, 4, 60, 100
@@ -191,12 +195,12 @@ def _exponents(runs: Packed, count: int, rng: np.random.Generator) -> tuple[Arra
     """The exponents (2,) as means of logs over the posterior, and draws (count, 2) of them.
 
     The posterior goes as the residual sum of squares to the -(n - 3 budgets) / 2, as of a normal error of
-    unknown size, and is flat within TRIED. It is sampled with weights from Student's t, whose centre and
+    unknown size, and is flat within LIMITS. It is sampled with weights from Student's t, whose centre and
     spread follow the weighted draws, or the best of them while few would carry all the weight.
     """
     n = int(runs.there.sum())
     least = n * (EXACT * float(runs.y[runs.there > 0].mean())) ** 2
-    low, high = np.log(TRIED[[0, -1]])
+    low, high = np.log(LIMITS)
     centre, spread = np.full(2, (low + high) / 2), np.eye(2) * (high - low) ** 2 / 12
     size, settled = max(count, SAMPLE), 0
     for _ in range(ROUNDS):

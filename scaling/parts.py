@@ -13,15 +13,13 @@ from scaling.comparisons import figure_frontiers, figure_overtraining
 from scaling.doubts import SERIOUS
 from scaling.isoflop import IsoFlop
 from scaling.law import Interval
-from scaling.overtraining import overtraining
+from scaling.overtraining import RATIOS, overtraining
 from scaling.page import Drawn, Part, span
 from scaling.plots import figure_allocation, figure_isoflop, figure_residuals, figure_surface
 from scaling.runs import NotIdentified
 from scaling.state import state_law
 from scaling.style import number
 
-# Ratios D / D* of the table of penalties.
-RATIOS = (0.25, 0.5, 2.0, 4.0, 10.0)
 # How far beyond the largest run the report looks, to show how little is known there.
 BEYOND = 100.0
 
@@ -183,10 +181,10 @@ def comparison_part(about: Analysis) -> Part:
     """Perplexity ratios at equal compute."""
     if len(about.archs) < 2:
         raise NotIdentified("There is one architecture; train another at the same budgets to compare them.")
-    best = _best(about)
+    leader = best(about)
     found = compare(
         about.groups,
-        baseline=best,
+        baseline=leader,
         bootstrap=max(about.bootstrap, 100),
         confidence=about.confidence,
         seed=about.seed,
@@ -194,7 +192,7 @@ def comparison_part(about: Analysis) -> Part:
     overall = found.overall if found.overall is not None else found.table
     words = {"not resolved": "not told apart"}
     verdicts = [
-        f"{row.arch}: {span(row.ratio, row.low, row.high)} times the perplexity of {best} at equal compute "
+        f"{row.arch}: {span(row.ratio, row.low, row.high)} times the perplexity of {leader} at equal compute "
         f"({words.get(row.verdict, row.verdict)})."
         for row in overall.itertuples()
     ]
@@ -311,7 +309,7 @@ def limits_part(about: Analysis) -> Part:
     return Part(name="limits", title="What these runs can and cannot show", said=tuple(said))
 
 
-def _best(about: Analysis) -> str:
+def best(about: Analysis) -> str:
     """The architecture with the lowest loss at the largest budget of all: the others are compared with it."""
     if about.iso is None:
         return str(about.ends.loc[about.ends["loss"].idxmin(), "arch"])

@@ -27,6 +27,7 @@ from mad.progress import clock
 from mad.runner import ROWS
 from scaling.design import Plan, PlannedRun, read
 from scaling.diagnose import check_design
+from scaling.rates import LRS
 from scaling.runs import NotIdentified
 from scaling.sizes import Size, ladder
 from scaling.timing import pace
@@ -38,7 +39,6 @@ REFERENCE = 1e12
 STEPS = (200, 20_000)
 # Text that is read more often than this is worth visibly less than new text (arXiv:2305.16264).
 MOST_EPOCHS = 4.0
-LRS = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
 FEWEST_SIZES = 5
 # A mean deviation from the grid's centre, as a factor, beyond which it is said.
 OFF_CENTRE = 1.25

@@ -13,6 +13,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+# The rates that are tuned over, where none are named.
+LRS = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
 CAP = 2.0
 # How many points an extension adds.
 FURTHER = 2

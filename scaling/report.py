@@ -11,9 +11,11 @@ import pandas as pd
 from architectures.files import check_target, whole_file
 from scaling.analysis import Analysis, analyse
 from scaling.comparisons import figure_relate
-from scaling.page import Part, page
+from scaling.families import fit_families
+from scaling.page import Part, page, span
 from scaling.parts import (
     allocation_part,
+    best,
     comparison_part,
     isoflop_part,
     law_part,
@@ -25,7 +27,7 @@ from scaling.parts import (
 from scaling.relate import relate
 from scaling.runs import NotIdentified
 from scaling.scores import read_scores
-from scaling.style import save
+from scaling.style import number, save
 
 # Of the table of correlations, what a page can show.
 COLUMNS = (
@@ -87,6 +89,7 @@ def write(
         _tried("laws", "Laws of loss", law_part, about),
         _tried("allocation", "Compute-optimal allocation", allocation_part, about),
         _tried("compare", "Architectures at equal compute", comparison_part, about),
+        _tried("multipliers", "Compute multipliers", families_part, about),
         _tried("state", "Architectures at equal state", state_part, about),
         _tried("overtraining", "Training off the optimum", overtraining_part, about),
         _tried("relate", "Synthetic scores", lambda known: relate_part(known, scores, classes), about),
@@ -107,6 +110,34 @@ def write(
     with whole_file(out, force=force) as half:
         half.write_text(text, encoding="utf-8")
     return Path(out)
+
+
+def families_part(about: Analysis) -> Part:
+    """Laws with exponents in common, and what compute each architecture needs for one loss."""
+    if len(about.archs) < 2:
+        raise NotIdentified("There is one architecture; compute multipliers need two.")
+    found = fit_families(
+        about.ends,
+        bootstrap=about.bootstrap,
+        confidence=about.confidence,
+        seed=about.seed,
+        repeats=about.repeats,
+    )
+    reference = best(about)
+    table = found.multipliers(about.target, reference=reference)
+    table = table[table["arch"] != reference]
+    verdicts = [
+        f"{row.arch} needs {span(row.multiplier, row.low, row.high)} times the compute of {reference} for "
+        f"its loss at {number(about.target)} FLOPs."
+        for row in table.itertuples()
+    ]
+    return Part(
+        name="multipliers",
+        title="Compute multipliers",
+        verdicts=tuple(verdicts),
+        said=(*([str(found.sharing)] if found.sharing else []), *found.warnings),
+        tables=((f"Compute for the loss of {reference}; alpha and beta in common", table),),
+    )
 
 
 def relate_part(about: Analysis, scores: pd.DataFrame | None, classes: Mapping[str, str] | None) -> Part:

@@ -24,6 +24,11 @@ CELLS = 2**14
 FEW_CLUSTERS = 8
 
 
+def chosen(runs: pd.DataFrame, resample: str | None) -> str:
+    """What is drawn: as asked, else whole runs where rows of a clean frame share one, else single rows."""
+    return resample or ("run" if _label(runs) else "pairs")
+
+
 def clusters(runs: pd.DataFrame, resample: str) -> npt.NDArray[np.intp]:
     """The cluster of each run of a clean frame, numbered from 0: "pairs", "budget" or "run"."""
     if resample == "pairs":
@@ -31,7 +36,7 @@ def clusters(runs: pd.DataFrame, resample: str) -> npt.NDArray[np.intp]:
     if resample == "budget":
         keys = budgets(runs)
     else:
-        label = next((name for name in LABELS if name in runs), None)
+        label = _label(runs) or next((name for name in LABELS if name in runs), None)
         if label is None:
             raise ValueError(
                 "resample = 'run' needs a column run (or model) that rows of one training run share; "
@@ -41,7 +46,21 @@ def clusters(runs: pd.DataFrame, resample: str) -> npt.NDArray[np.intp]:
     found = pd.factorize(keys)[0]
     if found.max() == 0:
         raise ValueError(f"resample = {resample!r}: all {len(runs)} runs are one cluster; draw 'pairs'")
+    if found.max() == len(runs) - 1 and resample == "run":
+        raise ValueError(
+            f"resample = 'run' cannot act: each of the {len(runs)} labels in column {label!r} has one row; "
+            "draw 'pairs', or give all rows of the training runs"
+        )
     return found
+
+
+def _label(runs: pd.DataFrame) -> str | None:
+    """The column whose labels are of training runs with several rows each: all rows of one have one size."""
+    for name in LABELS:
+        if name in runs and runs[name].notna().all() and 1 < runs[name].nunique() < len(runs):
+            if (runs.groupby(name)["params"].nunique() == 1).all():
+                return name
+    return None
 
 
 def multiplicities(groups: npt.NDArray[np.intp], draws: int, seed: int) -> npt.NDArray[np.uint16]:

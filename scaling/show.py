@@ -16,6 +16,7 @@ from scaling.fit import FittedLaw
 from scaling.law import Interval
 
 WIDTH = 100
+DRAWN = {"pairs": "rows drawn", "budget": "whole budgets drawn", "run": "whole runs drawn"}
 UNITS = {
     "E": "irreducible loss, nats a token",
     "A": "",
@@ -39,7 +40,7 @@ def law_text(name: str, law: FittedLaw, targets: Sequence[float]) -> str:
     rows = [
         [key, f"{getattr(law, key):.6g}", span(law.intervals.get(key)), unit] for key, unit in UNITS.items()
     ]
-    level = f"{100 * law.confidence:g} % interval"
+    level = f"{100 * law.confidence:g} % interval ({DRAWN.get(law.resample)})"
     lines += [columns(["", "value", level if law.intervals else "", ""], rows), ""]
     lines += [str(law.at(target)) for target in targets]
     return "\n".join(lines).rstrip()

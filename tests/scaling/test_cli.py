@@ -95,6 +95,39 @@ def test_shared_exponents_are_fitted_and_tested(csv: Path) -> None:
     assert shared["sharing"]
 
 
+def test_shared_laws_give_compute_multipliers_with_intervals(csv: Path) -> None:
+    words = (csv, "--shared", "E,alpha,beta", "--approach", "law", "--bootstrap", "200", "--at", "1e21")
+    found = answers(*words)["all", "shared"]
+    assert found["reference"] == "transformer"
+    for row in found["multipliers"]:
+        there, here = LAWS[row["arch"]], LAWS["transformer"]
+        c = np.geomspace(1e20, 1e22, 20001)
+        truth = c[np.abs(there.loss_opt(c) - here.loss_opt(1e21)).argmin()] / 1e21
+        assert row["low"] < row["multiplier"] < row["high"]
+        assert row["multiplier"] == pytest.approx(truth, rel=0.05)
+    text = run("fit", *words)
+    assert "compute for the loss of transformer" in text
+    for row in found["multipliers"]:
+        assert f"{row['multiplier']:.4g} [{row['low']:.4g}, {row['high']:.4g}]" in text
+
+
+def test_what_the_bootstrap_draws_is_what_was_asked_or_is_refused(tmp_path: Path) -> None:
+    rows = table(0.003).query("arch == 'hybrid'").drop(columns=["budget", "arch"]).reset_index(drop=True)
+    ends = rows.assign(run=[f"r{i}" for i in rows.index])
+    ends.to_csv(tmp_path / "ends.csv", index=False)
+    early = ends.assign(tokens=ends["tokens"] / 2)
+    early["loss"] = LAWS["hybrid"].loss(early["params"].to_numpy(), early["tokens"].to_numpy())
+    pd.concat([ends, early]).to_csv(tmp_path / "curves.csv", index=False)
+    words = ("--approach", "law", "--bootstrap", "50")
+    usual = answers(tmp_path / "curves.csv", *words)["all", "law"]
+    assert (usual["runs"], usual["resample"]) == (24, "pairs")
+    drawn = answers(tmp_path / "curves.csv", *words, "--resample", "run")["all", "law"]
+    assert (drawn["runs"], drawn["resample"]) == (48, "run")
+    assert "interval (whole runs drawn)" in run("fit", tmp_path / "curves.csv", *words, "--resample", "run")
+    with pytest.raises(ValueError, match="resample = 'run' cannot act: each of the 24 labels"):
+        run("fit", tmp_path / "ends.csv", *words, "--resample", "run")
+
+
 def test_rows_can_be_chosen_renamed_and_held_out(csv: Path) -> None:
     frame = pd.read_csv(csv).rename(columns={"arch": "kind"})
     frame.to_csv(csv, index=False)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
+import typer
 
+from scaling.cli import app
+from scaling.plan import plan
 from scaling.rates import CAP, Optimum, RateRule, extension, optimum
 
 GRID = (1e-3, 2e-3, 4e-3, 8e-3)
@@ -72,3 +76,14 @@ def test_outside_of_the_tuned_sizes_the_power_law_is_capped() -> None:
 def test_one_tuned_size_gives_a_constant() -> None:
     rule = RateRule(optima=(Optimum(params=1e4, lr=8e-3, on_edge=False),))
     assert rule.at(1e9) == 8e-3 and rule.exponent == 0
+
+
+def test_the_command_and_the_function_tune_over_the_same_rates() -> None:
+    (given,) = [
+        parameter.default
+        for parameter in typer.main.get_command(app).commands["plan"].params
+        if parameter.name == "lrs"
+    ]
+    assert (
+        tuple(float(word) for word in given.split(",")) == inspect.signature(plan).parameters["lrs"].default
+    )

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import scaling
+from scaling.families import fit_families
 from scaling.law import Interval, Law
 from scaling.resample import clusters, multiplicities, percentile, refit
 from scaling.runs import NotIdentified, clean
@@ -97,6 +98,59 @@ def test_rows_of_one_training_run_need_the_cluster_bootstrap() -> None:
     honest = width(few, "pairs")
     assert width(many, "pairs") < 0.5 * honest
     assert width(many, "run") == pytest.approx(honest, rel=0.25)
+
+
+def curves(seed: int, noise: float = 0.004, within: float = 0.0005) -> pd.DataFrame:
+    """Four rows of each of 35 runs, at rising tokens, that share most of their error."""
+    rng = np.random.default_rng(seed)
+    c = np.repeat(np.geomspace(1e18, 3e20, 5), 7)
+    n = np.asarray(TRUTH.n_opt(c)) * np.tile(np.geomspace(0.25, 4, 7), 5)
+    own = noise * rng.standard_normal(35)
+    parts = []
+    for share in (0.25, 0.5, 0.75, 1.0):
+        d = share * c / 6 / n
+        loss = TRUTH.loss(n, d) * np.exp(own + within * rng.standard_normal(35))
+        parts.append(pd.DataFrame({"run": np.arange(35), "params": n, "tokens": d, "loss": loss}))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize("label", ["run", "model"])
+def test_rows_that_share_a_run_are_drawn_by_run_unless_asked_otherwise(label: str) -> None:
+    frame = curves(0).rename(columns={"run": label})
+    found = scaling.fit(frame, bootstrap=50)
+    assert found.resample == "run"
+    pd.testing.assert_frame_equal(found.draws, scaling.fit(frame, bootstrap=50, resample="run").draws)
+    assert scaling.fit(frame, bootstrap=50, resample="pairs").resample == "pairs"
+    both = pd.concat([frame.assign(arch="a"), frame.assign(arch="b", loss=frame["loss"] * 1.01)])
+    drawn = fit_families(both, bootstrap=50).draws["a"]
+    pd.testing.assert_frame_equal(drawn, fit_families(both, bootstrap=50, resample="run").draws["a"])
+    assert scaling.fit(frame, bootstrap=0).resample == ""
+
+
+def test_labels_that_are_not_of_training_runs_are_not_drawn() -> None:
+    """A run has one size: two architectures in a column model, or the number of a repetition, are none."""
+    frame = curves(0).drop(columns="run")
+    for labels in (["a", "b"] * 70, np.arange(140), [np.nan, *np.arange(139) // 4]):
+        assert scaling.fit(frame.assign(model=labels), bootstrap=20).resample == "pairs"
+
+
+def test_drawing_runs_of_one_row_each_is_refused() -> None:
+    frame = curves(0).iloc[105:]
+    with pytest.raises(ValueError, match="each of the 35 labels in column 'run' has one row; draw 'pairs'"):
+        scaling.fit(frame, resample="run", bootstrap=10)
+
+
+@pytest.mark.slow
+def test_intervals_of_rows_that_share_runs_cover_by_default() -> None:
+    hits = {"default": 0, "pairs": 0}
+    for seed in range(80):
+        for name, resample in (("default", None), ("pairs", "pairs")):
+            law = scaling.fit(curves(seed), bootstrap=300, resample=resample)
+            for key in ("alpha", "beta", "E"):
+                ends = law.intervals[key]
+                hits[name] += ends.low <= getattr(TRUTH, key) <= ends.high
+    assert hits["default"] >= 0.9 * 240, hits
+    assert hits["pairs"] <= 0.85 * 240, hits
 
 
 def test_clusters_that_are_one_or_few_are_refused_or_said() -> None:
