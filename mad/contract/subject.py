@@ -176,6 +176,10 @@ def describe(error: BaseException, file: str) -> str:
     """What an exception says, on one line, and the line of the user's file that it came through last."""
     text = " ".join(str(error).split())
     text = text if len(text) <= 240 else f"{text[:240]}..."
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    lines: list[int | None] = []
+    source: BaseException | None = error
+    while not lines and source is not None:  # Building wraps what a constructor raises.
+        lines = [f.lineno for f in traceback.extract_tb(source.__traceback__) if f.filename == file]
+        source = source.__cause__
     place = f" ({Path(file).name}, line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
