@@ -104,6 +104,8 @@ def _language(record: LanguageRecord) -> Iterator[str]:
         yield impossible
     if status == "diverged":
         yield f"diverged, and yet has a loss of {metrics.loss:g}"
+    if impossible := below_entropy(config, metrics):
+        yield impossible
     size, bits = config.corpus.bytes_per_token, metrics.bits_per_byte
     if size is not None and bits is not None and not _near(bits * math.log(2) * size, metrics.loss):
         yield f"has a loss of {metrics.loss:g}, and {bits:g} bits a byte"

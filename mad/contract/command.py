@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mad.messages import printable
+
 if TYPE_CHECKING:
     from mad.contract.checkup import Finding
 
@@ -55,7 +57,7 @@ def show_findings(spec: str, findings: list[Finding], console: Console) -> None:
     for name in ("check", "result", "what was seen"):
         table.add_column(name, overflow="fold")
     for found in findings:
-        seen = Text(found.seen)
+        seen = Text(printable(found.seen, lines=True))
         if found.smallest is not None:
             size = ",".join(str(side) for side in found.smallest)
             seen.append(f"\nsmallest input: {found.smallest}")

@@ -17,7 +17,7 @@ from mad.config import Record, RunConfig
 from mad.exchange import import_records, read_records
 from mad.language import LARGEST_LOSS, LanguageConfig, LanguageRecord
 from mad.store import Store
-from tests.mad.language_records import language
+from tests.mad.language_records import CORPUS, language
 from tests.mad.records import TWO, record
 
 BATTERY = record(TWO.settings[0]).model_dump(mode="json")
@@ -148,6 +148,13 @@ def test_a_record_that_contradicts_itself_is_refused(
         made = kind.model_validate_json(line)
         store.commit([made]) if isinstance(made, Record) else store.commit_language([made])
     assert message in str(refused.value)
+
+
+def test_a_loss_below_the_entropy_of_its_text_is_refused() -> None:
+    corpus = CORPUS.model_copy(update={"entropy": 1.5})
+    check(language(1.5, corpus=corpus))
+    with pytest.raises(ValueError, match="has a loss of 0.5 nats a token, below the entropy"):
+        check(language(0.5, corpus=corpus))
 
 
 def test_both_packages_know_the_same_largest_loss() -> None:

@@ -130,7 +130,7 @@ def test_a_sweep_says_before_its_work_which_stored_run_it_cannot_understand(
     with Store(path, read_only=True) as store:
         (lost,) = [entry.id for entry in store.entries() if entry.record is None]
     monkeypatch.setattr("mad.engines.inline.run_group", lambda *a, **k: pytest.fail("work was begun"))
-    assert call([*words[:5], "compression,memorization", *words[6:]], monkeypatch) == 2
+    assert call([*words[:5], "in-context-recall,compression", *words[6:]], monkeypatch) == 2
     assert f"run {lost} in store {path} cannot be understood" in capsys.readouterr().err
     monkeypatch.undo()
     assert call(["rm", lost, "--store", str(path)], monkeypatch) == 0
