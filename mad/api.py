@@ -119,7 +119,7 @@ def prepare(
     `dry`: no weights are made; what cannot fit into memory, or declares that it sees too much, is refused.
     """
     from mad.iso import read_goals
-    from mad.runner import check_cell, sketch_cell
+    from mad.runner import check_cell, check_sketch
     from mad.sweep import plan
     from mad.trainer import make_fabric
 
@@ -139,7 +139,7 @@ def prepare(
     fabric = make_fabric(device, precision)
     if dry:
         for cell in cells:
-            sketch_cell(cell)
+            check_sketch(cell)
         return Prepared(cells, suite, protocol, fabric)
     return Prepared([check_cell(cell) for cell in cells], suite, protocol, fabric)
 

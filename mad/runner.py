@@ -139,7 +139,7 @@ def sketch_cell(cell: Cell) -> nn.Module | None:
     """The cell's model without weights; None where a user's code does not allow that.
 
     Refuses what would not fit into memory, with the gradient, two moments and a copy for each point of the
-    grid, and a layer that declares that it sees later positions, where it may not.
+    grid.
     """
     task, architecture = cell.task, cell.architecture
     own = architecture.factory is not None or bool(architecture.config.sources)
@@ -162,9 +162,16 @@ def sketch_cell(cell: Cell) -> nn.Module | None:
         if not own:
             raise
         return None
-    if task.readout == "every":
-        causality.require_declared(model, task=_asked(task), remedy=REMEDY)
     return model
+
+
+def check_sketch(cell: Cell) -> None:
+    """What can be said of a cell without weights: its size, and whether a layer declares that it sees too
+    much.
+    """
+    model, task = sketch_cell(cell), cell.task
+    if model is not None and task.readout == "every":
+        causality.require_declared(model, task=_asked(task), remedy=REMEDY)
 
 
 def _cost(found: Account) -> Cost:
