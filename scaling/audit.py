@@ -30,7 +30,7 @@ from scaling.fit import LAD, LAD_AGAIN, Allocation, FittedLaw, allocations, fit,
 from scaling.law import REPEAT_DECAY, Array
 from scaling.resample import refitted
 from scaling.runs import NotIdentified, Status, budgets, clean
-from scaling.solver import SQUARES, Mask, Points, left_out
+from scaling.solver import SQUARES, Mask, Points, left_out, linear
 
 Objective = Literal["huber", "lad", "log-mse"]
 # Found budgets beyond this number are a scatter of compute, which is cut at shares of the runs instead.
@@ -161,7 +161,8 @@ def hold_out(
     """Fit the runs below a compute, predict those at or above it; a row for each of `below`.
 
     Columns: below, n_train, n_test; `reach`, the largest compute over that of the training runs; `mape` and
-    `bias` in percent of the loss (bias above 0: predicted too high); tokens_per_param at `at` FLOPs (the
+    `bias` in percent of the loss (bias above 0: predicted too high), and `chance`, what the scatter of the
+    training runs makes of the bias in 95 of 100 cases; tokens_per_param at `at` FLOPs (the
     largest run's unless given) by the training runs alone; status. Where they do not identify a law the row
     says so and holds no numbers. Without `below` the largest budget is left out, then two, then three.
     """
@@ -179,6 +180,7 @@ def hold_out(
             )
         law, status = _attempt(runs[small], objective, delta)
         error = np.expm1(log_residuals(law, runs[~small])) * 100 if law else np.array([np.nan])
+        chance = _chance(law, runs[small], runs[~small]) if law else np.nan
         rows.append(
             {
                 "below": limit,
@@ -187,6 +189,7 @@ def hold_out(
                 "reach": float(flops.max() / flops[small].max()),
                 "mape": float(np.abs(error).mean()),
                 "bias": float(error.mean()),
+                "chance": chance,
                 "tokens_per_param": float(law.tokens_per_param(target)) if law else np.nan,
                 "status": status,
             }
@@ -241,6 +244,26 @@ def audit(
     )
 
 
+def _chance(law: FittedLaw, train: pd.DataFrame, test: pd.DataFrame) -> float:
+    """Of the mean error of the predicted losses, in percent: twice its standard error, by least squares.
+
+    Absolute deviations, to which Huber objectives are close, err by a factor sqrt(pi / 2) more.
+    """
+    points = _points(train)
+    theta = _unknowns(law, points)
+    columns = linear(theta[None], points)[1][0]
+    shifted = Points(
+        x=np.log(test["params"].to_numpy(float)) - points.centre[0],
+        y=np.log(test["tokens"].to_numpy(float)) - points.centre[1],
+        log_loss=np.log(test["loss"].to_numpy(float)),
+        centre=points.centre,
+    )
+    mean = linear(theta[None], shifted)[1][0].mean(1)
+    scatter = float(np.sqrt((law.residuals**2).sum() / max(len(train) - 5, 1)))
+    spread = np.pi / 2 * mean @ np.linalg.pinv(columns @ columns.T) @ mean + 1 / len(test)
+    return 200 * scatter * float(np.sqrt(spread))
+
+
 def _attempt(runs: pd.DataFrame, objective: Objective, delta: float) -> tuple[FittedLaw | None, str]:
     if runs.empty:
         return None, f"{Status.NOT_IDENTIFIED}: no runs are left"
@@ -277,9 +300,17 @@ def _fitted(frame: pd.DataFrame, law: FittedLaw) -> tuple[pd.DataFrame, Points, 
     if len(runs) != law.n:
         raise ValueError(f"the table has {len(runs)} runs, the law was fitted to {law.n}; give that table")
     runs.index = law.residuals.index
-    points = Points.of(*(runs[name].to_numpy(float) for name in ("params", "tokens", "loss")))
+    points = _points(runs)
+    return runs, points, _unknowns(law, points)
+
+
+def _points(runs: pd.DataFrame) -> Points:
+    return Points.of(*(runs[name].to_numpy(float) for name in ("params", "tokens", "loss")))
+
+
+def _unknowns(law: FittedLaw, points: Points) -> Array:
     lowered = np.log([law.A, law.B]) - np.array([law.alpha, law.beta]) * np.array(points.centre)
-    return runs, points, np.array([law.E, *lowered, law.alpha, law.beta])
+    return np.array([law.E, *lowered, law.alpha, law.beta])
 
 
 def _without_each(

@@ -19,6 +19,8 @@ SEVERITIES = ("serious", "warning", "ok")
 MOVED = (1.1, 1.5)
 DRIFTED = (1.25, 2.0)
 WIDE = (2.0, 5.0)
+# A bias of held-out losses beyond this, in percent, is serious whatever the intervals say.
+FAR_OFF = 5.0
 FAR = (10.0, 100.0)
 
 
@@ -128,18 +130,22 @@ def of_cuts(cuts: pd.DataFrame, allocation: Allocation) -> list[Finding]:
 
 
 def of_hold_out(held_out: pd.DataFrame, allocation: Allocation) -> list[Finding]:
-    usable = held_out.dropna(subset=["mape"])
+    """The prediction of the largest budgets by the others: of the allocation and of the loss.
+
+    A bias of the loss counts where it is beyond what chance makes of it and half the interval of the loss at
+    the target: then that interval is too short to be believed there.
+    """
+    usable = held_out.dropna(subset=["mape"]).sort_values("n_train")
     if usable.empty:
         what = "no smaller set of budgets identifies the law, so extrapolation is untested"
         return [Finding(severity="warning", what=what, number=0.0, remedy="add budgets below the largest")]
-    best = usable.sort_values("n_train").iloc[-1]
+    best, others = usable.iloc[-1], usable.iloc[-2::-1]
     drift = float(np.exp(np.abs(np.log(best["tokens_per_param"] / allocation.tokens_per_param))))
-    return [
+    said = [
         Finding(
             severity=_grade(drift, DRIFTED),
             what=(
-                f"the {best['n_train']} runs below {best['below']:.3g} FLOPs predict the loss of the other "
-                f"{best['n_test']} within {best['mape']:.2f} % (bias {best['bias']:+.2f} %), and a D/N of "
+                f"the {best['n_train']} runs below {best['below']:.3g} FLOPs give a D/N of "
                 f"{best['tokens_per_param']:.3g} at the target, where all runs say "
                 f"{allocation.tokens_per_param:.3g}"
             ),
@@ -147,6 +153,25 @@ def of_hold_out(held_out: pd.DataFrame, allocation: Allocation) -> list[Finding]
             remedy="" if drift <= DRIFTED[0] else "do not extrapolate the allocation; add larger budgets",
         )
     ]
+    bias = abs(float(best["bias"]))
+    interval = allocation.intervals.get("loss")
+    half = 50 * (interval.high - interval.low) / allocation.loss if interval else np.inf
+    off = bias > best["chance"] and bias > half
+    severity: Severity = "serious" if bias > FAR_OFF else "warning" if off else "ok"
+    more = "".join(
+        f"; those below {row.below:.3g} the other {row.n_test} within {row.mape:.2f} % "
+        f"(bias {row.bias:+.2f} %)"
+        for row in others.itertuples()
+    )
+    beyond = f", more than half the interval of the loss at the target, {half:.2f} %" if off else ""
+    what = (
+        f"the {best['n_train']} runs below {best['below']:.3g} FLOPs predict the loss of the other "
+        f"{best['n_test']} within {best['mape']:.2f} % (bias {best['bias']:+.2f} %{beyond}){more}"
+    )
+    remedy = (
+        "" if severity == "ok" else "do not extrapolate the loss; look for runs that are off, add budgets"
+    )
+    return [Finding(severity=severity, what=what, number=float(best["bias"]), remedy=remedy), *said]
 
 
 def of_allocation(allocation: Allocation) -> list[Finding]:

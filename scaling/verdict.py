@@ -34,7 +34,9 @@ def verdict(
     at = f" at {number(budget)} FLOPs" if budget is not None else ""
     said = []
     if len(scores) and np.isfinite(lead(scores)["p"]):
-        said += _conclusion(lead(scores), f"{target} perplexity{at}", level)
+        conclusion = _conclusion(lead(scores), f"{target} perplexity{at}", level)
+        conclusion[0] += _opposed(table, lead(scores))
+        said += conclusion
         said += _prediction(whole, lead(scores))
     else:
         said.append("No score varies over these architectures: nothing can be concluded.")
@@ -67,6 +69,15 @@ def _conclusion(row: pd.Series, target: str, level: float) -> list[str]:
     if row["smallest_p"] > level + ROUNDING:
         first = f"n is too small to conclude: no order of {n} architectures could reach p = {level:.2g}."
         return [first, numbers]
+    if row["spearman"] > 0 and row["p_two_sided"] <= level + ROUNDING:
+        return [
+            f"Higher scores go with HIGHER perplexity (two-sided p {p_text(row['p_two_sided'])}): the scores "
+            "point the wrong way here.",
+            numbers,
+        ]
+    if row["spearman"] > 0:
+        wrong = f"No agreement is shown between score and perplexity, and the sign is the wrong one. {more}"
+        return [wrong, numbers]
     if row["p"] > level + ROUNDING:
         return [f"No agreement is shown between score and perplexity. {more}", numbers]
     if n < SMALL or row["pearson_high"] > -0.5:
@@ -76,6 +87,19 @@ def _conclusion(row: pd.Series, target: str, level: float) -> list[str]:
             numbers,
         ]
     return ["Higher scores go with lower perplexity.", numbers]
+
+
+def _opposed(table: pd.DataFrame, row: pd.Series) -> str:
+    """That every class has the sign opposite to that of all: then what holds is a difference of classes."""
+    same = table[(table["group"] != ALL) & (table["predictor"] == row.name) & table["spearman"].notna()]
+    if len(same) < 2 or not (np.sign(same["spearman"]) == -np.sign(row["spearman"])).all():
+        return ""
+    way = "HIGHER" if row["spearman"] < 0 else "LOWER"
+    each = ", ".join(f"{one.group} {one.spearman:+.2f}" for one in same.itertuples())
+    return (
+        f" BUT WITHIN EVERY CLASS THE SIGN IS THE OPPOSITE: there higher scores go with {way} perplexity "
+        f"(Spearman {each}), so what holds over all is a difference between classes and says nothing within one."
+    )
 
 
 def _prediction(whole: pd.DataFrame, row: pd.Series) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 
 import scaling
 from scaling.audit import REFITTED, Audit, audit, hold_out, influence, influential_set, minimum_ratio_cuts
-from scaling.findings import of_cuts, of_influence
+from scaling.findings import of_cuts, of_hold_out, of_influence
 from scaling.fit import Allocation, fit
 from scaling.law import Interval, Law
 from scaling.runs import NotIdentified, Status
@@ -258,6 +258,26 @@ def test_the_sign_of_the_bias_says_which_way_a_prediction_errs() -> None:
     table = hold_out(worse, below=[5e20])
     assert table["bias"].iloc[0] == pytest.approx(100 * (1 / 1.02 - 1), abs=0.01)
     assert table["mape"].iloc[0] == pytest.approx(-table["bias"].iloc[0])
+
+
+@pytest.mark.parametrize(("off", "severity"), [(1.0, "ok"), (0.99, "warning"), (0.91, "serious")])
+def test_losses_that_smaller_budgets_do_not_predict_are_a_verdict(off: float, severity: str) -> None:
+    frame = study(noise=0.001)
+    largest = 6 * frame["params"] * frame["tokens"] > 9e20
+    found = audited(frame.assign(loss=frame["loss"] * np.where(largest, off, 1.0)), at=2e21, bootstrap=100)
+    [verdict] = [finding for finding in found.findings if "predict the loss of the other" in finding.what]
+    assert verdict.severity == severity and bool(verdict.remedy) == (severity != "ok")
+    assert verdict.number == pytest.approx(100 * (1 / off - 1), abs=0.3)
+    assert "; those below" in verdict.what and ("more than half the interval" in verdict.what) == (off < 1)
+
+
+def test_a_bias_that_chance_explains_is_no_warning() -> None:
+    warned = 0
+    for seed in range(20):
+        law = fit(frame := study(noise=0.003, seed=seed), bootstrap=50)
+        findings = of_hold_out(hold_out(frame, at=2e21), law.at(2e21))
+        warned += findings[0].severity != "ok"
+    assert warned <= 3
 
 
 def test_what_training_budgets_cannot_identify_is_said_and_not_numbered() -> None:

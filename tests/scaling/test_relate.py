@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ import pytest
 import scaling
 from scaling.law import Law
 from scaling.relate import Relation, relate
+from scaling.relating import render
 from scaling.runs import NotIdentified
 
 TASKS = {
@@ -344,3 +347,37 @@ def test_state_optimal_perplexity_is_read_at_one_state() -> None:
     assert any("with c = -0.28" in note for note in found.notes)
     with pytest.raises(ValueError, match="column 'state' is missing"):
         relate(SCORES, runs.drop(columns="state"), target="state-optimal")
+
+
+def test_higher_scores_with_higher_perplexity_are_the_headline() -> None:
+    names = [f"arch{i}" for i in range(10)]
+    scores = pd.DataFrame({"arch": names, "mean": np.linspace(40, 90, 10)})
+    frame = pd.DataFrame({"arch": names, "ppl": np.linspace(10, 30, 10)})
+    first = relate(scores, frame).verdict[0]
+    assert first.startswith("Higher scores go with HIGHER perplexity (two-sided p < .001)")
+    weak = relate(scores, frame.assign(ppl=[12, 10, 15, 11, 14, 10.5, 13, 16, 12.5, 13.5])).verdict[0]
+    assert weak.startswith("No agreement is shown") and "the sign is the wrong one" in weak
+    assert (
+        relate(scores, frame.assign(ppl=frame["ppl"][::-1].to_numpy()))
+        .verdict[0]
+        .startswith("Higher scores go with low")
+    )
+
+
+@pytest.mark.parametrize(("sign", "way"), [(1, "HIGHER"), (-1, "LOWER")])
+def test_a_sign_that_is_the_opposite_within_every_class_is_the_headline(sign: int, way: str) -> None:
+    rows = [
+        (f"{kind}{i}", kind, 40 + 10 * place + i, 20 - sign * 3 * place + sign * 0.3 * i)
+        for place, kind in enumerate("abcd")
+        for i in range(4)
+    ]
+    table = pd.DataFrame(rows, columns=["arch", "class", "mean", "ppl"])
+    scores, frame = table[["arch", "class", "mean"]], table[["arch", "ppl"]]
+    found = relate(scores, frame)
+    assert (
+        f"WITHIN EVERY CLASS THE SIGN IS THE OPPOSITE: there higher scores go with {way}" in found.verdict[0]
+    )
+    assert "WITHIN EVERY CLASS" in json.loads(render(found, "json"))["verdict"][0]
+    assert "WITHIN EVERY CLASS" in render(found).replace("\n  ", " ")
+    mixed = frame.assign(ppl=np.where(table["class"] == "a", 30 - frame["ppl"], frame["ppl"]))
+    assert "WITHIN EVERY CLASS" not in relate(scores, mixed).verdict[0]
