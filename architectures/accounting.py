@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from architectures.bounds import check_sizes
+from architectures.elastic import Sampling, as_submodel
 from architectures.functional.multiplicative import MultiplicativeLinear
 from architectures.model import SequenceModel, check_model, sketch
 from architectures.options import ModelOptions
@@ -39,7 +40,9 @@ class Account:
 
     params     all parameters, and `embedding`: those of the embedding and an untied readout
     active     parameters that one token uses
-    flops      forward FLOPs a token, averaged over the sequence; training costs three times as much
+    flops      forward FLOPs per token, averaged over the sequence; of a nested model, those of the whole
+    training_flops  FLOPs per token of a training step, 3 x the forward passes that it makes: of a nested
+               model those of its draw, on average. None where its nested layers disagree on a draw
     state      floating elements of one row after `seq_len` tokens, by kind; None where a layer's is unknown
     nominal    the state that the iso-state literature counts
     layers     the same for each layer, in the order of the spec; a wrapper counts the layers in its body
@@ -50,6 +53,7 @@ class Account:
     embedding: int
     active: int
     flops: float
+    training_flops: float | None
     state: dict[str, int] | None
     nominal: int | None
     layers: tuple[LayerAccount, ...]
@@ -58,6 +62,15 @@ class Account:
     def core(self) -> int:
         """Parameters without the embedding and the readout, as the published comparisons count them."""
         return self.params - self.embedding
+
+    def require_training_flops(self) -> float:
+        """`training_flops`, or a ValueError where no step can train the model."""
+        if self.training_flops is None:
+            raise ValueError(
+                "nested layers of the model differ in draw= or granularities=, but a step uses one size for "
+                "all; give every nested layer the same"
+            )
+        return self.training_flops
 
 
 def account(
@@ -107,12 +120,14 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
     embedding = model.embedding.weight.numel() + head
     known = [layer.state for layer in layers if layer.state is not None]
     complete = len(known) == len(layers)
+    flops = sum(layer.flops for layer in layers) + readout_flops(model, seq_len)
     return Account(
         seq_len=seq_len,
         params=params,
         embedding=embedding,
         active=params - embedding - sum(layer.params - layer.active for layer in layers),
-        flops=sum(layer.flops for layer in layers) + readout_flops(model, seq_len),
+        flops=flops,
+        training_flops=_training_flops(model, seq_len, flops),
         state={kind: sum(s[kind] for s in known) for kind in KINDS} if complete else None,
         nominal=sum(layer.nominal or 0 for layer in layers) if complete else None,
         layers=tuple(layers),
@@ -125,6 +140,21 @@ def readout_flops(model: SequenceModel, seq_len: int) -> float:
     if isinstance(model.head, MultiplicativeLinear):
         head = model.head.flops(seq_len) / seq_len
     return head + (0 if model.decoder is None else 4 * model.width**2)  # the decoder's two maps
+
+
+def _training_flops(model: SequenceModel, seq_len: int, flops: float) -> float | None:
+    """3 x the forward passes of a step: of the model as it is, or of each size as often as it is drawn."""
+    try:
+        passes = Sampling.of(model).passes
+    except ValueError:  # such layers are not trained
+        return None
+    if passes:
+        flops = 0.0
+    for granularity, often in enumerate(passes):
+        with as_submodel(model, granularity):
+            inside = sum(layer.flops(seq_len) for _, layer in _outermost(model)) / seq_len
+        flops += often * (inside + readout_flops(model, seq_len))
+    return 3 * flops
 
 
 def _measure(layer: Primitive, seq_len: int) -> tuple[dict[str, int] | None, int | None]:

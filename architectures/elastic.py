@@ -6,7 +6,8 @@ each, in the order of the spec.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -60,6 +61,18 @@ def set_granularity(model: nn.Module, per_layer: PerLayer) -> None:
     """Make the model one of its submodels, for every call whose context says nothing else."""
     for name, granularity in by_layer(model, per_layer).items():
         nested_layers(model)[name].granularity = granularity
+
+
+@contextlib.contextmanager
+def as_submodel(model: nn.Module, per_layer: PerLayer) -> Iterator[None]:
+    """The model as one of its submodels for a while, and afterwards as it was."""
+    before = {name: layer.granularity for name, layer in nested_layers(model).items()}
+    set_granularity(model, per_layer)
+    try:
+        yield
+    finally:
+        for name, granularity in before.items():
+            nested_layers(model)[name].granularity = granularity
 
 
 def count_params(model: nn.Module, per_layer: PerLayer) -> int:
@@ -158,6 +171,11 @@ class Sampling:
         count = common_count(model)
         found = probabilities(draws.pop(), count)
         return cls(probabilities=found, all=() if found else tuple(range(count)))
+
+    @property
+    def passes(self) -> tuple[float, ...]:
+        """How often a step runs each size, on average; none where there is only one."""
+        return self.probabilities or tuple(1.0 for _ in self.all)
 
     def draw(self, seed: int, step: int) -> int | None:
         """The size of a step, keyed by (seed, step) alone; None where nothing is drawn."""

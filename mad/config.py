@@ -171,11 +171,16 @@ class Metrics(Data):
 
 
 class Cost(Data):
-    """Parameters in all and without embedding and readout, FLOPs a token, state by kind, time, memory."""
+    """Parameters in all and without embedding and readout, FLOPs per token, state by kind, time, memory.
+
+    flops_per_token  of a forward pass of the whole model
+    training_flops_per_token  of a training step; records made before it was counted have none
+    """
 
     params: Whole
     core_params: Whole | None = None
     flops_per_token: Amount | None = None
+    training_flops_per_token: Amount | None = None
     state: State | None = None
     nominal_state: Whole | None = None
     seconds: Amount = 0.0

@@ -246,7 +246,8 @@ class LanguageCost(Data):
     params           all parameters; `embedding`: those of the input table, `core`: without table and readout
     params_counted   the N of the fits: all but the input table (a tied table is the readout, and counts)
     active           of `core`, those that one token uses
-    flops_per_token  of training: 3 x the exact forward; `flops` is that times the training tokens, the C
+    flops_per_token  of training: 3 x the exact forward, of a nested model under its draw; `flops` is that
+                     times the training tokens, the C
     state            elements of one row's state after `seq_len` tokens, by kind; None where unknown
     """
 

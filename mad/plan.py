@@ -38,13 +38,11 @@ class Estimate:
 
 
 def work(cell: Cell, cost: Cost | None = None) -> float:
-    """Training FLOPs of one run of a cell: three times the forward pass; 6 per parameter and token where
-    unknown.
-    """
+    """Training FLOPs of one run of a cell; 6 per parameter and token where unknown."""
     if cell.failure is not None:
         return 0.0
     cost = cost or cost_of(cell, cell.task)
-    per_token = 3 * cost.flops_per_token if cost.flops_per_token else 6.0 * cost.params
+    per_token = cost.training_flops_per_token or 6.0 * cost.params
     return per_token * _tokens(cell) * cell.setting.steps
 
 

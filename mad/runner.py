@@ -179,6 +179,7 @@ def _cost(found: Account) -> Cost:
         params=found.params,
         core_params=found.core,
         flops_per_token=found.flops,
+        training_flops_per_token=found.training_flops,
         state=found.state,
         nominal_state=found.nominal,
     )

@@ -71,6 +71,12 @@ def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, v
         style="bold",
     )
     console.print(table)
+    step = found.training_flops
+    if step is not None and step != 3 * found.flops:
+        console.print(
+            f"\nA training step does {step:,.0f} FLOPs per token under the draw of the nested layers, "
+            f"{step / (3 * found.flops):.2f} of what the whole model would take."
+        )
     console.print(
         f"\n{found.core:,} parameters without embedding and readout (norms included). State: elements a row "
         f"after {seq_len} tokens. FLOPs: forward, multiply-add = 2, mean over the sequence.",

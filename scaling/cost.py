@@ -30,6 +30,7 @@ def build_model(config: LanguageConfig, seed: int | None = None) -> SequenceMode
 def cost_of(config: LanguageConfig) -> LanguageCost:
     """Parameters by every convention, training FLOPs = 3 x the exact forward, state after `seq_len` tokens.
 
+    A nested model's forward passes are those that a step makes under its draw, on average.
     N = all parameters but the input table; a table that is also the readout counts (arXiv:2406.19146).
     """
     if ":" in config.architecture.spec:  # A layer of the user's own need not run on the meta device.
@@ -39,7 +40,7 @@ def cost_of(config: LanguageConfig) -> LanguageCost:
             model = build_model(config, seed=0)
     found = account_model(model, config.seq_len)
     table = model.embedding.weight.numel()
-    flops = 3.0 * found.flops
+    flops = found.require_training_flops()
     return LanguageCost(
         params=found.params,
         params_counted=found.params if model.options.tied else found.params - table,

@@ -36,7 +36,8 @@ class Size(Data):
     params  N: all parameters but the input embedding table; the readout counts ("standard" in
             arXiv:2406.19146). `total` has the table too, `core` neither table nor readout, `active` is that
             part of the core that one token uses.
-    flops   training FLOPs a token at the length that it was counted at: 3 x the exact forward pass
+    flops   training FLOPs per token at the length that it was counted at: 3 x the exact forward pass, of a
+            nested model under its draw
     """
 
     spec: str
@@ -131,7 +132,7 @@ class _Shapes:
             total=found.params,
             core=found.core,
             active=found.active,
-            flops=3.0 * found.flops,
+            flops=found.require_training_flops(),
         )
 
     def _candidates(self, target: float, step: int) -> Iterator[_Shape]:

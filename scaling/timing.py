@@ -51,12 +51,17 @@ def seconds_per_step(
     device: str = "cpu",
     threads: int | None = None,
 ) -> float:
-    """Train a few steps on random tokens and say what one takes; `threads` of a CPU, None as they are set."""
+    """Train a few steps on random tokens and say what one takes; `threads` of a CPU, None as they are set.
+
+    Steps of the whole model are timed; those of a nested one under its draw take time in proportion.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
     import architectures
 
+    found = architectures.account(size.spec, vocab_size=vocab_size, dim=size.dim, seq_len=seq_len)
+    drawn = found.require_training_flops() / (3 * found.flops)
     where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else _name(device))
     with _threads(threads):
         model = architectures.build(size.spec, vocab_size=vocab_size, dim=size.dim, max_len=seq_len, seed=0)
@@ -78,7 +83,7 @@ def seconds_per_step(
         while steps < STEPS or time.perf_counter() - start < SECONDS:
             step()
             steps += 1
-        return (time.perf_counter() - start) / steps
+        return drawn * (time.perf_counter() - start) / steps
 
 
 def _name(device: str) -> str:

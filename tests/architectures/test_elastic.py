@@ -115,6 +115,35 @@ def test_values_are_shared_between_equal_sizes() -> None:
         model.call(rows(), Context(granularity=by_layer(model, (0, 1, 1))))
 
 
+@pytest.mark.parametrize(
+    "draw, passes",
+    [("uniform", 4 * (0.25,)), ("joint", 4 * (1.0,)), ("w1-1-1-5", (1 / 8, 1 / 8, 1 / 8, 5 / 8))],
+)
+def test_a_training_step_costs_what_its_draw_runs(draw: str, passes: tuple[float, ...]) -> None:
+    spec = f"mlp repeat{{matformer-attention[draw={draw}] matformer-swiglu[draw={draw}]}}"
+    model = build(spec)
+    set_granularity(model, 2)
+    found = account_model(model, 16)
+    assert set(by_layer(model, 2).values()) == {2}
+    assert [layer.granularity for layer in nested_layers(model).values()] == [2, 2], "left as it was"
+    each = [account_model(extract(model, g), 16).flops for g in range(4)]
+    assert found.flops == pytest.approx(each[2])
+    expected = 3 * sum(often * flops for often, flops in zip(passes, each, strict=True))
+    assert found.training_flops == pytest.approx(expected)
+    assert architectures.account(spec, vocab_size=11, dim=32, seq_len=16).training_flops == pytest.approx(
+        expected
+    )
+
+
+def test_a_plain_model_trains_at_three_forward_passes_and_none_where_draws_disagree() -> None:
+    plain = architectures.account("mamba mlp", vocab_size=5, dim=32, seq_len=16)
+    assert plain.require_training_flops() == plain.training_flops == 3 * plain.flops
+    mixed = architectures.account("matformer-mlp matformer-mlp[draw=joint]", vocab_size=5, dim=32, seq_len=16)
+    assert mixed.training_flops is None and mixed.flops > 0
+    with pytest.raises(ValueError, match="give every nested layer the same"):
+        mixed.require_training_flops()
+
+
 def test_buffers_come_along() -> None:
     model = build("matformer-mlp moe-mlp[balance=bias]")
     router = model.get_submodule("blocks.1.layer.router")

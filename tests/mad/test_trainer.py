@@ -22,6 +22,7 @@ from mad.data import load, order
 from mad.engines import inline
 from mad.learners import Batched, Turns
 from mad.optim import learning_rate
+from mad.plan import work
 from mad.protocol import Protocol, get_protocol
 from mad.runner import check_cell, cost_of, run_group
 from mad.store import Store
@@ -632,6 +633,16 @@ def test_the_cost_of_a_model_counts_every_parameter() -> None:
         at = cell(who)
         model = at.architecture.build(at.task, 0)
         assert cost_of(at, at.task).params == sum(p.numel() for p in model.parameters())
+
+
+def test_a_nested_model_costs_one_pass_to_run_and_those_of_its_draw_to_train() -> None:
+    at = cell("matformer-swiglu[draw=joint] matformer-mlp[draw=joint]")
+    cost = cost_of(at, at.task)
+    assert cost.flops_per_token and cost.training_flops_per_token
+    assert 1.8 < cost.training_flops_per_token / (3 * cost.flops_per_token) < 4
+    assert work(at) == cost.training_flops_per_token * work(cell("mlp")) / (
+        3 * (cost_of(cell("mlp"), at.task).flops_per_token or 0)
+    )
 
 
 @pytest.mark.parametrize("given", [plain, own("Noisy")], ids=["factory", "layer"])

@@ -70,6 +70,23 @@ def test_flops_are_three_times_the_forward_pass_and_the_count_of_the_trainer() -
     assert (size.flops, size.params, size.core) == (cost.flops_per_token, cost.params_counted, cost.core)
 
 
+@pytest.mark.parametrize("draw, share", [("uniform", 0.527), ("joint", 2.106), ("w0-0-0-1", 1.0)])
+def test_a_nested_model_is_planned_and_recorded_at_what_its_steps_do(draw: str, share: float) -> None:
+    spec = f"4*(matformer-attention[draw={draw}] matformer-swiglu[draw={draw}])"
+    size = ladder(spec, [8e5], vocab_size=CORPUS.vocab_size, seq_len=32)[0]
+    config = language_config(
+        size.spec, dim=size.dim, corpus=CORPUS, seq_len=32, batch_size=1, steps=1, lr=1e-3, device="cpu"
+    )
+    whole = architectures.account(size.spec, vocab_size=CORPUS.vocab_size, dim=size.dim, seq_len=32)
+    assert size.flops == cost_of(config).flops_per_token == whole.training_flops
+    assert size.flops / (3 * whole.flops) == pytest.approx(share, abs=0.001)
+
+
+def test_layers_that_no_step_trains_are_not_planned() -> None:
+    with pytest.raises(ValueError, match="give every nested layer the same"):
+        ladder("matformer-mlp matformer-mlp[draw=joint]", [5e4], vocab_size=CORPUS.vocab_size, seq_len=32)
+
+
 def test_a_target_below_the_smallest_shape_is_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match="no size of its own for about 2,000 parameters.*larger budgets"):
         ladder(STRIPE, [2e3, 1e5], vocab_size=256, seq_len=64)
