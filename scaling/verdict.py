@@ -98,7 +98,7 @@ def _opposed(table: pd.DataFrame, row: pd.Series) -> str:
     each = ", ".join(f"{one.group} {one.spearman:+.2f}" for one in same.itertuples())
     return (
         f" BUT WITHIN EVERY CLASS THE SIGN IS THE OPPOSITE: there higher scores go with {way} perplexity "
-        f"(Spearman {each}), so what holds over all is a difference between classes and says nothing within one."
+        f"(Spearman {each}), so what holds over all is a difference between classes, and says nothing within."
     )
 
 
