@@ -104,6 +104,9 @@ def test_cells_become_numbers_truths_or_words_and_blanks_stay_blank(tmp_path: Pa
 
 
 def test_a_thousands_comma_is_no_decimal_comma(tmp_path: Path) -> None:
+    path = written(tmp_path, "params;tokens;loss\n1,234;2e7;3.1\n")
+    with pytest.raises(ValueError, match="row 1, column 'params': '1,234' is not a number"):
+        scaling.fit(scaling.read(path))
     path = written(tmp_path, "params;tokens;loss\n1,234,567;2e7;3.1\n")
     with pytest.raises(ValueError, match="row 1, column 'params': '1,234,567' is not a number"):
         scaling.fit(scaling.read(path))
@@ -177,6 +180,7 @@ BAD_UNITS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "steps": lambda f: f.assign(tokens=np.round(f["tokens"] / 2**19)),
     "one row in millions": lambda f: f.assign(params=f["params"].where(f.index != 3, f["params"] / 1e6)),
     "perplexities": lambda f: f.assign(loss=np.exp(f["loss"])),
+    "perplexities from 8 to 24": lambda f: f.assign(loss=np.interp(f["loss"], [2.3, 3.6], [8, 24])),
 }
 
 
