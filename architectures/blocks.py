@@ -150,16 +150,15 @@ def state_size(part: Part) -> int:
 
 
 def twin(layer: Primitive) -> Primitive:
-    """A layer like this one with tensors of its own, for the meta device, where they hold no numbers."""
+    """A layer like this one with parameters of its own, for the meta device, where they hold no numbers."""
     return cast("Primitive", _twin(layer))
 
 
 def _twin(module: nn.Module) -> nn.Module:
     new = module.__class__.__new__(module.__class__)
-    new.__dict__ = dict(module.__dict__)
-    new._parameters = {
-        n: p if p is None else nn.Parameter(torch.empty_like(p)) for n, p in module._parameters.items()
-    }
-    new._buffers = {n: b if b is None else torch.empty_like(b) for n, b in module._buffers.items()}
-    new._modules = {n: m if m is None else _twin(m) for n, m in module._modules.items()}
+    held = new.__dict__
+    held.update(module.__dict__)
+    held["_parameters"] = {n: p if p is None else nn.Parameter(p) for n, p in module._parameters.items()}
+    held["_buffers"] = {n: b if b is None else b.detach() for n, b in module._buffers.items()}
+    held["_modules"] = {n: m if m is None else _twin(m) for n, m in module._modules.items()}
     return new

@@ -9,6 +9,8 @@ from typing import Any
 MOST, MOST_REAL = 2**24, 1e30
 # Of a model: the vocabulary, the width of the stream and the tokens of a sequence.
 SIZES = {"vocab_size": 2**24, "dim": 2**18, "from_dim": 2**18, "max_len": 2**20, "seq_len": 2**20}
+# Of what `solve` is asked for: parameters, state elements, FLOPs a token.
+MOST_GOAL = 1e18
 # Of a spec: layers as they are run, brackets inside each other, characters.
 MAX_LAYERS, MAX_NESTING, MAX_CHARACTERS = 4096, 64, 1_000_000
 
@@ -22,6 +24,15 @@ def check_sizes(**sizes: Any) -> None:
             raise ValueError(f"{name}={shown(value)} must be at least 1")
         if value > SIZES[name]:
             raise ValueError(f"{name}={shown(value)} must be at most {SIZES[name]:,}; give a smaller one")
+
+
+def check_goal(name: str, value: Any) -> None:
+    """Refuse a goal of `solve` that is not a number from 1 to its bound."""
+    if type(value) not in (int, float) or value != value:
+        raise ValueError(f"{name}={shown(value)} is not a number; give one such as {name}=4096")
+    if not 1 <= value <= MOST_GOAL:
+        rule = "least 1" if value < 1 else f"most {MOST_GOAL:g}"
+        raise ValueError(f"{name}={shown(value)} must be at {rule}; give another, such as {name}=4096")
 
 
 def check_number(where: str, value: Any, most: float | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 
 from architectures.accounting import Account, account, readout_flops
 from architectures.blocks import Part
+from architectures.bounds import check_goal, check_sizes
 from architectures.dials import Dial, around, find_dials, nearest, with_values
 from architectures.model import SequenceModel, sketch
 from architectures.primitive import Primitive
@@ -72,13 +73,13 @@ def solve(
     goals = {"params": params, "state": state, "total-state": total_state, "flops": flops}
     given = {name: goal for name, goal in goals.items() if goal is not None}
     for name, goal in given.items():
-        if goal < 1:
-            raise ValueError(f"{name}={goal} must be at least 1")
+        check_goal(name, goal)
     if not given:
         raise ValueError(f"nothing to solve for; give one of {', '.join(GOALS)}")
     for one, other in (("params", "flops"), ("state", "total-state")):
         if one in given and other in given:
             raise ValueError(f"{one} and {other} are turned by the same options; give one of the two")
+    check_sizes(vocab_size=vocab_size, seq_len=seq_len)
     solver = _Solver(parse(spec), given, vocab_size, seq_len)
     if dim is None and not {"params", "flops"} & set(given):
         dim = DEFAULT_DIM

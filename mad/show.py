@@ -16,6 +16,9 @@ from mad.messages import printable
 from mad.store import AnyRecord, Store
 from synthetic_tasks import IGNORE, Task
 
+# Lines of an example at its beginning, and as many at its end.
+SHOWN = 100
+
 if TYPE_CHECKING:
     from architectures import Account
 
@@ -198,7 +201,10 @@ def draw_example(task: Task, seed: int, console: Console) -> None:
     width = len(str(task.vocab_size - 1)) + 1
     per_line = max(8, (console.width - 9) // width)
     console.print(f"\nAn example (seed {seed}): tokens, and below them what is to be answered there.\n")
-    for start in range(0, task.seq_len, per_line):
+    lines = range(0, task.seq_len, per_line)
+    for start in [*lines[:SHOWN], *lines[max(SHOWN, len(lines) - SHOWN) :]]:
+        if start == lines[-SHOWN:][0] and len(lines) > 2 * SHOWN:
+            console.print(f"... {(len(lines) - 2 * SHOWN) * per_line:,} tokens left out\n")
         part = slice(start, start + per_line)
         console.print("tokens  " + "".join(f"{t:>{width}}" for t in inputs[part]), soft_wrap=True)
         answers = "".join(f"{'.' if t == IGNORE else t:>{width}}" for t in targets[part])

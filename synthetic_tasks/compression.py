@@ -45,7 +45,7 @@ class Compression(Task):
         return 1 / (self.vocab_size - 1 if self.variant == "repaired" else self.vocab_size)
 
     def sample(self, rng: np.random.Generator, n: int, *, split: str = "test") -> Batch:
-        check_draw(n, split)
+        check_draw(n, split, self.seq_len)
         inputs = rng.integers(self.vocab_size - 1, size=(n, self.seq_len))
         inputs[:, -1] = self.vocab_size - 1
         targets = inputs.copy()

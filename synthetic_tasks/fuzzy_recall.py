@@ -48,7 +48,7 @@ class FuzzyInContextRecall(Task):
         for field, ids in (("key_motif_max", self.num_keys), ("value_motif_max", self.num_values)):
             rule = f"vocab_size={self.vocab_size} allows 1 to {ids} different tokens a motif; change either"
             self.require(field, 1 <= getattr(self, field) <= ids, rule)
-        few = (self.num_keys + 1) ** self.key_motif_max <= 2**40  # a motif and its place must fit into int64
+        few = self.key_motif_max * np.log2(self.num_keys + 1) <= 40  # it and its place must fit into int64
         self.require("key_motif_max", few, "more than 2**40 key motifs are too many; lower it or vocab_size")
         rule = f"a pair and its probe need {2 * self.longest + 1} or more; raise it or lower the motif sizes"
         self.require("seq_len", self.seq_len > 2 * self.longest, rule)
@@ -71,7 +71,7 @@ class FuzzyInContextRecall(Task):
         return 1 / self.num_values
 
     def sample(self, rng: np.random.Generator, n: int, *, split: str = "test") -> Batch:
-        check_draw(n, split)
+        check_draw(n, split, self.longest**2 * self.seq_len)
         smallest_key = 1 if split == "train" else self.key_motif_max
         # As many pairs as a row can ever hold, the probe at its end included.
         columns = np.arange((self.seq_len - self.longest) // (smallest_key + 1) + 1)

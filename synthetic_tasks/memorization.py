@@ -61,7 +61,7 @@ class Memorization(Task):
         return 1 / (self.vocab_size - 1 - self.num_keys)
 
     def sample(self, rng: np.random.Generator, n: int, *, split: str = "test") -> Batch:
-        check_draw(n, split)
+        check_draw(n, split, self.seq_len)
         keys = rng.integers(self.num_keys, size=(n, self.seq_len // 2))
         inputs = np.full((n, self.seq_len), self.vocab_size - 1)
         inputs[:, ::2] = keys

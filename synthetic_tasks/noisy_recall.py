@@ -67,7 +67,7 @@ class NoisyInContextRecall(Task):
         return 1 / self.num_keys
 
     def sample(self, rng: np.random.Generator, n: int, *, split: str = "test") -> Batch:
-        check_draw(n, split)
+        check_draw(n, split, self.seq_len)
         pairs = self.seq_len // 2 - 1
         keys = rng.integers(self.num_keys, size=(n, pairs))
         values = rng.integers(self.num_keys, 2 * self.num_keys, size=(n, pairs))

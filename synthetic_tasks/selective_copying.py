@@ -55,7 +55,7 @@ class SelectiveCopying(Task):
         return 1 / (self.vocab_size - 2)
 
     def sample(self, rng: np.random.Generator, n: int, *, split: str = "test") -> Batch:
-        check_draw(n, split)
+        check_draw(n, split, self.seq_len)
         count, copy, blank = self.num_tokens_to_copy, self.vocab_size - 1, self.vocab_size - 2
         data = rng.integers(blank, size=(n, count))
         if self.variant == "repaired":

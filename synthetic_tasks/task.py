@@ -13,6 +13,9 @@ import numpy.typing as npt
 IGNORE = -100  # the target of a position that is not scored
 SPLITS = ("train", "validation", "test")
 
+LARGEST = 2**20  # of a number in a field
+MOST_NUMBERS = 2**28  # that one draw handles
+
 Tokens = npt.NDArray[np.int64]
 
 
@@ -46,19 +49,25 @@ class Task(ABC):
         hints = get_type_hints(type(self))
         for field in fields(self):
             value, hint = getattr(self, field.name), hints[field.name]
-            if hint is float and type(value) is int:
-                # 0 and 0.0 shall have one spelling and one hash.
-                object.__setattr__(self, field.name, float(value))
+            if hint is float and type(value) in (int, float):
+                self.require(field.name, abs(value) <= LARGEST, f"choose a number of at most {LARGEST:,}")
+                # 0, -0.0 and 0.0 shall have one spelling and one hash.
+                object.__setattr__(self, field.name, float(value) + 0.0)
             elif get_origin(hint) is Literal:
                 known = isinstance(value, str) and value in get_args(hint)
                 self.require(field.name, known, f"choose {' or '.join(get_args(hint))}")
             else:
                 self.require(field.name, type(value) is hint, f"write it as a plain {hint.__name__}")
+                self.require(
+                    field.name, type(value) is not int or abs(value) <= LARGEST, f"at most {LARGEST:,}"
+                )
 
     def require(self, field: str, holds: bool, rule: str) -> None:
         """Refuses the value of a field unless its rule holds; `rule` also says what to write instead."""
         if not holds:
-            raise ValueError(f"{self.name}: {field}={getattr(self, field)!r} is refused: {rule}")
+            value = getattr(self, field)
+            word = repr(value) if type(value) is not int or abs(value) < 10**30 else "(over 30 digits)"
+            raise ValueError(f"{self.name}: {field}={word} is refused: {rule}")
 
     @abstractmethod
     def sample(self, rng: np.random.Generator, n: int, *, split: str = "test") -> Batch:
@@ -121,12 +130,14 @@ class Task(ABC):
         return f"{self.name}[{options}]" if options else self.name
 
 
-def check_draw(n: int, split: str) -> None:
-    """Refuses a number of rows or a split that no task knows; every `sample` begins with it."""
+def check_draw(n: int, split: str, row: int = 1) -> None:
+    """Refuses an unknown split, and more rows of `row` numbers than fit; every `sample` begins with it."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; choose train, validation or test")
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"cannot draw {n!r} rows; choose an int of at least 1")
+    most = MOST_NUMBERS // row
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or not 1 <= n <= most:
+        rule = f"choose an int from 1 to {most:,}" if most else "one takes too many numbers; shorten it"
+        raise ValueError(f"cannot draw {n!r} rows; {rule}")
 
 
 def _spell(value: bool | int | float | str) -> str:

@@ -30,7 +30,7 @@ class ChannelMemory(MatrixMemory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none")
+        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
         gate: str = option(
             "softplus",
             "log a: softplus: -exp(log_rate) softplus(z), at least -5; bounded: -5 sigmoid(exp(log_rate) z)",

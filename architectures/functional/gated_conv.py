@@ -17,7 +17,7 @@ from architectures.primitive import Context, Hint, Primitive, State, at_least, d
 
 @dataclass(frozen=True, kw_only=True)
 class GatedConvConfig:
-    conv: int = option(3, "taps of the featuriser, a short convolution of q, k and v; 0: none")
+    conv: int = option(3, "taps of the featuriser, a short convolution of q, k and v; 0: none", most=256)
 
     def __post_init__(self) -> None:
         at_least(self, conv=0)

@@ -54,7 +54,7 @@ class KeyValueMemory(Primitive):
         group: int = option(1, "query heads, at least, that share a key and value head if kv_heads is none")
         qk_norm: bool = option(False, "RMSNorm of each head's queries and keys, before any rotation")
         gate: bool = option(False, "multiply the output of the heads by a sigmoid of the input")
-        conv: int = option(0, "taps of a short convolution and silu on q, k and v; 0: none")
+        conv: int = option(0, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, heads=1, key_dim=1, value_dim=1, kv_heads=1, group=1, conv=0)

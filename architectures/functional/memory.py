@@ -75,7 +75,7 @@ class MatrixMemory(Primitive):
             None, "key width a head; none: width / heads", scales="head", sets="state"
         )
         value_dim: int | None = option(None, "value width a head; none: width / heads", scales="head")
-        conv: int = option(0, "taps of a short convolution and silu on q, k and v; 0: none")
+        conv: int = option(0, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, heads=1, key_dim=1, value_dim=1, conv=0)

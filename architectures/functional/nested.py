@@ -25,7 +25,7 @@ _WEIGHTS = re.compile(r"w\d+(\.\d+)?(-\d+(\.\d+)?)*")
 
 @dataclass(frozen=True, kw_only=True)
 class NestedConfig:
-    granularities: int = option(4, "number of nested sizes, the whole layer included")
+    granularities: int = option(4, "number of nested sizes, the whole layer included", most=24)
     draw: str = option(
         UNIFORM,
         "sizes that a training step uses: uniform, one drawn for all layers; w1-1-1-2, drawn in this ratio, "

@@ -26,7 +26,7 @@ class StateSpace(MatrixMemory):
             scales="head",
         )
         expand: int = option(2, "inner width over the model's width")
-        conv: int = option(4, "taps of a short convolution and silu on x, B and C; 0: none")
+        conv: int = option(4, "taps of a short convolution and silu on x, B and C; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, d_state=1, head_dim=1, expand=1, conv=0)

@@ -50,7 +50,7 @@ class AltUp(Wrapper):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        k: int = option(2, "slices of the stream")
+        k: int = option(2, "slices of the stream", most=64)
         schedule: Literal["alternating", "same"] = option(
             "alternating", "the slice that a block runs on: the next one at each block, or always the first"
         )

@@ -29,7 +29,7 @@ class DeltaNet(MatrixMemory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none")
+        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
         negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:

@@ -33,8 +33,8 @@ class GatedDeltaProduct(MatrixMemory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none")
-        substeps: int = option(2, "steps of the delta rule a token")
+        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
+        substeps: int = option(2, "steps of the delta rule a token", most=64)
         negative_eigenvalues: bool = option(True, "write strength in (0, 2) instead of (0, 1)")
         forget: bool = option(True, "a decay a head before the first step of a token")
 

@@ -22,7 +22,7 @@ class GatedShortConv(Primitive):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        conv: int = option(3, "taps of the convolution")
+        conv: int = option(3, "taps of the convolution", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, conv=1)

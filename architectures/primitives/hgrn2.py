@@ -32,7 +32,7 @@ class HGRN2(MatrixMemory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(0, "taps of a short convolution, without silu, on q, f and v; 0: none")
+        conv: int = option(0, "taps of a short convolution, without silu, on q, f and v; 0: none", most=256)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

@@ -31,7 +31,7 @@ class Hyena(Primitive):
     class Config:
         expand: int = option(4, "inner width over the model's width")
         order: int = option(4, "width of the filter's network; nominal state a channel", sets="state")
-        conv: int = option(3, "taps of the short convolution of q, k and v; 0: none")
+        conv: int = option(3, "taps of the short convolution of q, k and v; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, expand=1, order=1, conv=0)

@@ -38,7 +38,7 @@ class HyperConnections(Wrapper):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        streams: int = option(4, "n, residual streams")
+        streams: int = option(4, "n, residual streams", most=64)
         kind: Literal["static", "dynamic", "manifold"] = option("dynamic", "how the maps are made")
 
         def __post_init__(self) -> None:

@@ -98,7 +98,7 @@ class LogLinearGatedDeltaNet(LogLinear):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none")
+        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
         negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
@@ -154,7 +154,7 @@ class LogLinearMamba2(LogLinear):
         expand: int = option(2, "inner width as a multiple of the width")
         head_dim: int = option(16, "P, channels of one head", scales="head")
         d_state: int = option(16, "N, width of B and C: rows of the state of a head and level", sets="state")
-        conv: int = option(4, "taps of the short convolution and silu on u, B and C; 0: none")
+        conv: int = option(4, "taps of the short convolution and silu on u, B and C; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, expand=1, head_dim=1, d_state=1, conv=0)

@@ -62,7 +62,7 @@ class LSHAttention(Primitive):
         chunk: int | None = option(None, "length of a chunk of the sorted form; needs causal=false")
         causal: bool = option(True, "see earlier tokens only")
         rope: bool = option(True, "rotate queries and keys by their position")
-        conv: int = option(0, "taps of a short convolution and silu on q and v; 0: none")
+        conv: int = option(0, "taps of a short convolution and silu on q and v; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, heads=1, key_dim=1, value_dim=1, hashes=1, buckets=2, window=1, chunk=1, conv=0)

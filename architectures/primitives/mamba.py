@@ -29,7 +29,7 @@ class Mamba(Primitive):
     class Config:
         d_state: int = option(4, "N, state elements a channel", sets="state")
         expand: int = option(2, "inner width over the model's width")
-        conv: int = option(4, "taps of the short convolution; 0: silu alone")
+        conv: int = option(4, "taps of the short convolution; 0: silu alone", most=256)
         dt_rank: int | None = option(
             None, "rank of the step size's map; none: width / 16, rounded up", scales="width"
         )

@@ -40,7 +40,7 @@ class Mamba3(StateSpace):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(StateSpace.Config):
-        conv: int = option(0, "taps of a short convolution and silu on x, B and C; 0: none")
+        conv: int = option(0, "taps of a short convolution and silu on x, B and C; 0: none", most=256)
         angles: int | None = option(
             None, "pairs of channels of B and C that rotate; none: d_state / 4, rounded down", scales="head"
         )

@@ -34,7 +34,7 @@ class MHHyena(Primitive):
     class Config:
         head_dim: int = option(8, "K, channels of one head", scales="head")
         order: int = option(2, "width of the filter's network; nominal states a head", sets="state")
-        conv: int = option(3, "taps of the short convolution of q, k and v; 0: none")
+        conv: int = option(3, "taps of the short convolution of q, k and v; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, head_dim=1, order=1, conv=0)

@@ -55,7 +55,7 @@ class LatentAttention(Primitive):
             None, "width of the rotated key, even; none: half of key_dim, rounded up to 2", scales="head"
         )
         conv: int = option(
-            0, "taps of a short convolution and silu on queries, latents and rotated key; 0: none"
+            0, "taps of a short convolution and silu on queries, latents and rotated key; 0: none", most=256
         )
 
         def __post_init__(self) -> None:

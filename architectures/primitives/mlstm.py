@@ -43,7 +43,7 @@ class MLSTM(MatrixMemory):
             4, "number of heads; none: one for each 16 channels of the inner width", scales="width"
         )
         expand: int = option(2, "inner width over the model's width")
-        conv: int = option(4, "taps of a short convolution and silu before q and k; 0: none")
+        conv: int = option(4, "taps of a short convolution and silu before q and k; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, heads=1, expand=1, conv=0)

@@ -32,7 +32,7 @@ class PathAttention(KeyValueMemory):
     @dataclass(frozen=True, kw_only=True)
     class Config(KeyValueMemory.Config):
         rank: int = option(32, "rank of the map to w")
-        w_conv: int = option(3, "taps of a short convolution and silu on w; 0: none")
+        w_conv: int = option(3, "taps of a short convolution and silu on w; 0: none", most=256)
 
         def __post_init__(self) -> None:
             super().__post_init__()

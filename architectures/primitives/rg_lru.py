@@ -41,7 +41,7 @@ class RGLRU(Primitive):
         heads: int | None = option(
             None, "blocks of the gates; none: one for each 16 channels of the recurrence", scales="width"
         )
-        conv: int = option(4, "taps of the short convolution; 0: none")
+        conv: int = option(4, "taps of the short convolution; 0: none", most=256)
 
         def __post_init__(self) -> None:
             if not 0 < self.expand < math.inf:

@@ -38,7 +38,7 @@ class SparseAttention(Primitive):
             None, "modules S; none: one for each 16 channels of the width", scales="width"
         )
         heads: int | None = option(None, "heads of the attention; none: as many as modules", scales="width")
-        conv: int = option(3, "tokens that a convolution sees, itself included")
+        conv: int = option(3, "tokens that a convolution sees, itself included", most=256)
         kernel: int = option(3, "modules that the convolutions of q and k see, an odd number")
         rope: bool = option(True, "rotate queries and keys by their position")
         out: bool = option(False, "a dense output projection")

@@ -26,7 +26,7 @@ class SimpleRecurrentUnit(Primitive):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         width: int = option(32, "channels of the recurrence", sets="state")
-        conv: int = option(0, "taps of a short convolution and silu on the narrow input; 0: none")
+        conv: int = option(0, "taps of a short convolution and silu on the narrow input; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, width=1, conv=0)
