@@ -54,7 +54,14 @@ class Foreign(Primitive):
         weight = next(self.parameters(), torch.empty(0))
         with torch.no_grad():
             x = torch.zeros(1, length, self.dim, device=weight.device, dtype=weight.dtype)
-            return counted_flops(self.module, x)
+            try:
+                return counted_flops(self.module, x)
+            except Exception as error:
+                reason = next(iter(str(error).splitlines()), "")
+                raise ValueError(
+                    f"{self.inner.__name__} cannot be run on an input {tuple(x.shape)}: "
+                    f"{type(error).__name__}: {reason}; a layer maps (B, T, D) to (B, T, D)"
+                ) from error
 
 
 def counted_flops(module: nn.Module, x: Tensor) -> int:

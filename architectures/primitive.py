@@ -20,11 +20,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from architectures.lengths import state_after
+
 State = tuple[Tensor, ...]
-
-
-# Tokens after which a state that does not grow is looked at once more, to see whether it is still filling.
-SETTLED = 4096
 
 
 class UnknownState(ValueError):
@@ -288,12 +286,7 @@ class Primitive(nn.Module):
         """Floating elements of one row's state after `length` tokens, by kind, measured on the state."""
         if not self.decodes:
             raise UnknownState(f"the state of {type(self).__name__} is unknown: it has no step")
-        if length > SETTLED and "growing" not in self.state_kinds:
-            # Such a state only fills a window: what two lengths have in common is that of all longer ones.
-            half, whole = self._state_after(SETTLED // 2), self._state_after(SETTLED)
-            if half == whole:
-                return whole
-        return self._state_after(length)
+        return state_after(length, self._state_after)
 
     def _state_after(self, length: int) -> dict[str, int]:
         weight = next(self.parameters(), torch.empty(0))
