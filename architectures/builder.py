@@ -79,8 +79,13 @@ class Builder:
         except ValueError:
             raise
         except Exception as error:
-            # A user's layer may raise anything, ours what torch says of sizes that no tensor can have.
-            if not (entry.source or isinstance(error, RuntimeError | OverflowError | MemoryError)):
+            # A user's layer may raise anything, and need not be built without numbers; ours raise what torch
+            # says of sizes that no tensor can have.
+            if (
+                on_meta()
+                if entry.source
+                else not isinstance(error, RuntimeError | OverflowError | MemoryError)
+            ):
                 raise
             reason = next(iter(str(error).splitlines()), "")
             raise ValueError(

@@ -40,6 +40,7 @@ class Drawer:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
+        self.inside = 0  # wrappers around what is being drawn
 
     def number(self) -> int:
         return self.random.choice(INTEGERS) * self.random.choice([1, 1, 1, -1])
@@ -75,7 +76,9 @@ class Drawer:
         fields = {f.name: f for f in dataclasses.fields(entry.cls.Config)}
         chosen = self.random.sample(sorted(hints), min(len(hints), self.random.choice([0, 1, 1, 2, 3])))
         options = ",".join(f"{name}={self.value(hints[name], fields[name])}" for name in chosen)
+        self.inside += entry.mixes == "stream"
         body = f"{{{self.spec(depth + 1)}}}" if entry.mixes == "stream" else ""
+        self.inside -= entry.mixes == "stream"
         return entry.name + (f"[{options}]" if options else "") + body
 
     def item(self, depth: int) -> str:
@@ -83,7 +86,9 @@ class Drawer:
         if depth > 2 or kind < 0.6:
             return self.layer(depth)
         if kind < 0.8:
-            return f"{abs(self.size(2))}*({self.spec(depth + 1)})"
+            # A wrapper is counted by running it, with all that is inside.
+            count = self.random.choice([0, 2, 16, 10**29]) if self.inside else abs(self.size(2))
+            return f"{count}*({self.spec(depth + 1)})"
         if kind < 0.9:
             return f"({self.spec(depth + 1)} + {self.spec(depth + 1)})"
         return "(" * (deep := self.random.choice([1, 3, 63, 70, 3000])) + self.layer(3) + ")" * deep
@@ -110,8 +115,11 @@ class Drawer:
         return f"{name}[{options}]" if options else name
 
     def goals(self) -> dict[str, Any]:
+        """Goals that are refused: how long it takes to reach one that can be is not asked here."""
         name = self.random.choice(["params", "state", "total_state", "flops"])
-        return {name: self.random.choice([self.number(), 4096, 200_000, 1e300, float("inf"), float("nan")])}
+        return {
+            name: self.random.choice([0, -self.number(), 10**19, 1e300, float("inf"), float("nan"), "4096"])
+        }
 
     def words(self, folder: Path) -> list[str]:
         """A command line."""
@@ -123,7 +131,7 @@ class Drawer:
             return ["tasks", "show", self.task(), *self.options("--seed")]
         if kind == "bench":
             goal = draw(["state", "params", "total-state", "flops"])
-            goal = f"{goal}={draw([self.number(), 4096, 1e300, 'inf', 'nan'])}"
+            goal = f"{goal}={draw([0, -abs(self.number()), 1e300, 'inf', 'nan'])}"
             return [
                 "bench",
                 self.spec(),

@@ -6,9 +6,11 @@ import time
 from typing import Any
 
 import pytest
+from torch import nn
 
 import architectures
 from architectures import registry
+from architectures.accounting import account_model
 from architectures.bounds import check_sizes
 from architectures.lengths import SETTLED
 from architectures.memory import machine_memory
@@ -123,3 +125,24 @@ def test_many_equal_layers_are_counted_fast() -> None:
     assert many.layers[0] == one.layers[0] == many.layers[-1]
     norm = 128
     assert many.core == 4096 * (one.core - norm) + norm
+
+
+class Broken(nn.Module):
+    def __init__(self) -> None:
+        raise TypeError("no such width")
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("torch.nn:Module", "Module cannot be run on an input .*NotImplementedError.*; a layer maps"),
+        (f"{__name__}:Broken", "Broken cannot be built at width 64 .*TypeError: no such width; repair it"),
+        ("json:dumps", "json:dumps is a function, not a class"),
+        ("abc:ABC", "abc:ABC is the class ABC; name a Primitive or an nn.Module class"),
+        ("no_such_module:Layer", "there is no module no_such_module"),
+    ],
+)
+def test_what_is_no_layer_is_refused(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model = architectures.build(spec, **WHERE, seed=0)
+        account_model(model, 8)
