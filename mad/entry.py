@@ -48,8 +48,10 @@ def run(make: Callable[[], typer.Typer], words: Sequence[str]) -> NoReturn:
             received.append(signal.SIGINT)
         except SystemExit as end:
             # typer makes a silent end of a closed pipe.
-            broken = system_error(end.__context__)
-            status = _failed(broken) if broken else fail(f"a layer ended the program: SystemExit: {end}", 1)
+            if not received:
+                broken = system_error(end.__context__)
+                ended = f"a layer ended the program: SystemExit: {end}"
+                status = fail(ended, 1) if broken is None else _failed(broken)
         except Exception as error:
             if not received:
                 status = _failed(error)

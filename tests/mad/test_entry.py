@@ -162,15 +162,40 @@ def test_a_stream_that_is_closed_or_full(redirection: str, status: int, said: st
     assert found.stderr.count("\n") == bool(said)
 
 
-def test_a_closed_stream_is_never_a_store(tmp_path: Path) -> None:
-    """The first files to be opened would get the numbers of the streams."""
-    words = " ".join([sys.executable, "-m", "mad.cli", "import", str(tmp_path / "no.jsonl")])
-    store = tmp_path / "s.sqlite"
-    script = f"{words} --store {store} 2>&- <&-"
-    (tmp_path / "no.jsonl").write_text("")
-    assert subprocess.run(["bash", "-c", script], capture_output=True, timeout=60).returncode == 0
-    with Store(store, read_only=True) as opened:
-        assert opened.count() == 0
+SAY = """
+import sys, typer
+from mad.entry import run
+app = typer.Typer()
+@app.command()
+def say():
+    {}
+run(lambda: app, [])
+"""
+
+
+def said(body: str, redirection: str) -> subprocess.CompletedProcess[str]:
+    script = f"{sys.executable} -c '{SAY.format(body)}' {redirection}"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=60)
+
+
+def test_a_file_is_never_opened_in_the_place_of_a_closed_stream() -> None:
+    """What is written to the stream would end in it."""
+    assert int(said("print(open(sys.executable).fileno())", "2>&- <&-").stdout) > 2
+
+
+def test_an_error_after_output_that_nobody_takes_is_the_one_that_is_told() -> None:
+    for redirection in (">/dev/full", "| true; exit ${PIPESTATUS[0]}"):
+        found = said("print(1); raise ValueError(2)", redirection)
+        assert (found.returncode, found.stderr) == (2, "mad: 2\n")
+
+
+def test_an_end_that_a_signal_brings_about_is_the_signals() -> None:
+    """As Lightning makes of control-C."""
+    body = "import os, signal\n    try: os.kill(os.getpid(), 15)\n    except KeyboardInterrupt: sys.exit(1)"
+    found = said(body, "")
+    assert found.returncode == 143 and found.stderr.startswith("mad: interrupted; nothing was written")
+    assert found.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
