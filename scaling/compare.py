@@ -148,9 +148,10 @@ def compare(
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """The usable optima of one architecture by rising C: ln C, L*, draws of L* (draw, budget) and runs.
+    """L*(C) of one architecture, for comparisons and relations alike, from its usable optima by rising C.
 
-    variances, df   of L* by the scatter of the runs, and its degrees of freedom
+    logs, losses, draws, n   ln C, L*, draws of L* (draw, budget) and runs of each
+    variances, df            of L* by the scatter of the runs, and its degrees of freedom
     """
 
     budgets: list[float]
@@ -197,8 +198,10 @@ class Frontier:
                 f"{name} has {len(self.logs)} usable budgets, so its loss at C = {c:.3g} is open; train it "
                 "at budgets on both sides"
             )
-        weights = self._weights(np.log(c))
-        return float(np.exp(weights @ np.log(self.losses))), np.exp(np.log(self.draws) @ weights)
+        weights = self.weights(np.log(c))
+        return float(np.exp(weights @ np.log(self.losses))), np.exp(
+            np.log(np.where(self.draws > 0, self.draws, np.nan)) @ weights
+        )
 
     def beyond(self, c: float) -> float:
         """How many times C lies outside the budgets; 1 within, or within rounding."""
@@ -207,7 +210,7 @@ class Frontier:
         out = max(np.log(c) - self.logs.max(), self.logs.min() - np.log(c), 0.0)
         return float(np.exp(out)) if out > 1e-9 else 1.0
 
-    def _weights(self, log_c: float) -> Array:
+    def weights(self, log_c: float) -> Array:
         """What each budget counts in ln L*(C): interpolation within them, a fitted line beyond."""
         weights = np.zeros(len(self.logs))
         if len(weights) == 1:

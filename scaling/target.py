@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from scaling.columns import folded
+from scaling.compare import Frontier
 from scaling.optima import OUTSIDE, THREE, grouped, interval, lost, optima
 from scaling.rows import tidy
 from scaling.runs import NotIdentified, clean
@@ -106,9 +107,9 @@ def _found(frame: pd.DataFrame, target: str, budget: float | None, confidence: f
     table, notes = grouped(frame)
     notes = [*notes, f"FLOPs of the runs: {table.attrs['convention']}."]
     optima_of: dict[str, pd.DataFrame] = {}
-    draws_of: dict[str, Array] = {}
+    fronts: dict[str, Frontier] = {}
     for arch, mine in table.groupby("arch"):
-        found, draws, _ = optima(
+        found, draws, points = optima(
             mine, window=None, keep=KEPT, bootstrap=DRAWS, confidence=confidence, seed=seed
         )
         usable = found[found["used"]].reset_index(drop=True)
@@ -116,7 +117,7 @@ def _found(frame: pd.DataFrame, target: str, budget: float | None, confidence: f
             notes.append(f"{arch} has no optimum at any budget ({'; '.join(lost(found))}).")
             continue
         optima_of[str(arch)] = usable
-        draws_of[str(arch)] = np.stack([draws[str(arch), at][:, 2] for at in usable["budget"]], axis=1)
+        fronts[str(arch)] = Frontier.of(usable, draws, points)
     if not optima_of:
         raise NotIdentified("no architecture has an optimum at any budget: " + " ".join(notes[-3:]))
     common = _common([found["flops"].to_numpy(float) for found in optima_of.values()])
@@ -129,7 +130,7 @@ def _found(frame: pd.DataFrame, target: str, budget: float | None, confidence: f
         )
     at = float(common[-1]) if budget is None else float(budget)
     short = float(common[0]) if len(common) and common[0] * (1 + SAME) < at else None
-    rows = {arch: _read(found, draws_of[arch], at, short, confidence) for arch, found in optima_of.items()}
+    rows = {arch: _read(found, fronts[arch], at, short, confidence) for arch, found in optima_of.items()}
     out = pd.DataFrame.from_dict(rows, orient="index")
     out = out[out["ppl"].notna()].rename_axis("arch")
     silent = [
@@ -167,37 +168,26 @@ def _at_equal_state(
 
 
 def _read(
-    found: pd.DataFrame, draws: Array, at: float, short: float | None, confidence: float
+    found: pd.DataFrame, front: Frontier, at: float, short: float | None, confidence: float
 ) -> dict[str, object]:
-    """One architecture at `at` FLOPs: its optimum there, or a line through ln L* over ln C of its optima."""
+    """One architecture at `at` FLOPs, by its frontier; of a single budget what is within SAME of it."""
     flops = found["flops"].to_numpy(float)
     blank = {"ppl": np.nan, "low": np.nan, "high": np.nan, "params": np.nan, "short": np.nan}
     if short is not None:
         blank["short"] = float(np.exp(found["loss"].iloc[_nearest(flops, short)]))
     here = _nearest(flops, at)
-    if abs(np.log(flops[here] / at)) <= np.log1p(SAME):
-        row = found.iloc[here]
-        low, high = np.exp([row["loss_low"], row["loss_high"]])
-        own = {"ppl": np.exp(row["loss"]), "low": low, "high": high, "params": row["params"]}
-        return blank | own | {"flags": str(row["flag"])}
-    if len(flops) < 2:
+    near = abs(np.log(flops[here] / at)) <= np.log1p(SAME)
+    if len(flops) < 2 and not near:
         return blank | {"flags": f"one optimum, at {flops[0]:.3g}, so none at this budget"}
-    x = np.log(flops) - np.log(at)
-    loss, size = _at_zero(x, np.log(found["loss"])), _at_zero(x, np.log(found["params"]))
-    with np.errstate(invalid="ignore"):
-        drawn = np.exp(_at_zero(x, np.log(np.where(draws > 0, draws, np.nan))))
+    c = float(flops[0]) if len(flops) < 2 else at
+    loss, drawn = front.at(c, str(found["arch"].iloc[0]))
     ends = interval(drawn, confidence)
-    beyond = max(at / flops.max(), flops.min() / at)
+    beyond = front.beyond(at)
     flags = f"extrapolated {beyond:.3g} times in compute" if beyond > 1 else "between two budgets"
+    size = float(np.exp(front.weights(np.log(c)) @ np.log(found["params"].to_numpy(float))))
     low, high = np.exp([ends.low, ends.high])
-    own = {"ppl": np.exp(np.exp(loss)), "low": low, "high": high, "params": np.exp(size)}
-    return blank | own | {"flags": flags}
-
-
-def _at_zero(x: Array, y: Array | pd.Series) -> Array:
-    """The least-squares line through (x, y) at x = 0, for y of shape (..., n)."""
-    values, away = np.asarray(y, float), x - x.mean()
-    return values.mean(-1) - x.mean() * (values @ away) / (away @ away)
+    own = {"ppl": np.exp(loss), "low": low, "high": high, "params": size}
+    return blank | own | {"flags": str(found["flag"].iloc[here]) if near else flags}
 
 
 def _common(each: list[Array]) -> Array:

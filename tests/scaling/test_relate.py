@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 
 import scaling
+from scaling.compare import compare
 from scaling.law import Law
 from scaling.relate import Relation, relate
 from scaling.relating import render
 from scaling.runs import NotIdentified
+from tests.scaling.designs import grid
 
 TASKS = {
     "in_context_recall": "in-context-recall",
@@ -381,3 +383,16 @@ def test_a_sign_that_is_the_opposite_within_every_class_is_the_headline(sign: in
     assert "WITHIN EVERY CLASS" in render(found).replace("\n  ", " ")
     mixed = frame.assign(ppl=np.where(table["class"] == "a", 30 - frame["ppl"], frame["ppl"]))
     assert "WITHIN EVERY CLASS" not in relate(scores, mixed).verdict[0]
+
+
+@pytest.mark.parametrize("at", [1e19, 4e19, 1e22])
+def test_relate_and_compare_give_one_perplexity_at_one_compute(at: float) -> None:
+    frames = [
+        grid(Law(E=1.7 + 0.05 * i, A=450.0, B=1500.0, alpha=0.34, beta=0.36), noise=0.003, seed=i, arch=name)
+        for i, name in enumerate("abc")
+    ]
+    frame = pd.concat(frames, ignore_index=True)
+    pairs = relate(pd.DataFrame({"arch": list("abc"), "mean": [70.0, 60.0, 50.0]}), frame, budget=at).pairs
+    table = compare(frame, baseline="a", at=at).table.set_index("arch")
+    for name in "bc":
+        assert pairs["ppl"][name] / pairs["ppl"]["a"] == pytest.approx(table["ratio"][name], rel=1e-9)
