@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import scaling
+from scaling.approaches import approaches
 from scaling.law import Law
 from scaling.rows import ends, tidy
 from scaling.table import read_table
@@ -475,3 +476,11 @@ def test_fields_that_nothing_separates_are_named(tmp_path: Path) -> None:
     path = written(tmp_path, PLAIN.replace(",", " "))
     with pytest.raises(ValueError, match="the header 'params tokens loss' has neither comma nor"):
         scaling.read(path)
+
+
+def test_the_approaches_take_the_end_of_each_curve() -> None:
+    """Checkpoints before the decay of the learning rate are too high, and no runs of their own."""
+    frame = curves().iloc[::-1].reset_index(drop=True)
+    frame.loc[frame.index >= 20, "loss"] += 0.3
+    found = approaches(frame, bootstrap=100).set_index("approach")
+    assert found.loc["law", "n_exponent"] == pytest.approx(LAW.n_exponent, abs=1e-3)
