@@ -15,16 +15,17 @@ class Preset:
 
 
 # The layers of the MAD study with its settings at width 128 (arXiv:2403.17844): two mixers of 2,048 state
-# elements each, Mamba four of 1,024; SwiGLU 512 wide, mixtures of 8 experts 16 wide, 2 active.
+# elements each, Mamba four of 1,024; SwiGLU 512 wide, mixtures of 8 gated experts 16 wide, 2 active. What
+# its public code (athms/mad-lab) does otherwise is in docs/protocol.md.
 _ATTENTION = "mh-attention[heads=16]"
 _SWIGLU = "swiglu[inner=512]"
-_MOE = "moe-mlp[inner=16]"
+_MOE = "moe-mlp[inner=16, activation=swiglu]"
 _MIXERS = {
     "transformer": (_ATTENTION, "attention with 16 heads of 8"),
     "gla": ("mh-gated-linear-attention[heads=8]", "gated linear attention with 8 heads of 16"),
-    "hyena": ("hyena", "implicit long convolutions"),
-    "mh-hyena": ("mh-hyena", "multi-head long convolutions"),
-    "hyena-experts": ("hyena-experts", "routed long convolutions"),
+    "hyena": ("hyena[tied=4, positions=learned]", "implicit long convolutions"),
+    "mh-hyena": ("mh-hyena[tied=4, positions=learned]", "multi-head long convolutions"),
+    "hyena-experts": ("hyena-experts[positions=learned]", "routed long convolutions"),
 }
 # One attention layer for every `n - 1` other mixers.
 _SHARES = {"8": 12, "25": 4, "50": 2}
@@ -39,7 +40,8 @@ def _mad_study() -> dict[str, Preset]:
     found = {
         "mad-transformer": Preset(spec=f"2*({_ATTENTION} mlp)", about="MAD study: attention, MLP"),
         "mad-linear-attention": Preset(
-            spec=f"2*(mh-linear-attention[heads=16] {_SWIGLU})", about="MAD study: linear attention, SwiGLU"
+            spec=f"2*(mh-linear-attention[heads=16, feature_map=elementwise-product] {_SWIGLU})",
+            about="MAD study: linear attention with a product as feature map, SwiGLU",
         ),
         "mad-mamba": Preset(spec="4*mamba", about="MAD study: mamba alone"),
         "mad-striped-mamba": Preset(

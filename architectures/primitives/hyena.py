@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from architectures.functional.implicit_filter import ImplicitFilter
 from architectures.functional.long_conv import long_conv, long_conv_flops
 from architectures.functional.short_conv import ShortConv
+from architectures.functional.tiled_linear import TiledLinear
 from architectures.primitive import Context, Hint, Primitive, State, at_least, option
 from architectures.registry import primitive
 
@@ -20,9 +22,9 @@ class Hyena(Primitive):
 
     (B, T, D) -> (B, T, D), inner width `expand` * D. The filter h (T, inner) is a sine network of the
     position, of width `order`, under a fixed exponential window; its length is tied to `max_len`. The
-    operator is of order 2. The nominal state is the distilled one: `order` elements a channel. Differs from
-    the paper: the position features are fixed. Differs from the public MAD code (athms/mad-lab): q, k and v
-    are projected independently; there they share features.
+    operator is of order 2. The nominal state is the distilled one: `order` elements a channel. The public
+    MAD code (athms/mad-lab) reads q, k and v from shared features and trains those of the position: `tied=4`
+    and `positions=learned`. Differs from the paper: the position features are fixed by default.
     """
 
     exact_causality = False
@@ -32,16 +34,23 @@ class Hyena(Primitive):
         expand: int = option(4, "inner width over the model's width")
         order: int = option(4, "width of the filter's network; nominal state a channel", sets="state")
         conv: int = option(3, "taps of the short convolution of q, k and v; 0: none", most=256)
+        tied: int = option(
+            1, "q, k and v are as many copies of a map with that part of their channels; 1: independent"
+        )
+        positions: Literal["fixed", "learned"] = option(
+            "fixed",
+            "features of the position, of which the filter is a network; learned: 3 max_len numbers",
+        )
 
         def __post_init__(self) -> None:
-            at_least(self, expand=1, order=1, conv=0)
+            at_least(self, expand=1, order=1, conv=0, tied=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = config.expand * dim
-        self.project = nn.Linear(dim, 3 * self.inner)
+        self.project = TiledLinear(dim, 3 * self.inner, config.tied)
         self.conv = ShortConv(3 * self.inner, config.conv, bias=True, activation=False)
-        self.filter = ImplicitFilter(self.inner, config.order, max_len)
+        self.filter = ImplicitFilter(self.inner, config.order, max_len, learned=config.positions == "learned")
         self.skip = nn.Parameter(torch.randn(self.inner))
         self.out = nn.Linear(self.inner, dim)
 
@@ -91,10 +100,9 @@ class Hyena(Primitive):
         return self.inner * self.config.order
 
     def hints(self) -> dict[str, Hint]:
-        # The filter is a function, not a map of features: decaying it pulls its frequencies to zero.
-        names = [f"filter.{name}" for name, _ in self.filter.named_parameters()]
         taps = ["conv.weight"] if self.config.conv else []
-        return {name: Hint(decay=False) for name in (*names, *taps, "skip")}
+        return self.filter.hints() | {name: Hint(decay=False) for name in (*taps, "skip")}
 
     def _products(self, length: int) -> int:
-        return 8 * length * self.dim * self.inner + self.filter.flops(length)
+        weights = self.project.weight.numel() + self.out.weight.numel()
+        return 2 * length * weights + self.filter.flops(length)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from architectures.functional.gated_conv import GatedConv, GatedConvConfig
 from architectures.functional.implicit_filter import ImplicitFilter
 from architectures.functional.long_conv import long_conv, long_conv_flops
 from architectures.functional.routing import Router, RoutingConfig
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, Hint, State, at_least, option
 from architectures.registry import primitive
 
 
@@ -24,9 +25,9 @@ class HyenaExperts(GatedConv):
     hears every token, and the token chooses whom it reads. The filter h is that of `hyena`: a sine network of
     the position, of width `order`, under a fixed exponential window, its length tied to `max_len`. The
     nominal state is the distilled one: `order` elements a channel, 2,048 at the defaults; the state of `step`
-    is the history of k * v. Differs from the paper: the position features are fixed. Differs from the public
-    MAD code (athms/mad-lab): there the scores of all other experts are set to 0 before the softmax, and keep
-    a share of the output.
+    is the history of k * v. Differs from the paper: the position features are fixed by default. Differs from
+    the public MAD code (athms/mad-lab): there the scores of all other experts are set to 0 before the
+    softmax, and keep a share of the output; the router has a bias.
     """
 
     exact_causality = False
@@ -35,6 +36,10 @@ class HyenaExperts(GatedConv):
     class Config(GatedConvConfig, RoutingConfig):
         expert_dim: int = option(16, "channels of one expert")
         order: int = option(16, "width of the filter's network; nominal state a channel", sets="state")
+        positions: Literal["fixed", "learned"] = option(
+            "fixed",
+            "features of the position, of which the filter is a network; learned: 3 max_len numbers",
+        )
 
         def __post_init__(self) -> None:
             GatedConvConfig.__post_init__(self)
@@ -47,7 +52,7 @@ class HyenaExperts(GatedConv):
             config, dim=dim, max_len=max_len, inner=inner, output=config.expert_dim, bias=True, **place
         )
         self.router = Router(dim, config)
-        self.filter = ImplicitFilter(inner, config.order, max_len)
+        self.filter = ImplicitFilter(inner, config.order, max_len, learned=config.positions == "learned")
         self.skip = nn.Parameter(torch.randn(inner))
         self.operator = ("skip", *(f"filter.{name}" for name, _ in self.filter.named_parameters()))
 
@@ -74,6 +79,9 @@ class HyenaExperts(GatedConv):
         weights = self.router(x, ctx, self.path).to(o.dtype)
         o = o.unflatten(-1, (self.config.experts, self.config.expert_dim))
         return self.out((weights[..., None] * o).sum(-2))
+
+    def hints(self) -> dict[str, Hint]:
+        return super().hints() | self.filter.hints()
 
     def flops(self, length: int) -> int:
         idle = (self.config.experts - self.config.top_k) * self.config.expert_dim

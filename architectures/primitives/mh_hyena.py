@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from architectures.functional.implicit_filter import ImplicitFilter
 from architectures.functional.long_conv import long_conv
 from architectures.functional.short_conv import ShortConv
+from architectures.functional.tiled_linear import TiledLinear
 from architectures.primitive import Context, Hint, Primitive, State, at_least, divisors, option
 from architectures.registry import primitive
 
@@ -23,9 +25,9 @@ class MHHyena(Primitive):
     skip d for each head. The filter (T, H) is that of `hyena`: a sine network of the position, of width
     `order`, under a fixed exponential window, its length tied to `max_len`. The nominal state is the
     distilled one: `order` copies of H (K, K) matrices, as in arXiv:2403.17844, 2,048 at width 128; the state
-    of `step` is the history of k and v. Differs from the paper: the position features are fixed. Differs from
-    the public MAD code (athms/mad-lab): q, k and v share no features, and there the number of heads and
-    their width change places (8 heads of 16).
+    of `step` is the history of k and v. Differs from the paper: the position features are fixed by default.
+    The public MAD code (athms/mad-lab) has `tied=4`, as in `hyena`, and `positions=learned`; there the number
+    of heads and their width change places (8 heads of 16: `head_dim=16`).
     """
 
     exact_causality = False
@@ -35,9 +37,16 @@ class MHHyena(Primitive):
         head_dim: int = option(8, "K, channels of one head", scales="head")
         order: int = option(2, "width of the filter's network; nominal states a head", sets="state")
         conv: int = option(3, "taps of the short convolution of q, k and v; 0: none", most=256)
+        tied: int = option(
+            1, "q, k and v are as many copies of a map with that part of their channels; 1: independent"
+        )
+        positions: Literal["fixed", "learned"] = option(
+            "fixed",
+            "features of the position, of which the filter is a network; learned: 3 max_len numbers",
+        )
 
         def __post_init__(self) -> None:
-            at_least(self, head_dim=1, order=1, conv=0)
+            at_least(self, head_dim=1, order=1, conv=0, tied=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -48,9 +57,9 @@ class MHHyena(Primitive):
                 f"choose head_dim from {', '.join(map(str, divisors(dim)))}"
             )
         self.heads = dim // self.width
-        self.project = nn.Linear(dim, 3 * dim)
+        self.project = TiledLinear(dim, 3 * dim, config.tied)
         self.conv = ShortConv(3 * dim, config.conv, bias=True, activation=False)
-        self.filter = ImplicitFilter(self.heads, config.order, max_len)
+        self.filter = ImplicitFilter(self.heads, config.order, max_len, learned=config.positions == "learned")
         self.skip = nn.Parameter(torch.randn(self.heads))
         self.out = nn.Linear(dim, dim)
 
@@ -82,7 +91,8 @@ class MHHyena(Primitive):
         return self._read(q, k, v, self._convolve(q, state[0], state[1], past)), state
 
     def flops(self, length: int) -> int:
-        return 8 * length * self.dim**2 + self.filter.flops(length) + self.unseen(length)
+        weights = self.project.weight.numel() + self.out.weight.numel()
+        return 2 * length * weights + self.filter.flops(length) + self.unseen(length)
 
     def unseen(self, length: int) -> int:
         cells = self.dim * self.width  # H K^2
@@ -98,10 +108,8 @@ class MHHyena(Primitive):
         return self.heads * self.width**2 * self.config.order
 
     def hints(self) -> dict[str, Hint]:
-        # The filter is a function, not a map of features: decaying it pulls its frequencies to zero.
-        names = [f"filter.{name}" for name, _ in self.filter.named_parameters()]
         taps = ["conv.weight"] if self.config.conv else []
-        return {name: Hint(decay=False) for name in (*names, *taps, "skip")}
+        return self.filter.hints() | {name: Hint(decay=False) for name in (*taps, "skip")}
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (B, T, H, K)."""

@@ -24,7 +24,7 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
 
 def naive(layer: Primitive, x: Tensor) -> Tensor:
     width = layer.config.head_dim
-    z = x @ layer.project.weight.T + layer.project.bias
+    z = torch.cat(layer.config.tied * [x @ layer.project.weight.T + layer.project.bias], dim=-1)
     taps = layer.config.conv
     padded = torch.cat([torch.zeros(x.shape[0], max(taps - 1, 0), z.shape[2], dtype=z.dtype), z], dim=1)
     mixed = z if not taps else layer.conv.bias
@@ -46,7 +46,15 @@ def naive(layer: Primitive, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "options", ["", "[head_dim=4, order=3]", "[head_dim=1]", "[head_dim=16, conv=5]", "[conv=0]"]
+    "options",
+    [
+        "",
+        "[head_dim=4, order=3]",
+        "[head_dim=1]",
+        "[head_dim=16, conv=5]",
+        "[conv=0]",
+        "[tied=4, positions=learned]",
+    ],
 )
 def test_forward_and_its_gradient_are_those_of_the_double_sum(options: str) -> None:
     layer = make(options)
@@ -60,11 +68,45 @@ def test_forward_and_its_gradient_are_those_of_the_double_sum(options: str) -> N
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
-def test_heads_of_one_channel_are_hyena_without_expansion() -> None:
-    ours, theirs = make("[head_dim=1, order=4]"), make("[expand=1]", name="hyena")
+@pytest.mark.parametrize("tied, positions", [(1, "fixed"), (4, "learned")])
+def test_heads_of_one_channel_are_hyena_without_expansion(tied: int, positions: str) -> None:
+    shared = f"tied={tied}, positions={positions}"
+    ours, theirs = make(f"[head_dim=1, order=4, {shared}]"), make(f"[expand=1, {shared}]", name="hyena")
     theirs.load_state_dict(ours.state_dict())
     x = noise(2, 19, DIM)
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
+    for layer in (ours, theirs):
+        state, outputs = layer.init_state(2), []
+        for t in range(x.shape[1]):
+            y, state = layer.step(x[:, t], state)
+            outputs.append(y)
+        torch.testing.assert_close(torch.stack(outputs, dim=1), ours(x), rtol=0, atol=1e-12)
+
+
+# athms/mad-lab at width 128 and length 128; there MH-Hyena has 8 heads of 16, and the router a bias.
+@pytest.mark.parametrize(
+    "spec, params",
+    [
+        ("hyena[tied=4, positions=learned]", 124_348),
+        ("mh-hyena[tied=4, positions=learned, head_dim=16]", 30_862),
+        ("hyena-experts[positions=learned]", 57_464 - 8),
+    ],
+)
+def test_the_options_give_the_parameters_of_the_public_code(spec: str, params: int) -> None:
+    found = architectures.account(spec, vocab_size=5, dim=128, seq_len=128).layers[0]
+    assert found.params == params
+
+
+def test_a_tied_projection_costs_its_part() -> None:
+    free, tied = (make(f"[tied={n}]", name="hyena").flops(32) for n in (1, 4))
+    assert free - tied == 0.75 * 2 * 32 * DIM * 3 * 4 * DIM
+
+
+def test_learned_positions_are_trained_slowly() -> None:
+    for name in ("hyena", "mh-hyena", "hyena-experts"):
+        hints = make("[positions=learned]", name=name).hints()
+        assert hints["filter.features"].lr_scale == 0.01 and not hints["filter.features"].decay
+        assert hints["filter.frequency"].lr_scale == 1 and "filter.features" not in make(name=name).hints()
 
 
 def test_the_nominal_state_is_the_published_one_and_the_history_is_counted() -> None:
@@ -88,6 +130,8 @@ def test_there_is_one_filter_and_one_skip_for_each_head() -> None:
         ("head_dim=5", "dim 16 is not divisible by head_dim 5; choose head_dim from 1, 2, 4, 8, 16"),
         ("head_dim=0", "head_dim=0 must be at least 1"),
         ("order=0", "order=0 must be at least 1"),
+        ("tied=0", "tied=0 must be at least 1"),
+        ("tied=5", "tied=5 does not divide the 48 channels of q, k and v"),
     ],
 )
 def test_what_cannot_be_built_is_refused(options: str, message: str) -> None:

@@ -37,6 +37,23 @@ def test_two_fixed_state_mixers_of_the_study_hold_4096_elements(name: str) -> No
         assert counted.nominal == {0: 4096, 1: 2048, 2: 0}[attention]
 
 
+# The public code's layers at width 128 and length 128 in their proper form; docs/protocol.md has the rest.
+@pytest.mark.parametrize(
+    "name, params",
+    [
+        ("mad-hyena", {"hyena": 124_348, "swiglu": 3 * 128 * 512}),
+        ("mad-mh-hyena", {"mh-hyena": 30_862 + 8 + 16, "swiglu": 3 * 128 * 512}),
+        ("mad-hyena-experts-moe", {"hyena-experts": 57_464 - 8, "moe-mlp": 3 * 8 * 16 * 128 + 8 * 128}),
+        ("mad-linear-attention", {"mh-linear-attention": 4 * 128**2 + 8 + 2 * 16 * 8 * 16}),
+    ],
+)
+def test_the_layers_of_the_study_have_the_parameters_of_the_public_code(
+    name: str, params: dict[str, int]
+) -> None:
+    counted = architectures.account(name, vocab_size=7, dim=128, seq_len=128)
+    assert {layer.name: layer.params for layer in counted.layers}.items() >= params.items()
+
+
 @pytest.mark.parametrize("name", sorted(_striped()))
 def test_the_share_of_attention_is_that_of_the_name(name: str) -> None:
     layers = list(architectures.parse(name).walk())

@@ -563,7 +563,9 @@ def test_compilation_is_checked_when_asked_for() -> None:
     assert (unasked.check, unasked.result) == ("compile", "not run") and "--compile" in unasked.seen
 
 
-@pytest.mark.parametrize("spec", ["checked_layers:Good[start=0.5]", "mamba", "hyena", "mh-attention"])
+@pytest.mark.parametrize(
+    "spec", ["checked_layers:Good[start=0.5]", "mamba", "hyena[tied=4, positions=learned]", "mh-attention"]
+)
 def test_a_right_layer_passes_everything(spec: str) -> None:
     findings = mad.check(spec, dim=16)
     assert {found.check for found in findings} == set(CHECKS)
