@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +30,13 @@ HEADINGS = {
     "selective-copying": "copying",
     "compression": "compr.",
     "memorization": "memor.",
+}
+# What `--iso` makes equal: the heading of its column, where its number is, and what that counts.
+EQUAL = {
+    "params": ("core", "core_params", "parameters without embedding and readout"),
+    "flops": ("FLOPs", "flops_per_token", "forward FLOPs per token"),
+    "state": ("nominal", "nominal_state", "state elements as iso-state counts them"),
+    "total-state": ("state", "state", "state elements with the tails of convolutions"),
 }
 # Columns that are read from the left; "MAD" is padded to its numbers.
 LEFT = ("architecture", "  MAD")
@@ -73,11 +80,27 @@ def frame(scores: Scores) -> pandas.DataFrame:
     return table.astype(numbers | dict.fromkeys(["rank", *WHOLE], "Int64"))
 
 
-def render(scores: Scores, format: str = "table", *, width: int = WIDTH, color: bool = False) -> str:
-    """The leaderboard as text: "table", "md", "csv" or "json". `width` and `color` matter to "table" only."""
+def render(
+    scores: Scores,
+    format: str = "table",
+    *,
+    width: int = WIDTH,
+    color: bool = False,
+    iso: Collection[str] = (),
+) -> str:
+    """The leaderboard as text: "table", "md", "csv" or "json". `width` and `color` matter to "table" only.
+
+    iso  sizes that were made equal, of EQUAL: the table and Markdown show them in place of all parameters and
+         of the measured state; the other formats have every size
+    """
+    for name in iso:
+        if name not in EQUAL:
+            close = difflib.get_close_matches(name, list(EQUAL), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"unknown size {name!r}{hint}; choose from {', '.join(EQUAL)}")
     formats: dict[str, Callable[[], str]] = {
-        "table": lambda: _table(scores, width, color),
-        "md": lambda: _markdown(scores),
+        "table": lambda: _table(scores, width, color, iso),
+        "md": lambda: _markdown(scores, iso),
         "csv": lambda: str(frame(scores).map(_cell).to_csv(index=False)),
         "json": lambda: _json(scores),
     }
@@ -122,13 +145,15 @@ class _Sheet:
     lines: tuple[str, ...]
 
 
-def _sheet(scores: Scores) -> _Sheet:
+def _sheet(scores: Scores, iso: Collection[str]) -> _Sheet:
     rows = scores.architectures
     # How it was computed is shown only where it differs between rows.
     how = [
         name for name in ("precision", "backend", "compile") if len({getattr(row, name) for row in rows}) > 1
     ]
-    costs = ("params", "state")
+    equal = {name: EQUAL[name][:2] for name in EQUAL if name in iso}
+    flops = [equal["flops"]] if "flops" in equal else []
+    sizes = [equal.get("params", ("params", "params")), *flops, equal.get("state", ("state", "state"))]
 
     def bound(name: str, values: Mapping[str, float]) -> tuple[str, ...]:
         each = [values.get(task) for task in scores.tasks]
@@ -137,7 +162,7 @@ def _sheet(scores: Scores) -> _Sheet:
         return (
             "",
             name,
-            *("" for _ in (*how, *costs)),
+            *("" for _ in (*how, *sizes)),
             f"{_percent(mean):>5}",
             *(_percent(value) for value in each),
         )
@@ -147,7 +172,7 @@ def _sheet(scores: Scores) -> _Sheet:
             "#",
             "architecture",
             *how,
-            *costs,
+            *(heading for heading, _ in sizes),
             "  MAD",
             *(HEADINGS.get(task, task) for task in scores.tasks),
         ),
@@ -156,20 +181,20 @@ def _sheet(scores: Scores) -> _Sheet:
                 str(row.rank),
                 _name(row, scores),
                 *(str(getattr(row, name)) for name in how),
-                *(_short(getattr(row, name)) for name in costs),
+                *(_short(getattr(row, name)) for _, name in sizes),
                 _mad(row),
                 *(_percent(row.tasks[task].value if task in row.tasks else None) for task in scores.tasks),
             )
             for row in rows
         ),
         bounds=(bound("chance", scores.chance), bound("ceiling", scores.ceiling)),
-        lines=tuple(map(printable, _lines(scores))),
+        lines=tuple(map(printable, _lines(scores, iso))),
     )
     # Records come from other machines too: nothing in them is shown but what can be read.
     return replace(found, rows=tuple(tuple(map(printable, row)) for row in found.rows))
 
 
-def _lines(scores: Scores) -> Iterator[str]:
+def _lines(scores: Scores, iso: Collection[str]) -> Iterator[str]:
     rows = scores.architectures
     seeds = sorted({row.seeds for row in rows if row.mad})
     count = (
@@ -181,6 +206,9 @@ def _lines(scores: Scores) -> Iterator[str]:
         f"+- is half of the 95 % interval ({', or '.join(INTERVALS[kind] for kind in kinds) or 'none yet'}); "
         "ranks tie where intervals overlap."
     )
+    if iso:
+        told = (f"{heading}, {counts}" for name, (heading, _, counts) in EQUAL.items() if name in iso)
+        yield f"Sizes shown: {'; '.join(told)}."
     for row in rows:
         said = [*([f"missing {_missing(row, scores)}"] if row.missing else []), *row.notes]
         if said:
@@ -199,7 +227,7 @@ def _missing(row: ArchitectureScore, scores: Scores) -> str:
     return ", ".join(lacking) or f"{len(row.missing)} groups of further seeds"
 
 
-def _table(scores: Scores, width: int, color: bool) -> str:
+def _table(scores: Scores, width: int, color: bool, iso: Collection[str]) -> str:
     from rich.box import Box
     from rich.console import Console
     from rich.table import Table
@@ -207,7 +235,7 @@ def _table(scores: Scores, width: int, color: bool) -> str:
 
     if not scores.architectures:
         return _nothing(scores)
-    sheet = _sheet(scores)
+    sheet = _sheet(scores, iso)
     rule = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
     table = Table(box=rule, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
     for heading in sheet.headings:
@@ -234,10 +262,10 @@ def _table(scores: Scores, width: int, color: bool) -> str:
     return text if color else "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
-def _markdown(scores: Scores) -> str:
+def _markdown(scores: Scores, iso: Collection[str]) -> str:
     if not scores.architectures:
         return _nothing(scores)
-    sheet = _sheet(scores)
+    sheet = _sheet(scores, iso)
     escaped = [[_escaped(cell).replace("|", "\\|") for cell in row] for row in (sheet.headings, *sheet.rows)]
     dim = [[f"*{cell}*" if cell else "" for cell in row] for row in sheet.bounds]
     marks = [":--" if heading in LEFT else "--:" for heading in sheet.headings]
@@ -275,14 +303,14 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _short(number: int | None) -> str:
+def _short(number: float | None) -> str:
     """Three digits or so: 950, 4.1k, 412k, 1.2M."""
     if number is None:
         return "-"
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.0f}{unit}" if number >= 99.95 * size else f"{number / size:.1f}{unit}"
-    return str(number)
+    return f"{number:.0f}"
 
 
 def _plural(count: int, noun: str) -> str:

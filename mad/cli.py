@@ -90,6 +90,7 @@ def bench(
         show_plan(prepared, store, _console())
         return
     from mad.board import render
+    from mad.iso import read_goals
     from mad.plan import headline, work
     from mad.progress import Display
 
@@ -105,7 +106,8 @@ def bench(
             report=display.report,
             ended=display.ended,
         )
-    sys.stdout.write(render(finished.scores, "table", width=_width(), color=sys.stdout.isatty()))
+    equal = tuple(read_goals(iso))
+    sys.stdout.write(render(finished.scores, "table", width=_width(), color=sys.stdout.isatty(), iso=equal))
     if finished.failures:
         first = finished.failures[0]
         console.print(
@@ -132,13 +134,18 @@ def leaderboard(
     protocol: ProtocolOption = "sound",
     store: StoreOption = None,
     format: Annotated[str, typer.Option("--format", help="table, md, csv or json.")] = "table",
+    iso: Annotated[
+        str,
+        typer.Option(help="Show the sizes that bench --iso made equal, comma-separated: state, params."),
+    ] = "",
 ) -> None:
     """Compare every architecture in the store."""
     from mad.api import scores_of
     from mad.board import render
 
     scores = scores_of(suite=suite, protocol=protocol, store=store)
-    sys.stdout.write(render(scores, format, width=_width(), color=sys.stdout.isatty()))
+    equal = [name.strip() for name in iso.split(",") if name.strip()]
+    sys.stdout.write(render(scores, format, width=_width(), color=sys.stdout.isatty(), iso=equal))
 
 
 @app.command()

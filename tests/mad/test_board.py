@@ -45,6 +45,38 @@ def scores() -> Scores:
     return score(records, BASELINE, SOUND, versions={"mamba": 2})
 
 
+@pytest.mark.parametrize(
+    "iso, heading, sizes, told",
+    [
+        (["state"], "params nominal", "412k 2.0k", "Sizes shown: nominal, state elements as iso-state"),
+        (
+            ["params", "state"],
+            "core nominal",
+            "400k 2.0k",
+            "core, parameters without embedding and readout; ",
+        ),
+        (["flops"], "params FLOPs state", "412k 800k 4.1k", "Sizes shown: FLOPs, forward FLOPs per token."),
+        (["total-state"], "params state", "412k 4.1k", "Sizes shown: state, state elements with the tails"),
+        ([], "params state", "412k 4.1k", "ranks tie where intervals overlap."),
+    ],
+)
+def test_the_board_shows_the_size_that_was_made_equal(
+    scores: Scores, iso: list[str], heading: str, sizes: str, told: str
+) -> None:
+    for format in ("table", "md"):
+        text = render(scores, format, iso=iso)
+        lines = [" ".join(line.replace("|", " ").split()) for line in text.splitlines()]
+        assert f"architecture {heading} MAD" in lines[0]
+        assert f"transformer++ {sizes} 76.0" in lines[2]
+        assert told in " ".join(text.split()) and (bool(iso) == ("Sizes shown" in text))
+    assert max(map(len, render(scores, iso=iso).splitlines())) <= WIDTH
+
+
+def test_a_size_that_nothing_makes_equal_is_refused(scores: Scores) -> None:
+    with pytest.raises(ValueError, match="unknown size 'stat'; did you mean 'state'"):
+        render(scores, iso=["stat"])
+
+
 def test_the_table_fits_a_terminal_and_says_everything(scores: Scores) -> None:
     text = render(scores)
     assert text.isascii() and max(map(len, text.splitlines())) <= WIDTH
