@@ -57,8 +57,8 @@ def estimate(groups: list[Group], fabric: Fabric) -> Estimate:
     for group in groups:
         cell = group.cell
         cost = counted_cost(cell)
-        if cost is None:
-            unknown.add(cell.architecture.given)
+        if isinstance(cost, str):
+            unknown.add(f"{cell.architecture.given}, which was not built without weights ({cost})")
             continue
         dim = cell.architecture.config.dim or 128
         speed = _flops_per_second(_tokens(cell), dim, fabric.device)
@@ -120,4 +120,4 @@ def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
         f"about {clock(found.seconds)} here, give or take a factor of two; less where a task is solved early"
     )
     for name in found.unknown:
-        console.print(f"without the time of {printable(name)}, which cannot be counted before it is built")
+        console.print(printable(f"without the time of {name}"), markup=False, soft_wrap=True)

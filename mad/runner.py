@@ -24,6 +24,7 @@ from architectures.model import check_size
 from architectures.registry import get
 from mad.config import Cost, Record, RunConfig, Status
 from mad.driver import one_driver
+from mad.messages import last_words
 from mad.sweep import Cell, Group
 from mad.trainer import Outcome, Progress, Replicas, train
 from synthetic_tasks import Task
@@ -108,7 +109,7 @@ def _record(
 def cost_of(cell: Cell, task: Task) -> Cost:
     """Parameters, FLOPs and state of a cell's model at its task's length."""
     found = counted_cost(cell)
-    if found is not None and found.flops_per_token is not None:
+    if isinstance(found, Cost) and found.flops_per_token is not None:
         return found
     model = cell.architecture.build(task, 0)
     # A layer of the user's own need not know its FLOPs.
@@ -119,11 +120,13 @@ def cost_of(cell: Cell, task: Task) -> Cost:
 
 
 @one_driver()
-def counted_cost(cell: Cell) -> Cost | None:
-    """The same without weights, on the meta device; None where a user's code does not run there."""
+def counted_cost(cell: Cell) -> Cost | str:
+    """The same without weights, on the meta device; what a user's code raised where it does not run there."""
     model = sketch_cell(cell)
-    if model is None or not isinstance(model, SequenceModel):
-        return None if model is None else Cost(params=sum(p.numel() for p in model.parameters()))
+    if isinstance(model, str):
+        return model
+    if not isinstance(model, SequenceModel):
+        return Cost(params=sum(p.numel() for p in model.parameters()))
     where: dict[str, Any] = {"vocab_size": model.vocab_size, "dim": model.dim, "seq_len": model.max_len}
     try:
         return _cost(account(model.spec, readout=model.readout, options=model.options, **where))
@@ -135,8 +138,8 @@ def counted_cost(cell: Cell) -> Cost | None:
 
 
 @one_driver()
-def sketch_cell(cell: Cell) -> nn.Module | None:
-    """The cell's model without weights; None where a user's code does not allow that.
+def sketch_cell(cell: Cell) -> nn.Module | str:
+    """The cell's model without weights; where a user's code does not allow that, what it raised.
 
     Refuses what would not fit into memory, with the gradient, two moments and a copy for each point of the
     grid.
@@ -158,10 +161,10 @@ def sketch_cell(cell: Cell) -> nn.Module | None:
             model = architecture.build(task, 0)
     except (ValueError, KeyboardInterrupt):
         raise
-    except BaseException:
+    except BaseException as error:
         if not own:
             raise
-        return None
+        return last_words("".join(traceback.format_exception_only(error)))
     return model
 
 
@@ -170,7 +173,7 @@ def check_sketch(cell: Cell) -> None:
     much.
     """
     model, task = sketch_cell(cell), cell.task
-    if model is not None and task.readout == "every":
+    if isinstance(model, nn.Module) and task.readout == "every":
         causality.require_declared(model, task=_asked(task), remedy=REMEDY)
 
 

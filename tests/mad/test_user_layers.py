@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import resource
 import subprocess
@@ -185,6 +186,8 @@ def test_a_dry_run_makes_no_weights_and_a_run_none_that_do_not_fit(
     prepared = prepare(f"{layers}:Where", **asked, dry=True)
     show_plan(prepared, tmp_path / "none.sqlite", Console())
     assert "1 cells, 1 groups to run" in capsys.readouterr().out and set(found) == {"meta"}
+    show_plan(prepare(json.dumps, **asked, dry=True), tmp_path / "none.sqlite", Console())
+    assert "json:dumps, which was not built without weights (TypeError: " in capsys.readouterr().out
     asked["tasks"] = ["memorization"]  # Sizes are counted once for each shape.
     monkeypatch.setattr("architectures.model.machine_memory", lambda: 2**16)
     for dry in (True, False):
