@@ -88,6 +88,8 @@ def correlate(
     ValueError for fewer than three rows, a value that is not finite, and for x or y that do not vary.
     """
     x, y = checked(x, y)
+    order = np.lexsort((y, x))  # draws do not hang on the order of the rows
+    x, y = x[order], y[order]
     if expect not in ("negative", "positive"):
         raise ValueError(f"expect is {expect!r}; choose negative or positive")
     if not 0 < confidence < 1:

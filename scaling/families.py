@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import pandas as pd
 from scaling.diagnose import REFUSE, WARN, at_bounds
 from scaling.fit import allocations, coefficient_intervals, known, repeated
 from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
-from scaling.resample import chosen, clusters, multiplicities, refit
+from scaling.resample import chosen, clusters, in_order, multiplicities, refit
 from scaling.runs import NotIdentified, Status, clean
 from scaling.sharing import SharingTest, by_architecture, own_design, points_of, shareable, sharing_test
 from scaling.solver import SQUARES, scaled_condition
@@ -143,7 +144,7 @@ def fit_families(
     runs = clean(frame)
     warnings = list(runs.attrs["notes"])
     runs, convention = repeated(runs, repeats, decay)
-    groups = by_architecture(runs)
+    groups = {name: in_order(group) for name, group in by_architecture(runs).items()}
     warnings += _designs(groups, names)
     tied = Tied.of([points_of(group) for group in groups.values()], names)
     threshold = delta if objective == "huber" else SQUARES
@@ -220,7 +221,7 @@ def _resamples(
     groups: dict[str, pd.DataFrame], resample: str | None, draws: int, seed: int
 ) -> npt.NDArray[np.uint16]:
     """Multiplicities (draws, n) of all runs, drawn within each architecture."""
-    seeds = np.random.SeedSequence(seed).generate_state(len(groups))
+    seeds = [np.random.SeedSequence([seed, crc32(name.encode())]).generate_state(1)[0] for name in groups]
     return np.hstack(
         [
             multiplicities(clusters(group, chosen(group, resample)), draws, int(own))

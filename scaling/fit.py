@@ -19,7 +19,7 @@ from scipy.special import fdtri
 
 from scaling.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
 from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law, effective_tokens
-from scaling.resample import FEW_CLUSTERS, chosen, clusters, multiplicities, percentile, refit
+from scaling.resample import FEW_CLUSTERS, chosen, clusters, in_order, multiplicities, percentile, refit
 from scaling.runs import NotIdentified, Status, clean, rows_text
 from scaling.solver import SQUARES, Points, descend, huber, linear, starts, vertex
 
@@ -151,6 +151,7 @@ def fit(
     warnings += _accounting(runs["flops"].to_numpy(float) / trained)
     runs, convention = repeated(runs, repeats, decay)
     warnings += check_design(runs)
+    rows, runs = runs.index, in_order(runs)
     n, d, loss = (runs[name].to_numpy(float) for name in ("params", "tokens", "loss"))
     points = Points.of(n, d, loss)
     stages = {"huber": (delta,), "lad": LAD, "log-mse": (SQUARES,)}[objective]
@@ -183,7 +184,7 @@ def fit(
         confidence=confidence,
         intervals=coefficient_intervals(draws, confidence),
         draws=pd.DataFrame(draws, columns=list(COEFFICIENTS)),
-        residuals=pd.Series(log_residuals(law, runs), runs.index, name="residual"),
+        residuals=pd.Series(log_residuals(law, runs), runs.index, name="residual").reindex(rows),
         convention=convention,
         warnings=(*warnings, *bounds),
         largest=float(trained.max()),

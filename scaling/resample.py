@@ -29,6 +29,11 @@ def chosen(runs: pd.DataFrame, resample: str | None) -> str:
     return resample or ("run" if _label(runs) else "pairs")
 
 
+def in_order(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of one architecture in an order of their own: draws do not hang on that of the table."""
+    return runs.sort_values(["params", "tokens", "loss"], kind="stable")
+
+
 def clusters(runs: pd.DataFrame, resample: str) -> npt.NDArray[np.intp]:
     """The cluster of each run of a clean frame, numbered from 0: "pairs", "budget" or "run"."""
     if resample == "pairs":

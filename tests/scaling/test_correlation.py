@@ -210,3 +210,9 @@ def test_unknown_settings_are_refused() -> None:
         correlate(SCORE, PPL, confidence=95)
     with pytest.raises(ValueError, match="bootstrap is 0"):
         correlate(SCORE, PPL, bootstrap=0)
+
+
+def test_the_order_of_the_rows_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 14))
+    assert correlate(x, y) == correlate(x[::-1], y[::-1])

@@ -9,7 +9,7 @@ import pytest
 import scaling
 from scaling.families import fit_families
 from scaling.law import Interval, Law
-from scaling.resample import clusters, multiplicities, percentile, refit
+from scaling.resample import clusters, in_order, multiplicities, percentile, refit
 from scaling.runs import NotIdentified, clean
 from scaling.solver import Points, descend, linear, starts
 
@@ -64,7 +64,7 @@ def test_every_resample_reaches_the_optimum_that_several_starts_find(objective: 
 
 
 def test_a_resample_is_a_table_with_runs_given_as_often_as_drawn() -> None:
-    frame = simulate(0.004, 2)
+    frame = in_order(simulate(0.004, 2)).reset_index(drop=True)
     law = scaling.fit(frame, bootstrap=1, seed=5)
     weight = multiplicities(np.arange(35), 1, seed=5)[0]
     drawn = frame.loc[np.repeat(np.arange(35), weight.astype(int))].reset_index(drop=True)
@@ -208,6 +208,17 @@ def test_the_seed_decides_the_draws_and_nothing_else() -> None:
     assert (first.alpha, first.value) == (other.alpha, other.value)
     longer = scaling.fit(frame, bootstrap=200, seed=0)
     np.testing.assert_allclose(longer.draws["alpha"][:70], first.draws["alpha"], rtol=1e-6)
+
+
+def test_the_order_of_the_rows_changes_nothing() -> None:
+    frame = pd.concat([curves(0).assign(arch="a"), curves(1).assign(arch="b")], ignore_index=True)
+    other = frame.iloc[::-1].reset_index(drop=True)
+    one, two = (scaling.fit(rows.query("arch == 'a'"), bootstrap=30) for rows in (frame, other))
+    pd.testing.assert_frame_equal(one.draws, two.draws)
+    np.testing.assert_array_equal(one.residuals, two.residuals[::-1])
+    first, second = (fit_families(rows, bootstrap=30) for rows in (frame, other))
+    for name in "ab":
+        pd.testing.assert_frame_equal(first.draws[name], second.draws[name], rtol=1e-6)
 
 
 def test_an_allocation_has_intervals_and_says_when_it_extrapolates() -> None:
