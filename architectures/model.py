@@ -13,6 +13,7 @@ from architectures import registry
 from architectures.blocks import Part, add, owns_stream
 from architectures.bounds import check_sizes
 from architectures.builder import Builder, on_meta
+from architectures.builder import build_blocks as build_blocks  # imported from here by users
 from architectures.functional.multiplicative import MultiplicativeLinear
 from architectures.functional.norms import RMSNorm
 from architectures.memory import machine_memory
