@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -95,17 +96,16 @@ def account_model(model: SequenceModel, seq_len: int) -> Account:
 
 
 def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
-    """`fresh`: nobody has set anything on the layers, so that equal ones have equal states."""
+    """`fresh`: nobody has set anything on the layers, so that equal ones have equal accounts."""
     layers = []
-    measured: dict[Any, tuple[dict[str, int] | None, int | None]] = {}
+    counted: dict[Any, LayerAccount] = {}
     for name, layer in _outermost(model):
-        # The state of a wrapper depends on its body, which its config does not tell.
-        key = (type(layer), layer.config) if fresh and layer.mixes != "stream" else layer
-        if key not in measured:
-            measured[key] = _measure(layer, seq_len)
-        state, nominal = measured[key]
-        layers.append(
-            LayerAccount(
+        # A wrapper depends on its body, which its config does not tell; the first of a kind may lack tensors.
+        alike = fresh and layer.mixes != "stream"
+        key = (type(layer), layer.config, layer.index == 0) if alike else layer
+        if key not in counted:
+            state, nominal = _measure(layer, seq_len)
+            counted[key] = LayerAccount(
                 name=name,
                 mixes=layer.mixes,
                 params=sum(p.numel() for p in layer.parameters()),
@@ -114,7 +114,7 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
                 state=state,
                 nominal=nominal,
             )
-        )
+        layers.append(dataclasses.replace(counted[key], name=name))
     params = sum(p.numel() for p in model.parameters())
     head = 0 if model.options.tied else sum(p.numel() for p in model.head.parameters())
     embedding = model.embedding.weight.numel() + head

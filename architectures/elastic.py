@@ -59,27 +59,28 @@ def _some_nested(model: nn.Module) -> dict[str, Nested]:
 
 def set_granularity(model: nn.Module, per_layer: PerLayer) -> None:
     """Make the model one of its submodels, for every call whose context says nothing else."""
+    layers = nested_layers(model)
     for name, granularity in by_layer(model, per_layer).items():
-        nested_layers(model)[name].granularity = granularity
+        layers[name].granularity = granularity
 
 
 @contextlib.contextmanager
 def as_submodel(model: nn.Module, per_layer: PerLayer) -> Iterator[None]:
     """The model as one of its submodels for a while, and afterwards as it was."""
-    before = {name: layer.granularity for name, layer in nested_layers(model).items()}
+    before = [(layer, layer.granularity) for layer in nested_layers(model).values()]
     set_granularity(model, per_layer)
     try:
         yield
     finally:
-        for name, granularity in before.items():
-            nested_layers(model)[name].granularity = granularity
+        for layer, granularity in before:
+            layer.granularity = granularity
 
 
 def count_params(model: nn.Module, per_layer: PerLayer) -> int:
     """Parameters of the whole model that `extract` would make."""
-    saved = 0
+    saved, layers = 0, nested_layers(model)
     for name, granularity in by_layer(model, per_layer).items():
-        layer = nested_layers(model)[name]
+        layer = layers[name]
         kept = sum(p.numel() for p in layer.prefix(granularity).values())
         saved += sum(p.numel() for p in layer.parameters()) - kept
     return sum(p.numel() for p in model.parameters()) - saved

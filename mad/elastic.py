@@ -15,6 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from architectures import SequenceModel
+from architectures.bounds import shown
 from architectures.elastic import (
     Sampling,
     common_count,
@@ -42,6 +43,8 @@ KINDS: dict[Kind, str] = {
     "alone": "a model of this size, trained by itself",
     "cut": "the largest of those, cut to a prefix: what nested training is for",
 }
+
+MOST_TIMES = 1000
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,10 @@ def _on_task(
     times = count if times is None else times
     if times < 1:
         raise ValueError(f"times={times} must be at least 1")
+    if times > MOST_TIMES:
+        raise ValueError(
+            f"times={shown(times)} must be at most {MOST_TIMES}; a size has its share of the steps"
+        )
     data = load(
         task,
         seed=cell.protocol.data_seed,

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 import architectures
+from architectures.bounds import shown
 from architectures.contract import causality
 from architectures.model import resolve_options
 from mad.driver import one_driver
@@ -40,6 +41,7 @@ STEPS = (200, 20_000)
 # Text that is read more often than this is worth visibly less than new text (arXiv:2305.16264).
 MOST_EPOCHS = 4.0
 FEWEST_SIZES = 5
+MOST_SIZES, MOST_BUDGET = 100, 1e36
 # A mean deviation from the grid's centre, as a factor, beyond which it is said.
 OFF_CENTRE = 1.25
 
@@ -86,6 +88,10 @@ def plan(
     if sizes < 3:
         raise NotIdentified(
             f"sizes={sizes}: a parabola needs three sizes at each budget, its error four; give {FEWEST_SIZES}"
+        )
+    if sizes > MOST_SIZES:
+        raise ValueError(
+            f"sizes={shown(sizes)} at each budget must be at most {MOST_SIZES}; give {FEWEST_SIZES}"
         )
     rates = tuple(sorted({float(x) for x in lrs}))
     if lr is None and (len(rates) < 3 or rates[0] <= 0):
@@ -195,9 +201,10 @@ def _labelled(archs: Sequence[str]) -> dict[str, str]:
 
 def _budgets(budgets: Sequence[float]) -> tuple[float, ...]:
     grid = tuple(sorted(float(c) for c in budgets))
-    wrong = [c for c in grid if not (math.isfinite(c) and c > 0)]
+    wrong = [c for c in grid if not 0 < c <= MOST_BUDGET]
     if wrong or not grid:
-        raise ValueError(f"budgets={list(budgets)}: give training FLOPs above 0, such as 1e12 3e12 1e13")
+        rule = f"above 0 and at most {MOST_BUDGET:g}"
+        raise ValueError(f"budgets={list(budgets)}: give training FLOPs {rule}, such as 1e12 3e12 1e13")
     if len(set(grid)) < len(grid):
         raise ValueError(f"budgets={list(budgets)}: one is there twice; leave it out")
     return grid

@@ -24,7 +24,7 @@ class HyenaSE(GatedConv):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(GatedConvConfig):
-        taps: int = option(7, "taps of the filter; the state holds one less", sets="state")
+        taps: int = option(7, "taps of the filter; the state holds one less", sets="state", most=1024)
         group: int = option(16, "channels that share a filter")
 
         def __post_init__(self) -> None:

@@ -105,8 +105,9 @@ def test_a_sketch_has_the_shapes_of_the_model(name: str) -> None:
 @pytest.mark.parametrize(
     "spec",
     [
-        *("1*mamba", "delta-net", "sliding-attention[window=5000]", "retnet", "mla", "1*hyena"),
+        *("1*mamba", "delta-net", "sliding-attention[window=17000]", "retnet", "mla", "1*hyena"),
         "sequence-altup[stride=3]{mh-attention}",
+        "sequence-altup[stride=16]{mla}",
     ],
 )
 def test_the_state_of_a_long_sequence_is_that_of_a_settled_one(spec: str) -> None:
@@ -114,6 +115,13 @@ def test_the_state_of_a_long_sequence_is_that_of_a_settled_one(spec: str) -> Non
     found = architectures.account(spec, vocab_size=16, dim=32, seq_len=length).state
     layer = sketch(spec, vocab_size=16, dim=32, max_len=length).layers()[0][1]
     assert found == layer._state_after(length)
+
+
+def test_many_nested_layers_are_counted_fast() -> None:
+    start = time.process_time()
+    architectures.account("400*matformer-attention", vocab_size=16, dim=64, seq_len=8)
+    # Under 1 s; in quadratic time 8 s.
+    assert time.process_time() - start < 4
 
 
 def test_many_equal_layers_are_counted_fast() -> None:
