@@ -229,10 +229,10 @@ def test_unknown_state_is_not_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "unknown", ["encoder-attention", "lsh-attention[causal=false]", "layers_of_this_test:Plain"]
+    "unknown", ["encoder-attention", "lsh-attention[causal=false]", "layers_of_this_test:Plain", "test-pair"]
 )
 def test_the_state_of_what_holds_an_unknown_one_is_unknown(
-    unknown: str, monkeypatch: pytest.MonkeyPatch
+    unknown: str, monkeypatch: pytest.MonkeyPatch, extra: None
 ) -> None:
     monkeypatch.setitem(sys.modules, "layers_of_this_test", sys.modules[__name__])
     for spec in (

@@ -11,11 +11,12 @@ import torch
 import architectures
 from architectures import registry, solve, solving
 from architectures.accounting import account_model
-from architectures.dials import nearest
+from architectures.dials import find_dials, nearest
 from architectures.model import sketch
 from architectures.presets import PRESETS
+from architectures.primitive import Primitive
 from architectures.solving import TOLERANCE
-from architectures.spec import Spec
+from architectures.spec import Layer, Spec
 
 
 def measured(solution: architectures.Solution, seq_len: int = 128) -> architectures.Account:
@@ -131,7 +132,10 @@ def hybrid(name: str) -> str:
 
 
 def solved(spec: str, factor: float, names: Sequence[str], **size: int) -> None:
-    """Every goal at a multiple of what the spec has: reached, or refused for a state that has no size."""
+    """Every goal at a multiple of what the spec has: reached, or refused for a state that has no size.
+
+    A state in few large steps may have none within 2 %, and then the nearest is named; see `size`.
+    """
     dim, seq_len = 64, 16
     counted = architectures.account(spec, vocab_size=16, dim=dim, seq_len=seq_len)
     goals: dict[str, float | None] = {
@@ -147,8 +151,10 @@ def solved(spec: str, factor: float, names: Sequence[str], **size: int) -> None:
             solution = solve(spec, seq_len=seq_len, **{name: goal}, **size)  # type: ignore[arg-type]
         except ValueError as refusal:
             assert "state" in name, f"{spec} {name}: {refusal}"
-            known = "grows with the sequence" if counted.state else "is unknown: it has no step"
-            assert known in str(refusal) and "\n" not in str(refusal), f"{spec} {name}: {refusal}"
+            known = ["grows with the sequence" if counted.state else "is unknown: it has no step"]
+            known += [] if size else ["the nearest found is"]
+            assert any(words in str(refusal) for words in known), f"{spec} {name}: {refusal}"
+            assert "\n" not in str(refusal)
             continue
         found = architectures.account(solution.spec, vocab_size=16, dim=solution.dim, seq_len=seq_len)
         assert found.state is not None or "state" not in name
@@ -156,9 +162,10 @@ def solved(spec: str, factor: float, names: Sequence[str], **size: int) -> None:
         reached = found.state["total"] if name == "total_state" and found.state else reached
         assert abs(reached / goal - 1) <= TOLERANCE, f"{spec} {name}: {solution.spec}"
         if "state" in name:
-            before = [layer for layer in counted.layers if not layer.nominal and layer.mixes == "channel"]
-            after = [layer for layer in found.layers if not layer.nominal and layer.mixes == "channel"]
-            assert before == after, "a layer without a state is left alone"
+            pairs = zip(architectures.parse(spec).walk(), solution.spec.walk(), strict=True)
+            channel = [(a, b) for a, b in pairs if registry.get(a.name).mixes == "channel"]
+            stateful = [layer.name for layer in counted.layers if layer.nominal]
+            assert all(a == b for a, b in channel if a.name not in stateful), "without a state, left alone"
 
 
 @pytest.mark.parametrize("name", architectures.names())
@@ -187,11 +194,17 @@ def test_every_layer_and_preset_is_solved_at_any_width(name: str, factor: float)
             {"state": 4096},
             "2*(gated-delta-net[key_dim=11] mlp) hyena-li[order=10] mlp",
         ),
-        # One value of the memory more is 8 % of the goal: the fine widths beside it take the rest.
+        # One key of the memory more is 3 % of the goal.
         (
             "swiglu product-key-memory swiglu",
             {"params": 110_000, "dim": 64},
             "swiglu[inner=143] product-key-memory[keys=26] swiglu[inner=143]",
+        ),
+        # Here it is 7 %: with 20 keys the widths would end at 16, and 2.1 % above the goal.
+        (
+            "swiglu[inner=16] product-key-memory[keys=20] swiglu[inner=16]",
+            {"params": 42_000, "dim": 64},
+            "swiglu[inner=14] product-key-memory[keys=20] swiglu[inner=14]",
         ),
     ],
 )
@@ -243,6 +256,22 @@ def test_the_nearest_that_can_be_built_is_named(spec: str, goals: dict[str, int]
     with pytest.raises(ValueError, match=message) as refusal:
         solve(spec, **goals)  # type: ignore[arg-type]
     assert "\n" not in str(refusal.value)
+
+
+def test_sizes_in_the_declared_steps_can_be_built() -> None:
+    for name in architectures.names():
+        for sets in ("params", "state"):
+            spec = architectures.parse(f"1*{registry.get(name).example}")
+
+            def layer(one: Layer) -> Primitive:
+                return sketch(Spec((one,)), vocab_size=5, dim=64, max_len=8).layers()[0][1]
+
+            for dial in filter(None, find_dials(spec, sets, layer)):
+                for value in {dial.least, dial.value + dial.step, dial.value + 7 * dial.step}:
+                    layer(dial.at(value))
+                if dial.step > 1:
+                    with pytest.raises(ValueError):
+                        layer(dial.at(dial.value + 1))
 
 
 def test_a_deep_spec_is_counted_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:

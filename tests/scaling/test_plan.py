@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from scaling.diagnose import check_design
 from scaling.plan import Plan, plan, read
 from scaling.runs import NotIdentified
-from scaling.sizes import Size
+from scaling.sizes import Size, ladder
 from scaling.timing import pace, seconds_per_step
 from tests.scaling.fake_training import CORPUS
 
@@ -196,6 +197,19 @@ def test_a_pace_has_no_negative_part() -> None:
     found = pace([(small, 2048, 1.0), (large, 2048, 1.0)])
     assert found.per_layer >= 0 and found.per_flop >= 0
     assert found.seconds(small, 2048) > 0.3
+
+
+def test_a_nested_model_takes_the_time_of_what_its_steps_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("scaling.timing.time.perf_counter", lambda: float(next(clock)))
+
+    def seconds(draw: str) -> float:
+        spec = f"mh-attention matformer-mlp[draw={draw}]"
+        (size,) = ladder(spec, [3e4], vocab_size=64, seq_len=16)
+        return seconds_per_step(size, vocab_size=64, seq_len=16, batch_size=2, threads=1)
+
+    whole, smallest, joint = (seconds(draw) for draw in ("w0-0-0-1", "w1-0-0-0", "joint"))
+    assert smallest < 0.9 * whole and 2 * whole < joint < 4 * whole
 
 
 def test_a_step_is_measured_on_a_model_of_that_size() -> None:
