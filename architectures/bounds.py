@@ -9,7 +9,7 @@ from typing import Any
 MOST, MOST_REAL = 2**24, 1e30
 # Of a model: the vocabulary, the width of the stream and the tokens of a sequence.
 SIZES = {"vocab_size": 2**24, "dim": 2**18, "from_dim": 2**18, "max_len": 2**20, "seq_len": 2**20}
-# Of what `solve` is asked for: parameters, state elements, FLOPs a token.
+# Of what `solve` is asked for: parameters, state elements, FLOPs per token.
 MOST_GOAL = 1e18
 # Of a spec: layers as they are run, brackets inside each other, characters.
 MAX_LAYERS, MAX_NESTING, MAX_CHARACTERS = 4096, 64, 1_000_000

@@ -190,7 +190,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Consistency:
-    """A submodel beside the whole: share of equal greedy tokens, and KL(small || whole) in nats a token."""
+    """A submodel beside the whole: share of equal greedy tokens, and KL(small || whole) in nats per token."""
 
     agreement: float
     kl: float

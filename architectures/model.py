@@ -137,7 +137,7 @@ class SequenceModel(nn.Module):
                 full = f"{prefix}.{name}"
                 if full not in plain:
                     raise ValueError(
-                        f"{type(layer).__name__}.hints names {name!r}, which is no parameter of it"
+                        f"{type(layer).__name__}.hints names {name!r}, which is not a parameter of it"
                     )
                 plain[full] = hint
         return plain

@@ -338,7 +338,7 @@ def head_widths(
 
 
 def linear_flops(module: nn.Module) -> int:
-    """Forward FLOPs a token of every `nn.Linear` in `module`, 2 a weight."""
+    """Forward FLOPs per token of every `nn.Linear` in `module`, 2 a weight."""
     return sum(2 * m.weight.numel() for m in module.modules() if isinstance(m, nn.Linear))
 
 

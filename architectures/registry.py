@@ -205,7 +205,9 @@ def _foreign(name: str) -> Entry:
         found = (
             f"the class {cls.__name__}" if isinstance(cls, type) else f"a {type(cls).__name__}, not a class"
         )
-        raise ValueError(f"{name} is {found}; name a Primitive or an nn.Module class")
+        whole = "; a function that makes whole models is for `mad bench`, `train` and `check`, by itself"
+        whole = "" if isinstance(cls, type) else whole
+        raise ValueError(f"{name} is {found}; name a Primitive or an nn.Module class{whole}")
     source = code_hash(cls)
     if issubclass(cls, Primitive):
         try:

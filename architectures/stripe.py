@@ -114,7 +114,7 @@ def _widen(item: Layer | Parallel, dim: int, from_dim: int) -> Layer | Parallel:
             unit = from_dim // math.gcd(value, from_dim)
             if dim % unit:
                 raise ValueError(
-                    f"{item.name}[{name}={value}] at width {from_dim} is no whole number at width {dim}; "
+                    f"{item.name}[{name}={value}] at width {from_dim} is not a whole number at width {dim}; "
                     f"choose a width that is a multiple of {unit}, or state {name} for that width"
                 )
             value = value * dim // from_dim

@@ -138,7 +138,7 @@ def loss(seeds: list[int], total: int, names: list[str], keep: Callable[[dict[st
             row |= trained(name, train, rows, seed, total)
             keep(row)
             print(
-                f"seed {seed} {name:28s} {row['loss']:.4f} nats a token, {row['seconds']:.0f} s", flush=True
+                f"seed {seed} {name:28s} {row['loss']:.4f} nats per token, {row['seconds']:.0f} s", flush=True
             )
 
 
@@ -249,7 +249,7 @@ def plot(results: dict[str, Any]) -> None:
             if curves:
                 at = [step for step, _ in curves[0]]
                 axes.plot(at, [mean(c[i][1] for c in curves) for i in range(len(at))], label=name)
-        axes.set(xlabel="steps", ylabel="validation loss, nats a token")
+        axes.set(xlabel="steps", ylabel="validation loss, nats per token")
         axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         figure.savefig(FIGURES / "altup-loss.svg", metadata={"Date": None})
 

@@ -141,7 +141,7 @@ def plot(results: dict[str, Any]) -> None:
             axes.plot(xs, ys, color=f"C{i}", alpha=0.9 if j == 0 else 0.45, label=name if j == 0 else None)
             for jump in run["jumps"]:
                 axes.plot(jump["flops"], jump["after"], "o", color=f"C{i}", markersize=4)
-    axes.set(xlabel="training FLOPs", ylabel="validation loss, nats a byte", yscale="log")
+    axes.set(xlabel="training FLOPs", ylabel="validation loss, nats per byte", yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
     figure.tight_layout()

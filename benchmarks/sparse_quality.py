@@ -123,7 +123,7 @@ def main() -> None:
             key = {"name": name, "seed": seed, "steps": args.steps, "lr": args.lr}
             row = key | {"spec": MODELS[name]} | train(MODELS[name], seed, args.steps, data, args.lr)
             print(
-                f"seed {seed}  {name:30} {row['loss']:.4f} nats a byte (as in training "
+                f"seed {seed}  {name:30} {row['loss']:.4f} nats per byte (as in training "
                 f"{row['train_mode_loss']:.4f}), {row['params']:,} parameters, {row['active']:,} read, "
                 f"{row['seconds']:.0f} s",
                 flush=True,

@@ -188,7 +188,7 @@ def study_optima() -> str:
         for answer in answered("isoflop")
         for row in answer["optima"]
     ]
-    head = ["architecture", "C", "N*", "95 %", "D*/N*", "loss at N*, nats a byte", "95 %", ""]
+    head = ["architecture", "C", "N*", "95 %", "D*/N*", "loss at N*, nats per byte", "95 %", ""]
     return table(head, rows)
 
 
@@ -258,7 +258,7 @@ def study_entropy() -> str:
     found = study()["grammar"]
     law = found["law"]
     row = [str(law["runs"]), coefficient(law, "E"), f"{found['entropy']:.4g}", law["status"]]
-    return table(["runs", "E [95 %]", "entropy, nats a token", "the fit"], [row])
+    return table(["runs", "E [95 %]", "entropy, nats per token", "the fit"], [row])
 
 
 def study() -> dict[str, Any]:

@@ -267,7 +267,7 @@ def _markdown(scores: Scores, iso: Collection[str]) -> str:
         return _nothing(scores)
     sheet = _sheet(scores, iso)
     escaped = [[_escaped(cell).replace("|", "\\|") for cell in row] for row in (sheet.headings, *sheet.rows)]
-    dim = [[f"*{cell}*" if cell else "" for cell in row] for row in sheet.bounds]
+    dim = [[f"*{cell.strip()}*" if cell else "" for cell in row] for row in sheet.bounds]
     marks = [":--" if heading in LEFT else "--:" for heading in sheet.headings]
     grid = "\n".join(f"| {' | '.join(row)} |" for row in (escaped[0], marks, *escaped[1:], *dim))
     return f"{grid}\n\n" + "\n\n".join(map(_escaped, sheet.lines)) + "\n"

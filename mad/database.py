@@ -28,7 +28,7 @@ REMEDIES = {
     "SQLITE_READONLY": "it may not be written: see to its permissions, or pass another --store",
     "SQLITE_CANTOPEN": "see to the permissions of its folder, or pass another --store",
     "SQLITE_IOERR": "the disk did not do its part: see that it is there and has space, and run it again",
-    "SQLITE_NOTADB": "it is no store: pass another --store",
+    "SQLITE_NOTADB": "it is not a store: pass another --store",
 }
 
 

@@ -56,7 +56,7 @@ def read_records(file: str | Path) -> list[AnyRecord]:
     path = Path(os.path.expanduser(file))
     suffix = _suffix(path)
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give one that `mad export` wrote")
+        raise ValueError(f"{path} is not a file; give one that `mad export` wrote")
     word, lines = ("row", _read_parquet(path)) if suffix == ".parquet" else ("line", _read_lines(path))
     return [_parse(line, f"{path.name} {word} {i}") for i, line in enumerate(lines, 1) if line.strip()]
 

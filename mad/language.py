@@ -54,7 +54,7 @@ class CorpusConfig(Data):
     validation       fraction of the documents that is held out; 0 where the tokens are generated
     train_tokens     None: unlimited, as a generator has them
     bytes_per_token  of the held-out text; None where tokens are no text
-    entropy          nats a token that no model can go below, where it is known
+    entropy          nats per token that no model can go below, where it is known
     """
 
     name: Text
@@ -195,7 +195,7 @@ class LanguagePoint(Data):
 class LanguageMetrics(Data):
     """What was measured on the final weights; a run that diverged has a curve and no loss.
 
-    loss           nats a token on held-out text, and `loss_error`: its standard error over windows
+    loss           nats per token on held-out text, and `loss_error`: its standard error over windows
     train_loss     mean since the evaluation before the last
     initial_loss   of the first step, before any update
     evaluated      held-out tokens that were read
@@ -224,7 +224,7 @@ def below_entropy(config: LanguageConfig, metrics: LanguageMetrics) -> str | Non
     if entropy is None or metrics.loss is None or metrics.loss >= entropy - slack(config, metrics):
         return None
     return (
-        f"has a loss of {metrics.loss:.4g} nats a token, below the entropy of its text, {entropy:.4g}, by "
+        f"has a loss of {metrics.loss:.4g} nats per token, below the entropy of its text, {entropy:.4g}, by "
         f"more than the error of its evaluation, {slack(config, metrics):.2g}: it saw what it was to predict"
     )
 

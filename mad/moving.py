@@ -73,7 +73,7 @@ def rm(
         named = opened.entries() if not ids else {run.id: run for run in map(opened.find, ids)}.values()
         found = [run for run in named if matches(run, wanted, imported=imported, unreadable=unreadable)]
         if not found:
-            raise ValueError(f"no run in {opened.path} is so; give fewer options, or look with --dry-run")
+            raise ValueError(f"no run in {opened.path} matches; give fewer options, or see `mad leaderboard`")
         say("".join(f"{line(entry)}\n" for entry in found))
         count = f"{len(found)} run{'s' * (len(found) != 1)}"
         if dry_run:

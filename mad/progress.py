@@ -92,12 +92,12 @@ class Display:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 3 min, 2.5 h."""
+    """Seconds as people say them: 45 s, 3 min, 2.5 h, 6,250 h."""
     if seconds < 90:
         return f"{max(seconds, 0):.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
 
 
 def _where(group: Group) -> str:

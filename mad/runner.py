@@ -231,7 +231,7 @@ def _check_model(cell: Cell) -> None:
 
 
 def _asked(task: Task) -> str:
-    return f"{task}, which has its answers at every position" if task.readout == "every" else str(task)
+    return f"{task}, which is answered at every position" if task.readout == "every" else str(task)
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:

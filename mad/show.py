@@ -39,7 +39,7 @@ def find_run(what: str, store: str | Path | None) -> AnyRecord | None:
 
 
 def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, vocab_size: int) -> None:
-    """The layer table: parameters, forward FLOPs a token, state by kind."""
+    """The layer table: parameters, forward FLOPs per token, state by kind."""
     import architectures
     from architectures.accounting import account_model
     from architectures.model import resolve_options
@@ -57,7 +57,7 @@ def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, v
     console.print(f"{spec}   width {dim}, length {seq_len}, vocabulary {vocab_size}\n", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer")
-    for name in ("parameters", "FLOPs a token", "state", "recurrent", "conv", "growing", "nominal"):
+    for name in ("parameters", "FLOPs per token", "state", "recurrent", "conv", "growing", "nominal"):
         table.add_column(name, justify="right")
     readout = found.flops - sum(layer.flops for layer in found.layers)
     table.add_row("embedding, readout", f"{found.embedding:,}", f"{readout:,.0f}")
@@ -106,7 +106,8 @@ def show_record(record: AnyRecord, console: Console) -> None:
         ("task", f"{config.task['name']}@{config.task['version']}  {task}"),
         (
             "training",
-            f"{config.train_examples:,} examples, {config.epochs} epochs, batch {config.batch_size}",
+            f"{config.train_examples:,} examples, {config.epochs} epoch{'s' * (config.epochs != 1)}, "
+            f"batch {config.batch_size}",
         ),
         ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),
         ("protocol", f"{config.protocol.name}@{config.protocol.version}, {config.precision}"),
@@ -180,10 +181,10 @@ def show_language(record: LanguageRecord, console: Console) -> None:
         console.print("")
         console.print(table)
         if metrics.loss is not None:
-            bits = "" if metrics.bits_per_byte is None else f", {metrics.bits_per_byte:.4f} bits a byte"
+            bits = "" if metrics.bits_per_byte is None else f", {metrics.bits_per_byte:.4f} bits per byte"
             console.print(
-                f"\nvalidation loss {metrics.loss:.4f} +- {metrics.loss_error or 0:.4f} nats a token{bits}, "
-                f"over {metrics.evaluated:,} tokens; {metrics.epochs:.2f} epochs",
+                f"\nvalidation loss {metrics.loss:.4f} +- {metrics.loss_error or 0:.4f} nats per token"
+                f"{bits}, over {metrics.evaluated:,} tokens; {metrics.epochs:.2f} epochs",
                 soft_wrap=True,
             )
     if record.error is not None:

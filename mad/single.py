@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from mad.flags import CompileOption, DeviceOption, ForceOption, PrecisionOption, ProtocolOption, StoreOption
+from mad.messages import say
 
 
 def train(
@@ -70,3 +71,5 @@ def train(
     from mad.show import show_record
 
     show_record(record, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
+    if save is not None:
+        say(f"\nmodel written to {save}")

@@ -88,7 +88,7 @@ def resolve(
         name = f"{getattr(given, '__module__', '')}:{getattr(given, '__qualname__', '')}"
         return _from_factory(given, name)
     raise ValueError(
-        f"{given!r} is no architecture; give a spec, a preset's name or a factory (task) -> nn.Module"
+        f"{given!r} is not an architecture; give a spec, a preset's name or a factory (task) -> nn.Module"
     )
 
 

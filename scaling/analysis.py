@@ -59,8 +59,8 @@ class Analysis:
         return (
             f"{len(self.ends)} runs of {len(self.archs)} architecture{'s' * (len(self.archs) > 1)}, "
             f"{number(flops.min())} to "
-            f"{number(flops.max())} training FLOPs ({self.runs.attrs['convention']}). Loss in nats a token, "
-            f"intervals of {100 * self.confidence:g} %, allocations at {number(self.target)} FLOPs."
+            f"{number(flops.max())} training FLOPs ({self.runs.attrs['convention']}). Loss in nats per "
+            f"token, intervals of {100 * self.confidence:g} %, allocations at {number(self.target)} FLOPs."
         )
 
 

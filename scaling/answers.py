@@ -50,7 +50,7 @@ def run(
 def _answers(frame: pd.DataFrame, curves: pd.DataFrame | None, asked: Request) -> Iterator[Answer]:
     names = SIDE_BY_SIDE if asked.approach == "all" else (_known(asked.approach),)
     if frame.empty:
-        raise ValueError("there are no runs; add rows, or train some with `mad scaling train`")
+        raise ValueError("there are no runs; name a table, or train some with `mad scaling train`")
     fitted = frame if asked.train is None else chosen(frame, asked.train)
     held_out = frame.drop(index=fitted.index)
     rows = fitted

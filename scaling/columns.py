@@ -9,6 +9,7 @@ the table is refused with the option that decides.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
@@ -115,7 +116,7 @@ def lacking(names: Sequence[str], frame: pd.DataFrame) -> str:
     return (
         f"column{'s' * (not one)} {listed} {'is' if one else 'are'} missing; "
         f"{_and([*hints, added], 'or')}, or say which {'it is' if one else 'they are'}: "
-        f"--columns {option} (in Python columns={{...}} of scaling.read). "
+        f"--columns {shlex.quote(option)} (in Python columns={{...}} of scaling.read). "
         f"Columns are: {', '.join(columns) or 'none'}"
         + (f". Tokens are {steps} times the tokens of a step" if steps else "")
     )

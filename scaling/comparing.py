@@ -62,7 +62,7 @@ def run(
     if found.overall is not None:
         parts += ["Over all common budgets", _ratios(found.overall)]
     if len(penalties):
-        parts += ["Loss above the optimum at equal compute, nats a token", show.table(penalties)]
+        parts += ["Loss above the optimum at equal compute, nats per token", show.table(penalties)]
     return "\n\n".join([*parts, *filter(None, [show.notes("warnings:", warnings)])])
 
 

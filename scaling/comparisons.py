@@ -87,7 +87,7 @@ def figure_overtraining(found: OverTraining) -> Figure:
         axis.fill_between(grid, low, high, color=shown.colour, alpha=0.16, linewidth=0)
         ends.append((arch, float(grid[-1]), float(y[-1]), shown.colour))
     axis.set_xlabel("tokens over the optimal tokens of the same compute, D / D*")
-    axis.set_ylabel("loss above the optimum (nats a token)")
+    axis.set_ylabel("loss above the optimum (nats per token)")
     caption(
         axis, f"Points: {len(found.points)} runs at all budgets; lines: {number(found.at)} FLOPs, with bands"
     )

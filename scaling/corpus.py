@@ -109,7 +109,7 @@ def load(
     if kind == "sotu":
         return _text("sotu", text.sotu_documents(), None, tokenizer, vocab_size, cache, validation)
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give the path of a .txt, .jsonl or .bin")
+        raise ValueError(f"{path} is not a file; give the path of a .txt, .jsonl or .bin")
     given = None
     if kind == ".bin":
         documents, given = text.bin_documents(path)

@@ -137,14 +137,14 @@ def read(path: str | Path, *, allow_code: bool = False) -> Plan:
     """
     path = Path(os.path.expanduser(path))
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give a plan that `mad scaling plan` wrote")
+        raise ValueError(f"{path} is not a file; give a plan that `mad scaling plan` wrote")
     again = "make a new one with `mad scaling plan`"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON that can be read ({error}); {again}") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ValueError(f"{path} is no plan of a scaling study; {again}")
+        raise ValueError(f"{path} is not a plan of a scaling study; {again}")
     if content.get("version") != VERSION:
         raise ValueError(
             f"{path} is a plan of version {content.get('version')}, this release reads {VERSION}; {again}"

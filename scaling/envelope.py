@@ -60,7 +60,7 @@ def envelope(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Envelope:
-    """Approach 1 on training curves: several rows a run, told apart by a column `run`.
+    """Approach 1 on training curves: several rows per run, told apart by a column `run`.
 
     Between its rows, a run's loss and tokens are interpolated against ln C, at `points` values of C spaced
     evenly in logs. Smooth the losses first: the least of noisy ones is too low.
@@ -138,7 +138,7 @@ def _curves(table: pd.DataFrame) -> dict[str, tuple[Array, Array, Array, float]]
     if rows is None or rows.max() < 2:
         what = "no column run tells the curves apart" if rows is None else "each run is one row"
         raise NotIdentified(
-            f"the envelope needs training curves, several rows a run, and {what}; log the loss on the way, "
+            f"the envelope needs training curves, several rows per run, and {what}; log the loss on the way, "
             "or use isoflop"
         )
     found = {}

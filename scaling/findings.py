@@ -41,7 +41,7 @@ def of_design(law: FittedLaw) -> list[Finding]:
     """Conditioning, how the fit ended, and its own warnings, which name designs and parameters at limits."""
     found = [Finding(severity="warning", what=words, number=float(law.n)) for words in law.warnings]
     if law.condition <= WARN:
-        what = f"the condition number is {law.condition:.3g}; healthy designs have 26 to 46"
+        what = f"the condition number is {law.condition:.3g}; above {WARN:.0f} it is too large"
         found.append(Finding(severity="ok", what=what, number=law.condition))
     if law.status is not Status.CONVERGED:
         found.append(Finding(severity="serious", what=f"the fit ended: {law.status}", number=law.value))
@@ -61,8 +61,9 @@ def of_entropy(runs: pd.DataFrame, law: FittedLaw) -> list[Finding]:
         Finding(
             severity="ok" if inside else "serious",
             what=(
-                f"the entropy of the text, {entropy:.4g} nats a token, lies {where} the {interval.level:.0%} "
-                f"interval of E = {law.E:.4g}, {interval.low:.4g} to {interval.high:.4g}"
+                f"the entropy of the text, {entropy:.4g} nats per token, lies {where} the "
+                f"{100 * interval.level:.0f} % interval of E = {law.E:.4g}, "
+                f"{interval.low:.4g} to {interval.high:.4g}"
             ),
             number=law.E - entropy,
             remedy=""
@@ -175,10 +176,11 @@ def of_hold_out(held_out: pd.DataFrame, allocation: Allocation) -> list[Finding]
 
 
 def of_allocation(allocation: Allocation) -> list[Finding]:
+    beyond = f"{allocation.beyond:.3g} times" if allocation.beyond > 1.001 else "as large as"
     found = [
         Finding(
             severity=_grade(allocation.beyond, FAR),
-            what=f"the target is {allocation.flops:.3g} FLOPs, {allocation.beyond:.3g} times the largest run",
+            what=f"the target is {allocation.flops:.3g} FLOPs, {beyond} the largest run",
             number=allocation.beyond,
             remedy="" if allocation.beyond <= FAR[0] else "add runs at larger compute",
         )
@@ -186,7 +188,7 @@ def of_allocation(allocation: Allocation) -> list[Finding]:
     interval = allocation.intervals.get("tokens_per_param")
     if interval is not None:
         width = interval.high / interval.low
-        text = f"D/N there is {allocation.tokens_per_param:.3g}, {interval.level:.0%} interval "
+        text = f"D/N there is {allocation.tokens_per_param:.3g}, {100 * interval.level:.0f} % interval "
         found.append(
             Finding(
                 severity=_grade(width, WIDE),

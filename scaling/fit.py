@@ -56,14 +56,14 @@ class Allocation:
     intervals: dict[str, Interval]
 
     def __str__(self) -> str:
-        def span(name: str) -> str:
+        def span(name: str, digits: int = 3) -> str:
             found = self.intervals.get(name)
-            return f" [{found.low:.3g}, {found.high:.3g}]" if found else ""
+            return f" [{found.low:.{digits}g}, {found.high:.{digits}g}]" if found else ""
 
         text = (
             f"C = {self.flops:.3g}: N* = {self.params:.3g}{span('params')}, "
             f"D* = {self.tokens:.3g}{span('tokens')}, D/N = {self.tokens_per_param:.3g}"
-            f"{span('tokens_per_param')}, loss {self.loss:.4g}{span('loss')}"
+            f"{span('tokens_per_param')}, loss {self.loss:.4g}{span('loss', 4)}"
         )
         return text + (f"; extrapolated {self.beyond:.3g} times in compute" if self.beyond > 1.001 else "")
 

@@ -29,7 +29,7 @@ def frontier(
     """
     if by not in BY:
         close = get_close_matches(str(by), BY, n=1) or BY
-        raise ValueError(f"by = {by!r} is no cost of a run; did you mean {close[0]!r}? ({', '.join(BY)})")
+        raise ValueError(f"by = {by!r} is not a cost of a run; did you mean {close[0]!r}? ({', '.join(BY)})")
     need = ("params", "tokens", "loss") if by == "flops" else (by, "loss")
     table = runs.clean(frame, need=need)
     parts = []

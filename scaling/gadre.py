@@ -22,7 +22,7 @@ STEEPEST, FLATTEST = -2.0, -0.01
 
 @dataclass(frozen=True, kw_only=True)
 class OverTrainingLaw:
-    """E + a N^b + c 6^(b/2) (M N)^b, in nats a token; `value` is the sum of squares over `n` runs."""
+    """E + a N^b + c 6^(b/2) (M N)^b, in nats per token; `value` is the sum of squares over `n` runs."""
 
     E: float
     a: float
@@ -43,7 +43,7 @@ class OverTrainingLaw:
         return Law(E=self.E, A=self.a, B=self.c * TRAINING ** (self.b / 2), alpha=-self.b, beta=-self.b)
 
     def loss(self, n: Numbers, tokens_per_param: Numbers) -> Numbers:
-        """The loss of n parameters trained on so many tokens each, in nats a token."""
+        """The loss of n parameters trained on so many tokens each, in nats per token."""
         return self.law.loss(n, np.asarray(n, float) * tokens_per_param)
 
 

@@ -191,7 +191,7 @@ def parse(text: str) -> Grammar:
     """Reads "grammar" or "grammar[vocab_size=16, order=2]"; errors name the nearest option."""
     found = re.fullmatch(r"\s*grammar\s*(?:\[(.*)\])?\s*", text, re.DOTALL)
     if not found:
-        raise ValueError(f"{text!r} is no grammar; write grammar or grammar[vocab_size=16, order=2]")
+        raise ValueError(f"{text!r} is not a grammar; write grammar or grammar[vocab_size=16, order=2]")
     kinds: dict[str, type[int] | type[float]] = {
         field.name: float if field.name == "zipf" else int for field in fields(Grammar)
     }

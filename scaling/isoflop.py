@@ -126,7 +126,7 @@ def isoflop(
     wrong = [word for word in keep if word not in KEPT]
     if wrong:
         close = get_close_matches(wrong[0], KEPT, n=1) or KEPT
-        raise ValueError(f"keep = {wrong[0]!r} is no flag that can be kept; did you mean {close[0]!r}?")
+        raise ValueError(f"keep = {wrong[0]!r} is not a flag that can be kept; did you mean {close[0]!r}?")
     if window is not None and window <= 1:
         raise ValueError(f"window = {window} is a factor of size, so above 1; 4 is usual")
     if bootstrap < 100:

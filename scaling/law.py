@@ -1,6 +1,6 @@
 """The law of loss against size and data, and what follows from it by algebra.
 
-L(N, D) = E + A N^-alpha + B D^-beta, in nats a token, with N parameters, D tokens and C = 6 N D FLOPs of
+L(N, D) = E + A N^-alpha + B D^-beta, in nats per token, with N parameters, D tokens and C = 6 N D FLOPs of
 training (Hoffmann et al., arXiv 2203.15556, approach 3). All methods take numbers or numpy arrays.
 """
 
@@ -69,7 +69,7 @@ class Law:
         return math.exp(log / (self.alpha + self.beta))
 
     def loss(self, n: Numbers, d: Numbers) -> Numbers:
-        """E + A n^-alpha + B d^-beta, in nats a token."""
+        """E + A n^-alpha + B d^-beta, in nats per token."""
         n, d = _positive("n", n), _positive("d", d)
         return _plain(self.E + self.A * n**-self.alpha + self.B * d**-self.beta)
 
@@ -92,7 +92,7 @@ class Law:
     def overtraining_penalty(self, c: Numbers, ratio: Numbers) -> Numbers:
         """The extra loss, at equal compute, of `ratio` times the optimal tokens a parameter.
 
-        L(N* / sqrt(ratio), D* sqrt(ratio)) - L(N*, D*), in nats a token; 0 at a ratio of 1.
+        L(N* / sqrt(ratio), D* sqrt(ratio)) - L(N*, D*), in nats per token; 0 at a ratio of 1.
         """
         root = np.sqrt(_positive("ratio", ratio))
         return _plain(self.loss(self.n_opt(c) / root, self.d_opt(c) * root) - self.loss_opt(c))

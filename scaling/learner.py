@@ -207,7 +207,7 @@ class Learner(lightning.LightningModule):
             self.saved = time.perf_counter()
 
     def _evaluate(self) -> tuple[float, float, int]:
-        """Mean loss in nats a token over all windows, its standard error over windows, and the tokens."""
+        """Mean loss in nats per token over all windows, its standard error over windows, and the tokens."""
         config, strategy = self.config, self.trainer.strategy
         count, world = len(self.windows), self.trainer.world_size
         # Every rank has equally many windows, the last ones perhaps twice and then without weight: a wrapped

@@ -142,7 +142,7 @@ def _isoflop(arch: str, runs: Runs, asked: Request) -> Answer:
 
 def _envelope(arch: str, runs: Runs, asked: Request) -> Answer:
     if runs.curves is None or runs.curves.empty:
-        raise NotIdentified("the envelope needs training curves: several rows a run, with a column run")
+        raise NotIdentified("the envelope needs training curves: several rows per run, with a column run")
     found = envelope(
         runs.curves, bootstrap=max(asked.bootstrap, 100), confidence=asked.confidence, seed=asked.seed
     )

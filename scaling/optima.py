@@ -23,7 +23,7 @@ LARGEST_LOG = 700.0
 FEW, THREE, CONCAVE, OUTSIDE = "too few sizes", "three sizes", "not convex", "vertex outside"
 MENDED = {
     FEW: "train at least four sizes",
-    THREE: "train a fourth size, or accept it with keep=['three sizes']",
+    THREE: "train a fourth size, or accept it (in Python, keep=['three sizes'])",
     CONCAVE: "train smaller and larger sizes, or further seeds",
     OUTSIDE: "train sizes on the other side of the vertex",
 }
@@ -131,9 +131,10 @@ def lost(optima: pd.DataFrame) -> list[str]:
         if row.used:
             found.append(f"the budget {row.flops:.3g} is used though flagged: {row.flag}")
         else:
-            found.append(
-                f"the budget {row.flops:.3g} is left out: {row.flag} ({row.sizes} sizes); {MENDED[row.flag]}"
+            count = (
+                "" if row.flag == THREE else f" ({row.sizes})" if row.flag == FEW else f" ({row.sizes} sizes)"
             )
+            found.append(f"the budget {row.flops:.3g} is left out: {row.flag}{count}; {MENDED[row.flag]}")
     return found
 
 

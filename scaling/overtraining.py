@@ -40,7 +40,7 @@ SAMPLE, TAILS, ROUNDS, FEWEST = 2000, 4, 60, 100
 
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
-    """Loss above the optimum, in nats a token; `beyond` where the ratio lies outside those trained."""
+    """Loss above the optimum, in nats per token; `beyond` where the ratio lies outside those trained."""
 
     loss: float
     interval: Interval
@@ -69,7 +69,7 @@ class Basin:
 class OverTraining:
     """The penalty by architecture.
 
-    points  one row a run: arch, budget, flops, ratio = D / D*, penalty, fitted (nats a token)
+    points  one row a run: arch, budget, flops, ratio = D / D*, penalty, fitted (nats per token)
     at      the FLOPs that `penalty` takes where none are given: the mean (of logs) of the common budgets
     """
 

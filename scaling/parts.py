@@ -268,7 +268,7 @@ def overtraining_part(about: Analysis) -> Part:
         title="Training off the optimum",
         verdicts=tuple(verdicts),
         said=_sentences(found.warnings),
-        tables=((f"Penalty in nats a token, at {number(found.at)} FLOPs", pd.DataFrame(rows)),),
+        tables=((f"Penalty in nats per token, at {number(found.at)} FLOPs", pd.DataFrame(rows)),),
         figures=(("overtraining", caption, figure_overtraining(found)),),
     )
 

@@ -2,7 +2,7 @@
 
 The grid is the same for every architecture and budget C: sizes geometric in N, from N_c / span to N_c span,
 around N_c = sqrt(C / (6 m)) with m tokens per parameter; a grid that drifts or is off its centre would bias
-the optima (arXiv:2603.22339). Tokens are C / (FLOPs a token), exact and not 6 N. The batch is constant in a
+the optima (arXiv:2603.22339). Tokens are C / (FLOPs per token), exact and not 6 N. The batch is constant in a
 budget and grows as C^(1/3), between 200 and 20,000 steps a run.
 """
 
@@ -226,7 +226,7 @@ def _rows(budget: float, sizes: Sequence[Size], seq_len: int, batch_tokens: floa
 
 
 def _run(arch: str, size: Size, budget: float, seq_len: int, rows: int, lr: float | None) -> PlannedRun:
-    """Tokens = C / (FLOPs a token), in whole steps."""
+    """Tokens = C / (FLOPs per token), in whole steps."""
     tokens = budget / size.flops
     run = PlannedRun(
         arch=arch,

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 PARAMS, TOKENS, FLOPS = "parameters N", "training tokens D", "training FLOPs C"
-LOSS = "loss L (nats a token)"
+LOSS = "loss L (nats per token)"
 MOST_LABELS = 6
 
 
@@ -158,7 +158,9 @@ def figure_surface(frame: pd.DataFrame, laws: Mapping[str, FittedLaw]) -> Figure
     for axis in axes[len(laws) :]:
         axis.set_visible(False)
     _outer(axes, columns, len(laws), PARAMS, TOKENS)
-    return finish(figure, "Fitted loss (contours, nats a token), runs, and the optimum N*(C), D*(C) (dashed)")
+    return finish(
+        figure, "Fitted loss (contours, nats per token), runs, and the optimum N*(C), D*(C) (dashed)"
+    )
 
 
 def figure_residuals(frame: pd.DataFrame, laws: Mapping[str, FittedLaw]) -> Figure:

@@ -187,7 +187,7 @@ def power(coefficient: float, exponent: float, x: npt.ArrayLike) -> npt.ArrayLik
 def check_confidence(confidence: float) -> None:
     """A confidence lies between 0 and 1."""
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence} is no probability between 0 and 1; 0.95 is usual")
+        raise ValueError(f"confidence = {confidence} is not a probability between 0 and 1; 0.95 is usual")
 
 
 def _spread(

@@ -135,14 +135,14 @@ def _numbers(table: pd.DataFrame, column: str) -> pd.Series:
     words = [row for row in table.index if np.isnan(values[row]) and _is_word(table[column][row])]
     if words:
         raise ValueError(
-            f"{rows_text(words)}, column {column!r}: {table[column][words[0]]!r} is no number; write a score "
-            "in %, or leave the cell empty"
+            f"{rows_text(words)}, column {column!r}: {table[column][words[0]]!r} is not a number; write a "
+            "score in %, or leave the cell empty"
         )
     wrong = [row for row in table.index if values[row] < 0 or values[row] > 100]
     if wrong:
         raise ValueError(
-            f"{rows_text(wrong)}, column {column!r}: {values[wrong[0]]:g} is no accuracy; give scores from 0 "
-            "to 100 %, or fractions from 0 to 1"
+            f"{rows_text(wrong)}, column {column!r}: {values[wrong[0]]:g} is not an accuracy; give scores "
+            "from 0 to 100 %, or fractions from 0 to 1"
         )
     return values
 

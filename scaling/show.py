@@ -18,7 +18,7 @@ from scaling.law import Interval
 WIDTH = 100
 DRAWN = {"pairs": "rows drawn", "budget": "whole budgets drawn", "run": "whole runs drawn"}
 UNITS = {
-    "E": "irreducible loss, nats a token",
+    "E": "irreducible loss, nats per token",
     "A": "",
     "B": "",
     "alpha": "exponent of N",

@@ -75,7 +75,7 @@ class StateLaw:
             return power(self.coefficient, self.exponent, state)
         if group not in self.coefficients:
             close = get_close_matches(group, self.coefficients, n=1) or list(self.coefficients)
-            raise ValueError(f"group = {group!r} is no class of this law; did you mean {close[0]!r}?")
+            raise ValueError(f"group = {group!r} is not a class of this law; did you mean {close[0]!r}?")
         return power(self.coefficients[group], self.exponents[group], state)
 
 

@@ -45,7 +45,7 @@ def language_frame(
     status        "ok" or "diverged", which has no loss and is set aside by the fits
     depth         layers, those in branches and bodies too; NaN where the spec is of another grammar
     batch_tokens  tokens a step
-    floor         entropy of the text in nats a token, where known; by `slack` a loss may lie below it by
+    floor         entropy of the text in nats per token, where known; by `slack` a loss may lie below it by
                   chance
 
     `study=None` takes the runs of every study; runs that only tuned something are left out unless asked for.

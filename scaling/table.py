@@ -38,7 +38,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """The table of a file as it stands; `scaling.runs` says what its columns must hold."""
     path = Path(os.path.expanduser(path))
     if not path.is_file():
-        raise ValueError(f"{path} is no file; give a CSV of runs with the columns params, tokens and loss")
+        raise ValueError(f"{path} is not a file; give a CSV of runs with the columns params, tokens and loss")
     text = _text(path)
     if "\0" in text:
         raise ValueError(f"{path} is not text: it holds NUL bytes; save it as UTF-8 CSV")

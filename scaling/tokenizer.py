@@ -99,7 +99,7 @@ def check_bpe(vocab_size: int | None) -> None:
         raise ValueError('tokenizer="bpe" has no size of its own; say vocab_size=1024, for example')
     if not 258 <= vocab_size <= LARGEST:
         raise ValueError(
-            f"vocab_size={vocab_size} is no size of a byte-level BPE; take 258 (256 bytes, the end of a "
+            f"vocab_size={vocab_size} is not a size of a byte-level BPE; take 258 (256 bytes, the end of a "
             f"document and one merge) to {LARGEST}"
         )
 

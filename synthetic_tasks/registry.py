@@ -118,7 +118,9 @@ def _check(name: str, version: int, cls: type[Task]) -> None:
     require(type(version) is int and version >= 1, f"version {version!r} must be an int of at least 1")
     require(isinstance(cls, type) and issubclass(cls, Task), f"{cls!r} is no Task; derive it from Task")
     is_dataclass = "__dataclass_fields__" in vars(cls)
-    require(is_dataclass, f"{cls.__qualname__} is no dataclass; write @dataclass(frozen=True, kw_only=True)")
+    require(
+        is_dataclass, f"{cls.__qualname__} is not a dataclass; write @dataclass(frozen=True, kw_only=True)"
+    )
     hints = get_type_hints(cls)
     for field in fields(cls):
         plain = hints[field.name] in (int, float, bool) or get_origin(hints[field.name]) is Literal

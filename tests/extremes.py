@@ -274,7 +274,7 @@ def run(seed: int, count: int, tell: Callable[[str], None]) -> int:
     sys.modules["synthetic_tasks.task"].MOST_NUMBERS = MACHINE // 32  # type: ignore[attr-defined]
     mad.engines.inline.run = mad.elastic._train = train  # type: ignore[assignment]
     mad.plan._seconds_per_step = lambda *_: 1.0  # type: ignore[assignment]
-    # What is imported on first use is no cost of an input.
+    # What is imported on first use is not a cost of an input.
     architectures.account("mlp", vocab_size=16, seq_len=16)
     failed = 0
     with tempfile.TemporaryDirectory() as name:

@@ -230,7 +230,7 @@ def rotated_width(key_dim: int, fraction: float) -> int:
     width = 2 * round(fraction * key_dim / 2)
     if not width:
         raise ValueError(
-            f"rope_fraction={fraction} of key width {key_dim} is no pair of channels; choose at least "
+            f"rope_fraction={fraction} of key width {key_dim} is not a pair of channels; choose at least "
             f"{2 / key_dim:g}, or rope=false"
         )
     return width

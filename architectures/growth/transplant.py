@@ -117,7 +117,7 @@ def carry(
     names = {id(p): name for name, p in old.named_parameters()}
     if any(id(p) not in names for group in optimizer.param_groups for p in group["params"]):
         raise ValueError(
-            "the optimiser holds a tensor that is no parameter of the model; give the model's own"
+            "the optimiser holds a tensor that is not a parameter of the model; give the model's own"
         )
     targets: dict[str, list[str]] = {}
     for name, move in moves.items():

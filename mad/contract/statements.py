@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import torch
 
-from architectures.foreign import counted_flops
+from architectures.foreign import Foreign, counted_flops
 from architectures.primitive import SCALES
 from mad.contract.subject import NotApplicable, Size, Subject, Unbuildable, Violation, bare, noise
 
@@ -27,6 +28,8 @@ def builds(subject: Subject, size: Size) -> str:
                 raise Violation(f"width {dim}: {error}") from error
             refused.append(dim)
     text = f"at widths {', '.join(str(d) for d in built)}"
+    if issubclass(subject.cls, Foreign) and "dim" not in inspect.signature(subject.cls.inner).parameters:
+        text += "; the constructor takes no argument dim, by which it would be told the width"
     return f"{text}; its options refuse {', '.join(str(d) for d in refused)}" if refused else text
 
 
@@ -85,7 +88,7 @@ def hints(subject: Subject, size: Size) -> str:
     for name in named:
         if name not in known:
             raise Violation(
-                f"hints() names {name!r}, which is no parameter; there are {', '.join(sorted(known))}"
+                f"hints() names {name!r}, which is not a parameter; there are {', '.join(sorted(known))}"
             )
     return f"{len(named)} of {len(known)} parameters have a hint" if named else "no hints"
 

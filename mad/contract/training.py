@@ -40,7 +40,8 @@ def gradients(subject: Subject, size: Size) -> str:
     for problem, names in problems.items():
         if names:
             raise Violation(f"{problem} gradient: {', '.join(dict.fromkeys(names))}")
-    return f"all {len(parameters)} parameters have a finite, non-zero gradient"
+    count = f"all {len(parameters)} parameters have" if len(parameters) > 1 else "its one parameter has"
+    return f"{count} a finite, non-zero gradient"
 
 
 def _gradients(loss: Tensor, inputs: Iterable[Tensor]) -> tuple[Tensor | None, ...]:

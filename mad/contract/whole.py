@@ -31,9 +31,10 @@ def examine_factory(
             continue
         report(name)
         findings.append(_ask(name, ask, factory, tasks))
-        if name == "builds" and findings[-1].result == "failed":
-            rest = [other for other in QUESTIONS if other != name and (only is None or other in only)]
-            return findings + [Finding(other, "not run", "needs the check 'builds'") for other in rest]
+        if name in ("builds", "shape") and findings[-1].result == "failed":
+            asked = [other for other in QUESTIONS if only is None or other in only]
+            rest = asked[asked.index(name) + 1 :]
+            return findings + [Finding(other, "not run", f"needs the check {name!r}") for other in rest]
     return findings
 
 

@@ -254,7 +254,7 @@ def test_values_of_the_first_mixer_pass_into_later_ones(name: str) -> None:
             "rope_fraction=0.0 must be above 0 and at most 1; for no rotation, rope=false",
         ),
         ("attention[rope_fraction=1.5]", "must be above 0 and at most 1"),
-        ("mh-attention[rope_fraction=0.05]", "is no pair of channels; choose at least 0.125"),
+        ("mh-attention[rope_fraction=0.05]", "is not a pair of channels; choose at least 0.125"),
     ],
 )
 def test_what_cannot_be_built_is_refused(spec: str, message: str) -> None:

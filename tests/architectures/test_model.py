@@ -64,7 +64,7 @@ class Chatty(Primitive):
 
 @primitive("test-misled", mixes="channel", version=1)
 class Misled(Chatty):
-    """Its hints name what is no parameter."""
+    """Its hints name what is not a parameter."""
 
     def hints(self) -> dict[str, Hint]:
         return {"wieght": Hint(decay=False)}
@@ -339,7 +339,7 @@ def test_the_hints_of_a_layer_are_those_of_the_model(chatty: None) -> None:
     assert hints["blocks.1.layer.branches.0.0.weight"] == Hint(decay=False, lr_scale=0.1)
     assert hints["blocks.1.layer.branches.0.0.gain"] == Hint(decay=False)
     assert hints["blocks.1.layer.branches.1.0.up.weight"] == Hint()
-    with pytest.raises(ValueError, match="Misled.hints names 'wieght', which is no parameter of it"):
+    with pytest.raises(ValueError, match="Misled.hints names 'wieght', which is not a parameter of it"):
         make("test-misled").hints()
 
 

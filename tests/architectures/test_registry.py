@@ -406,7 +406,7 @@ def test_a_wrong_shape_is_refused_with_the_shapes(layers: Path) -> None:
     ("name", "message"),
     [
         ("mine.layers_of_mine:layer", "is a Bare, not a class"),
-        ("mine.layers_of_mine:build", "is a function, not a class"),
+        ("mine.layers_of_mine:build", "is a function, not a class; .*whole models is for `mad bench`"),
         ("mine.layers_of_mine:Number", "is the class Number; name a Primitive or an nn.Module class"),
         ("mine.layers_of_mine:Plane", "module mine.layers_of_mine has no 'Plane'; did you mean 'Plain'"),
         ("mine.layers_of_yours:Plain", "there is no module mine.layers_of_yours; run from the folder"),

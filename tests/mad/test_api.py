@@ -86,7 +86,7 @@ def test_a_model_of_the_wrong_shape_is_refused_before_any_training(store: Path) 
 def test_no_architecture_and_no_task_are_refused(store: Path) -> None:
     with pytest.raises(ValueError, match="name at least one"):
         mad.bench([], suite="smoke", store=store)
-    with pytest.raises(ValueError, match="is no architecture"):
+    with pytest.raises(ValueError, match="is not an architecture"):
         mad.bench([3], suite="smoke", store=store)
 
 

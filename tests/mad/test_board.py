@@ -65,6 +65,7 @@ def test_the_board_shows_the_size_that_was_made_equal(
 ) -> None:
     for format in ("table", "md"):
         text = render(scores, format, iso=iso)
+        assert "| * " not in text, "no space inside Markdown's emphasis"
         lines = [" ".join(line.replace("|", " ").split()) for line in text.splitlines()]
         assert f"architecture {heading} MAD" in lines[0]
         assert f"transformer++ {sizes} 76.0" in lines[2]

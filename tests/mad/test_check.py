@@ -617,6 +617,13 @@ def test_plain_modules_are_asked_in_both_modes() -> None:
     assert norm["rows"].smallest == (2, 1, 16), "one row of one token is refused, which is another failure"
 
 
+def test_a_plain_module_that_is_not_told_the_width_is_pointed_to_it() -> None:
+    (found,) = mad.check("torch.nn:Softplus", only=["builds"])
+    assert found.result == "passed" and "the constructor takes no argument dim" in found.seen
+    (found,) = mad.check("checked_layers:Centred", only=["builds"])
+    assert "argument" not in found.seen
+
+
 def test_a_window_fills_before_its_state_is_constant() -> None:
     (found,) = mad.check("attention[window=300]", dim=16, only=["growth"])
     assert found.result == "passed" and "constant" in found.seen

@@ -153,7 +153,7 @@ def test_a_record_that_contradicts_itself_is_refused(
 def test_a_loss_below_the_entropy_of_its_text_is_refused() -> None:
     corpus = CORPUS.model_copy(update={"entropy": 1.5})
     check(language(1.5, corpus=corpus))
-    with pytest.raises(ValueError, match="has a loss of 0.5 nats a token, below the entropy"):
+    with pytest.raises(ValueError, match="has a loss of 0.5 nats per token, below the entropy"):
         check(language(0.5, corpus=corpus))
 
 

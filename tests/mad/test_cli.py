@@ -134,8 +134,10 @@ def test_train_prints_its_curve_and_is_stored(
 ) -> None:
     words = ["train", "mamba swiglu", "memorization[vocab_size=16, seq_len=8]", "--examples", "32"]
     words += ["--epochs", "2", "--batch-size", "16", "--dim", "16", "--device", "cpu", "--evaluations", "2"]
-    status, out, err = run(*words, monkeypatch=monkeypatch, capsys=capsys)
+    saved = str(store.with_name("model.pt"))
+    status, out, err = run(*words, "--save", saved, monkeypatch=monkeypatch, capsys=capsys)
     assert status == 0, err
+    assert out.endswith(f"model written to {saved}\n") and "2 epochs, batch 16" in out
     assert "validation accuracy" in out and "test accuracy" in out and "mamba swiglu" in out
     with Store(store, read_only=True) as opened:
         assert opened.count() == 1

@@ -56,7 +56,9 @@ def test_a_bar_with_time_left_on_a_terminal() -> None:
     assert "left" in out.getvalue() and "[1/2]" in out.getvalue()
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (45, "45 s"), (300, "5 min"), (9000, "2.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(-1, "0 s"), (45, "45 s"), (300, "5 min"), (9000, "2.5 h"), (22_500_720, "6,250 h")]
+)
 def test_time_as_people_say_it(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 

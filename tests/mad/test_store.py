@@ -168,7 +168,7 @@ def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> N
     db.close()
     before = text.read_bytes(), other.read_bytes()
     for read_only in (False, True):
-        with pytest.raises(ValueError, match=r"notes.txt: .* it is no store: pass another --store"):
+        with pytest.raises(ValueError, match=r"notes.txt: .* it is not a store: pass another --store"):
             Store(text, read_only=read_only)
         with pytest.raises(ValueError, match="other.sqlite is a SQLite database, but no store of mad"):
             Store(other, read_only=read_only)
@@ -191,7 +191,7 @@ def test_the_lock_is_free_after_a_refusal(tmp_path: Path) -> None:
     text = tmp_path / "store.sqlite"
     text.write_text("not a database " * 100)
     for _ in range(2):
-        with pytest.raises(ValueError, match="is no store"):
+        with pytest.raises(ValueError, match="is not a store"):
             Store(text)
     text.unlink()
     Store(text).close()
@@ -394,7 +394,7 @@ def test_an_import_refuses_a_damaged_line_by_number_and_adds_nothing(path: Path,
             with pytest.raises(ValueError, match=f"runs.jsonl {message}"):
                 import_records(store, file)
             assert store.count() == 0
-        with pytest.raises(ValueError, match="is no file"):
+        with pytest.raises(ValueError, match="is not a file"):
             import_records(store, tmp_path / "missing.jsonl")
 
 

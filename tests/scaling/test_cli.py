@@ -349,7 +349,7 @@ def test_a_report_takes_the_ends_of_curves_whatever_rows_were_chosen(tmp_path: P
         (["fit", "CSV", "--columns", "params=N,params=M"], "--columns names params twice"),
         (["compare", "CSV", "--columns", "parms=params"], "did you mean 'params'?"),
         (["relate", "CSV", "--columns", "loss=val_loss"], "there is no column 'val_loss'"),
-        (["fit", "none.csv"], "none.csv is no file"),
+        (["fit", "none.csv"], "none.csv is not a file"),
         (["fit", "CSV", "--approach", "parabola"], "approach 'parabola' is unknown"),
         (["fit", "CSV", "--objective", "hubert"], "did you mean 'huber'?"),
         (["fit", "CSV", "--by", "kin"], "there is no column 'kin'"),
@@ -360,7 +360,7 @@ def test_a_report_takes_the_ends_of_curves_whatever_rows_were_chosen(tmp_path: P
         (["fit", "CSV", "--format", "xml"], "format 'xml' is not one of text, json"),
         (["fit", "CSV", "--where", "budget == 1e18"], "not identified|are not identified"),
         (["compare", "CSV", "--baseline", "hybird"], "did you mean 'hybrid'?"),
-        (["relate", "CSV", "--scores", "none.csv"], "none.csv is no file"),
+        (["relate", "CSV", "--scores", "none.csv"], "none.csv is not a file"),
         (["plan", "transformer++", "--budgets", "1e12", "-o", "CSV"], "exists; choose another name"),
     ],
 )

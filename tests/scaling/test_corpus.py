@@ -270,7 +270,7 @@ def test_the_fraction_that_is_held_out_is_the_users(tmp_path: Path) -> None:
         ("sotuu", {}, "did you mean 'sotu'"),
         ("gramar[order=2]", {}, "did you mean 'grammar'"),
         ("book.pdf", {}, "or the path of a .txt, .jsonl or .bin"),
-        ("nowhere.txt", {}, "is no file"),
+        ("nowhere.txt", {}, "is not a file"),
         ("sotu", {"tokenizer": "bqe"}, "did you mean 'bpe'"),
         ("sotu", {"tokenizer": "bpe"}, "say vocab_size=1024"),
         ("sotu", {"tokenizer": "bpe", "vocab_size": 256}, "take 258"),

@@ -158,7 +158,7 @@ def test_spelling_round_trips() -> None:
         ("grammar[order=2.5]", "order=2.5 must be of type int"),
         ("grammar[order]", "expected option=value, found 'order'"),
         ("grammar[]", "expected option=value"),
-        ("grammar[order=2", "is no grammar"),
+        ("grammar[order=2", "is not a grammar"),
         ("grammar[order=0]", "take 1 to 25"),
         ("grammar[successors=257]", r"take 2 \(order\) to 256 \(vocab_size\)"),
         ("grammar[order=3]", r"256\^4, above 2\^26"),

@@ -224,9 +224,9 @@ def test_variances_are_drawn_together_as_far_as_chance_would_part_them() -> None
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"keep": ["vertex outsid"]}, "no flag that can be kept; did you mean 'vertex outside'"),
+        ({"keep": ["vertex outsid"]}, "not a flag that can be kept; did you mean 'vertex outside'"),
         ({"window": 0.5}, "window = 0.5 is a factor of size"),
-        ({"confidence": 95}, "confidence = 95 is no probability"),
+        ({"confidence": 95}, "confidence = 95 is not a probability"),
         ({"bootstrap": 10}, "bootstrap = 10 draws make no interval"),
         ({"budgets": [1e30]}, "no run lies within 10% of a budget"),
     ],

@@ -234,7 +234,7 @@ def test_the_id_is_that_of_the_content_and_not_of_the_corpus_label() -> None:
     [
         (lambda c: c["plan"]["runs"][0].update(steps=7), "it was edited; make a new one"),
         (lambda c: c.update(version=2), "version 2, this release reads 1"),
-        (lambda c: c.update(kind="else"), "is no plan of a scaling study"),
+        (lambda c: c.update(kind="else"), "is not a plan of a scaling study"),
         (lambda c: c["plan"].update(colour="red"), "colour: Extra inputs are not permitted"),
     ],
 )
@@ -248,7 +248,7 @@ def test_a_plan_that_was_changed_is_refused(tmp_path: Path, change: Any, words: 
 
 
 def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no file; give a plan"):
+    with pytest.raises(ValueError, match="is not a file; give a plan"):
         read(tmp_path / "none.json")
     (tmp_path / "half.json").write_text('{"kind": ')
     with pytest.raises(ValueError, match="is no JSON"):

@@ -68,15 +68,15 @@ def texts(drawn: dict[str, Figure]) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("isoflop", ["parameters N", "loss L (nats a token)", "15 runs, 3 of 3 optima used", "1e19"]),
+        ("isoflop", ["parameters N", "loss L (nats per token)", "15 runs, 3 of 3 optima used", "1e19"]),
         (
             "allocation",
             ["training FLOPs C", "optimal parameters N*", "optimal training tokens D*", "Approach 3"],
         ),
-        ("surface", ["parameters N", "training tokens D", "15 runs, rms error", "nats a token"]),
+        ("surface", ["parameters N", "training tokens D", "15 runs, rms error", "nats per token"]),
         ("residuals", ["loss above the law (%)", "training FLOPs C", "45 runs"]),
         ("frontiers", ["compute-optimal perplexity", "total state M", "9 optima", "from 45 runs"]),
-        ("overtraining", ["loss above the optimum (nats a token)", "D / D*", "45 runs"]),
+        ("overtraining", ["loss above the optimum (nats per token)", "D / D*", "45 runs"]),
         (
             "relate",
             ["mean score (%)", "perplexity", "n = 3, Spearman -1.00, one-sided p .17", "3 architectures"],

@@ -76,7 +76,7 @@ def test_a_leaderboard_is_a_table_of_scores() -> None:
     [
         ({"compression": [45.2, 147.2, 50.0]}, "row 2, column 'compression': 147.2"),
         ({"compression": [-1.0, 47.2, 50.0]}, "row 1, column 'compression': -1"),
-        ({"compression": [45.2, "good", 50.0]}, "row 2, column 'compression': 'good' is no number"),
+        ({"compression": [45.2, "good", 50.0]}, "row 2, column 'compression': 'good' is not a number"),
         ({"compression": [0.452, 0.472, 0.5]}, "column 'compression' of the scores holds fractions"),
         ({"model": ["Hyena", "Mamba", "Mamba"]}, "rows 2, 3 of the scores all are 'Mamba'"),
         ({"context-recall": [1.0, 2.0, 3.0]}, "both are in-context-recall"),

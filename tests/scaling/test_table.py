@@ -91,7 +91,7 @@ def test_a_file_that_is_no_table_is_named_with_the_line(text: str, words: str, t
     content = text.encode("latin-1")
     with pytest.raises(ValueError, match=words):
         scaling.read(written(tmp_path, content))
-    with pytest.raises(ValueError, match=r"none\.csv is no file"):
+    with pytest.raises(ValueError, match=r"none\.csv is not a file"):
         scaling.read(tmp_path / "none.csv")
 
 
