@@ -106,7 +106,9 @@ class Store:
         found = self.entries(prefix=beginning) if re.fullmatch("[0-9a-f]{6,20}", beginning) else []
         if len(found) != 1:
             count = "no run" if not found else f"{len(found)} runs"
-            raise ValueError(f"{count} in {self.path} with an id that begins {beginning!r}; give a full id")
+            raise ValueError(
+                f"{count} in {self.path} with an id that begins with {beginning!r}; give 6 digits or more"
+            )
         return found[0]
 
     def hits(self, group_id: str, run_ids: Iterable[str]) -> dict[str, Record]:
