@@ -116,11 +116,9 @@ def _check(name: str, version: int, cls: type[Task]) -> None:
 
     require(re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name), "a name is lower-case words joined by '-'")
     require(type(version) is int and version >= 1, f"version {version!r} must be an int of at least 1")
-    require(isinstance(cls, type) and issubclass(cls, Task), f"{cls!r} is no Task; derive it from Task")
-    is_dataclass = "__dataclass_fields__" in vars(cls)
-    require(
-        is_dataclass, f"{cls.__qualname__} is not a dataclass; write @dataclass(frozen=True, kw_only=True)"
-    )
+    require(isinstance(cls, type) and issubclass(cls, Task), f"{cls!r} is not a Task; derive it from Task")
+    made = "__dataclass_fields__" in vars(cls)
+    require(made, f"{cls.__qualname__} is not a dataclass; write @dataclass(frozen=True, kw_only=True)")
     hints = get_type_hints(cls)
     for field in fields(cls):
         plain = hints[field.name] in (int, float, bool) or get_origin(hints[field.name]) is Literal

@@ -170,7 +170,7 @@ def test_what_cannot_be_a_task_is_refused(scratch: dict[str, type[Task]]) -> Non
         ValueError, match="'compression': the name is taken by synthetic_tasks.compression.Compression"
     ):
         task("compression", version=1)(Echo)
-    with pytest.raises(ValueError, match="is no Task; derive it from Task"):
+    with pytest.raises(ValueError, match="is not a Task; derive it from Task"):
         task("number", version=1)(int)  # type: ignore[type-var]
     with pytest.raises(ValueError, match="is not a dataclass"):
         task("bare", version=1)(Bare)
