@@ -94,6 +94,9 @@ class Turns:
             self.seconds[r] += time.perf_counter() - start
         return means
 
+    def model_of(self, replica: int) -> nn.Module:
+        return self.objectives[replica].model
+
     def measure(self, data: Split, vocab_size: int) -> list[Measure]:
         found = []
         for objective in self.objectives:
@@ -167,6 +170,17 @@ class Batched:
         share = (time.perf_counter() - start) / len(alive)
         self.seconds = [s + share for s in self.seconds]
         return [float(x) for x in total.cpu() / len(batches)]
+
+    def model_of(self, replica: int) -> nn.Module:
+        objective = copy.deepcopy(self.objective)
+        with torch.no_grad():
+            for tensors, stacked in (
+                (objective.named_parameters(), self.parameters),
+                (objective.named_buffers(), self.buffers),
+            ):
+                for name, tensor in tensors:
+                    tensor.copy_(stacked[name][replica])
+        return objective.model
 
     def measure(self, data: Split, vocab_size: int) -> list[Measure]:
         self.objective.eval()

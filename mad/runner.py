@@ -26,11 +26,9 @@ from mad.config import Cost, Record, RunConfig, Status
 from mad.driver import one_driver
 from mad.messages import last_words
 from mad.sweep import Cell, Group
-from mad.trainer import Outcome, Progress, Replicas, train
+from mad.trainer import ROWS, Outcome, Progress, Replicas, train
 from synthetic_tasks import Task
 
-# Of a task's own inputs, to look for later tokens that are seen.
-ROWS = 64
 REMEDY = "use a causal layer, or a task that is answered after its last token, such as compression"
 
 

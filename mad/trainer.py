@@ -20,12 +20,15 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
 
+from architectures.contract.causality import require_trained
 from mad.config import Metrics, Point, RunConfig
 from mad.data import Split, load, order
 from mad.learners import Batched, Turns
 from mad.optim import learning_rate
 from synthetic_tasks import Task
 
+# Of a task's inputs, to look for later tokens that are seen.
+ROWS = 64
 Replicas = Literal["auto", "batched", "turns"]
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -119,6 +122,15 @@ def train(
 
     if keep is not None and isinstance(learner, Turns):
         keep(learner.objectives[0].model)
+    for r in range(len(runs)):
+        if alive[r]:
+            require_trained(
+                learner.model_of(r),
+                splits[protocol.select_on].inputs[:ROWS],
+                task.vocab_size,
+                who=run.architecture.spec,
+                causal=task.readout == "every",
+            )
     final = {name: learner.measure(splits[name], task.vocab_size) for name in ("validation", "test")}
     ceiling = task.ceiling_for(splits["train"].drawn, splits["test"].drawn)
     peak = peak_memory(device)

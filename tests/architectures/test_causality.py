@@ -77,6 +77,24 @@ class Rare(Mapped):
         return self.map(x) + F.relu(x - 2.0).amax(1, keepdim=True)
 
 
+class Closed(Mapped):
+    """A gate that is all but closed, which training may open."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.gate = nn.Parameter(torch.full((dim,), -25.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x) + torch.sigmoid(self.gate) * x.roll(-1, 1)
+
+
+class Single(Mapped):
+    """What runs in float32 alone, as a faster kernel may."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x.roll(-1, 1) if x.dtype == torch.float32 else x)
+
+
 class Sorted(Mapped):
     """Chunks of the order of a projection attend to themselves, as the sorted form of LSH attention does."""
 
@@ -136,6 +154,7 @@ class Later(nn.Module):
 
 CHEATS = {
     **{cls: "later" for cls in (Peek, Mean, One, Long, Gated, Faint, Rare, Sorted, Trains, Evaluates)},
+    **{Closed: "later", Single: "later"},
     **{Normed: "later", Later: "later", Rows: "rows", Hidden: "nan", Numpy: "repeat"},
 }
 
@@ -165,6 +184,20 @@ class Fourier(Mapped):
         n, u = 2 * x.shape[1], self.map(x).float().mT
         spectrum = torch.fft.rfft(u, n) * torch.fft.rfft(self.kernel.float()[:, : x.shape[1]], n)
         return torch.fft.irfft(spectrum, n)[..., : x.shape[1]].mT.to(x)
+
+
+class Growing(Mapped):
+    """A long convolution whose decay becomes growth where its weights move: rounding reaches everywhere."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.rate = nn.Parameter(torch.full((dim,), -1e-3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, time = x.shape[1], torch.arange(x.shape[1])
+        kernel = torch.exp(2 * self.rate[:, None] * time)
+        spectrum = torch.fft.rfft(self.map(x).mT, 2 * n) * torch.fft.rfft(kernel, 2 * n)
+        return torch.fft.irfft(spectrum, 2 * n)[..., :n].mT
 
 
 class Constant(Mapped):
@@ -229,7 +262,7 @@ class Root(Mapped):
         return self.map(x) * (1 + self.scale.sqrt())
 
 
-HONEST = [Dropout, Noisy, Fourier, Constant, Masked, Recurrent, Running, Past, Root, nn.Identity]
+HONEST = [Dropout, Noisy, Fourier, Growing, Constant, Masked, Recurrent, Running, Past, Root, nn.Identity]
 
 
 def build(spec: str, **options: Any) -> architectures.SequenceModel:
@@ -259,6 +292,28 @@ def test_a_layer_that_cheats_is_named_wherever_it_stands(cheat: type, where: str
 def test_an_honest_layer_is_let_through(honest: type) -> None:
     for where in ("1*{}", "2*(hyena {} mh-attention swiglu)", "reversible{{{} mlp}}"):
         assert find_fault(build(where.format(spell(honest))), TOKENS, VOCAB) is None
+
+
+class Edges(Mapped):
+    """The last position of a chunk sees the first of the next."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = (torch.arange(x.shape[1]) % 32 == 31).to(x)[:, None]
+        return self.map(x + last * x.roll(-1, 1))
+
+
+def test_edges_of_chunks_are_asked_where_not_all_positions_are() -> None:
+    tokens = TOKENS[:8].repeat(1, 4)
+    model = architectures.build(f"{spell(Edges)} mlp", vocab_size=VOCAB, dim=128, max_len=128, seed=0)
+    fault = find_fault(model, tokens, VOCAB)
+    assert fault is not None and (fault.position, fault.token) == (63, 64)
+
+
+def test_what_only_other_weights_show_is_said() -> None:
+    for cheat, hidden in ((Gated, True), (Closed, True), (Peek, False)):
+        fault = find_fault(build(f"{spell(cheat)} mlp"), TOKENS, VOCAB)
+        assert fault is not None and fault.hidden is hidden
+        assert ("once its weights leave their initial values" in str(fault)) is hidden
 
 
 class Whole(nn.Module):

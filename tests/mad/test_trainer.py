@@ -224,6 +224,9 @@ def learners(given: Any, task: str, **changes: Any) -> dict[str, dict[str, Tenso
         for first in range(0, 24, 8):
             learner.advance(data, batches[first : first + 8], first, [True] * len(runs), lambda r, n: None)
     stacked = [dict(o.named_parameters()) | dict(o.named_buffers()) for o in turns.objectives]
+    for r in range(len(runs)):
+        for name, weights in batched.model_of(r).named_parameters():
+            assert torch.equal(weights, batched.parameters[f"model.{name}"][r])
     return {
         "turns": {name: torch.stack([one[name].detach() for one in stacked]) for name in stacked[0]},
         "batched": {n: t.detach() for n, t in (batched.parameters | batched.buffers).items()},

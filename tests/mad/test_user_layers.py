@@ -78,6 +78,21 @@ class Late(Layer):
             sys.exit(0)
 
 
+class Opens(Layer):
+    """Counts its calls, and sees the next token from the ninth step on."""
+
+    def made(self):
+        self.register_buffer("calls", torch.zeros(()))
+
+    def act(self):
+        if self.training:
+            self.calls += 1
+
+    def forward(self, x):
+        self.act()
+        return self.map(x) + (self.calls > 8) * x.roll(-1, 1)
+
+
 class Raises(Layer):
     def act(self):
         raise RuntimeError("boom\\nand more")
@@ -228,6 +243,14 @@ def test_the_python_interface_raises_what_the_command_line_says(
             f"{layers}:{name}", RECALL, dim=16, train_examples=32, epochs=1, store=tmp_path / "s.sqlite"
         )
     assert WORDS[name] in str(caught.value)
+
+
+def test_what_comes_to_see_later_tokens_in_training_has_no_score(layers: str, tmp_path: Path) -> None:
+    store = tmp_path / "s.sqlite"
+    with pytest.raises(Failed, match=r"Opens sees later positions: .*, after training and not before"):
+        mad.train(f"{layers}:Opens", RECALL, dim=16, train_examples=64, batch_size=8, epochs=2, store=store)
+    with Store(store, read_only=True) as opened:
+        assert [(record.status, record.metrics) for record in opened.records()] == [("failed", None)]
 
 
 def test_processes_that_end_by_themselves_are_allowed(layers: str, tmp_path: Path) -> None:
