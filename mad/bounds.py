@@ -10,7 +10,7 @@ import datetime
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 # The largest whole number up to which floats are exact, the largest float, and the limits of nested values.
 EXACT, LARGEST = 2**53, 1e40
@@ -78,3 +78,9 @@ Time = Annotated[str, Field(pattern=DATE), AfterValidator(_time)]
 State = Annotated[dict[Word, Whole], Field(max_length=16), AfterValidator(_total)]
 Content = Annotated[dict[str, Any], AfterValidator(_plain)]
 Task = Annotated[Content, AfterValidator(_task)]
+
+
+def reason(error: ValidationError, whole: str) -> str:
+    """The first field that is wrong, or the `whole`, and why."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
+from mad.bounds import reason
 from mad.config import DONE, Measure, Record
 from mad.language import FINAL, LanguageRecord, below_entropy
 
@@ -31,9 +32,7 @@ def understood(kind: type[Record] | type[LanguageRecord], text: str | bytes) -> 
     try:
         record = kind.model_validate_json(text, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the line"
-        raise ValueError(f"{field}: {first['msg']}") from None
+        raise ValueError(reason(error, "the line")) from None
     check(record)
     return record
 

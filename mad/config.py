@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -33,6 +34,8 @@ from mad.protocol import Data, Protocol, Setting
 Status = Literal["ok", "stopped", "diverged", "failed", "interrupted"]
 # Results that a second call does not repeat. A stopped run is one only inside its own group.
 DONE: tuple[Status, ...] = ("ok", "stopped", "diverged")
+# A layer's name in a spec: of ours, of a package's, or module:Class.
+NAME = re.compile(r"[\w.:-]+")
 
 
 def content_hash(content: Any) -> str:
@@ -58,10 +61,11 @@ class ArchitectureConfig(Data):
     @property
     def label(self) -> str:
         """The spec with the source of each layer of the user's own: `Class@ab12`."""
-        text = self.spec
-        for name, source in sorted(self.sources.items(), key=lambda item: -len(item[0])):
-            text = text.replace(name, f"{name.rpartition(':')[2]}@{source[:4]}")
-        return text
+        return NAME.sub(lambda found: self._short(found[0]), self.spec)
+
+    def _short(self, name: str) -> str:
+        source = self.sources.get(name)
+        return name if source is None else f"{name.rpartition(':')[2]}@{source[:4]}"
 
 
 class RunConfig(Data):

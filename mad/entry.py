@@ -112,7 +112,13 @@ def _failed(error: Exception) -> int:
             f"the store cannot be read or written ({error}); make room, or pass another --store; what was "
             "finished before is kept"
         )
-    return fail(_of_the_system(error) if isinstance(error, OSError) else str(error))
+    if isinstance(error, OSError):
+        return fail(_of_the_system(error))
+    from pydantic import ValidationError  # Loaded where there is one.
+
+    from mad.bounds import reason
+
+    return fail(reason(error, "it") if isinstance(error, ValidationError) else str(error))
 
 
 def _of_the_system(error: OSError) -> str:

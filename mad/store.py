@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from mad.bounds import EXACT
 from mad.checking import AnyRecord, check, understood
 from mad.config import DONE, Record
 from mad.database import connect, reporting
@@ -262,7 +263,7 @@ _R = TypeVar("_R", Record, LanguageRecord)
 def _successor(old: _R, new: _R) -> _R:
     """What is stored when `new` arrives where `old` is; refuses to lose a result."""
     if old.status not in DONE:
-        return new.model_copy(update={"attempts": old.attempts + 1})
+        return new.model_copy(update={"attempts": min(old.attempts + 1, EXACT)})
     if isinstance(old, Record) and isinstance(new, Record):
         if old.status == "stopped" and old.group != new.group:
             return new

@@ -84,7 +84,7 @@ def analyse(
     runs = clean(frame.drop(columns="model", errors="ignore"), duplicates="run" in frame)
     ends, merged = without_notes(last(runs))
     groups, notes = ends, notes + merged
-    if curves is not None:
+    if curves is not None and len(curves):
         runs = clean(without_notes(curves)[0], duplicates=True)
     if budgets is not None:
         nominal = snapped(ends, given=budgets)

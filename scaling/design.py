@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from architectures.files import whole_file
+from mad.bounds import Above, Amount, Positive, Text, Whole, reason
 from mad.config import content_hash
 from mad.language import CorpusConfig
 from mad.progress import clock
@@ -18,20 +19,28 @@ from mad.protocol import Data
 from scaling.sizes import Size
 
 KIND, VERSION = "mad scaling plan", 1
+# Tokens that a step or an evaluation reads at most: they are in memory at once.
+MOST_TOKENS = 2**28
 
 
 class PlannedRun(Data):
     """One run: `size` for `steps` steps of `batch_size` sequences. lr None: by the rule that tuning gives."""
 
-    arch: str
+    arch: Text
     role: Literal["grid", "tuning"]
     size: Size
-    budget: float
-    seq_len: int
-    batch_size: int
-    steps: int
-    lr: float | None = None
-    seconds: float | None = None
+    budget: Above
+    seq_len: Positive
+    batch_size: Positive
+    steps: Positive
+    lr: Above | None = None
+    seconds: Amount | None = None
+
+    @model_validator(mode="after")
+    def _step_fits(self) -> PlannedRun:
+        if self.batch_size * self.seq_len > MOST_TOKENS:
+            raise ValueError(f"a step of {self.batch_size} x {self.seq_len} tokens; at most {MOST_TOKENS:,}")
+        return self
 
     @property
     def tokens(self) -> int:
@@ -55,19 +64,28 @@ class Plan(Data):
     archs: dict[str, str]
     budgets: tuple[float, ...]
     corpus: CorpusConfig
-    seq_len: int
-    span: float
-    tokens_per_param: float
-    lrs: tuple[float, ...] | None
-    evaluations: int
-    evaluation_tokens: int
-    seed: int
-    workers: int
+    seq_len: Positive
+    span: Above
+    tokens_per_param: Above
+    lrs: tuple[Above, ...] | None
+    evaluations: Positive
+    evaluation_tokens: int = Field(ge=1, le=MOST_TOKENS)
+    seed: Whole
+    workers: Positive
     repeats_allowed: bool
-    runs: tuple[PlannedRun, ...]
+    runs: tuple[PlannedRun, ...] = Field(min_length=1)
     tuning: tuple[PlannedRun, ...]
-    hours: float | None = None
+    hours: Amount | None = None
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _runs_are_its_own(self) -> Plan:
+        for run in (*self.tuning, *self.runs):
+            if run.arch not in self.archs:
+                raise ValueError(f"a run is of {run.arch!r}, which is none of its architectures")
+            if run.lr is None and (self.lrs is None or run.role == "tuning"):
+                raise ValueError(f"a run of {run.arch!r} has no learning rate")
+        return self
 
     @property
     def id(self) -> str:
@@ -152,9 +170,7 @@ def read(path: str | Path, *, allow_code: bool = False) -> Plan:
     try:
         found = Plan.model_validate_json(json.dumps(content.get("plan")))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the plan"
-        raise ValueError(f"{path}: {place}: {first['msg']}; {again}") from None
+        raise ValueError(f"{path}: {reason(error, 'the plan')}; {again}") from None
     if found.id != content.get("id"):
         raise ValueError(
             f"{path} has the id {content.get('id')}, but its content has {found.id}: it was edited; {again}"

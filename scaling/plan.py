@@ -306,7 +306,7 @@ def _timed(made: Plan, measure: Measure, max_hours: float | None) -> Plan:
             # An evaluation is a third of the arithmetic of as many training tokens.
             read = made.evaluations * min(made.evaluation_tokens, made.corpus.validation_tokens)
             seconds += steps.per_flop * run.size.flops * read / 3
-            timed.append(run.model_copy(update={"seconds": round(seconds, 1)}))
+            timed.append(run.model_copy(update={"seconds": float(f"{seconds:.3g}")}))
     each = [run.seconds or 0.0 for run in timed]
     hours = max(sum(each) / made.workers, max(each)) / 3600
     if max_hours is not None and hours > max_hours:

@@ -17,6 +17,7 @@ import torch
 
 import architectures
 from architectures.model import resolve_options
+from mad.bounds import Above, Positive, Text, Whole
 from mad.protocol import Data
 
 STEPS = (16, 8, 4)
@@ -40,15 +41,15 @@ class Size(Data):
             nested model under its draw
     """
 
-    spec: str
-    repeats: int
-    layers: int
-    dim: int
-    params: int
-    total: int
-    core: int
-    active: int
-    flops: float
+    spec: Text
+    repeats: Positive
+    layers: Positive
+    dim: Positive
+    params: Positive
+    total: Positive
+    core: Whole
+    active: Whole
+    flops: Above
 
     @property
     def aspect(self) -> float:

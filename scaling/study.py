@@ -302,8 +302,9 @@ class _Progress:
         elif record.error:
             result = one_line(f"{result}: {last_words(record.error)}")
         seconds = f" in {clock(record.cost.seconds)}" if record.cost else ""
-        rest = (time.monotonic() - self.started) * max(self.left, 0.0) / self.done
-        left = f", about {clock(rest)} left" if self.number < self.total else ""
+        # A short run is of 0 seconds in plans that round them.
+        rest = (time.monotonic() - self.started) * max(self.left, 0.0) / (self.done or math.inf)
+        left = f", about {clock(rest)} left" if self.number < self.total and self.done else ""
         self.say(f"[{self.number}/{self.total}] {words(job)}: {result}{seconds}{left}")
 
 

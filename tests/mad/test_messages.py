@@ -38,6 +38,12 @@ def test_a_mark_that_a_terminal_obeys_is_a_question_mark(mark: str) -> None:
     assert one_line(f"a{mark}b").isprintable()
 
 
+@pytest.mark.parametrize("mark", "\u034f\u115f\u180b\u2800\u3164\ufe0f\uffa0\U000e0100")
+def test_letters_that_are_shown_as_nothing_are_question_marks(mark: str) -> None:
+    assert mark.isprintable()
+    assert printable(f"mam{mark}ba") == "mam?ba"
+
+
 def test_what_can_be_read_stays_as_it_is() -> None:
     text = "2*(hyena swiglu) naive \u00e9\u03b1\u4e2d\U0001f600"
     assert printable(text) == text

@@ -335,3 +335,12 @@ def test_a_layer_of_the_users_own_is_labelled_with_its_source() -> None:
         sources={"my.net:Mix": "ab12cd", "my.net:MixMore": "ab12cd"},
     )
     assert theirs.label == "2*(Mix@ab12 MixMore@ab12) swiglu"
+    short = ArchitectureConfig(spec="ema ema-two", dim=8, sources={"ema": "ab12cd"})
+    assert short.label == "ema@ab12 ema-two"
+
+
+def test_a_label_does_not_grow_with_the_number_of_sources() -> None:
+    sources = {
+        c: 4 * chr(ord(c) + 1) for c in "abcdefgh"
+    }  # Replaced one after another, the text grows by 3^8.
+    assert ArchitectureConfig(spec="a b c", dim=8, sources=sources).label == "a@bbbb b@cccc c@dddd"

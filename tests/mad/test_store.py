@@ -97,6 +97,15 @@ def test_a_failure_gives_way_to_the_next_attempt_which_is_counted(path: Path) ->
             assert found is not None and (found.status, found.attempts) == (status, attempts)
 
 
+def test_attempts_beyond_what_a_record_may_count_do_not_cost_the_next_result(path: Path) -> None:
+    with Store(path) as store:
+        store.commit([record(AT, status="failed").model_copy(update={"attempts": 2**53})])
+        run = record(AT, status="ok")
+        store.commit([run])
+        found = store.get(run.id)
+        assert found is not None and (found.status, found.attempts) == ("ok", 2**53)
+
+
 def test_one_refused_record_keeps_out_its_whole_group(path: Path) -> None:
     kept, other = record(AT, 1e-3), record(AT, 2e-3)
     with Store(path) as store:

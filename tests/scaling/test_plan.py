@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mad.config import content_hash
 from scaling.diagnose import check_design
 from scaling.plan import Plan, plan, read
 from scaling.runs import NotIdentified
@@ -245,6 +246,32 @@ def test_a_plan_that_was_changed_is_refused(tmp_path: Path, change: Any, words: 
     (tmp_path / "plan.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=words):
         read(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p.update(runs=[]),
+        lambda p: p.update(evaluation_tokens=10**15),
+        lambda p: p.update(archs={"other": "mamba2 swiglu"}),
+        lambda p: p.update(workers=0),
+        lambda p: p["runs"][0].update(batch_size=10**9),
+        lambda p: p["runs"][0].update(seconds=-1.0),
+        lambda p: p["runs"][0]["size"].update(dim=-4),
+        lambda p: p["tuning"][0].update(lr=None),
+    ],
+)
+def test_a_plan_with_the_right_id_that_no_study_can_train_is_refused(change: Any, tmp_path: Path) -> None:
+    content = {"kind": "mad scaling plan", "version": 1, "plan": PLAN.model_dump(mode="json")}
+    change(content["plan"])
+    content["id"] = content_hash(content | {"plan": content["plan"] | {"corpus": without_name(content)}})
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"plan\.json: .*make a new one"):
+        read(tmp_path / "plan.json")
+
+
+def without_name(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content["plan"]["corpus"].items() if name != "name"}
 
 
 def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:

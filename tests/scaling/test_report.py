@@ -156,6 +156,14 @@ def test_bad_tables_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_runs_without_curves_make_a_page(tmp_path: Path) -> None:
+    empty = pd.DataFrame(columns=["run", "step", "arch", "params", "tokens", "flops", "loss", "lr"])
+    text = write(simulated(("Alpha",)), tmp_path / "page.html", curves=empty, bootstrap=100).read_text(
+        "utf-8"
+    )
+    assert "15 runs of 1 architecture" in text
+
+
 def test_training_curves_add_the_envelope(tmp_path: Path) -> None:
     law = Law(E=1.8, A=400, B=1200, alpha=0.34, beta=0.33)
     rows = []
