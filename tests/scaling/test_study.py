@@ -198,6 +198,15 @@ def test_a_line_tells_of_every_run_and_of_the_time_left(tmp_path: Path) -> None:
     assert "left" not in lines[-1]
 
 
+def test_runs_that_a_plan_rounds_to_no_time_are_told_of_without_the_time_left(tmp_path: Path) -> None:
+    short = GIVEN.model_copy(
+        update={"runs": tuple(r.model_copy(update={"seconds": 0.0}) for r in GIVEN.runs)}
+    )
+    lines: list[str] = []
+    go(tmp_path, Training(tmp_path), short, say=lines.append)
+    assert len(lines) == CORE and "left" not in lines[0]
+
+
 def test_options_of_a_preset_survive_its_scaling() -> None:
     made = GIVEN.model_copy(update={"archs": {**GIVEN.archs, "attention": "terraformer"}})
     config = configure(made, made.runs[0], 1e-3, "32-true")
