@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 
-# Printable to Python and yet shown as nothing: fillers, joiners, selectors of variants, the empty braille cell.
+# Printable to Python, shown as nothing: fillers, joiners, selectors of variants, the empty braille cell.
 UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
