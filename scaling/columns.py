@@ -104,7 +104,8 @@ def named(
 def lacking(names: Sequence[str], frame: pd.DataFrame) -> str:
     """That these columns are missing, all at once, and what each might be called here."""
     columns = [str(column) for column in frame.attrs.get("columns", frame.columns)]
-    likely = {name: _likely(name, columns) for name in names}
+    free = [column for column in columns if _form(column) is None]
+    likely = {name: _likely(name, free) for name in names}
     guesses = list(likely.values())
     likely = {name: theirs if guesses.count(theirs) == 1 else None for name, theirs in likely.items()}
     listed = _and([f"{name!r}" + " (or 'ppl')" * (name == "loss") for name in names])

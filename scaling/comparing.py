@@ -38,17 +38,17 @@ def run(
     }
     found = compare(frame, baseline=baseline, at=at, **common)
     warnings = list(found.warnings)
-    penalties = pd.DataFrame()
+    penalties, where = pd.DataFrame(), at
     try:
         off = overtraining(frame, **common)
     except NotIdentified as error:
         warnings.append(f"the penalty off the optimum is not identified: {error}")
     else:
         warnings += off.warnings
-        rows = []
+        where, rows = off.at if at is None else at, []
         for arch in off.basins:
             for ratio in RATIOS:
-                penalty = off.penalty(arch, ratio, at=at)
+                penalty = off.penalty(arch, ratio, at=where)
                 ends = {"penalty_low": penalty.interval.low, "penalty_high": penalty.interval.high}
                 row = {"arch": arch, "tokens_over_optimum": ratio, "penalty": penalty.loss} | ends
                 rows.append(row | {"beyond_the_runs": penalty.beyond})
@@ -56,13 +56,14 @@ def run(
     tables = {"table": found.table, "overall": found.overall, "penalties": penalties}
     if format == "json":
         kept = {name: [] if frame is None else show.records(frame) for name, frame in tables.items()}
-        return json.dumps(kept | {"warnings": warnings, "notes": list(notes)}, indent=1, allow_nan=False)
+        said = {"penalties_at": where, "warnings": warnings, "notes": list(notes)}
+        return json.dumps(kept | said, indent=1, allow_nan=False)
     head = f"Ratios of compute-optimal perplexity, {100 * confidence:g} % intervals"
     parts = [*show.about_table(notes), head, _ratios(found.table)]
     if found.overall is not None:
         parts += ["Over all common budgets", _ratios(found.overall)]
     if len(penalties):
-        parts += ["Loss above the optimum at equal compute, nats per token", show.table(penalties)]
+        parts += [f"Loss above the optimum at {where:.3g} FLOPs, nats per token", show.table(penalties)]
     return "\n\n".join([*parts, *filter(None, [show.notes("warnings:", warnings)])])
 
 

@@ -134,8 +134,8 @@ def overtraining(
         rng = np.random.default_rng([seed, zlib.crc32(arch.encode())])
         basins[arch], points = _basin(arch, mine, bootstrap, rng)
         parts.append(points)
-        bad = float(np.isnan(basins[arch].lines).any(-1).mean())
-        if bad > 0.05:
+        failed = np.isnan(basins[arch].lines).any(-1)
+        if bootstrap and (bad := float(failed.mean())) > 0.05:
             notes.append(
                 f"{arch}: {100 * bad:.0f}% of the draws have no optimum; its intervals are too short"
             )

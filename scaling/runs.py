@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from scaling.columns import is_blank, lacking, rows_text
-from scaling.doubts import names_groups
+from scaling.doubts import OTHER_UNIT, names_groups
 from scaling.rows import ends, labels, positive, tidy
 
 __all__ = ["NotIdentified", "Status", "budgets", "clean", "ends", "labels", "rows_text", "tidy"]
@@ -101,7 +101,7 @@ def budgets(frame: pd.DataFrame, *, given: Sequence[float] | None = None, within
 
     From `given`, each run to the nearest if it is `within` (relative); else from the column `budget`, a name
     of the group whatever it counts; else found: runs whose FLOPs lie within that of the next are one group.
-    Groups without a number above 0 of their own are called by the geometric mean of their FLOPs.
+    In any case it is a number of FLOPs: where the names are not (an index, another unit), the geometric mean.
     """
     flops = frame["flops"].to_numpy(float)
     if given is not None:
@@ -125,10 +125,12 @@ def _if_numbers(cells: pd.Series) -> pd.Series:
 
 
 def _as_flops(names: pd.Series, flops: pd.Series) -> pd.Series:
-    numbers = pd.to_numeric(names, errors="coerce")
-    if (np.isfinite(numbers) & (numbers > 0)).all():
-        return numbers.astype(float)
-    return np.exp(np.log(flops).groupby(names.astype(str).str.strip()).transform("mean"))
+    numbers = pd.to_numeric(names, errors="coerce").astype(float)
+    group = names.astype(str).str.strip()
+    off = numbers / flops.groupby(group).transform("median")
+    if off.between(1 / OTHER_UNIT, OTHER_UNIT).all():
+        return numbers
+    return np.exp(np.log(flops).groupby(group).transform("mean"))
 
 
 def _units(frame: pd.DataFrame) -> None:

@@ -18,7 +18,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def _csv(name: str, text: str) -> pd.DataFrame:
     if len(header) == 1 and len(header[0].split()) > 1 and rows:
         raise ValueError(
             f"{name}: the header {header[0]!r} has neither comma nor semicolon nor tab; put one of them "
-            "between its fields"
+            "between its fields, and take away what stands above it"
         )
     _same_length(name, header, rows)
     full = next((i for i in range(len(rows), 0, -1) if any(rows[i - 1][1])), 0)
@@ -184,12 +184,12 @@ def _json(name: str, text: str) -> pd.DataFrame:
         whole, lines = [_parsed(name, number, line) for number, line in _full_lines(text)], True
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{name} cannot be read as JSON ({error}); give an array of objects") from None
-    if isinstance(whole, dict) and len(whole) == 1 and isinstance(only := next(iter(whole.values())), list):
-        # {"runs": [{...}, ...]}
-        whole = only if all(isinstance(row, dict) for row in only) else whole
     if isinstance(whole, dict):
-        by_column = all(isinstance(cells, list | dict) for cells in whole.values())
-        whole = pd.DataFrame(whole).to_dict("records") if by_column else [whole]
+        # {"made": "in May", "runs": [{...}, ...]}
+        lists = [held for held in whole.values() if held and isinstance(held, list) and _all(held, dict)]
+        whole = lists[0] if len(lists) == 1 else whole
+    if isinstance(whole, dict):
+        whole = _by_column(name, whole) if all(map(_holds, whole.values())) else [whole]
     odd = next((i for i, row in enumerate(whole, 1) if not isinstance(row, dict)), None)
     if odd is not None:
         raise ValueError(
@@ -203,6 +203,25 @@ def _json(name: str, text: str) -> pd.DataFrame:
     kind = "JSON lines" if lines else "JSON"
     frame.attrs["notes"] = (f"{name} was read as {kind}: {len(frame)} rows",)
     return frame
+
+
+def _by_column(name: str, whole: dict[str, Any]) -> list[Any]:
+    """An object of columns, all lists of one length or all objects by row, as rows."""
+    held = list(whole.values())
+    if not (_all(held, dict) or (_all(held, list) and len({len(cells) for cells in held}) == 1)):
+        raise ValueError(
+            f"{name} is an object of {', '.join(map(repr, list(whole)[:SHOWN]))}, neither a run nor columns "
+            'of one length; give an array of objects, [{"params": 1e9, ...}, ...]'
+        )
+    return pd.DataFrame(whole).to_dict("records")
+
+
+def _holds(cell: object) -> bool:
+    return isinstance(cell, list | dict)
+
+
+def _all(cells: Iterable[object], kind: type) -> bool:
+    return all(isinstance(cell, kind) for cell in cells)
 
 
 def _full_lines(text: str) -> Iterator[tuple[int, str]]:

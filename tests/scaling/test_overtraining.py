@@ -38,6 +38,21 @@ def test_the_penalty_of_a_law_is_recovered_within_the_data_and_beyond(law: Law) 
             assert penalty.beyond == (ratio > 6.1)
 
 
+@pytest.mark.parametrize("names", [(1, 2, 3, 4), (4, 1, 3, 2), (1.0, 10.0, 100.0, 1000.0)])
+def test_the_penalty_is_that_of_the_flops_whatever_budgets_are_called(names: tuple[float, ...]) -> None:
+    runs = grid(CHINCHILLA)
+    called = runs.assign(budget=np.repeat(names, 7))
+    found, by_flops = (overtraining(table, bootstrap=0) for table in (called, runs))
+    assert found.at == pytest.approx(by_flops.at, rel=1e-3)
+    assert found.penalty("a", 4.0).loss == pytest.approx(by_flops.penalty("a", 4.0).loss, rel=1e-3)
+
+
+def test_no_draws_are_no_intervals_and_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    found = overtraining(grid(CHINCHILLA), bootstrap=0)
+    assert not found.warnings and not list(recwarn)
+    assert np.isnan(found.penalty("a", 2.0).interval.low)
+
+
 def test_the_points_and_the_curve_agree() -> None:
     found = overtraining(grid(CHINCHILLA), bootstrap=100)
     assert found.points.columns.tolist() == ["arch", "budget", "flops", "ratio", "penalty", "fitted"]

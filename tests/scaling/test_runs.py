@@ -111,8 +111,19 @@ def test_budgets_are_taken_found_or_snapped() -> None:
     assert found.iloc[0] == found.iloc[1] == pytest.approx((1.00e12 * 1.04e12) ** 0.5)
     snapped = runs.budgets(frame, given=[1e12, 1e13], within=0.03)
     np.testing.assert_array_equal(snapped, [1e12, np.nan, np.nan, np.nan, 1e13])
-    named = runs.budgets(frame.assign(budget=[1, 1, 2, 2, 3]))
-    assert named.tolist() == [1, 1, 2, 2, 3]
+    named = runs.budgets(frame.assign(budget=[1e12, 1e12, 3e12, 3e12, 1e13]))
+    assert named.tolist() == [1e12, 1e12, 3e12, 3e12, 1e13]
+
+
+@pytest.mark.parametrize(
+    "names", [[1, 1, 2, 2, 3], [3, 3, 1, 1, 2], [1e-6, 1e-6, 3e-6, 3e-6, 1e-5], [*"ssmml"]]
+)
+def test_a_budget_that_is_a_name_counts_as_the_flops_of_its_runs(names: list[object]) -> None:
+    flops = np.array([1.00e12, 1.04e12, 3.0e12, 2.9e12, 9.9e12])
+    table = pd.DataFrame({"params": 1e5, "tokens": flops / 6e5, "flops": flops, "loss": [3, 2, 1, 4, 5]})
+    found = runs.budgets(runs.clean(table.assign(budget=names)))
+    means = [(1.00 * 1.04) ** 0.5 * 1e12] * 2 + [(3.0 * 2.9) ** 0.5 * 1e12] * 2 + [9.9e12]
+    np.testing.assert_allclose(found, means, rtol=1e-12)
 
 
 def test_a_name_of_the_package_is_the_function_whatever_was_imported_first() -> None:

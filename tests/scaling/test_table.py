@@ -484,3 +484,19 @@ def test_the_approaches_take_the_end_of_each_curve() -> None:
     frame.loc[frame.index >= 20, "loss"] += 0.02 * np.log(frame["params"])
     found = approaches(frame, bootstrap=100).set_index("approach")
     assert found.loc["law", "n_exponent"] == pytest.approx(LAW.n_exponent, abs=1e-3)
+
+
+def test_objects_around_the_runs_are_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    rows = [{"params": 1e6, "tokens": 2e7, "loss": 3.0}, {"params": 2e6, "tokens": 2e7, "loss": 2.9}]
+    wrapped = read_table(written(tmp_path, json.dumps({"made": {"by": "us"}, "tags": ["x"], "runs": rows})))
+    assert wrapped.to_dict("records") == rows
+    split = {"columns": ["params", "loss"], "index": [0, 1, 2], "data": [[1e6, 3.0]] * 3}
+    for odd in (split, {"params": {"0": 1e6}, "loss": [3.0]}):
+        with pytest.raises(ValueError, match="neither a run nor columns of one length; give an array"):
+            read_table(written(tmp_path, json.dumps(odd)))
+
+
+def test_what_is_another_column_is_not_offered_for_one_that_is_missing() -> None:
+    frame = pd.DataFrame({"params": [1e6], "tokens": [2e7], "flops": [1.2e14], "bpb": [1.1]})
+    with pytest.raises(ValueError, match="--columns loss=NAME"):
+        scaling.fit(frame)
