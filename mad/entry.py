@@ -150,6 +150,8 @@ def _streams() -> Iterator[None]:
     finally:
         sys.stdout, sys.stderr = ours
         for stream in ours:
+            if stream.closed:  # A layer can do that.
+                continue
             try:
                 stream.flush()
             except OSError:

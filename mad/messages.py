@@ -11,6 +11,8 @@ UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
+LONGEST_LINE = 4000
+
 
 def printable(text: str, *, lines: bool = False) -> str:
     """The text with "?" for what a terminal would obey, hide or reorder; `lines` keeps its line breaks.
@@ -30,7 +32,10 @@ def say(text: str) -> None:
 
 
 def one_line(message: str) -> str:
-    """A message on one line; where a caret pointed at a column, it stands in the text instead."""
+    """A message on one line; where a caret pointed at a column, it stands in the text instead.
+
+    Of one longer than `LONGEST_LINE` characters, which a layer or a file brought, the end is left out.
+    """
     lines = [line for line in message.splitlines() if line.strip()]
     if len(lines) >= 3 and lines[-1].strip() == "^":
         text = lines[-2].strip()
@@ -38,7 +43,8 @@ def one_line(message: str) -> str:
         words = [*lines[:-2], f"(here ^): {text[:column]}^{text[column:]}".replace("  ", " ")]
     else:
         words = [line.strip() for line in lines]
-    return printable(" ".join(words))
+    text = printable(" ".join(words))
+    return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]} ... ({len(text):,} characters)"
 
 
 def note(message: str) -> None:

@@ -190,6 +190,11 @@ def test_an_error_after_output_that_nobody_takes_is_the_one_that_is_told() -> No
         assert (found.returncode, found.stderr) == (2, "mad: 2\n")
 
 
+def test_a_layer_that_closes_a_stream_ends_on_one_line() -> None:
+    found = said("sys.stdout.close()", "")
+    assert found.returncode == 2 and found.stderr == "mad: I/O operation on closed file.\n"
+
+
 def test_an_end_that_a_signal_brings_about_is_the_signals() -> None:
     """As Lightning makes of control-C."""
     body = "import os, signal\n    try: os.kill(os.getpid(), 15)\n    except KeyboardInterrupt: sys.exit(1)"

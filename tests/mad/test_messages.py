@@ -158,3 +158,8 @@ def test_a_run_that_no_table_may_hold_is_named_and_the_rest_is_fitted(
     after = " ".join(capsys.readouterr().out.split())
     assert after.startswith(f"about the table: - set aside: run {odd.id} (5 is too small for a count")
     assert after.endswith(" ".join(before.split()).removeprefix("about the table: "))
+
+
+def test_a_message_of_megabytes_is_cut() -> None:
+    shown = one_line("x" * 5_000_000)
+    assert len(shown) < 4_100 and shown.endswith("(5,000,000 characters)")
