@@ -172,6 +172,55 @@ def fitting_table() -> str:
     )
 
 
+def coverage_table() -> str:
+    """How often intervals hold the truth, and how often a ratio is said to differ that is the same."""
+    results = measured("scaling-coverage")
+    designs = {
+        "law": "five budgets of seven sizes, noise .3 %",
+        "runs": "four rows of each of 35 runs that share most of their error",
+    }
+    intervals = [
+        [
+            f"{', '.join(row['held'])}; {design}",
+            row["resample"],
+            str(results[part]["tables"]),
+            ", ".join(map(str, row["held"].values())),
+        ]
+        for part, design in designs.items()
+        for row in results[part]["rows"]
+    ]
+    levels: dict[tuple[Any, ...], list[str]] = {}
+    for row in results["penalty"]["rows"]:
+        share = 100 * sum(row["held"].values()) / len(row["held"]) / results["penalty"]["tables"]
+        key = tuple(row[name] for name in ("alpha", "beta", "budgets", "sizes"))
+        levels.setdefault(key, []).append(f"{share:.1f} %")
+    said: dict[tuple[Any, ...], list[str]] = {}
+    for row in results["change"]["rows"]:
+        first, last = (f"{100 * noise:.2g} %" for noise in row["noise"])
+        key = row["sizes"], first if first == last else f"falls from {first} to {last}"
+        said.setdefault(key, []).append(f"{100 * row['said'] / results['change']['tables']:.1f} %")
+    counts = {part: f"{results[part]['tables']:,} tables each" for part in ("penalty", "change")}
+    return "\n\n".join(
+        [
+            table(["95 % intervals of", "drawn", "tables", "that hold it"], intervals),
+            f"95 % intervals of the penalty that hold it, the mean over D/D* of .25, .5, 2, 4 and 16; "
+            f"{counts['penalty']}:",
+            table(
+                ["alpha", "beta", "budgets", "sizes", "noise .2 %", "noise .5 %", "noise 1 %"],
+                [[*map(str, key), *shares] for key, shares in levels.items()],
+            ),
+            f'"The ratio differs between budgets", at 5 %, said where it does not; {counts["change"]}:',
+            table(
+                ["sizes", "noise", *(f"{count} budgets" for count in (2, 3, 4, 6))],
+                [
+                    [*map(str, key), *shares]
+                    for key, shares in sorted(said.items(), key=lambda row: row[0][0])
+                ],
+            ),
+        ]
+    )
+
+
 def study_optima() -> str:
     """The vertices of the parabolas of the two-core study."""
     rows = [
@@ -298,6 +347,7 @@ TABLES = {
     "decode": decode_table,
     "published": published_table,
     "fitting": fitting_table,
+    "coverage": coverage_table,
 }
 
 

@@ -10,22 +10,18 @@ from scipy import stats
 from scaling.law import Law
 from scaling.overtraining import overtraining
 from scaling.runs import NotIdentified
-from tests.scaling.designs import BUDGETS, CHINCHILLA, FALLS_FAST, FALLS_SLOWLY, SYMMETRIC, grid
-
-
-def of_exponents(alpha: float, beta: float) -> Law:
-    """Twenty tokens per parameter are optimal at 1e19 FLOPs, and .9 nats of 2.7 are reducible there."""
-    n = float(np.sqrt(1e19 / 120))
-    a, b = 0.9 * beta / (alpha + beta) * n**alpha, 0.9 * alpha / (alpha + beta) * (20 * n) ** beta
-    return Law(E=1.8, A=a, B=b, alpha=alpha, beta=beta)
-
+from tests.scaling.designs import (
+    BUDGETS,
+    CHINCHILLA,
+    FALLS_FAST,
+    FALLS_SLOWLY,
+    SYMMETRIC,
+    grid,
+    of_exponents,
+    true_penalty,
+)
 
 ASYMMETRIC = of_exponents(0.52, 0.255)
-
-
-def true_penalty(law: Law, ratio: float, c: float) -> float:
-    n, d = float(law.n_opt(c)), float(law.d_opt(c))
-    return float(law.loss(n / ratio, d * ratio)) - float(law.loss_opt(c))
 
 
 @pytest.mark.parametrize("law", [CHINCHILLA, SYMMETRIC, FALLS_FAST, FALLS_SLOWLY])

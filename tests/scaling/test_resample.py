@@ -8,20 +8,13 @@ import pytest
 
 import scaling
 from scaling.families import fit_families
-from scaling.law import Interval, Law
+from scaling.law import Interval
 from scaling.resample import clusters, in_order, multiplicities, percentile, refit
 from scaling.runs import NotIdentified, clean
 from scaling.solver import Points, descend, linear, starts
+from tests.scaling.designs import TRUTH, curves, simulate
 
-TRUTH = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.36)
 NAMES = ("E", "A", "B", "alpha", "beta", "n_exponent", "d_exponent")
-
-
-def simulate(noise: float, seed: int, budgets: int = 5, sizes: int = 7) -> pd.DataFrame:
-    c = np.repeat(np.geomspace(1e18, 3e20, budgets), sizes)
-    n = np.asarray(TRUTH.n_opt(c)) * np.tile(np.geomspace(0.25, 4, sizes), budgets)
-    loss = TRUTH.loss(n, c / 6 / n) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
-    return pd.DataFrame({"params": n, "tokens": c / 6 / n, "loss": loss, "budget": c})
 
 
 def points_of(frame: pd.DataFrame) -> Points:
@@ -98,20 +91,6 @@ def test_rows_of_one_training_run_need_the_cluster_bootstrap() -> None:
     honest = width(few, "pairs")
     assert width(many, "pairs") < 0.5 * honest
     assert width(many, "run") == pytest.approx(honest, rel=0.25)
-
-
-def curves(seed: int, noise: float = 0.004, within: float = 0.0005) -> pd.DataFrame:
-    """Four rows of each of 35 runs, at rising tokens, that share most of their error."""
-    rng = np.random.default_rng(seed)
-    c = np.repeat(np.geomspace(1e18, 3e20, 5), 7)
-    n = np.asarray(TRUTH.n_opt(c)) * np.tile(np.geomspace(0.25, 4, 7), 5)
-    own = noise * rng.standard_normal(35)
-    parts = []
-    for share in (0.25, 0.5, 0.75, 1.0):
-        d = share * c / 6 / n
-        loss = TRUTH.loss(n, d) * np.exp(own + within * rng.standard_normal(35))
-        parts.append(pd.DataFrame({"run": np.arange(35), "params": n, "tokens": d, "loss": loss}))
-    return pd.concat(parts, ignore_index=True)
 
 
 @pytest.mark.parametrize("label", ["run", "model"])
