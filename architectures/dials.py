@@ -9,23 +9,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from architectures import registry
+from architectures.bounds import MOST
 from architectures.primitive import Primitive
 from architectures.spec import Layer, Parallel, Spec
+
+# Numbers in a row that a layer may refuse with larger ones still allowed, such as widths between multiples.
+GAP = 1024
 
 
 @dataclass(frozen=True)
 class Dial:
-    """An option of a layer that sizes it: its value as built, a multiple of `step` and at least `least`."""
+    """An option of a layer that sizes it: its value as built, and which multiples of `step` it may have."""
 
     layer: Layer
     option: str
     value: int
     step: int
     least: int
+    most: int
 
     def near(self, value: float) -> int:
         """The nearest value that the layer allows."""
-        return max(self.least, self.step * round(value / self.step))
+        return max(self.least, min(self.most, self.step * round(value / self.step)))
 
     def at(self, value: int) -> Layer:
         """The layer at a value. One that it has already stays unsaid: two spellings are two architectures."""
@@ -49,24 +54,24 @@ def find_dials(spec: Spec, sets: str, build: Callable[[Layer], Primitive]) -> tu
 
 def _dial(layer: Layer, sets: str, build: Callable[[Layer], Primitive]) -> Dial | None:
     fields = dataclasses.fields(registry.get(layer.name).cls.Config)
-    options = [f.name for f in fields if f.metadata.get("sets") == sets]
-    if not options:
+    sized = [f for f in fields if f.metadata.get("sets") == sets]
+    if not sized:
         return None
-    (option,) = options
+    option, most = sized[0].name, sized[0].metadata["most"] or MOST
     built = build(layer)
     value = getattr(built.config, option)
     value = getattr(built, option) if value is None else value
     if not value:
         return None
     step = built.size_step(option)
-    least = step
-    while least < value:
+    dial = Dial(layer, option, value, step, min(step, value), int(most) // step * step)
+    while dial.least < value:
         try:
-            build(Dial(layer, option, value, step, least).at(least))
+            build(dial.at(dial.least))
             break
         except ValueError:
-            least += step
-    return Dial(layer, option, value, step, min(least, value))
+            dial = dataclasses.replace(dial, least=min(dial.least + step, value))
+    return dial
 
 
 def with_values(spec: Spec, dials: Sequence[Dial | None], values: Iterable[int]) -> Spec:
@@ -88,7 +93,8 @@ def _turned(spec: Spec, dials: Iterator[Dial | None], values: Iterator[int]) -> 
 def nearest(f: Callable[[int], float], goal: float, low: int, high: int, start: int) -> int:
     """The integer in [low, high] at which a non-decreasing f is nearest to `goal`; the smallest of equals.
 
-    The search begins at `start`. Where f is NaN, the next number that is not one is asked instead.
+    The search begins at `start`. Where f is NaN, the next number that is not one is asked instead; where
+    there is none for long, f is taken to be above the goal.
     """
     ends = around(f, goal, low, high, start)
     return min(ends, key=lambda n: math.inf if math.isnan(f(n)) else abs(f(n) - goal))
@@ -101,9 +107,7 @@ def around(f: Callable[[int], float], goal: float, low: int, high: int, start: i
     """
 
     def defined(n: int) -> int:
-        while n < high and math.isnan(f(n)):
-            n += 1
-        return n
+        return next((m for m in range(n, min(n + GAP, high) + 1) if not math.isnan(f(m))), n)
 
     # From the start in growing steps: values far too large can be dear to build.
     first = last = min(max(start, low), high)

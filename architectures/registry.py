@@ -181,6 +181,11 @@ def _check_config(cls: type[Primitive]) -> None:
         raise TypeError(
             f"{cls.__name__}.Config must be a frozen dataclass: @dataclass(frozen=True, kw_only=True)"
         )
+    sets = [f.metadata["sets"] for f in dataclasses.fields(config) if f.metadata.get("sets")]
+    if len(sets) > len(set(sets)):
+        raise TypeError(
+            f"{cls.__name__}.Config has several options with sets={max(sets, key=sets.count)}; leave one"
+        )
 
 
 @functools.cache

@@ -22,6 +22,8 @@ from architectures.stripe import parse
 TOLERANCE = 0.02
 # Widths are tried in these steps; most layers want multiples of 16, and refuse the others.
 WIDTH_STEPS = (16, 4, 1)
+# How many steps from the width that is nearest unturned: at first, and where a layer refuses the near ones.
+NEAR, FAR = (0, -1, 1, 2), (-2, -3, -4, 3, 4)
 WIDEST = 16_384
 DEFAULT_DIM = 128
 # Inner widths are turned by factors of 1.005^n, finer than the tolerance, n up to this in both directions.
@@ -127,19 +129,20 @@ class _Solver:
         """
         assert self.size is not None
         size, found, refusal = self.size, [], ""
-        for equal, step in itertools.product((True, False), WIDTH_STEPS):
+        places = [*itertools.product((True, False), WIDTH_STEPS, [NEAR]), (False, WIDTH_STEPS[0], FAR)]
+        for equal, step, offsets in places:
 
             def plain(k: int, step: int = step) -> float:
                 return sum(self._tried(size, self.spec, step * k))
 
             k = nearest(plain, self.goals[size], 1, WIDEST // step, DEFAULT_DIM // step)
-            for n in (k, k - 1, k + 1, k + 2):
+            for n in (k + offset for offset in offsets if 0 < k + offset <= WIDEST // step):
                 try:
-                    found += [self.at(step * n, equal=equal)] if n > 0 else []
+                    found.append(self.at(step * n, equal=equal))
                 except _Unbuildable as error:
                     refusal = str(error)
                     continue
-                if found and self.error(*found[-1]) <= TOLERANCE:
+                if self.error(*found[-1]) <= TOLERANCE:
                     return found[-1]
             if not found:
                 raise ValueError(
@@ -215,10 +218,14 @@ class _Solver:
         if name == self.size:
             return dial.near(dial.value * 1.005**n)
 
-        least, now = dial.least // dial.step, dial.value // dial.step
+        least, now, most = (value // dial.step for value in (dial.least, dial.value, dial.most))
         start = round(now * n / max(1, self.alone(name, dial, dim, dial.value)))
         return dial.step * nearest(
-            lambda k: self.alone(name, dial, dim, k * dial.step), n, least, max(least, n // dial.step), start
+            lambda k: self.alone(name, dial, dim, k * dial.step),
+            n,
+            least,
+            max(least, min(most, n // dial.step)),
+            start,
         )
 
     def alone(self, name: str, dial: Dial, dim: int, value: int) -> float:

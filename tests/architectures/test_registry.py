@@ -232,6 +232,13 @@ def test_only_a_primitive_with_a_frozen_config_is_registered(scratch: dict[str, 
     class Bare:
         size: int = 1
 
+    @dataclass(frozen=True, kw_only=True)
+    class Twice:
+        inner: int = option(1, sets="params")
+        width: int = option(1, sets="params")
+
+    with pytest.raises(TypeError, match="Fresh.Config has several options with sets=params; leave one"):
+        primitive("test-fresh", mixes="time")(make(config=Twice))
     for config in (Thawed, Bare):
         with pytest.raises(TypeError, match="Fresh.Config must be a frozen dataclass"):
             primitive("test-fresh", mixes="time")(make(config=config))

@@ -274,6 +274,21 @@ def test_sizes_in_the_declared_steps_can_be_built() -> None:
                         layer(dial.at(dial.value + 1))
 
 
+def test_widths_that_a_layer_refuses_are_passed_over() -> None:
+    # 16 heads with RoPE want multiples of 32: at 96 the mixers alone are too large, and 80 is none.
+    solution = solve(
+        "hyena-experts moe-mlp[inner=16] mh-attention[heads=16] moe-mlp", flops=180_000, seq_len=16
+    )
+    assert solution.dim == 64 and abs(solution.errors["flops"]) <= TOLERANCE
+
+
+def test_a_size_beyond_what_an_option_may_say_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="cannot have state=1,000,000,000,000 within 2%: the nearest found is"
+    ):
+        solve("mamba mlp", state=10**12, dim=16, seq_len=4)
+
+
 def test_a_deep_spec_is_counted_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     built = 0
 
