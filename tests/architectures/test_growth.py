@@ -724,5 +724,5 @@ def test_an_optimiser_that_is_not_known_or_not_the_models_is_refused() -> None:
     model = make("mlp")
     with pytest.raises(ValueError, match="RMSprop cannot be carried over; use AdamW"):
         widen_mlp(model, torch.optim.RMSprop(model.parameters()), to=80)
-    with pytest.raises(ValueError, match="no parameter of the model"):
+    with pytest.raises(ValueError, match="not a parameter of the model"):
         widen_mlp(model, adamw(make("mlp")), to=80)
