@@ -82,5 +82,13 @@ Task = Annotated[Content, AfterValidator(_task)]
 
 def reason(error: ValidationError, whole: str) -> str:
     """The first field that is wrong, or the `whole`, and why."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
+    first = error.errors(include_url=False, include_context=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}{_not(first['input'])}"
+
+
+def _not(value: Any) -> str:
+    """The value that was refused, where it can be shown in a few characters."""
+    if isinstance(value, str):
+        return f", not {value[:40]!r}"
+    few = isinstance(value, float) or (isinstance(value, int) and abs(value) < 1e30)
+    return f", not {value!r}" if few else ""

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,19 @@ from mad.entry import run
 from mad.store import Store
 
 MAD = [sys.executable, "-m", "mad.cli"]
+
+
+@pytest.fixture(autouse=True)
+def signals_as_in_a_terminal() -> Iterator[None]:
+    """A shell ignores control-C for what it runs in the background, these tests for example."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in (usual | {signal.SIGHUP: signal.SIG_DFL}).items()
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def ends(
