@@ -48,9 +48,7 @@ def bench(
     suite: SuiteOption = "quick",
     protocol: ProtocolOption = "sound",
     seeds: Annotated[int | None, typer.Option(help="Number of seeds; default the suite's.")] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Only these tasks of the suite, separated by commas.")
-    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks of the suite, comma-separated.")] = None,
     store: StoreOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "32-true",

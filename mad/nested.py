@@ -20,7 +20,7 @@ def elastic(
         str, typer.Argument(metavar="SPEC", help="With nested layers: '2*(mh-attention matformer-swiglu)'.")
     ],
     suite: SuiteOption = "quick",
-    tasks: Annotated[str | None, typer.Option(help="Only these tasks, separated by commas.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks, comma-separated.")] = None,
     times: Annotated[
         int | None, typer.Option(help="Steps of the nested model over a plain one's; default its sizes.")
     ] = None,

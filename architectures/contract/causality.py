@@ -2,7 +2,7 @@
 
 A row of tokens is run twice, the second time with everything from some position on changed; each row of a
 batch has its own position, so that a row which looks at another one is found as well. Both calls have the
-same shapes and the same random numbers, so dropout is no difference. It is asked in evaluation and in
+same shapes and the same random numbers, so dropout makes no difference. It is asked in evaluation and in
 training, in float64 where the model computes there, and away from the initial weights, whose zeros or closed
 gates would hide a path; at last in float32 as the model is, which is what will be trained.
 """
@@ -31,7 +31,8 @@ WORK, HELD, FEWEST, LARGE = 2**27, 2**22, 8, 2**25
 # By how much a log-probability may move, relative to 1 nat or to its own size: layers of ours in float64, a
 # user's, which may compute in float32 inside, and anything in float32.
 OURS, THEIRS, SINGLE = 1e-9, 1e-5, 1e-4
-# The same where rounding is no fault, only what is worth seeing: in float32 at weights that nothing bounds.
+# The same where rounding moves them more, and only what is worth seeing counts: in float32 at weights that
+# nothing bounds.
 COARSE = 1e-2
 # How far from those of float64 the log-probabilities of float32 may be on average, for a path between
 # positions to be no rounding of numbers that have grown without bounds.
@@ -75,7 +76,7 @@ class Fault:
         }[self.kind]
 
 
-# What weights that nobody chose make of a model without bounds is no fault of it.
+# What weights that nobody chose make of a model without bounds does not count against it.
 UNASKED = Fault(kind="nan", who="", position=0, token=0, moved=0.0, training=False)
 
 REMEDIES: dict[Kind, str] = {
