@@ -1,0 +1,1 @@
+"""The nouns: protocols, suites, settings, records, and the bounds of their numbers."""

@@ -1,1 +1,0 @@
-"""How the groups of a sweep are run: one module an engine."""

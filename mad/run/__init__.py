@@ -1,0 +1,1 @@
+"""From cells to records: the sweep, its engines, the trainer."""

@@ -1,0 +1,1 @@
+"""Engines run the groups of a sweep."""

@@ -1,0 +1,1 @@
+"""Scores of the battery beside perplexity."""
