@@ -36,7 +36,7 @@ import torch.nn.functional as F  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import architectures  # noqa: E402
-from mad.optim import learning_rate  # noqa: E402
+from mad.run.optim import learning_rate  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, FIGURES = ROOT / "benchmarks" / "results" / "altup-cpu.json", ROOT / "docs" / "figures"

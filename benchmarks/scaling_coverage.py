@@ -35,16 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import scaling  # noqa: E402
-from scaling.runs import NotIdentified  # noqa: E402
-from tests.scaling.designs import (  # noqa: E402
-    SYMMETRIC,
-    TRUTH,
-    curves,
-    grid,
-    of_exponents,
-    simulate,
-    true_penalty,
-)
+from scaling.laws.runs.cleaning import NotIdentified  # noqa: E402
+from tests.scaling.laws.designs import SYMMETRIC, TRUTH, curves, grid, of_exponents, simulate, true_penalty  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "scaling-coverage.json"
 TABLES = {"law": 120, "runs": 120, "penalty": 100, "change": 1000}

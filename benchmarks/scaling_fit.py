@@ -41,8 +41,8 @@ from scipy.optimize import minimize  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import scaling  # noqa: E402
-from scaling.law import Array, Law  # noqa: E402
-from scaling.solver import HIGH, LOW, Points, descend, huber  # noqa: E402
+from scaling.laws.law import Array, Law  # noqa: E402
+from scaling.laws.solver import HIGH, LOW, Points, descend, huber  # noqa: E402
 
 RESULT = Path(__file__).with_name("results") / "scaling-fit.json"
 DELTA = 1e-3

@@ -23,9 +23,9 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import scaling  # noqa: E402
-from scaling.audit import hold_out  # noqa: E402
-from scaling.gadre import fit_overtraining_law  # noqa: E402
-from scaling.powerlaw import power_law  # noqa: E402
+from scaling.laws.audit import hold_out  # noqa: E402
+from scaling.laws.gadre import fit_overtraining_law  # noqa: E402
+from scaling.laws.powerlaw import power_law  # noqa: E402
 
 RESULT = Path(__file__).with_name("results") / "scaling-published.json"
 BUDGETS = (6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21)

@@ -21,12 +21,12 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mad.exchange import read_records  # noqa: E402
-from mad.store import Store  # noqa: E402
-from scaling import answers, comparing, relating, report  # noqa: E402
-from scaling.methods import Request  # noqa: E402
+from mad.store.exchange import read_records  # noqa: E402
+from mad.store.store import Store  # noqa: E402
 from scaling.reading import read, scores  # noqa: E402
-from scaling.relate import relate  # noqa: E402
+from scaling.report import answers, comparing, relating, report  # noqa: E402
+from scaling.report.methods import Request  # noqa: E402
+from scaling.scores.relation import relate  # noqa: E402
 
 RECORDS = ROOT / "results" / "scaling-two-cores.jsonl"
 GRAMMAR = ROOT / "results" / "scaling-grammar.jsonl"

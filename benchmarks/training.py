@@ -31,14 +31,14 @@ from torch import Tensor, nn  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 from torchmetrics.classification import MulticlassAccuracy  # noqa: E402
 
-from mad.config import RunConfig  # noqa: E402
-from mad.data import Split, load, order  # noqa: E402
-from mad.learners import Batched, Turns  # noqa: E402
-from mad.metrics import cross_entropy  # noqa: E402
-from mad.protocol import Setting, get_protocol  # noqa: E402
-from mad.runner import environment_of  # noqa: E402
-from mad.sweep import Cell, Group, resolve  # noqa: E402
-from mad.trainer import make_fabric  # noqa: E402
+from mad.data.protocol import Setting, get_protocol  # noqa: E402
+from mad.data.records import RunConfig  # noqa: E402
+from mad.run.batches import Split, load, order  # noqa: E402
+from mad.run.learners import Batched, Turns  # noqa: E402
+from mad.run.metrics import cross_entropy  # noqa: E402
+from mad.run.runner import environment_of  # noqa: E402
+from mad.run.sweep import Cell, Group, resolve  # noqa: E402
+from mad.run.trainer import make_fabric  # noqa: E402
 from synthetic_tasks import IGNORE  # noqa: E402
 
 SPEC = "2*(mh-attention swiglu)"
@@ -160,7 +160,7 @@ def bare(contest: Contest) -> Contender:
 def ours(
     contest: Contest, name: str, *, replicas: int = 1, batched: bool = False, **changes: Any
 ) -> Contender:
-    """The loop of `mad.trainer`, for one replica or for a group."""
+    """The loop of `mad.run.trainer`, for one replica or for a group."""
     runs, blocks = contest.runs(replicas, **changes), contest.blocks()
     kind: type[Batched] | type[Turns] = Batched if batched else Turns
     learner = kind(contest.model(), runs, make_fabric(contest.device, runs[0].precision))

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from architectures.files import check_target
-from mad.board import frame
-from mad.config import Record
+from mad.board.table import frame
+from mad.data.protocol import Setting, get_protocol, get_suite
+from mad.data.records import Record
 from mad.messages import Failed, last_words
-from mad.protocol import Setting, get_protocol, get_suite
-from mad.score import Scores, score
-from mad.store import Store, default_path
+from mad.score.score import Scores, score
+from mad.store.store import Store, default_path
 
 if TYPE_CHECKING:
     import pandas
     from lightning.fabric import Fabric
 
     from mad.contract.checkup import Finding
-    from mad.sweep import Cell, Group
-    from mad.trainer import Progress
+    from mad.run.sweep import Cell, Group
+    from mad.run.trainer import Progress
 
 # What a run's display is told: the group and where it stands, or the group and its records when it has ended.
 Report = Callable[["Group", "Progress"], None]
@@ -118,10 +118,10 @@ def prepare(
 
     `dry`: no weights are made; what cannot fit into memory, or declares that it sees too much, is refused.
     """
-    from mad.iso import read_goals
-    from mad.runner import check_cell, check_sketch
-    from mad.sweep import plan
-    from mad.trainer import make_fabric
+    from mad.run.iso import read_goals
+    from mad.run.runner import check_cell, check_sketch
+    from mad.run.sweep import plan
+    from mad.run.trainer import make_fabric
 
     many = list(specs) if isinstance(specs, list | tuple) else [specs]
     if not many:
@@ -153,7 +153,7 @@ def execute(
     ended: Ended = lambda group, records: None,
 ) -> Finished:
     """Run what the store does not hold yet; every group's records are committed as it ends."""
-    from mad.engines import inline
+    from mad.run.engines import inline
 
     records: list[Record] = []
     needed = any(cell.architecture.stored for cell in prepared.cells)
@@ -203,10 +203,10 @@ def train(
     `force=False` a file that exists is refused, before the training; else it is replaced.
     """
     from architectures.checkpoint import save as save_model
-    from mad.engines import inline
-    from mad.runner import check_cell
-    from mad.sweep import Cell, resolve
-    from mad.trainer import make_fabric
+    from mad.run.engines import inline
+    from mad.run.runner import check_cell
+    from mad.run.sweep import Cell, resolve
+    from mad.run.trainer import make_fabric
 
     referee = get_protocol(protocol)
     setting = Setting(

@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from mad.contract.command import check
-from mad.entry import run
-from mad.flags import (
+from mad.commands.check import check
+from mad.commands.elastic import elastic
+from mad.commands.flags import (
     CompileOption,
     DeviceOption,
     ForceOption,
@@ -23,10 +23,10 @@ from mad.flags import (
     StoreOption,
     SuiteOption,
 )
+from mad.commands.records import export_, import_, rm
+from mad.commands.train import train
+from mad.entry import run
 from mad.messages import last_words, one_line, printable, say
-from mad.moving import export_, import_, rm
-from mad.nested import elastic
-from mad.single import train
 
 app = typer.Typer(
     name="mad",
@@ -83,14 +83,14 @@ def bench(
         dry=dry_run,
     )
     if dry_run:
-        from mad.plan import show_plan
+        from mad.run.plan import show_plan
 
         show_plan(prepared, store, _console())
         return
-    from mad.board import render
-    from mad.iso import read_goals
-    from mad.plan import headline, work
+    from mad.board.table import render
     from mad.progress import Display
+    from mad.run.iso import read_goals
+    from mad.run.plan import headline, work
 
     console = Console(stderr=True)
     console.print(printable(headline(prepared, store)), highlight=False, markup=False, soft_wrap=True)
@@ -139,7 +139,7 @@ def leaderboard(
 ) -> None:
     """Compare every architecture in the store."""
     from mad.api import scores_of
-    from mad.board import render
+    from mad.board.table import render
 
     scores = scores_of(suite=suite, protocol=protocol, store=store)
     equal = [name.strip() for name in iso.split(",") if name.strip()]
@@ -157,7 +157,7 @@ def show(
     store: StoreOption = None,
 ) -> None:
     """Show an architecture layer by layer (parameters, FLOPs, state), or a stored run."""
-    from mad.show import find_run, show_architecture, show_record
+    from mad.commands.show import find_run, show_architecture, show_record
 
     record = find_run(what, store)
     if record is not None:
@@ -174,7 +174,7 @@ def tasks(ctx: typer.Context) -> None:
     """List the tasks, or show one."""
     if ctx.invoked_subcommand is not None:
         return
-    from mad.listings import list_tasks
+    from mad.commands.listings import list_tasks
 
     list_tasks(_console())
 
@@ -186,7 +186,7 @@ def show_task(
 ) -> None:
     """Draw an example of a task and explain it."""
     import synthetic_tasks
-    from mad.show import draw_example
+    from mad.commands.show import draw_example
 
     draw_example(synthetic_tasks.parse(name), seed, _console())
 
@@ -194,7 +194,7 @@ def show_task(
 @app.command()
 def primitives() -> None:
     """List the layers that a spec can name, and the presets."""
-    from mad.listings import list_primitives
+    from mad.commands.listings import list_primitives
 
     list_primitives(_console())
 
@@ -208,7 +208,7 @@ def grow(
     force: ForceOption = False,
 ) -> None:
     """Enlarge a trained model without changing what it computes."""
-    from mad.grow import grow_file
+    from mad.commands.grow import grow_file
 
     say(grow_file(checkpoint, to=to, dim=dim, out=out, force=force))
 

@@ -116,7 +116,7 @@ def _failed(error: Exception) -> int:
         return fail(_of_the_system(error))
     from pydantic import ValidationError  # Loaded where there is one.
 
-    from mad.bounds import reason
+    from mad.data.bounds import reason
 
     return fail(reason(error, "it") if isinstance(error, ValidationError) else str(error))
 

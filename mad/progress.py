@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from mad.config import Record
+from mad.data.records import Record
 from mad.messages import last_words, one_line, printable
 
 if TYPE_CHECKING:
-    from mad.sweep import Group
-    from mad.trainer import Progress
+    from mad.run.sweep import Group
+    from mad.run.trainer import Progress
 
 
 class Display:

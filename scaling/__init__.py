@@ -5,40 +5,38 @@
     >>> law.n_opt(1e21), law.tokens_per_param(1e21)                # doctest: +SKIP
 
 A frame has one row per run, with columns params, tokens and loss (nats per token) or ppl, and where known
-arch, flops, state and budget; `scaling.runs` says what is refused. `scaling.read` takes files and frames with
-other names. The functions are imported on first use.
+arch, flops, state and budget; `scaling.laws.runs` says what is refused. `scaling.read` takes files and
+frames with other names. The functions are imported on first use.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaling.compare import compare
-    from scaling.fit import FittedLaw, fit
-    from scaling.isoflop import isoflop
-    from scaling.law import Law
-    from scaling.overtraining import overtraining
-    from scaling.relate import relate
-    from scaling.rows import read
-    from scaling.runs import NotIdentified, Status
-    from scaling.state import state_law
+    from scaling.laws.comparison import compare
+    from scaling.laws.fitting import FittedLaw, fit
+    from scaling.laws.isoflops import isoflop
+    from scaling.laws.law import Law
+    from scaling.laws.penalty import overtraining
+    from scaling.laws.runs.cleaning import NotIdentified, Status
+    from scaling.laws.runs.rows import read
+    from scaling.laws.state import state_law
+    from scaling.scores.relation import relate
 
 _HOMES = {
-    "FittedLaw": "fit",
-    "Law": "law",
-    "NotIdentified": "runs",
-    "Status": "runs",
-    "compare": "compare",
-    "fit": "fit",
-    "isoflop": "isoflop",
-    "overtraining": "overtraining",
-    "read": "rows",
-    "relate": "relate",
-    "state_law": "state",
+    "FittedLaw": "laws.fitting",
+    "Law": "laws.law",
+    "NotIdentified": "laws.runs.cleaning",
+    "Status": "laws.runs.cleaning",
+    "compare": "laws.comparison",
+    "fit": "laws.fitting",
+    "isoflop": "laws.isoflops",
+    "overtraining": "laws.penalty",
+    "read": "laws.runs.rows",
+    "relate": "scores.relation",
+    "state_law": "laws.state",
 }
 
 __all__ = [
@@ -54,18 +52,6 @@ __all__ = [
     "relate",
     "state_law",
 ]
-
-
-class _Package(ModuleType):
-    """`scaling.fit` is the function, although a module has the same name: importing one sets the other."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _HOMES.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

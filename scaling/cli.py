@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from architectures.files import check_target
-from mad.flags import DeviceOption, ForceOption, ProtocolOption, StoreOption, SuiteOption
+from mad.commands.flags import DeviceOption, ForceOption, ProtocolOption, StoreOption, SuiteOption
 from mad.messages import say
 from scaling.flags import (
     RATES,
@@ -40,7 +40,7 @@ from scaling.flags import (
 )
 
 if TYPE_CHECKING:
-    from scaling.sizes import Size
+    from scaling.study.sizes import Size
 
 # Heavy imports stay inside the commands.
 app = typer.Typer(
@@ -83,11 +83,11 @@ def plan(
     force: ForceOption = False,
 ) -> None:
     """Lay out isoFLOP grids: sizes, tokens, predicted hours. Trains nothing."""
-    from scaling import show
-    from scaling.corpus import load
-    from scaling.plan import plan as make
+    from scaling.lm.corpus import load
     from scaling.reading import numbers
-    from scaling.timing import seconds_per_step
+    from scaling.report import show
+    from scaling.study.plan import plan as make
+    from scaling.study.timing import seconds_per_step
 
     check_target(out, force=force, sources=[corpus])
     text = load(corpus, tokenizer=tokenizer, vocab_size=vocab_size, cache=cache, validation=validation)
@@ -155,9 +155,11 @@ def train(
     ] = False,
 ) -> None:
     """Train the runs of a plan that the store lacks: learning rates first, then the grid. Resumes."""
-    from mad.store import Store
-    from scaling import design, show, study
-    from scaling.corpus import load
+    from mad.store.store import Store
+    from scaling.lm.corpus import load
+    from scaling.report import show
+    from scaling.study import design
+    from scaling.study import run as study
 
     made = design.read(plan, allow_code=allow_code)
     held = made.corpus
@@ -214,7 +216,8 @@ def fit(
     format: FormatOption = "text",
 ) -> None:
     """Fit scaling laws, each architecture its own, by three approaches, with intervals and verdicts."""
-    from scaling import answers, methods, reading
+    from scaling import reading
+    from scaling.report import answers, methods
 
     frame, curves = reading.read(runs, store, study=study, by=by, where=where, columns=columns)
     asked = methods.Request(
@@ -252,7 +255,8 @@ def compare(
     format: FormatOption = "text",
 ) -> None:
     """Perplexity of architectures at equal compute, and the penalty off the optimum, with intervals."""
-    from scaling import comparing, reading
+    from scaling import reading
+    from scaling.report import comparing
 
     frame, _ = reading.read(runs, store, study=study, by=by, where=where, columns=columns)
     say(
@@ -290,8 +294,8 @@ def relate(
 ) -> None:
     """Do the synthetic scores predict the perplexity? Correlations with exact p, and what n allows to say."""
     from scaling import reading
-    from scaling.relate import relate as find
-    from scaling.relating import render
+    from scaling.report.relating import render
+    from scaling.scores.relation import relate as find
 
     frame, _ = reading.read(runs, None if runs else store, study=study, by=by, where=where, columns=columns)
     found = find(
@@ -328,9 +332,9 @@ def report(
     force: ForceOption = False,
 ) -> None:
     """One self-contained HTML page: laws, optima, comparisons, verdicts, and what the runs cannot show."""
-    from mad.store import default_path
+    from mad.store.store import default_path
     from scaling import reading
-    from scaling.report import write
+    from scaling.report.report import write
 
     held = store or (default_path() if runs is None else None)
     check_target(out, force=force, sources=[path for path in (runs, scores, held) if path is not None])

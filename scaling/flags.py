@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from scaling.rates import LRS
+from scaling.study.rates import LRS
 
 RunsArgument = Annotated[
     Path | None,

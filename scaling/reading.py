@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from mad.messages import printable
-from scaling.columns import chosen, mapping
-from scaling.rows import ends, tidy
-from scaling.runs import clean
-from scaling.table import read_table
+from scaling.laws.runs.cleaning import clean
+from scaling.laws.runs.columns import chosen, mapping
+from scaling.laws.runs.files import read_table
+from scaling.laws.runs.rows import ends, tidy
 
 
 def read(
@@ -38,8 +38,8 @@ def read(
         frame = _named(tidy(read_table(file), columns=names, by=by, where=where))
         runs = ends(frame)
         return runs, frame if len(runs) < len(frame) else None
-    from mad.store import Store
-    from scaling.stored import curves_frame, language_frame
+    from mad.store.store import Store
+    from scaling.lm.stored import curves_frame, language_frame
 
     with Store(store, read_only=True) as opened:
         frame, curves = language_frame(opened, study=study), curves_frame(opened, study=study)

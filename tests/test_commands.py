@@ -17,14 +17,14 @@ import typer
 import architectures
 import mad.cli
 from architectures.checkpoint import save
-from mad.exchange import export_records
-from mad.store import Store
+from mad.store.exchange import export_records
+from mad.store.store import Store
 from scaling import cli as scaling_cli
-from scaling.corpus import load
-from scaling.plan import plan
-from scaling.stored import language_frame
+from scaling.lm.corpus import load
+from scaling.lm.stored import language_frame
+from scaling.study.plan import plan
 from tests.mad.stores import filled
-from tests.scaling.fake_training import Training
+from tests.scaling.study.fake_training import Training
 
 GRAMMAR = "grammar[vocab_size=32]"
 SPECS = {"a": "mlp", "b": "swiglu", "c": "mlp mlp", "d": "swiglu mlp", "e": "mlp swiglu"}
@@ -54,11 +54,11 @@ COMMANDS = {
 }
 # Where the work of those that write a file begins, which must not be reached in vain.
 WORK = {
-    "train": "mad.engines.inline.run",
-    "elastic": "mad.elastic.compare",
-    "grow": "mad.grow.load",
-    "export": "mad.store.Store.records",
-    "scaling plan": "scaling.corpus.load",
+    "train": "mad.run.engines.inline.run",
+    "elastic": "mad.run.elastic.compare",
+    "grow": "mad.commands.grow.load",
+    "export": "mad.store.store.Store.records",
+    "scaling plan": "scaling.lm.corpus.load",
     "scaling report": "scaling.reading.read",
 }
 STORING = ["bench", "train", "import", "rm", "scaling train"]
@@ -93,8 +93,8 @@ def here(
     monkeypatch.setenv("MAD_STORE", str(tmp_path / "store.sqlite"))
     (tmp_path / "store.sqlite").write_bytes((given / "store.sqlite").read_bytes())
     monkeypatch.setenv("MAD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("scaling.timing.seconds_per_step", lambda *size, **how: 0.001)
-    monkeypatch.setattr("scaling.train.train", Training(tmp_path))
+    monkeypatch.setattr("scaling.study.timing.seconds_per_step", lambda *size, **how: 0.001)
+    monkeypatch.setattr("scaling.lm.train.train", Training(tmp_path))
     monkeypatch.setattr(mad.cli.app, "registered_groups", [*mad.cli.app.registered_groups])
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.alarm(120)

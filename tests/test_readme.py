@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mad.protocol import SUITES
+from mad.data.protocol import SUITES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

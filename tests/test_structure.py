@@ -70,22 +70,11 @@ def test_a_primitive_imports_no_other_primitive() -> None:
         assert all(name.startswith(shared) and "primitives" not in name for name in ours), path
 
 
-FITS = ("law", "fit", "isoflop", "state", "diagnose", "audit", "families", "compare", "overtraining")
-FITS += ("envelope", "approaches", "frontier", "gadre")
-
-
-def test_fits_are_pure_and_import_nothing_of_ours_but_each_other() -> None:
-    waiting, seen = [f"scaling.{name}" for name in FITS], set()
-    while waiting:
-        module = waiting.pop()
-        if module in seen or module == "scaling":
-            continue
-        seen.add(module)
-        found = imports(ROOT / f"{module.replace('.', '/')}.py")
-        tops = {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names)
-        assert tops <= {"numpy", "scipy", "pandas", "scaling"}, f"{module} imports {sorted(tops)}"
-        waiting += [name for name in found if name.startswith("scaling.")]
-    assert len(seen) > len(FITS)
+def test_laws_are_pure() -> None:
+    for path in sources("scaling/laws"):
+        found = {name for name in imports(path) if name.partition(".")[0] not in sys.stdlib_module_names}
+        strange = [n for n in found if not n.startswith(("numpy", "scipy", "pandas", "scaling.laws"))]
+        assert not strange, f"{path.relative_to(ROOT)} imports {', '.join(sorted(strange))}"
 
 
 def test_fits_load_neither_torch_nor_matplotlib() -> None:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from mad.interval import average
 from mad.messages import printable
-from mad.score import ArchitectureScore, Scores
+from mad.score.interval import average
+from mad.score.score import ArchitectureScore, Scores
 
 if TYPE_CHECKING:
     import pandas

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from architectures.files import check_target, whole_file
-from mad.flags import DeviceOption, ForceOption, SuiteOption
+from mad.commands.flags import DeviceOption, ForceOption, SuiteOption
 from mad.messages import printable
 
 
@@ -36,7 +36,7 @@ def elastic(
     for target in (plot, json_to):
         if target is not None:
             check_target(target, force=force)
-    from mad.elastic import compare, draw, show
+    from mad.run.elastic import compare, draw, show
 
     console = Console(stderr=True, highlight=False, markup=False)
     chosen = [name.strip() for name in tasks.split(",") if name.strip()] if tasks is not None else None

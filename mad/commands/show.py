@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mad.config import Record
-from mad.language import LanguageRecord
+from mad.data.language import LanguageRecord
+from mad.data.records import Record
 from mad.messages import printable
-from mad.store import AnyRecord, Store
+from mad.store.store import AnyRecord, Store
 from synthetic_tasks import IGNORE, Task
 
 # Lines of an example at its beginning, and as many at its end.

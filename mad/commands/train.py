@@ -9,7 +9,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from mad.flags import CompileOption, DeviceOption, ForceOption, PrecisionOption, ProtocolOption, StoreOption
+from mad.commands.flags import (
+    CompileOption,
+    DeviceOption,
+    ForceOption,
+    PrecisionOption,
+    ProtocolOption,
+    StoreOption,
+)
 from mad.messages import say
 
 
@@ -68,7 +75,7 @@ def train(
     finally:
         for shown in display:
             shown.__exit__(None, None, None)
-    from mad.show import show_record
+    from mad.commands.show import show_record
 
     show_record(record, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
     if save is not None:

@@ -25,8 +25,8 @@ from mad.contract.subject import (
     describe,
 )
 from mad.contract.whole import QUESTIONS, examine_factory
-from mad.driver import one_driver
-from mad.sweep import factory_named
+from mad.run.driver import one_driver
+from mad.run.sweep import factory_named
 
 
 @dataclass(frozen=True, kw_only=True)

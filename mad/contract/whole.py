@@ -12,8 +12,8 @@ from architectures.builder import seeded
 from architectures.contract.causality import Fault, Kind, find_fault
 from mad.contract.finding import Finding
 from mad.contract.subject import Violation, describe, name_of
-from mad.protocol import get_protocol, get_suite
-from mad.sweep import Factory
+from mad.data.protocol import get_protocol, get_suite
+from mad.run.sweep import Factory
 from synthetic_tasks import Task
 
 Ask = Callable[[Factory, Task], str]

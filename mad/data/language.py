@@ -1,7 +1,7 @@
 """Language-model runs as they are identified and kept: `LanguageConfig` and `LanguageRecord`.
 
-They follow `mad.config`: a run's id is the hash of everything that decides its numbers; names, places and
-times stand beside it. The store keeps them beside the runs of the battery.
+They follow `mad.data.records`: a run's id is the hash of everything that decides its numbers; names, places
+and times stand beside it. The store keeps them beside the runs of the battery.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mad.bounds import (
+from mad.data.bounds import (
     EXACT,
     Above,
     Amount,
@@ -26,8 +26,8 @@ from mad.bounds import (
     Whole,
     Word,
 )
-from mad.config import ArchitectureConfig, content_hash
-from mad.protocol import PROTOCOLS, Data
+from mad.data.protocol import PROTOCOLS, Data
+from mad.data.records import ArchitectureConfig, content_hash
 
 if TYPE_CHECKING:
     import architectures
@@ -145,7 +145,7 @@ def language_config(
     `warmup=None` is a twentieth of the steps. `precision="auto"` is what suits `device`: bf16-mixed on CUDA
     with bfloat16, else 32-true. What a run is made with is part of what it is.
     """
-    from mad.sweep import resolve
+    from mad.run.sweep import resolve
 
     architecture = resolve(spec, dim=dim, protocol=PROTOCOLS["sound"])
     if architecture.config.dim is None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 import synthetic_tasks
-from mad.bounds import MOST, Amount, Fraction, Seed, Signed, Whole, Word
+from mad.data.bounds import MOST, Amount, Fraction, Seed, Signed, Whole, Word
 from synthetic_tasks import Task
 
 _T = TypeVar("_T")

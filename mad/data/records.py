@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from mad.bounds import (
+from mad.data.bounds import (
     MOST,
     Amount,
     Content,
@@ -29,7 +29,7 @@ from mad.bounds import (
     Whole,
     Word,
 )
-from mad.protocol import Data, Protocol, Setting
+from mad.data.protocol import Data, Protocol, Setting
 
 Status = Literal["ok", "stopped", "diverged", "failed", "interrupted"]
 # Results that a second call does not repeat. A stopped run is one only inside its own group.

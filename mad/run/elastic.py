@@ -24,16 +24,16 @@ from architectures.elastic import (
     nested_layers,
 )
 from architectures.files import whole_file
-from mad.data import Split, load, order
-from mad.driver import one_driver
-from mad.learners import Turns
-from mad.listings import new_table
+from mad.commands.listings import new_table
+from mad.data.protocol import get_protocol, get_suite
 from mad.messages import Failed, last_words
-from mad.metrics import BATCH, measure
-from mad.protocol import get_protocol, get_suite
-from mad.runner import check_cell
-from mad.sweep import Architecture, Cell, Group, plan, resolve
-from mad.trainer import make_fabric
+from mad.run.batches import Split, load, order
+from mad.run.driver import one_driver
+from mad.run.learners import Turns
+from mad.run.metrics import BATCH, measure
+from mad.run.runner import check_cell
+from mad.run.sweep import Architecture, Cell, Group, plan, resolve
+from mad.run.trainer import make_fabric
 from synthetic_tasks import IGNORE
 
 Kind = Literal["nested", "mixed", "alone", "cut"]

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from architectures import SequenceModel
 from architectures.elastic import Sampling
 from architectures.primitive import Context
-from mad.config import Measure, RunConfig
-from mad.data import Split
-from mad.metrics import cross_entropy, measure
-from mad.optim import Optimizer, hints_of, learning_rate
+from mad.data.records import Measure, RunConfig
+from mad.run.batches import Split
+from mad.run.metrics import cross_entropy, measure
+from mad.run.optim import Optimizer, hints_of, learning_rate
 
 Tick = Callable[[int, int], None]  # (replica, steps done)
 

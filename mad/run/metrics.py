@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mad.config import Measure
+from mad.data.records import Measure
 from synthetic_tasks import IGNORE
 
 # The public code's batch; its accuracy is an average over these, so the size is part of the metric.

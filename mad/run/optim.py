@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from architectures import SequenceModel
 from architectures.primitive import Hint
-from mad.protocol import Protocol
+from mad.data.protocol import Protocol
 
 
 def learning_rate(schedule: str, step: int, steps: int) -> float:

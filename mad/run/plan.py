@@ -12,14 +12,14 @@ from lightning.fabric import Fabric
 from rich.console import Console
 
 from mad.api import Prepared
-from mad.config import Cost
-from mad.engines.inline import missing
-from mad.listings import new_table
+from mad.commands.listings import new_table
+from mad.data.records import Cost
 from mad.messages import printable
 from mad.progress import clock
-from mad.runner import cost_of, counted_cost
-from mad.store import Store, default_path
-from mad.sweep import Cell, Group
+from mad.run.engines.inline import missing
+from mad.run.runner import cost_of, counted_cost
+from mad.run.sweep import Cell, Group
+from mad.store.store import Store, default_path
 
 # A step takes 1.4 to 4 times its FLOPs at the speed of a product, 2.3 in the middle: six architectures on the
 # quick and baseline settings, one CPU core.

@@ -22,11 +22,11 @@ from architectures.contract import causality
 from architectures.elastic import Sampling
 from architectures.model import check_size
 from architectures.registry import get
-from mad.config import Cost, Record, RunConfig, Status
-from mad.driver import one_driver
+from mad.data.records import Cost, Record, RunConfig, Status
 from mad.messages import last_words
-from mad.sweep import Cell, Group
-from mad.trainer import ROWS, Outcome, Progress, Replicas, train
+from mad.run.driver import one_driver
+from mad.run.sweep import Cell, Group
+from mad.run.trainer import ROWS, Outcome, Progress, Replicas, train
 from synthetic_tasks import Task
 
 REMEDY = "use a causal layer, or a task that is answered after its last token, such as compression"

@@ -16,9 +16,9 @@ from architectures.builder import seeded
 from architectures.identity import code_hash
 from architectures.model import resolve_options
 from architectures.registry import get, load_object
-from mad.config import ArchitectureConfig, RunConfig, content_hash, setting_fields
-from mad.iso import Goals, equalise
-from mad.protocol import Protocol, Setting, Suite
+from mad.data.protocol import Protocol, Setting, Suite
+from mad.data.records import ArchitectureConfig, RunConfig, content_hash, setting_fields
+from mad.run.iso import Goals, equalise
 from synthetic_tasks import Task
 
 Factory = Callable[[Task], nn.Module]

@@ -21,10 +21,10 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
 
 from architectures.contract.causality import require_trained
-from mad.config import Metrics, Point, RunConfig
-from mad.data import Split, load, order
-from mad.learners import Batched, Turns
-from mad.optim import learning_rate
+from mad.data.records import Metrics, Point, RunConfig
+from mad.run.batches import Split, load, order
+from mad.run.learners import Batched, Turns
+from mad.run.optim import learning_rate
 from synthetic_tasks import Task
 
 # Of a task's inputs, to look for later tokens that are seen.

@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mad.config import Record
+from mad.data.records import Record
 
 if TYPE_CHECKING:
-    from mad.score import TaskScore
+    from mad.score.score import TaskScore
 
 
 def remarks(

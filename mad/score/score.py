@@ -17,11 +17,11 @@ from typing import Literal
 import numpy as np
 
 import synthetic_tasks
-from mad.config import DONE, Cost, Record, setting_key
-from mad.interval import RESAMPLES, Array, Estimate, average, mean, over_rows, over_seeds
-from mad.protocol import Protocol, Setting, Suite
-from mad.remarks import remarks
-from mad.selection import Choice, Group, Point, choose, metrics_of
+from mad.data.protocol import Protocol, Setting, Suite
+from mad.data.records import DONE, Cost, Record, setting_key
+from mad.score.interval import RESAMPLES, Array, Estimate, average, mean, over_rows, over_seeds
+from mad.score.remarks import remarks
+from mad.score.selection import Choice, Group, Point, choose, metrics_of
 
 Answers = dict[str, dict[int, Group]]  # by setting key and seed
 

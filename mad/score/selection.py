@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mad.config import Measure, Metrics, Record
-from mad.protocol import Protocol, Setting
+from mad.data.protocol import Protocol, Setting
+from mad.data.records import Measure, Metrics, Record
 
 Point = tuple[float, float]  # (learning rate, weight decay)
 Group = dict[Point, Record]

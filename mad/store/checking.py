@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from mad.bounds import reason
-from mad.config import DONE, Measure, Record
-from mad.language import FINAL, LanguageRecord, below_entropy
+from mad.data.bounds import reason
+from mad.data.language import FINAL, LanguageRecord, below_entropy
+from mad.data.records import DONE, Measure, Record
 
 AnyRecord = Record | LanguageRecord
 

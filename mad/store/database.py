@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mad.checking import LONGEST
-from mad.location import check_regular, network_file_system, writer_lock
+from mad.store.checking import LONGEST
+from mad.store.location import check_regular, network_file_system, writer_lock
 
 # 2 added the table of language-model runs, 3 the mark of imported records.
 SCHEMA = 3

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from architectures.files import whole_file
-from mad.checking import LONGEST, AnyRecord, understood
-from mad.config import Record
-from mad.language import LanguageRecord
-from mad.store import ImportReport, Store
+from mad.data.language import LanguageRecord
+from mad.data.records import Record
+from mad.store.checking import LONGEST, AnyRecord, understood
+from mad.store.store import ImportReport, Store
 
 # Of parquet: the rows of a part that we write; the rows of a file and the bytes of a part that we read.
 GROUP, ROWS, LARGEST_GROUP = 256, 10**6, 2**30

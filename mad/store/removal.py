@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mad.config import Record
+from mad.data.records import Record
 from mad.messages import printable
-from mad.store import Entry
+from mad.store.store import Entry
 
 
 def matches(entry: Entry, wanted: Mapping[str, str], *, imported: bool, unreadable: bool) -> bool:

@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from mad.bounds import EXACT
-from mad.checking import AnyRecord, check, understood
-from mad.config import DONE, Record
-from mad.database import connect, reporting
-from mad.language import LanguageRecord, Role
-from mad.location import default_path
+from mad.data.bounds import EXACT
+from mad.data.language import LanguageRecord, Role
+from mad.data.records import DONE, Record
 from mad.messages import note
+from mad.store.checking import AnyRecord, check, understood
+from mad.store.database import connect, reporting
+from mad.store.location import default_path
 
 __all__ = ["AnyRecord", "Entry", "ImportReport", "Store", "check", "default_path"]
 

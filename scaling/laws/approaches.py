@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.envelope import envelope
-from scaling.fit import FittedLaw, fit
-from scaling.isoflop import isoflop
-from scaling.runs import NotIdentified, clean, ends
+from scaling.laws.envelope import envelope
+from scaling.laws.fitting import FittedLaw, fit
+from scaling.laws.isoflops import isoflop
+from scaling.laws.runs.cleaning import NotIdentified, clean, ends
 
 NAMES = ("envelope", "isoflop", "law")
 

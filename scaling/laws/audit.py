@@ -13,8 +13,8 @@ from typing import Literal, cast
 import numpy as np
 import pandas as pd
 
-from scaling.diagnose import log_residuals, screen
-from scaling.findings import (
+from scaling.laws.diagnose import log_residuals, screen
+from scaling.laws.findings import (
     SEVERITIES,
     Finding,
     of_allocation,
@@ -26,11 +26,11 @@ from scaling.findings import (
     of_influential_set,
     of_outliers,
 )
-from scaling.fit import LAD, LAD_AGAIN, Allocation, FittedLaw, allocations, fit, repeated
-from scaling.law import REPEAT_DECAY, Array
-from scaling.resample import refitted
-from scaling.runs import NotIdentified, Status, budgets, clean
-from scaling.solver import SQUARES, Mask, Points, left_out, linear
+from scaling.laws.fitting import LAD, LAD_AGAIN, Allocation, FittedLaw, allocations, fit, repeated
+from scaling.laws.law import REPEAT_DECAY, Array
+from scaling.laws.resample import refitted
+from scaling.laws.runs.cleaning import NotIdentified, Status, budgets, clean
+from scaling.laws.solver import SQUARES, Mask, Points, left_out, linear
 
 Objective = Literal["huber", "lad", "log-mse"]
 # Found budgets beyond this number are a scatter of compute, which is cut at shares of the runs instead.

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
-from scaling.parabola import vertex
+from scaling.laws.parabola import vertex
 
 Array = npt.NDArray[np.float64]
 

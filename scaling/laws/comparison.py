@@ -19,11 +19,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from scaling.bias import EXACT
-from scaling.optima import grouped, interval, lost, optima
-from scaling.parabola import variances
-from scaling.powerlaw import check_confidence
-from scaling.runs import NotIdentified
+from scaling.laws.bias import EXACT
+from scaling.laws.optima import grouped, interval, lost, optima
+from scaling.laws.parabola import variances
+from scaling.laws.powerlaw import check_confidence
+from scaling.laws.runs.cleaning import NotIdentified
 
 Array = npt.NDArray[np.float64]
 

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.runs import NotIdentified, budgets
+from scaling.laws.runs.cleaning import NotIdentified, budgets
 
 if TYPE_CHECKING:
-    from scaling.law import Law
+    from scaling.laws.law import Law
 
 Array = npt.NDArray[np.float64]
 

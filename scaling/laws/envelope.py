@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling import runs
-from scaling.law import Interval
-from scaling.optima import interval
-from scaling.powerlaw import check_confidence, power, power_law, slopes
-from scaling.runs import NotIdentified
+from scaling.laws.law import Interval
+from scaling.laws.optima import interval
+from scaling.laws.powerlaw import check_confidence, power, power_law, slopes
+from scaling.laws.runs import cleaning as runs
+from scaling.laws.runs.cleaning import NotIdentified
 
 Array = npt.NDArray[np.float64]
 

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.diagnose import REFUSE, WARN, at_bounds
-from scaling.fit import allocations, coefficient_intervals, known, repeated
-from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
-from scaling.resample import chosen, clusters, in_order, multiplicities, refit
-from scaling.runs import NotIdentified, Status, clean
-from scaling.sharing import SharingTest, by_architecture, own_design, points_of, shareable, sharing_test
-from scaling.solver import SQUARES, scaled_condition
-from scaling.tied import NAMES, Tied, optimum
+from scaling.laws.diagnose import REFUSE, WARN, at_bounds
+from scaling.laws.fitting import allocations, coefficient_intervals, known, repeated
+from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
+from scaling.laws.resample import chosen, clusters, in_order, multiplicities, refit
+from scaling.laws.runs.cleaning import NotIdentified, Status, clean
+from scaling.laws.sharing import SharingTest, by_architecture, own_design, points_of, shareable, sharing_test
+from scaling.laws.solver import SQUARES, scaled_condition
+from scaling.laws.tied import NAMES, Tied, optimum
 
 OBJECTIVES = ("huber", "log-mse")
 

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from scaling.diagnose import WARN
-from scaling.fit import Allocation, FittedLaw
-from scaling.runs import Status, rows_text
+from scaling.laws.diagnose import WARN
+from scaling.laws.fitting import Allocation, FittedLaw
+from scaling.laws.runs.cleaning import Status, rows_text
 
 Severity = Literal["serious", "warning", "ok"]
 SEVERITIES = ("serious", "warning", "ok")

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import fdtri
 
-from scaling.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
-from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law, effective_tokens
-from scaling.resample import FEW_CLUSTERS, chosen, clusters, in_order, multiplicities, percentile, refit
-from scaling.runs import NotIdentified, Status, clean, rows_text
-from scaling.solver import SQUARES, Points, descend, huber, linear, starts, vertex
+from scaling.laws.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
+from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Interval, Law, effective_tokens
+from scaling.laws.resample import FEW_CLUSTERS, chosen, clusters, in_order, multiplicities, percentile, refit
+from scaling.laws.runs.cleaning import NotIdentified, Status, clean, rows_text
+from scaling.laws.solver import SQUARES, Points, descend, huber, linear, starts, vertex
 
 COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
 OBJECTIVES = ("huber", "lad", "log-mse")

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from scaling import runs
-from scaling.powerlaw import power, power_laws
-from scaling.runs import NotIdentified
+from scaling.laws.powerlaw import power, power_laws
+from scaling.laws.runs import cleaning as runs
+from scaling.laws.runs.cleaning import NotIdentified
 
 BY = ("flops", "params", "state")
 

@@ -2,7 +2,7 @@
 
 L(C, M) = E + (p M^eta + q M^-eta) C^-eta at C training FLOPs and M = D / N tokens a parameter (Gadre et al.,
 arXiv 2403.08540). With C = 6 N D = 6 M N^2 and b = -2 eta that is E + a N^b + c 6^(b/2) (M N)^b: the law of
-`scaling.law` with alpha = beta, so what lies off the optimum costs the same factor at every scale.
+`scaling.laws.law` with alpha = beta, so what lies off the optimum costs the same factor at every scale.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from scaling.law import TRAINING, Array, Law, Numbers
-from scaling.runs import NotIdentified, Status, clean
+from scaling.laws.law import TRAINING, Array, Law, Numbers
+from scaling.laws.runs.cleaning import NotIdentified, Status, clean
 
 # Where the exponent b is searched for.
 STEEPEST, FLATTEST = -2.0, -0.01

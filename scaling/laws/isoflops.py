@@ -3,7 +3,7 @@
     L = L* + h/2 (ln N - ln N*)^2 within a budget;  N* = coefficient C^exponent over them
 
 D* comes from its own parabola in ln D, so that no convention of counting FLOPs is assumed. Method:
-arXiv:2203.15556, section 3.2; its biases: arXiv:2603.22339 and `scaling.bias`.
+arXiv:2203.15556, section 3.2; its biases: arXiv:2603.22339 and `scaling.laws.bias`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from scaling.bias import EXACT, Bias, bias
-from scaling.law import Interval, Law
-from scaling.optima import OUTSIDE, THREE, grouped, interval, lost, optima
-from scaling.powerlaw import Sharing, check_confidence, power, sharing, slopes
-from scaling.runs import NotIdentified, Status
+from scaling.laws.bias import EXACT, Bias, bias
+from scaling.laws.law import Interval, Law
+from scaling.laws.optima import OUTSIDE, THREE, grouped, interval, lost, optima
+from scaling.laws.powerlaw import Sharing, check_confidence, power, sharing, slopes
+from scaling.laws.runs.cleaning import NotIdentified, Status
 
 Array = npt.NDArray[np.float64]
 
@@ -111,13 +111,13 @@ def isoflop(
 ) -> IsoFlop:
     """Approach 2 on runs of at least two budgets with at least four sizes each.
 
-    budgets  nominal FLOPs; each run counts to the nearest, if it lies `within` of it. See `scaling.runs`
+    budgets  nominal FLOPs; each run counts to the nearest, if it lies `within` of it. See `scaling.laws.runs`
     window   use only sizes within this factor of the one with the lowest loss of its budget
     keep     flags of optima to use all the same: "three sizes", "vertex outside"
     law      a law whose exponents tell the bias; without it the runs must show them
 
     Left out with a warning: budgets with fewer than four sizes, a parabola that is not convex, or a vertex
-    outside the sizes. The intervals are percentiles of a residual bootstrap (`scaling.parabola.noise`), its
+    outside the sizes. The intervals are percentiles of a residual bootstrap (`scaling.laws.parabola`), its
     residuals pooled over the budgets of an architecture; they widen where the optima scatter around their
     power law more than the noise of the runs explains. Raises NotIdentified where no architecture has two
     usable budgets.

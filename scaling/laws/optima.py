@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling import runs
-from scaling.law import Interval
-from scaling.parabola import basis, noise, vertex
-from scaling.runs import NotIdentified
+from scaling.laws.law import Interval
+from scaling.laws.parabola import basis, noise, vertex
+from scaling.laws.runs import cleaning as runs
+from scaling.laws.runs.cleaning import NotIdentified
 
 Array = npt.NDArray[np.float64]
 

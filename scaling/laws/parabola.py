@@ -2,7 +2,7 @@
 
     L(x) = L* + h/2 (x - x*)^2,  x = ln N or ln D,  of the runs of one compute budget
 
-It is a Taylor expansion: `scaling.bias` says how far its vertex lies from that of a law.
+It is a Taylor expansion: `scaling.laws.bias` says how far its vertex lies from that of a law.
 """
 
 from __future__ import annotations

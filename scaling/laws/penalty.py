@@ -4,7 +4,7 @@ At constant compute C, a law's loss is, with r = D / D*,
 
     L - L*(C) = H(C) (beta r^alpha + alpha r^-beta - alpha - beta),   H(C) = h C^-eta
 
-alpha and beta are one pair for all budgets, and each budget has its H; the form is that of `scaling.bias`,
+alpha and beta are one pair for all budgets, and each budget has its H; its form is in `scaling.laws.bias`,
 and no parabola enters. Runs often leave open whether alpha = beta, and the best pair is then mostly chance:
 all pairs count, each by how well its law fits. Draws are of the posterior of (alpha, beta), flat before the
 runs, and of H given them, and the pair that stands for all is the mean of their logarithms.
@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.bias import EXACT, Packed, basin
-from scaling.law import Interval
-from scaling.optima import grouped, interval, lost, optima
-from scaling.powerlaw import check_confidence, slopes
-from scaling.runs import NotIdentified
+from scaling.laws.bias import EXACT, Packed, basin
+from scaling.laws.law import Interval
+from scaling.laws.optima import grouped, interval, lost, optima
+from scaling.laws.powerlaw import check_confidence, slopes
+from scaling.laws.runs.cleaning import NotIdentified
 
 Array = npt.NDArray[np.float64]
 

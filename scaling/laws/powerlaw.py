@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from scaling.law import Interval
-from scaling.runs import NotIdentified
+from scaling.laws.law import Interval
+from scaling.laws.runs.cleaning import NotIdentified
 
 Array = npt.NDArray[np.float64]
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.law import Array, Interval
-from scaling.runs import budgets
-from scaling.solver import Mask, Objective, descend, scaled_condition
+from scaling.laws.law import Array, Interval
+from scaling.laws.runs.cleaning import budgets
+from scaling.laws.solver import Mask, Objective, descend, scaled_condition
 
 LABELS = ("run", "model")
 # Weights fitted at a time, a resample having one for each run: as many as a processor's second cache holds.

@@ -9,10 +9,10 @@ from difflib import get_close_matches
 import pandas as pd
 from scipy.special import fdtrc
 
-from scaling.diagnose import check_design
-from scaling.runs import NotIdentified, clean
-from scaling.solver import SQUARES, Points
-from scaling.tied import SHAREABLE, Tied, optimum
+from scaling.laws.diagnose import check_design
+from scaling.laws.runs.cleaning import NotIdentified, clean
+from scaling.laws.solver import SQUARES, Points
+from scaling.laws.tied import SHAREABLE, Tied, optimum
 
 LEVEL = 0.05
 # Residuals below this share of a log loss are rounding.

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from scaling.law import Array
+from scaling.laws.law import Array
 
 Mask = npt.NDArray[np.bool_]
 

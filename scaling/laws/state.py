@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling import runs
-from scaling.law import Interval
-from scaling.optima import grouped, lost, optima
-from scaling.powerlaw import Sharing, power, power_laws
-from scaling.runs import NotIdentified, Status, rows_text
+from scaling.laws.law import Interval
+from scaling.laws.optima import grouped, lost, optima
+from scaling.laws.powerlaw import Sharing, power, power_laws
+from scaling.laws.runs import cleaning as runs
+from scaling.laws.runs.cleaning import NotIdentified, Status, rows_text
 
 COLUMNS = ["class", "arch", "state", "loss"]
 # A law that explains less of the variance than this is called into doubt.

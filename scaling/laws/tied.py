@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from scaling.law import Array
-from scaling.solver import GRID, HIGH, LOW, REACH, Points, System, descend, starts, system
+from scaling.laws.law import Array
+from scaling.laws.solver import GRID, HIGH, LOW, REACH, Points, System, descend, starts, system
 
 NAMES = ("E", "A", "B", "alpha", "beta")
 SHAREABLE = ("E", "alpha", "beta")

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from architectures.files import resolved
-from mad.language import CorpusConfig
-from scaling import grammar, shards, text
-from scaling.tokenizer import Bytes, Encoder, Given, check_bpe, fingerprint, train_bpe
-from scaling.windows import Tokens, count, held_out_windows, train_windows
+from mad.data.language import CorpusConfig
+from scaling.lm import grammar, shards, text
+from scaling.lm.tokenizer import Bytes, Encoder, Given, check_bpe, fingerprint, train_bpe
+from scaling.lm.windows import Tokens, count, held_out_windows, train_windows
 
 # Raise it whenever the same text would give other tokens, or another split, than before.
 VERSION = 1
@@ -97,7 +97,7 @@ def load(
     cache       folder of the tokens; None: $MAD_CACHE or the platform's
     validation  the fraction of the documents that is held out, by the hash of their text; None: a twentieth
 
-    `scaling.text` says what a document is in each source, `scaling.grammar` which options a grammar has.
+    `scaling.lm.text` says what a document is in each source, `scaling.lm.grammar` which options it has.
     ValueError: unknown source or tokenizer, bad text (named by line), too few documents for two splits.
     """
     kind = _kind(source)

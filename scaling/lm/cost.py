@@ -7,7 +7,7 @@ import torch
 import architectures
 from architectures.accounting import account_model
 from architectures.model import SequenceModel
-from mad.language import LanguageConfig, LanguageCost
+from mad.data.language import LanguageConfig, LanguageCost
 
 
 def build_model(config: LanguageConfig, seed: int | None = None) -> SequenceModel:
@@ -15,7 +15,7 @@ def build_model(config: LanguageConfig, seed: int | None = None) -> SequenceMode
     architecture = config.architecture
     if architecture.dim is None:
         raise ValueError(
-            f"{architecture.spec} is a factory of whole models; give a spec (`mad.language.language_config`)"
+            f"{architecture.spec} is a factory of whole models; give a spec (`mad.data.language`)"
         )
     return architectures.build(
         architecture.spec,

@@ -28,8 +28,8 @@ from functools import cached_property
 
 import numpy as np
 
-from mad.language import CorpusConfig
-from scaling.windows import Tokens, check_draw, check_window
+from mad.data.language import CorpusConfig
+from scaling.lm.windows import Tokens, check_draw, check_window
 
 # Raise it whenever the same options would give other tokens than before.
 VERSION = 1

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from architectures.model import SequenceModel
-from mad.language import CorpusConfig, LanguageConfig, LanguagePoint
-from mad.learners import Objective, write_updates
-from mad.optim import parameter_groups
-from mad.trainer import evaluation_steps
+from mad.data.language import CorpusConfig, LanguageConfig, LanguagePoint
+from mad.run.learners import Objective, write_updates
+from mad.run.optim import parameter_groups
+from mad.run.trainer import evaluation_steps
 
 # Steps between two looks at what the device holds; in between nothing is read from it.
 LOOK = 50
@@ -29,7 +29,7 @@ SAVE_SECONDS = 60.0
 
 
 class Text(Protocol):
-    """What is read of a corpus, as `scaling.corpus.Corpus` offers it: rows of `seq_len + 1` tokens."""
+    """What is read of a corpus, as `scaling.lm.corpus.Corpus` offers it: rows of `seq_len + 1` tokens."""
 
     @property
     def config(self) -> CorpusConfig: ...

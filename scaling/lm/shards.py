@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from architectures.files import resolved
-from mad.location import user_folder
+from mad.store.location import user_folder
 
 # Folders of builders that were killed are removed when they are older than this: a day in seconds.
 STALE = 86_400

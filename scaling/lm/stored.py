@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from architectures.outline import depth, outline
-from mad.language import LARGEST_LOSS, LanguageRecord, Role, slack
-from mad.store import Store
+from mad.data.language import LARGEST_LOSS, LanguageRecord, Role, slack
+from mad.store.store import Store
 
 ROLES: tuple[Role, ...] = ("grid", "single")
 COLUMNS = (
@@ -37,7 +37,7 @@ COLUMNS = (
 def language_frame(
     store: Store | str | Path | None, *, study: str | None = None, roles: Sequence[Role] = ROLES
 ) -> pd.DataFrame:
-    """One row a run that ended, the oldest first, with the columns of `scaling.runs` and these:
+    """One row a run that ended, the oldest first, with the columns of `scaling.laws.runs` and these:
 
     params        without the input table, the N of the fits; `params_total`: all; `params_core`: without
                   input table and readout

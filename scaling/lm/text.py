@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling.tokenizer import LARGEST, Given
+from scaling.lm.tokenizer import LARGEST, Given
 
 BLOCK = 10_000
 TOKEN_BLOCK = 2**14

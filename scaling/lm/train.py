@@ -18,8 +18,7 @@ import torch
 
 from architectures.contract import causality
 from architectures.files import resolved
-from mad.driver import one_driver
-from mad.language import (
+from mad.data.language import (
     FINAL,
     LARGEST_LOSS,
     LanguageConfig,
@@ -32,15 +31,16 @@ from mad.language import (
     below_entropy,
     language_config,
 )
-from mad.runner import ROWS, environment_of
-from mad.store import Store
-from mad.trainer import make_fabric
-from scaling.cost import build_model, cost_of
-from scaling.learner import Text
-from scaling.ranks import launch
-from scaling.resume import CHECKPOINT, set_aside_damaged
-from scaling.trainer import Job, fit
-from scaling.watch import check_loggers
+from mad.run.driver import one_driver
+from mad.run.runner import ROWS, environment_of
+from mad.run.trainer import make_fabric
+from mad.store.store import Store
+from scaling.lm.cost import build_model, cost_of
+from scaling.lm.learner import Text
+from scaling.lm.ranks import launch
+from scaling.lm.resume import CHECKPOINT, set_aside_damaged
+from scaling.lm.trainer import Job, fit
+from scaling.lm.watch import check_loggers
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 # A run that ends this far above the loss of its first step, in nats, has diverged.
@@ -238,7 +238,7 @@ def _check_source(config: LanguageConfig) -> None:
         if asked != found:
             raise ValueError(
                 f"the configuration has {name} {asked!r}, and here they are {found!r}; make it again with "
-                "mad.language.language_config"
+                "mad.data.language.language_config"
             )
 
 

@@ -21,12 +21,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from architectures.elastic import nested_layers
 from architectures.model import SequenceModel
-from mad.language import LanguageConfig
-from mad.trainer import peak_memory
-from scaling.cost import build_model
-from scaling.learner import LOOK, Batches, Learner, Text
-from scaling.resume import CHECKPOINT, keep
-from scaling.watch import Reporter, make_loggers
+from mad.data.language import LanguageConfig
+from mad.run.trainer import peak_memory
+from scaling.lm.cost import build_model
+from scaling.lm.learner import LOOK, Batches, Learner, Text
+from scaling.lm.resume import CHECKPOINT, keep
+from scaling.lm.watch import Reporter, make_loggers
 
 
 @dataclass(frozen=True, kw_only=True)

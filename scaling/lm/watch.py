@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mad.language import LanguageConfig, LanguagePoint
+from mad.data.language import LanguageConfig, LanguagePoint
 from mad.messages import printable
 
 LOGGERS = ("csv", "wandb")

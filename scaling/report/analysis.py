@@ -8,15 +8,15 @@ from typing import Literal
 
 import pandas as pd
 
-from scaling.audit import Audit, audit
-from scaling.envelope import Envelope, envelope
-from scaling.fit import FittedLaw, fit
-from scaling.isoflop import IsoFlop, isoflop
-from scaling.rows import ends as last
-from scaling.rows import without_notes
-from scaling.runs import NotIdentified, clean
-from scaling.runs import budgets as snapped
-from scaling.style import number
+from scaling.laws.audit import Audit, audit
+from scaling.laws.envelope import Envelope, envelope
+from scaling.laws.fitting import FittedLaw, fit
+from scaling.laws.isoflops import IsoFlop, isoflop
+from scaling.laws.runs.cleaning import NotIdentified, clean
+from scaling.laws.runs.cleaning import budgets as snapped
+from scaling.laws.runs.rows import ends as last
+from scaling.laws.runs.rows import without_notes
+from scaling.report.style import number
 
 
 @dataclass(frozen=True, kw_only=True)

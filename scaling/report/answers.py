@@ -12,13 +12,13 @@ from difflib import get_close_matches
 
 import pandas as pd
 
-from scaling import show
-from scaling.columns import chosen
-from scaling.families import fit_families
-from scaling.fit import COEFFICIENTS
-from scaling.methods import METHODS, Answer, Request, Runs
-from scaling.rows import without_notes
-from scaling.runs import NotIdentified
+from scaling.laws.families import fit_families
+from scaling.laws.fitting import COEFFICIENTS
+from scaling.laws.runs.cleaning import NotIdentified
+from scaling.laws.runs.columns import chosen
+from scaling.laws.runs.rows import without_notes
+from scaling.report import show
+from scaling.report.methods import METHODS, Answer, Request, Runs
 
 SIDE_BY_SIDE = ("law", "isoflop", "envelope")
 ENDS = ("low", "high")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from scaling import show
-from scaling.compare import compare
-from scaling.overtraining import RATIOS, overtraining
-from scaling.rows import without_notes
-from scaling.runs import NotIdentified
+from scaling.laws.comparison import compare
+from scaling.laws.penalty import RATIOS, overtraining
+from scaling.laws.runs.cleaning import NotIdentified
+from scaling.laws.runs.rows import without_notes
+from scaling.report import show
 
 
 def run(

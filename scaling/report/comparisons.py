@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from scaling.relate import Relation
-from scaling.scores import MEAN
-from scaling.style import (
+from scaling.report.style import (
     FONT,
     GREY,
     Look,
@@ -23,15 +21,17 @@ from scaling.style import (
     panels,
     plain,
 )
-from scaling.verdict import lead, p_text
+from scaling.scores.relation import Relation
+from scaling.scores.table import MEAN
+from scaling.scores.verdict import lead, p_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from scaling.isoflop import IsoFlop
-    from scaling.overtraining import OverTraining
-    from scaling.state import StateLaw
+    from scaling.laws.isoflops import IsoFlop
+    from scaling.laws.penalty import OverTraining
+    from scaling.laws.state import StateLaw
 
 PPL = "perplexity exp(L)"
 ROWS_LABELLED = 16

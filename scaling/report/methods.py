@@ -9,15 +9,15 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from scaling import show
-from scaling.audit import audit
-from scaling.envelope import envelope
-from scaling.fit import COEFFICIENTS, FittedLaw, fit
-from scaling.gadre import fit_overtraining_law
-from scaling.isoflop import isoflop
-from scaling.law import Interval
-from scaling.powerlaw import power_law
-from scaling.runs import NotIdentified, Status, clean
+from scaling.laws.audit import audit
+from scaling.laws.envelope import envelope
+from scaling.laws.fitting import COEFFICIENTS, FittedLaw, fit
+from scaling.laws.gadre import fit_overtraining_law
+from scaling.laws.isoflops import isoflop
+from scaling.laws.law import Interval
+from scaling.laws.powerlaw import power_law
+from scaling.laws.runs.cleaning import NotIdentified, Status, clean
+from scaling.report import show
 
 
 @dataclass(frozen=True, kw_only=True)

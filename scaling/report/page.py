@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mad.messages import printable
-from scaling.style import number, svg
+from scaling.report.style import number, svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from scaling.analysis import Analysis
-from scaling.approaches import approaches
-from scaling.compare import compare
-from scaling.comparisons import figure_frontiers, figure_overtraining
-from scaling.doubts import SERIOUS
-from scaling.isoflop import IsoFlop
-from scaling.law import Interval
-from scaling.overtraining import RATIOS, overtraining
-from scaling.page import Drawn, Part, span
-from scaling.plots import figure_allocation, figure_isoflop, figure_residuals, figure_surface
-from scaling.runs import NotIdentified
-from scaling.state import state_law
-from scaling.style import number
+from scaling.laws.approaches import approaches
+from scaling.laws.comparison import compare
+from scaling.laws.isoflops import IsoFlop
+from scaling.laws.law import Interval
+from scaling.laws.penalty import RATIOS, overtraining
+from scaling.laws.runs.cleaning import NotIdentified
+from scaling.laws.runs.doubts import SERIOUS
+from scaling.laws.state import state_law
+from scaling.report.analysis import Analysis
+from scaling.report.comparisons import figure_frontiers, figure_overtraining
+from scaling.report.page import Drawn, Part, span
+from scaling.report.plots import figure_allocation, figure_isoflop, figure_residuals, figure_surface
+from scaling.report.style import number
 
 # How far beyond the largest run the report looks, to show how little is known there.
 BEYOND = 100.0

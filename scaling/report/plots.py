@@ -1,7 +1,7 @@
 """Figures of fitted laws: isoFLOP curves, allocation against compute, the surface of loss, residuals.
 
 Each takes tables and results, returns a matplotlib figure, and can be read alone: axes carry units, titles n.
-Those that compare architectures are in `scaling.comparisons`.
+Those that compare architectures are in `scaling.report.comparisons`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.optima import grouped
-from scaling.runs import clean
-from scaling.style import (
+from scaling.laws.optima import grouped
+from scaling.laws.runs.cleaning import clean
+from scaling.report.style import (
     FONT,
     GREY,
     caption,
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from scaling.envelope import Envelope
-    from scaling.fit import FittedLaw
-    from scaling.isoflop import IsoFlop
+    from scaling.laws.envelope import Envelope
+    from scaling.laws.fitting import FittedLaw
+    from scaling.laws.isoflops import IsoFlop
 
 Array = npt.NDArray[np.float64]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from scaling import show
-from scaling.relate import Relation
+from scaling.report import show
+from scaling.scores.relation import Relation
 
 SHOWN = (
     *("group", "predictor", "n", "spearman", "spearman_low", "spearman_high", "p", "p_holm", "pearson"),

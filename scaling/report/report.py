@@ -9,11 +9,12 @@ from typing import Literal
 import pandas as pd
 
 from architectures.files import check_target, whole_file
-from scaling.analysis import Analysis, analyse
-from scaling.comparisons import figure_relate
-from scaling.families import fit_families
-from scaling.page import Part, page, span
-from scaling.parts import (
+from scaling.laws.families import fit_families
+from scaling.laws.runs.cleaning import NotIdentified
+from scaling.report.analysis import Analysis, analyse
+from scaling.report.comparisons import figure_relate
+from scaling.report.page import Part, page, span
+from scaling.report.parts import (
     allocation_part,
     best,
     comparison_part,
@@ -24,10 +25,9 @@ from scaling.parts import (
     runs_part,
     state_part,
 )
-from scaling.relate import relate
-from scaling.runs import NotIdentified
-from scaling.scores import read_scores
-from scaling.style import number, save
+from scaling.report.style import number, save
+from scaling.scores.relation import relate
+from scaling.scores.table import read_scores
 
 # Of the table of correlations, what a page can show.
 COLUMNS = (
@@ -54,7 +54,7 @@ def write(
     seed: int = 0,
     force: bool = True,
 ) -> Path:
-    """Write the page for a table of runs (`scaling.runs`) to `out`; equal input makes equal files.
+    """Write the page for a table of runs (`scaling.laws.runs`) to `out`; equal input makes equal files.
 
     curves   training curves of the runs (column `run`), for the envelope; else the table's own
     scores   synthetic scores by architecture, as `relate` reads them; without them that part says so

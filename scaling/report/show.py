@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from mad.messages import printable
-from scaling.doubts import SERIOUS
-from scaling.fit import FittedLaw
-from scaling.law import Interval
+from scaling.laws.fitting import FittedLaw
+from scaling.laws.law import Interval
+from scaling.laws.runs.doubts import SERIOUS
 
 WIDTH = 100
 DRAWN = {"pairs": "rows drawn", "budget": "whole budgets drawn", "run": "whole runs drawn"}

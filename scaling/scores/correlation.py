@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
-from scaling.law import Interval
+from scaling.laws.law import Interval
 
 Array = npt.NDArray[np.float64]
 Statistic = Callable[[Array, Array], Array]

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.correlation import Correlation, correlate, holm, leave_out_error
-from scaling.match import match
-from scaling.scores import MEAN, ScoreTable, read_scores
-from scaling.target import Target, find_target, runs_of
-from scaling.verdict import verdict
+from scaling.scores.correlation import Correlation, correlate, holm, leave_out_error
+from scaling.scores.match import match
+from scaling.scores.table import MEAN, ScoreTable, read_scores
+from scaling.scores.target import Target, find_target, runs_of
+from scaling.scores.verdict import verdict
 
 # A row within this of 100 % is at the ceiling: it cannot be told from another one there.
 CEILING = 0.5
@@ -66,8 +66,8 @@ def relate(
 ) -> Relation:
     """Synthetic scores against the perplexity of the same architectures as language models.
 
-    scores    a row an architecture, as `scaling.scores` says: a leaderboard or a published table
-    frame     language-model runs (`scaling.runs`), from which the perplexity is found; or a row an
+    scores    a row an architecture, as `scaling.scores.table` says: a leaderboard or a published table
+    frame     language-model runs (`scaling.laws.runs`), from which the perplexity is found; or a row an
               architecture with ppl or loss, which is then the target as "given"
     budget    training FLOPs at which architectures are compared; None takes the largest that all of them have
     target    "compute-optimal": the vertex of the isoFLOP parabola; "state-optimal": the same at equal state,

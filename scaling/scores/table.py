@@ -7,7 +7,7 @@
     family  which architectures descend from one another
     params  parameters of the synthetic models, for the baseline
 
-A leaderboard (`mad.board.frame`, or its CSV) is such a table. Further columns are ignored.
+A leaderboard (`mad.board.table.frame`, or its CSV) is such a table. Further columns are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from difflib import get_close_matches
 import numpy as np
 import pandas as pd
 
-from scaling.columns import is_blank, rows_text
+from scaling.laws.runs.columns import is_blank, rows_text
 
 NAMES = ("arch", "architecture", "model")
 MEAN = "mean"

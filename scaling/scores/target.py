@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.columns import folded
-from scaling.compare import Frontier
-from scaling.optima import OUTSIDE, THREE, grouped, interval, lost, optima
-from scaling.rows import tidy
-from scaling.runs import NotIdentified, clean
-from scaling.state import state_law
+from scaling.laws.comparison import Frontier
+from scaling.laws.optima import OUTSIDE, THREE, grouped, interval, lost, optima
+from scaling.laws.runs.cleaning import NotIdentified, clean
+from scaling.laws.runs.columns import folded
+from scaling.laws.runs.rows import tidy
+from scaling.laws.state import state_law
 
 Array = npt.NDArray[np.float64]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from scaling.scores import MEAN
-from scaling.style import number
+from scaling.report.style import number
+from scaling.scores.table import MEAN
 
 # Below this many architectures a correlation speaks of rank at best.
 SMALL = 10

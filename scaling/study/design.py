@@ -11,12 +11,12 @@ import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 
 from architectures.files import whole_file
-from mad.bounds import Above, Amount, Positive, Text, Whole, reason
-from mad.config import content_hash
-from mad.language import CorpusConfig
+from mad.data.bounds import Above, Amount, Positive, Text, Whole, reason
+from mad.data.language import CorpusConfig
+from mad.data.protocol import Data
+from mad.data.records import content_hash
 from mad.progress import clock
-from mad.protocol import Data
-from scaling.sizes import Size
+from scaling.study.sizes import Size
 
 KIND, VERSION = "mad scaling plan", 1
 # Tokens that a step or an evaluation reads at most: they are in memory at once.

@@ -21,17 +21,17 @@ import architectures
 from architectures.bounds import shown
 from architectures.contract import causality
 from architectures.model import resolve_options
-from mad.driver import one_driver
-from mad.language import CorpusConfig
+from mad.data.language import CorpusConfig
 from mad.messages import Failed
 from mad.progress import clock
-from mad.runner import ROWS
-from scaling.design import Plan, PlannedRun, read
-from scaling.diagnose import check_design
-from scaling.rates import LRS
-from scaling.runs import NotIdentified
-from scaling.sizes import Size, ladder
-from scaling.timing import pace
+from mad.run.driver import one_driver
+from mad.run.runner import ROWS
+from scaling.laws.diagnose import check_design
+from scaling.laws.runs.cleaning import NotIdentified
+from scaling.study.design import Plan, PlannedRun, read
+from scaling.study.rates import LRS
+from scaling.study.sizes import Size, ladder
+from scaling.study.timing import pace
 
 __all__ = ["Plan", "PlannedRun", "plan", "read"]
 

@@ -17,14 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mad.language import FINAL, LanguageConfig, LanguageRecord, Role, resolve_precision
+from mad.data.language import FINAL, LanguageConfig, LanguageRecord, Role, resolve_precision
 from mad.messages import last_words, one_line, printable
 from mad.progress import clock
-from mad.store import Store
-from scaling.design import Plan, PlannedRun
-from scaling.pool import Outcome, run_all
-from scaling.rates import RateRule
-from scaling.tuning import NotTuned, configure, further_runs, rate_rule
+from mad.store.store import Store
+from scaling.study.design import Plan, PlannedRun
+from scaling.study.pool import Outcome, run_all
+from scaling.study.rates import RateRule
+from scaling.study.tuning import NotTuned, configure, further_runs, rate_rule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ ATTEMPTS = 2
 
 
 class Train(Protocol):
-    """What `scaling.train.train` is called with; importable by name where there are several workers."""
+    """What `scaling.lm.train.train` is called with; importable by name where there are several workers."""
 
     def __call__(
         self,
@@ -85,7 +85,7 @@ def run(
     devices    of one run, each with its part of every batch, by `strategy` "ddp" or "fsdp"; with one worker
     max_hours  after so long no run is begun; the next call goes on
     say        gets a line as each run ends, with the time left; None prints to standard error
-    train      `scaling.train.train`, or what stands for it in a test
+    train      `scaling.lm.train.train`, or what stands for it in a test
 
     A run that diverges is kept as such, and repeated once at half its learning rate as a run of its own, with
     a note in its record's environment. One whose process dies is begun again once, then kept as failed; the
@@ -106,7 +106,7 @@ def run(
             "not both"
         )
     if train is None:
-        from scaling.train import train as train_for_real
+        from scaling.lm.train import train as train_for_real
 
         train = train_for_real
     fixed = {
@@ -260,7 +260,7 @@ class _Driver:
         self.progress.ended(job, record)
 
     def frame(self) -> pd.DataFrame:
-        from scaling.stored import language_frame
+        from scaling.lm.stored import language_frame
 
         frame = language_frame(self.store)  # Without tuning runs.
         return frame[frame["id"].isin(self.jobs)].reset_index(drop=True)

@@ -17,8 +17,8 @@ import torch
 
 import architectures
 from architectures.model import resolve_options
-from mad.bounds import Above, Positive, Text, Whole
-from mad.protocol import Data
+from mad.data.bounds import Above, Positive, Text, Whole
+from mad.data.protocol import Data
 
 STEPS = (16, 8, 4)
 # The cost of a shape is 1 where it deviates by CLOSE from the wanted N, or by SHAPE from the preferred

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaling.sizes import Size
+from scaling.study.sizes import Size
 
 # Timed after one step that is not: at least this many, and for this long.
 STEPS, SECONDS = 3, 0.5

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mad.config import ArchitectureConfig
-from mad.language import (
+from mad.data.language import (
     CorpusConfig,
     LanguageConfig,
     LanguageCost,
@@ -15,6 +14,7 @@ from mad.language import (
     LanguageRecord,
     LanguageStatus,
 )
+from mad.data.records import ArchitectureConfig
 
 CORPUS = CorpusConfig(
     name="prose",

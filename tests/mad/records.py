@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from mad.config import ArchitectureConfig, Cost, Measure, Metrics, Record, RunConfig, Status, setting_fields
-from mad.protocol import PROTOCOLS, Protocol, Setting, Suite
+from mad.data.protocol import PROTOCOLS, Protocol, Setting, Suite
+from mad.data.records import (
+    ArchitectureConfig,
+    Cost,
+    Measure,
+    Metrics,
+    Record,
+    RunConfig,
+    Status,
+    setting_fields,
+)
 
 SOUND = PROTOCOLS["sound"]
 PUBLIC = PROTOCOLS["public-code"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mad.language import LanguageRecord
-from mad.protocol import SUITES
-from mad.store import Store
-from scaling.law import Law
+from mad.data.language import LanguageRecord
+from mad.data.protocol import SUITES
+from mad.store.store import Store
+from scaling.laws.law import Law
 from tests.mad.language_records import CORPUS, language
 from tests.mad.records import architecture, group
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mad.board import render
+from mad.board.table import render
+from mad.data.protocol import SUITES
 from mad.messages import one_line, printable
-from mad.protocol import SUITES
-from mad.score import score
-from mad.store import Store
-from scaling.page import Part, page
+from mad.score.score import score
+from mad.store.store import Store
+from scaling.report.page import Part, page
 from tests.mad.language_records import language
 from tests.mad.records import SOUND, architecture, group, record
+from tests.mad.store.test_reading import call, reading
 from tests.mad.stores import filled
-from tests.mad.test_reading import call, reading
 
 # Escape sequences, C1, overwriting, marks of direction and without width, breaks of lines.
 HOSTILE = ("\x1b[31m", "\x9b2J", *"\r\x08\u202e\u2066\u200b\ufeff\x85\u2028\x00\n")

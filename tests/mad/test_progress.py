@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 import mad.progress
-from mad.plan import estimate, work
+from mad.data.protocol import get_protocol, get_suite
 from mad.progress import Display, clock
-from mad.protocol import get_protocol, get_suite
-from mad.sweep import Group, plan
-from mad.trainer import Progress, make_fabric
+from mad.run.plan import estimate, work
+from mad.run.sweep import Group, plan
+from mad.run.trainer import Progress, make_fabric
 
 
 def groups() -> list[Group]:

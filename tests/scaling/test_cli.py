@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from mad.exchange import read_records
-from mad.store import Store
-from scaling import design
+from mad.store.exchange import read_records
+from mad.store.store import Store
 from scaling.cli import app
-from scaling.law import Law
+from scaling.laws.law import Law
 from scaling.reading import read
-from tests.scaling.fake_training import Training
+from scaling.study import design
+from tests.scaling.study.fake_training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = os.environ.get("MAD_SCALING_DATA")
@@ -249,8 +249,8 @@ def test_report_replaces_no_file_without_leave_and_never_its_input(csv: Path, tm
 def test_a_plan_is_made_trained_and_resumed_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaling.timing.seconds_per_step", lambda *size, **how: 0.001)
-    monkeypatch.setattr("scaling.train.train", Training(tmp_path))
+    monkeypatch.setattr("scaling.study.timing.seconds_per_step", lambda *size, **how: 0.001)
+    monkeypatch.setattr("scaling.lm.train.train", Training(tmp_path))
     plan, store = tmp_path / "plan.json", tmp_path / "store.sqlite"
     archs = ["transformer=mh-attention swiglu", "recurrent=rg-lru swiglu"]
     words = [*archs, "--corpus", "grammar[vocab_size=32]", "--budgets", "1e10,3e10,1e11", "--seq-len", "32"]
@@ -281,7 +281,7 @@ def test_a_plan_is_made_trained_and_resumed_from_the_command_line(
 def test_a_small_corpus_is_planned_with_a_fraction_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaling.timing.seconds_per_step", lambda *size, **how: 0.001)
+    monkeypatch.setattr("scaling.study.timing.seconds_per_step", lambda *size, **how: 0.001)
     book, plan = tmp_path / "book.txt", tmp_path / "plan.json"
     book.write_text("\f".join(f"Chapter {i} " + 400 * f"word{i} " for i in range(12)))
     words = ["plan", "mh-attention swiglu", "--corpus", book, "--cache", tmp_path / "cache", "--lr", "1e-3"]

@@ -8,11 +8,11 @@ from functools import partial
 from lightning.fabric import Fabric
 from torch import nn
 
-from mad.config import Record
-from mad.runner import environment_of, run_group, unfinished
-from mad.store import Store
-from mad.sweep import Group
-from mad.trainer import Progress, Replicas
+from mad.data.records import Record
+from mad.run.runner import environment_of, run_group, unfinished
+from mad.run.sweep import Group
+from mad.run.trainer import Progress, Replicas
+from mad.store.store import Store
 
 
 def run(

@@ -11,8 +11,8 @@
     status   "ok", "finished" or the like; what is not ok is set aside, and so are rows whose column diverged
              (or failed, crashed) says yes
 
-Further columns are kept and ignored; `scaling.columns` says which other names are recognised. Whatever is set
-aside, merged or assumed is a sentence in `attrs["notes"]`.
+Further columns are kept and ignored; `scaling.laws.runs.columns` says which other names are recognised.
+Whatever is set aside, merged or assumed is a sentence in `attrs["notes"]`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scaling.columns import is_blank, lacking, rows_text
-from scaling.doubts import OTHER_UNIT, names_groups
-from scaling.rows import ends, labels, positive, tidy
+from scaling.laws.runs.columns import is_blank, lacking, rows_text
+from scaling.laws.runs.doubts import OTHER_UNIT, names_groups
+from scaling.laws.runs.rows import ends, labels, positive, tidy
 
 __all__ = ["NotIdentified", "Status", "budgets", "clean", "ends", "labels", "rows_text", "tidy"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from scaling.columns import KNOWN, folded, is_blank, rows_text
+from scaling.laws.runs.columns import KNOWN, folded, is_blank, rows_text
 
 SERIOUS = "serious: "
 # Published runs have between .05 and some ten thousand tokens per parameter; counts in thousands or more,

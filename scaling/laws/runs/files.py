@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from scaling.columns import BLANK
+from scaling.laws.runs.columns import BLANK
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 EXCEL = re.compile(r'"?sep=([,;\t])"?\r?\n', re.IGNORECASE)
@@ -35,7 +35,7 @@ SHOWN = 5
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """The table of a file as it stands; `scaling.runs` says what its columns must hold."""
+    """The table of a file as it stands; `scaling.laws.runs` says what its columns must hold."""
     path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give a CSV of runs with the columns params, tokens and loss")

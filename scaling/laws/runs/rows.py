@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scaling import doubts
-from scaling.columns import chosen, folded, is_blank, lacking, named, rows_text
-from scaling.table import read_table
+from scaling.laws.runs import doubts
+from scaling.laws.runs.columns import chosen, folded, is_blank, lacking, named, rows_text
+from scaling.laws.runs.files import read_table
 
 # What tools write of a run that ended well. Any other word is taken for a bad end.
 GOOD = frozenset(
@@ -41,9 +41,8 @@ def tidy(
 
     The index counts the rows of the table from 1, as the messages do; parts of a tidy table keep it. In
     `attrs`: "notes" on all that was set aside or assumed, "columns" as the table has them, "labelled" whether
-    it names architectures. Refused, with rows
-    and column: two columns for one thing, architectures or runs without a name, and what `scaling.doubts`
-    says of the table as a whole.
+    it names architectures. Refused, with rows and column: two columns for one thing,
+    architectures or runs without a name, and what `scaling.laws.runs.doubts` says of the table as a whole.
     """
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"runs are a {type(frame).__name__}; give a pandas.DataFrame, or read a CSV")

@@ -6,10 +6,10 @@ import sys
 import pandas
 import pytest
 
-from mad.board import WIDTH, frame, render
-from mad.config import Record
-from mad.protocol import SUITES, get_suite
-from mad.score import Scores, score
+from mad.board.table import WIDTH, frame, render
+from mad.data.protocol import SUITES, get_suite
+from mad.data.records import Record
+from mad.score.score import Scores, score
 from tests.mad.records import SOUND, TWO, architecture, group, record, setting, suite
 
 BASELINE = get_suite("baseline")
@@ -201,7 +201,7 @@ def test_color_is_only_there_when_asked_for(scores: Scores) -> None:
 def test_neither_torch_nor_lightning_is_loaded() -> None:
     code = (
         "import sys, mad.store, mad.score, mad.board;"
-        "from mad.protocol import SUITES, PROTOCOLS;"
+        "from mad.data.protocol import SUITES, PROTOCOLS;"
         "found = mad.score.score([], SUITES['baseline'], PROTOCOLS['sound']);"
         "[mad.board.render(found, name) for name in ('table', 'md', 'csv', 'json')];"
         "assert not {'torch', 'lightning', 'scipy'} & set(sys.modules)"

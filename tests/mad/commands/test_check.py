@@ -664,7 +664,7 @@ def test_the_layers_own_exception_can_be_seen_whole(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_module_hides_a_public_function() -> None:
-    importlib.import_module("mad.contract.command")
+    importlib.import_module("mad.commands.check")
     for name in mad.__all__:
         assert callable(getattr(mad, name))
         assert not any((Path(mad.__file__).parent / f).exists() for f in (f"{name}.py", name))

@@ -8,7 +8,7 @@ import pytest
 
 import mad
 from mad.contract.whole import QUESTIONS
-from mad.sweep import factory_named
+from mad.run.sweep import factory_named
 
 FACTORIES = '''
 import numpy as np

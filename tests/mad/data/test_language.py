@@ -8,11 +8,11 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from mad.config import ArchitectureConfig
-from mad.exchange import export_records, import_records, read_records
-from mad.language import below_entropy, language_config, slack
-from mad.show import find_run, show_record
-from mad.store import ImportReport, Store
+from mad.commands.show import find_run, show_record
+from mad.data.language import below_entropy, language_config, slack
+from mad.data.records import ArchitectureConfig
+from mad.store.exchange import export_records, import_records, read_records
+from mad.store.store import ImportReport, Store
 from tests.mad.language_records import CORPUS, config, language
 from tests.mad.records import TWO, group, imported, record
 

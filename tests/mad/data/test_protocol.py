@@ -5,8 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 import synthetic_tasks
-from mad.config import ArchitectureConfig, RunConfig, content_hash, setting_fields, setting_key
-from mad.protocol import PROTOCOLS, SUITES, Protocol, Setting, Suite, get_protocol, get_suite
+from mad.data.protocol import PROTOCOLS, SUITES, Protocol, Setting, Suite, get_protocol, get_suite
+from mad.data.records import ArchitectureConfig, RunConfig, content_hash, setting_fields, setting_key
 
 MAD_2024 = get_suite("mad-2024")
 BASELINE = get_suite("baseline")

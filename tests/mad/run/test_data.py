@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import synthetic_tasks
-from mad.data import Split, load, order
-from mad.protocol import get_protocol, get_suite
-from mad.sweep import Group, plan
+from mad.data.protocol import get_protocol, get_suite
+from mad.run.batches import Split, load, order
+from mad.run.sweep import Group, plan
 
 CPU = torch.device("cpu")
 NAMES = synthetic_tasks.names()
@@ -119,7 +119,7 @@ Splits = Callable[[str, int], dict[str, Split]]
 
 @pytest.fixture
 def splits() -> Splits:
-    from mad.trainer import _splits
+    from mad.run.trainer import _splits
 
     def draw(spec: str, seed: int) -> dict[str, Split]:
         cell = plan([spec], get_suite("smoke"), get_protocol("sound"), tasks=["compression"])[0]

@@ -15,14 +15,14 @@ import architectures
 import mad.cli
 from architectures.elastic import Sampling, extract, nested_layers
 from architectures.primitive import Context
-from mad.config import RunConfig
-from mad.data import Split
-from mad.elastic import compare, summarise
-from mad.learners import Batched, Objective, Turns
-from mad.metrics import cross_entropy
-from mad.runner import check_cell
-from mad.sweep import Group, resolve
-from tests.mad.test_trainer import CPU, MODES, SOUND, cell, close, trained
+from mad.data.records import RunConfig
+from mad.run.batches import Split
+from mad.run.elastic import compare, summarise
+from mad.run.learners import Batched, Objective, Turns
+from mad.run.metrics import cross_entropy
+from mad.run.runner import check_cell
+from mad.run.sweep import Group, resolve
+from tests.mad.run.test_trainer import CPU, MODES, SOUND, cell, close, trained
 
 COPY = "compression[vocab_size=8,seq_len=8]"
 
@@ -120,7 +120,7 @@ def test_rows_that_were_not_drawn_move_as_plain_adamw_moves_them(kind: Any) -> N
     found = [s for p, s in state.items() if p.shape == (64, 16) and torch.equal(p.detach()[-1], before)]
     m, v = (found[0][key][-1].clone() for key in ("exp_avg", "exp_avg_sq"))
     learner.advance(data, [batch], first + 1, tick, lambda r, s: None)
-    from mad.optim import learning_rate
+    from mad.run.optim import learning_rate
 
     lr, (b1, b2) = 1e-2 * learning_rate("cosine", first + 1, runs[0].steps), SOUND.betas
     step = (b1 * m / (1 - b1**2)) / ((b2 * v / (1 - b2**2)).sqrt() + SOUND.eps)

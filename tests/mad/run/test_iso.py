@@ -6,9 +6,9 @@ import pytest
 
 import architectures
 from architectures.solving import TOLERANCE
-from mad.iso import equalise, read_goals
-from mad.protocol import get_protocol, get_suite
-from mad.sweep import plan
+from mad.data.protocol import get_protocol, get_suite
+from mad.run.iso import equalise, read_goals
+from mad.run.sweep import plan
 
 SUITE, PROTOCOL = get_suite("smoke"), get_protocol("sound")
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from mad.config import Measure
-from mad.metrics import BATCH, cross_entropy, measure
+from mad.data.records import Measure
+from mad.run.metrics import BATCH, cross_entropy, measure
 from synthetic_tasks import IGNORE
 
 T, V = 5, 7

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import architectures
 from architectures.primitive import Hint
-from mad.optim import Optimizer, hints_of, learning_rate
-from mad.protocol import get_protocol
+from mad.data.protocol import get_protocol
+from mad.run.optim import Optimizer, hints_of, learning_rate
 
 SOUND, PUBLIC = get_protocol("sound"), get_protocol("public-code")
 

@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from architectures.primitive import Context, Primitive
-from mad.config import Metrics, Record
-from mad.data import load, order
-from mad.engines import inline
-from mad.learners import Batched, Turns
-from mad.optim import learning_rate
-from mad.plan import work
-from mad.protocol import Protocol, get_protocol
-from mad.runner import check_cell, cost_of, run_group
-from mad.store import Store
-from mad.sweep import Cell, Group, resolve
-from mad.trainer import Outcome, Progress, Replicas, evaluation_steps, make_fabric, train
+from mad.data.protocol import Protocol, get_protocol
+from mad.data.records import Metrics, Record
+from mad.run.batches import load, order
+from mad.run.engines import inline
+from mad.run.learners import Batched, Turns
+from mad.run.optim import learning_rate
+from mad.run.plan import work
+from mad.run.runner import check_cell, cost_of, run_group
+from mad.run.sweep import Cell, Group, resolve
+from mad.run.trainer import Outcome, Progress, Replicas, evaluation_steps, make_fabric, train
+from mad.store.store import Store
 from synthetic_tasks import Task
 from tests.mad.records import setting
 

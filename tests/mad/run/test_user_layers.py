@@ -19,13 +19,13 @@ from rich.console import Console
 
 import mad
 from mad.api import prepare
-from mad.data import load
-from mad.driver import one_driver
-from mad.learners import Turns
 from mad.messages import Failed, last_words
-from mad.plan import estimate, show_plan
-from mad.store import Store
-from mad.trainer import make_fabric
+from mad.run.batches import load
+from mad.run.driver import one_driver
+from mad.run.learners import Turns
+from mad.run.plan import estimate, show_plan
+from mad.run.trainer import make_fabric
+from mad.store.store import Store
 
 LAYERS = '''
 import os, pty, sys

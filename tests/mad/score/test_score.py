@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mad.config import Record
-from mad.interval import RESAMPLES, Drawn, Estimate, mean, over_rows, over_seeds
-from mad.protocol import SUITES, Suite
-from mad.score import ArchitectureScore, score
+from mad.data.protocol import SUITES, Suite
+from mad.data.records import Record
+from mad.score.interval import RESAMPLES, Drawn, Estimate, mean, over_rows, over_seeds
+from mad.score.score import ArchitectureScore, score
 from tests.mad.records import (
     CHANCE,
     PUBLIC,

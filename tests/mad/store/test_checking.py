@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-import scaling.runs
-from mad.checking import LONGEST, check, understood
-from mad.config import Record, RunConfig
-from mad.exchange import import_records, read_records
-from mad.language import LARGEST_LOSS, LanguageConfig, LanguageRecord
-from mad.store import Store
+import scaling.laws.runs.cleaning
+from mad.data.language import LARGEST_LOSS, LanguageConfig, LanguageRecord
+from mad.data.records import Record, RunConfig
+from mad.store.checking import LONGEST, check, understood
+from mad.store.exchange import import_records, read_records
+from mad.store.store import Store
 from tests.mad.language_records import CORPUS, language
 from tests.mad.records import TWO, record
 
@@ -158,7 +158,7 @@ def test_a_loss_below_the_entropy_of_its_text_is_refused() -> None:
 
 
 def test_both_packages_know_the_same_largest_loss() -> None:
-    assert LARGEST_LOSS == scaling.runs.LARGEST_LOSS
+    assert LARGEST_LOSS == scaling.laws.runs.cleaning.LARGEST_LOSS
 
 
 LINES: dict[str, Callable[[str], bytes]] = {

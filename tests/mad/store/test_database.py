@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mad.config import Record
-from mad.exchange import export_records, import_records
-from mad.store import Store
-from scaling.stored import curves_frame, language_frame
+from mad.data.records import Record
+from mad.store.exchange import export_records, import_records
+from mad.store.store import Store
+from scaling.lm.stored import curves_frame, language_frame
 from tests.mad.language_records import language
 from tests.mad.records import TWO, group, record
 
@@ -254,6 +254,6 @@ def test_a_note_is_one_line_on_standard_error(path: Path) -> None:
         db.execute("UPDATE runs SET record = '{}' WHERE rowid = 1")
     db.close()
     words = [sys.executable, "-m", "mad.cli", "leaderboard", "--suite", "smoke", "--store", str(path)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.returncode == 0 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("mad: run ") and "cannot be understood (id: Field required)" in done.stderr

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from mad.config import RunConfig
-from mad.exchange import import_records, read_records
-from mad.language import LanguageConfig
-from mad.store import Store
+from mad.data.language import LanguageConfig
+from mad.data.records import RunConfig
+from mad.store.exchange import import_records, read_records
+from mad.store.store import Store
+from tests.mad.store.test_reading import call, reading
 from tests.mad.stores import filled
-from tests.mad.test_reading import call, reading
 
 NUMBERS = [0, 1, -1, 2, 7, 0.0, 0.5, 1.0, -0.0, 1e-300, 1e300, 1e17, 25.0, 700.0, 800.0, -1e9, 2**31, 2**53]
 NUMBERS += [2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**400, math.nan, math.inf, -math.inf]
@@ -108,7 +108,7 @@ def base(tmp_path: Path) -> list[str]:
     specs = {"a": "2*(mamba swiglu)", "b": "2*(hyena swiglu)", "c": "this:Layer"}
     filled(tmp_path / "whole.sqlite", specs)
     with Store(tmp_path / "whole.sqlite", read_only=True) as store:
-        from mad.exchange import export_records
+        from mad.store.exchange import export_records
 
         export_records(store, tmp_path / "whole.jsonl")
     return (tmp_path / "whole.jsonl").read_text().splitlines()

@@ -16,11 +16,11 @@ import pytest
 import mad
 import mad.cli
 import scaling
-from mad.store import Store
-from scaling.design import Plan, read
-from scaling.stored import language_frame
+from mad.store.store import Store
+from scaling.lm.stored import language_frame
+from scaling.study.design import Plan, read
 from tests.mad.stores import filled
-from tests.scaling.test_plan import PLAN
+from tests.scaling.study.test_plan import PLAN
 
 SPECS = {
     "foreign": "2*(innocent_mod:Layer[width=3] this)",
@@ -111,7 +111,7 @@ def test_no_function_that_reads_records_runs_what_they_name(store: Path, watch: 
 
 
 def test_layers_of_somebodys_own_meet_by_the_pattern_of_their_text(watch: Watch) -> None:
-    from scaling.match import match
+    from scaling.scores.match import match
 
     names = {"a": ["2*(this:Layer swiglu)"], "b": ["innocent_mod:Layer[a=1]"], "c": ["hyena swiglu"]}
     found, _ = match(names, ["8*(this:Layer swiglu)", "innocent_mod:Layer[a=2]", "4*(hyena swiglu)"])
@@ -129,7 +129,7 @@ def test_a_sweep_says_before_its_work_which_stored_run_it_cannot_understand(
     db.close()
     with Store(path, read_only=True) as store:
         (lost,) = [entry.id for entry in store.entries() if entry.record is None]
-    monkeypatch.setattr("mad.engines.inline.run_group", lambda *a, **k: pytest.fail("work was begun"))
+    monkeypatch.setattr("mad.run.engines.inline.run_group", lambda *a, **k: pytest.fail("work was begun"))
     assert call([*words[:5], "in-context-recall,compression", *words[6:]], monkeypatch) == 2
     assert f"run {lost} in store {path} cannot be understood" in capsys.readouterr().err
     monkeypatch.undo()

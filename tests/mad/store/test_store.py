@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from mad import database as module
-from mad.config import Record, Status
-from mad.exchange import export_records, import_records
-from mad.location import network_file_system
-from mad.store import ImportReport, Store, default_path
+from mad.data.records import Record, Status
+from mad.store import database as module
+from mad.store.exchange import export_records, import_records
+from mad.store.location import network_file_system
+from mad.store.store import ImportReport, Store, default_path
 from tests.mad.records import TWO, group, imported, record
 
 AT = TWO.settings[0]
@@ -268,7 +268,7 @@ def test_the_default_path_is_the_users(
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/h", **environment}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("mad.location.sys.platform", platform)
+    monkeypatch.setattr("mad.store.location.sys.platform", platform)
     assert default_path() == Path(expected)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scaling.law import Law
+from scaling.laws.law import Law
 
 CHINCHILLA = Law(E=1.82, A=482.0, B=2085.0, alpha=0.348, beta=0.366)
 SYMMETRIC = Law(E=1.8, A=500.0, B=1500.0, alpha=0.35, beta=0.35)

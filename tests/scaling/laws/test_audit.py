@@ -14,11 +14,19 @@ import pandas as pd
 import pytest
 
 import scaling
-from scaling.audit import REFITTED, Audit, audit, hold_out, influence, influential_set, minimum_ratio_cuts
-from scaling.findings import of_cuts, of_hold_out, of_influence
-from scaling.fit import Allocation, fit
-from scaling.law import Interval, Law
-from scaling.runs import NotIdentified, Status
+from scaling.laws.audit import (
+    REFITTED,
+    Audit,
+    audit,
+    hold_out,
+    influence,
+    influential_set,
+    minimum_ratio_cuts,
+)
+from scaling.laws.findings import of_cuts, of_hold_out, of_influence
+from scaling.laws.fitting import Allocation, fit
+from scaling.laws.law import Interval, Law
+from scaling.laws.runs.cleaning import NotIdentified, Status
 
 LAW = Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
 TARGET = 5.76e23

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scaling.bias import basin, fit_shape
-from scaling.isoflop import isoflop
-from scaling.law import Law
-from tests.scaling.designs import CHINCHILLA, FALLS_FAST, FALLS_SLOWLY, SYMMETRIC, grid
+from scaling.laws.bias import basin, fit_shape
+from scaling.laws.isoflops import isoflop
+from scaling.laws.law import Law
+from tests.scaling.laws.designs import CHINCHILLA, FALLS_FAST, FALLS_SLOWLY, SYMMETRIC, grid
 
 SEVEN = tuple(np.geomspace(1e18, 1e22, 7))
 # arXiv:2603.22339: error of D*(1e24) in percent, by (grid width, shift).

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from scaling.compare import compare
-from scaling.law import Law
-from scaling.runs import NotIdentified
-from tests.scaling.designs import BUDGETS, SYMMETRIC, grid
+from scaling.laws.comparison import compare
+from scaling.laws.law import Law
+from scaling.laws.runs.cleaning import NotIdentified
+from tests.scaling.laws.designs import BUDGETS, SYMMETRIC, grid
 
 # The same law but for E: the perplexity of b is exp(0.05) times that of a at any compute.
 HIGHER = replace(SYMMETRIC, E=SYMMETRIC.E + 0.05)

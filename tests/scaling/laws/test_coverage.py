@@ -10,9 +10,9 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
-from tests.scaling.designs import FALLS_SLOWLY, SYMMETRIC, grid
+from tests.scaling.laws.designs import FALLS_SLOWLY, SYMMETRIC, grid
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scaling
-from scaling import diagnose, runs
-from scaling.diagnose import REFUSE, WARN, check_design, condition
-from scaling.law import Law
-from scaling.runs import NotIdentified
+from scaling.laws import diagnose
+from scaling.laws.diagnose import REFUSE, WARN, check_design, condition
+from scaling.laws.law import Law
+from scaling.laws.runs import cleaning as runs
+from scaling.laws.runs.cleaning import NotIdentified
 
 LAW = Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
 SETTINGS = settings(deadline=None, max_examples=60, derandomize=True)
@@ -223,6 +224,6 @@ def test_parameters_at_their_limits_are_named(law: Law, words: list[str]) -> Non
 
 
 def test_the_diagnosis_loads_no_torch() -> None:
-    code = "import sys, scaling.diagnose; print('torch' in sys.modules, 'scaling.fit' in sys.modules)"
+    code = "import sys, scaling.laws.diagnose; print('torch' in sys.modules, 'scaling.fit' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

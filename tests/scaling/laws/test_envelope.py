@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.approaches import approaches
-from scaling.envelope import envelope
-from scaling.law import Law
-from scaling.runs import NotIdentified
-from tests.scaling.designs import CHINCHILLA, FALLS_FAST, grid
+from scaling.laws.approaches import approaches
+from scaling.laws.envelope import envelope
+from scaling.laws.law import Law
+from scaling.laws.runs.cleaning import NotIdentified
+from tests.scaling.laws.designs import CHINCHILLA, FALLS_FAST, grid
 
 
 def curves(law: Law = CHINCHILLA, sizes: int = 25, rows: int = 60) -> pd.DataFrame:

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.families import Families, fit_families
-from scaling.fit import fit
-from scaling.law import Law
-from scaling.runs import NotIdentified, Status, clean
-from scaling.sharing import by_architecture, points_of, sharing_test
-from scaling.solver import SQUARES, descend
-from scaling.tied import SHAREABLE, Tied, joint_starts, optimum
+from scaling.laws.families import Families, fit_families
+from scaling.laws.fitting import fit
+from scaling.laws.law import Law
+from scaling.laws.runs.cleaning import NotIdentified, Status, clean
+from scaling.laws.sharing import by_architecture, points_of, sharing_test
+from scaling.laws.solver import SQUARES, descend
+from scaling.laws.tied import SHAREABLE, Tied, joint_starts, optimum
 
 LAWS = {
     "transformer": Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37),

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 import scaling
-from scaling.law import Law, effective_tokens
-from scaling.runs import NotIdentified, Status
-from scaling.solver import Points, huber
+from scaling.laws.law import Law, effective_tokens
+from scaling.laws.runs.cleaning import NotIdentified, Status
+from scaling.laws.solver import Points, huber
 
 CHINCHILLA = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 SYMMETRIC = Law(E=2.0, A=400.0, B=400.0, alpha=0.31, beta=0.31)

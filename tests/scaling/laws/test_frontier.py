@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.frontier import frontier
-from scaling.runs import NotIdentified
-from tests.scaling.designs import CHINCHILLA, grid
+from scaling.laws.frontier import frontier
+from scaling.laws.runs.cleaning import NotIdentified
+from tests.scaling.laws.designs import CHINCHILLA, grid
 
 
 def test_the_frontier_holds_the_runs_that_no_cheaper_run_beats() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.gadre import OverTrainingLaw, fit_overtraining_law
-from scaling.runs import NotIdentified, Status
+from scaling.laws.gadre import OverTrainingLaw, fit_overtraining_law
+from scaling.laws.runs.cleaning import NotIdentified, Status
 
 TRUTH = OverTrainingLaw(E=1.84, a=166.0, b=-0.27, c=367.0, status=Status.CONVERGED, value=0.0, n=0)
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from scaling.isoflop import isoflop
-from scaling.parabola import basis, noise, scales, vertex
-from scaling.runs import NotIdentified
-from tests.scaling.designs import BUDGETS, CHINCHILLA, FALLS_FAST, SYMMETRIC, grid, random_law
+from scaling.laws.isoflops import isoflop
+from scaling.laws.parabola import basis, noise, scales, vertex
+from scaling.laws.runs.cleaning import NotIdentified
+from tests.scaling.laws.designs import BUDGETS, CHINCHILLA, FALLS_FAST, SYMMETRIC, grid, random_law
 
 DATA = os.environ.get("MAD_SCALING_DATA")
 public = pytest.mark.skipif(DATA is None, reason="MAD_SCALING_DATA does not name the folder of public tables")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from scaling.law import Law, effective_tokens
+from scaling.laws.law import Law, effective_tokens
 
 # Hoffmann et al. as printed, with rounded exponents; Epoch's corrected fit (arXiv 2404.10102).
 PRINTED = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from scaling.law import Law
-from scaling.overtraining import overtraining
-from scaling.runs import NotIdentified
-from tests.scaling.designs import (
+from scaling.laws.law import Law
+from scaling.laws.penalty import overtraining
+from scaling.laws.runs.cleaning import NotIdentified
+from tests.scaling.laws.designs import (
     BUDGETS,
     CHINCHILLA,
     FALLS_FAST,

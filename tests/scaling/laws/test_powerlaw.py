@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from scaling.powerlaw import power_law, power_laws, sharing, slopes
-from scaling.runs import NotIdentified
+from scaling.laws.powerlaw import power_law, power_laws, sharing, slopes
+from scaling.laws.runs.cleaning import NotIdentified
 
 DATA = os.environ.get("MAD_SCALING_DATA")
 PUBLISHED = {

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 import scaling
-from scaling.gadre import fit_overtraining_law
-from scaling.runs import Status
-from scaling.solver import Points, linear
+from scaling.laws.gadre import fit_overtraining_law
+from scaling.laws.runs.cleaning import Status
+from scaling.laws.solver import Points, linear
 
 CHINCHILLA, CASE = "chinchilla_kyotakano.csv", "P1_chinchilla_licensed"
 DATA = os.environ.get("MAD_SCALING_DATA")

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 import scaling
-from scaling.families import fit_families
-from scaling.law import Interval
-from scaling.resample import clusters, in_order, multiplicities, percentile, refit
-from scaling.runs import NotIdentified, clean
-from scaling.solver import Points, descend, linear, starts
-from tests.scaling.designs import TRUTH, curves, simulate
+from scaling.laws.families import fit_families
+from scaling.laws.law import Interval
+from scaling.laws.resample import clusters, in_order, multiplicities, percentile, refit
+from scaling.laws.runs.cleaning import NotIdentified, clean
+from scaling.laws.solver import Points, descend, linear, starts
+from tests.scaling.laws.designs import TRUTH, curves, simulate
 
 NAMES = ("E", "A", "B", "alpha", "beta", "n_exponent", "d_exponent")
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import scaling
-from scaling import runs
+from scaling.laws.runs import cleaning as runs
 
 GOOD = pd.DataFrame(
     {

@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import check_grad, minimize
 
 import scaling
-from scaling.law import Law
-from scaling.solver import SQUARES, Points, descend, linear, starts, system
+from scaling.laws.law import Law
+from scaling.laws.solver import SQUARES, Points, descend, linear, starts, system
 
 CHINCHILLA = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 

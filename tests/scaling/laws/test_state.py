@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from scaling.runs import NotIdentified
-from scaling.state import state_law
-from tests.scaling.designs import SYMMETRIC, grid
+from scaling.laws.runs.cleaning import NotIdentified
+from scaling.laws.state import state_law
+from tests.scaling.laws.designs import SYMMETRIC, grid
 
 K = {"attention": 3000.0, "hybrid": 2400.0, "recurrent": 2000.0}
 

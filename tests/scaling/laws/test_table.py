@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import scaling
-from scaling.approaches import approaches
-from scaling.law import Law
-from scaling.rows import ends, tidy
-from scaling.table import read_table
+from scaling.laws.approaches import approaches
+from scaling.laws.law import Law
+from scaling.laws.runs.files import read_table
+from scaling.laws.runs.rows import ends, tidy
 
 LAW = Law(E=1.8, A=480.0, B=2080.0, alpha=0.35, beta=0.37)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mad.language import CorpusConfig, LanguageConfig, language_config
+from mad.data.language import CorpusConfig, LanguageConfig, language_config
 
 VOCABULARY = 16
 

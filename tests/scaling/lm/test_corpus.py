@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scaling.corpus import Text, load
-from scaling.grammar import Grammar
+from scaling.lm.corpus import Text, load
+from scaling.lm.grammar import Grammar
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WORDS = "the quick brown fox jumps over a lazy dog while seven wizards brew potions".split()
 
 
@@ -336,7 +336,7 @@ def test_the_same_text_gives_the_same_bpe_in_another_process(tmp_path: Path) -> 
     pytest.importorskip("tokenizers")
     one = corpus(tmp_path, ARTICLES, tokenizer="bpe", vocab_size=300).config.tokenizer_sha256
     code = (
-        "import sys; from scaling.corpus import load; print(load(sys.argv[1], tokenizer='bpe', "
+        "import sys; from scaling.lm.corpus import load; print(load(sys.argv[1], tokenizer='bpe', "
         "vocab_size=300, validation=0.3, cache=sys.argv[2]).config.tokenizer_sha256)"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "corpus.jsonl"), str(tmp_path / "other")]

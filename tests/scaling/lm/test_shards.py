@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from scaling import shards
+from scaling.lm import shards
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BUILD = """
 import pathlib, sys, time
 from scaling import shards

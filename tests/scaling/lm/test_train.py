@@ -20,18 +20,18 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from architectures import registry
 from architectures.primitive import Context, Hint, Primitive
 from architectures.registry import primitive
-from mad.language import LanguageRecord
-from mad.store import Store
-from scaling.cost import build_model, cost_of
-from scaling.learner import LOOK, Batches, Learner, learning_rate
-from scaling.resume import CHECKPOINT
-from scaling.runs import clean
-from scaling.stored import language_frame
-from scaling.train import train
-from scaling.watch import make_loggers
-from tests.scaling.stand_in import VOCABULARY, StandIn, tiny
+from mad.data.language import LanguageRecord
+from mad.store.store import Store
+from scaling.laws.runs.cleaning import clean
+from scaling.lm.cost import build_model, cost_of
+from scaling.lm.learner import LOOK, Batches, Learner, learning_rate
+from scaling.lm.resume import CHECKPOINT
+from scaling.lm.stored import language_frame
+from scaling.lm.train import train
+from scaling.lm.watch import make_loggers
+from tests.scaling.lm.stand_in import VOCABULARY, StandIn, tiny
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def run(config: Any = None, corpus: Any = None, **options: Any) -> LanguageRecord:

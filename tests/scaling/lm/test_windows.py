@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scaling import windows
+from scaling.lm import windows
 
 
 @pytest.mark.parametrize(("tokens", "seq_len"), [(11, 10), (100, 10), (101, 10), (109, 10), (37, 1), (64, 7)])

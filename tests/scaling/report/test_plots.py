@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from scaling import comparisons, plots, style
-from scaling.fit import FittedLaw, fit
-from scaling.isoflop import IsoFlop, isoflop
-from scaling.law import Law
-from scaling.overtraining import overtraining
-from scaling.relate import relate
-from scaling.state import state_law
+from scaling.laws.fitting import FittedLaw, fit
+from scaling.laws.isoflops import IsoFlop, isoflop
+from scaling.laws.law import Law
+from scaling.laws.penalty import overtraining
+from scaling.laws.state import state_law
+from scaling.report import comparisons, plots, style
+from scaling.scores.relation import relate
 
 NAMES = ("Alpha", "Beta $x^2$", "3*(gated-delta-net swiglu) gated-attention swiglu")
 

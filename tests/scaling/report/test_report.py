@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.law import Law
-from scaling.page import Part, page, shown, span
-from scaling.report import write
+from scaling.laws.law import Law
+from scaling.report.page import Part, page, shown, span
+from scaling.report.report import write
 
 NASTY = "<script>alert('x')</script> & $a_b$ \u6f22"
 VOID = {"meta", "br"}

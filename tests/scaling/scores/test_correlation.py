@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scaling.correlation import Array, correlate, fisher, holm, leave_out_error, needed
+from scaling.scores.correlation import Array, correlate, fisher, holm, leave_out_error, needed
 
 # Perplexity and mean score of the overview figure of arXiv:2403.17844 (digitised).
 PPL = [11.04, 9.91, 8.65, 8.41, 8.23]

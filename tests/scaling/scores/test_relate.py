@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 import scaling
-from scaling.compare import compare
-from scaling.law import Law
-from scaling.relate import Relation, relate
-from scaling.relating import render
-from scaling.runs import NotIdentified
-from tests.scaling.designs import grid
+from scaling.laws.comparison import compare
+from scaling.laws.law import Law
+from scaling.laws.runs.cleaning import NotIdentified
+from scaling.report.relating import render
+from scaling.scores.relation import Relation, relate
+from tests.scaling.laws.designs import grid
 
 TASKS = {
     "in_context_recall": "in-context-recall",

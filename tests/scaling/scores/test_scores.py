@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.match import match
-from scaling.scores import TASKS, read_scores
+from scaling.scores.match import match
+from scaling.scores.table import TASKS, read_scores
 
 GOOD = pd.DataFrame(
     {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mad.language import (
+from mad.data.language import (
     CorpusConfig,
     LanguageConfig,
     LanguageCost,
@@ -18,7 +18,7 @@ from mad.language import (
     LanguageRecord,
     LanguageStatus,
 )
-from scaling.cost import cost_of
+from scaling.lm.cost import cost_of
 
 CORPUS = CorpusConfig(
     name="words",

@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mad.config import content_hash
-from scaling.diagnose import check_design
-from scaling.plan import Plan, plan, read
-from scaling.runs import NotIdentified
-from scaling.sizes import Size, ladder
-from scaling.timing import pace, seconds_per_step
-from tests.scaling.fake_training import CORPUS
+from mad.data.records import content_hash
+from scaling.laws.diagnose import check_design
+from scaling.laws.runs.cleaning import NotIdentified
+from scaling.study.plan import Plan, plan, read
+from scaling.study.sizes import Size, ladder
+from scaling.study.timing import pace, seconds_per_step
+from tests.scaling.study.fake_training import CORPUS
 
 TWO = ["transformer=mh-attention swiglu", "mamba2 swiglu"]
 BUDGETS = (1e12, 3e12, 1e13)
@@ -202,7 +202,7 @@ def test_a_pace_has_no_negative_part() -> None:
 
 def test_a_nested_model_takes_the_time_of_what_its_steps_run(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
-    monkeypatch.setattr("scaling.timing.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("scaling.study.timing.time.perf_counter", lambda: float(next(clock)))
 
     def seconds(draw: str) -> float:
         spec = f"mh-attention matformer-mlp[draw={draw}]"

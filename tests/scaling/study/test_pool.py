@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scaling.pool import run_all
-from tests.scaling.pool_tasks import act
+from scaling.study.pool import run_all
+from tests.scaling.study.pool_tasks import act
 
 
 def test_every_task_has_its_outcome_and_workers_serve_several() -> None:
@@ -36,7 +36,7 @@ def test_leaving_the_loop_ends_the_processes() -> None:
 
 
 def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scaling.pool.GRACE", 0.1)
+    monkeypatch.setattr("scaling.study.pool.GRACE", 0.1)
     for number, _ in run_all(act, tmp_path / "deaf", ["deaf", "wait for the deaf"], workers=2):
         assert number == 1
         break

@@ -9,8 +9,8 @@ import pytest
 import typer
 
 from scaling.cli import app
-from scaling.plan import plan
-from scaling.rates import CAP, Optimum, RateRule, extension, optimum
+from scaling.study.plan import plan
+from scaling.study.rates import CAP, Optimum, RateRule, extension, optimum
 
 GRID = (1e-3, 2e-3, 4e-3, 8e-3)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import architectures
-from mad.language import language_config
-from scaling.cost import cost_of
-from scaling.sizes import APART, BAND, FAR, ladder, preferred_aspect
-from tests.scaling.fake_training import CORPUS
+from mad.data.language import language_config
+from scaling.lm.cost import cost_of
+from scaling.study.sizes import APART, BAND, FAR, ladder, preferred_aspect
+from tests.scaling.study.fake_training import CORPUS
 
 TRANSFORMER = "mh-attention swiglu"
 STRIPE = "3*(mh-gated-linear-attention swiglu) mh-attention swiglu"

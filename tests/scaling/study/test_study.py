@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from mad.language import LanguageRecord
-from mad.store import Store
-from scaling import runs, study
-from scaling.design import Plan
-from scaling.plan import plan
-from scaling.pool import Outcome
-from scaling.tuning import configure
-from tests.scaling.fake_training import CORPUS, Training, Words
+from mad.data.language import LanguageRecord
+from mad.store.store import Store
+from scaling.laws.runs import cleaning as runs
+from scaling.study import run as study
+from scaling.study.design import Plan
+from scaling.study.plan import plan
+from scaling.study.pool import Outcome
+from scaling.study.tuning import configure
+from tests.scaling.study.fake_training import CORPUS, Training, Words
 
 GRID = (1e-3, 2e-3, 4e-3, 8e-3)
 ARCHS = ["attention=mh-attention swiglu", "gated=mh-gated-linear-attention swiglu"]
@@ -285,7 +286,7 @@ def test_a_real_study_killed_and_resumed_holds_the_runs_of_an_undisturbed_one(tm
     def command(where: str, workers: int) -> list[str]:
         return [sys.executable, str(tmp_path / "real.py"), str(made_folder(tmp_path / where)), str(workers)]
 
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     subprocess.run(command("a", 1), check=True, env=environment, capture_output=True)
     words = command("b", 2)
     driver = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)

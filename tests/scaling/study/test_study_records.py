@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from scaling.cli import app
 from scaling.reading import read
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "results"
 
 
@@ -91,7 +91,7 @@ def test_a_plan_and_its_records_are_one_study(
     def train(*words: Any, **options: Any) -> None:
         pytest.fail("a stored run was trained again")
 
-    monkeypatch.setattr("scaling.train.train", train)
+    monkeypatch.setattr("scaling.lm.train.train", train)
     result = CliRunner().invoke(
         app,
         ["train", str(RESULTS / f"{name}.plan.json"), "--store", str(stores[name]), "--workers", "1"],
