@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from architectures.files import check_target
-from mad.board.table import frame
+from mad.board import frame
 from mad.data.protocol import Setting, get_protocol, get_suite
 from mad.data.records import Record
 from mad.messages import Failed, last_words
-from mad.score.score import Scores, score
-from mad.store.store import Store, default_path
+from mad.score import Scores, score
+from mad.store import Store, default_path
 
 if TYPE_CHECKING:
     import pandas

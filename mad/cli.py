@@ -87,7 +87,7 @@ def bench(
 
         show_plan(prepared, store, _console())
         return
-    from mad.board.table import render
+    from mad.board import render
     from mad.progress import Display
     from mad.run.iso import read_goals
     from mad.run.plan import headline, work
@@ -139,7 +139,7 @@ def leaderboard(
 ) -> None:
     """Compare every architecture in the store."""
     from mad.api import scores_of
-    from mad.board.table import render
+    from mad.board import render
 
     scores = scores_of(suite=suite, protocol=protocol, store=store)
     equal = [name.strip() for name in iso.split(",") if name.strip()]

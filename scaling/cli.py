@@ -155,7 +155,7 @@ def train(
     ] = False,
 ) -> None:
     """Train the runs of a plan that the store lacks: learning rates first, then the grid. Resumes."""
-    from mad.store.store import Store
+    from mad.store import Store
     from scaling.lm.corpus import load
     from scaling.report import show
     from scaling.study import design

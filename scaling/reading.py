@@ -38,7 +38,7 @@ def read(
         frame = _named(tidy(read_table(file), columns=names, by=by, where=where))
         runs = ends(frame)
         return runs, frame if len(runs) < len(frame) else None
-    from mad.store.store import Store
+    from mad.store import Store
     from scaling.lm.stored import curves_frame, language_frame
 
     with Store(store, read_only=True) as opened:

@@ -17,8 +17,8 @@ import typer
 import architectures
 import mad.cli
 from architectures.checkpoint import save
+from mad.store import Store
 from mad.store.exchange import export_records
-from mad.store.store import Store
 from scaling import cli as scaling_cli
 from scaling.lm.corpus import load
 from scaling.lm.stored import language_frame

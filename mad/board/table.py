@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mad.messages import printable
+from mad.score import ArchitectureScore, Scores
 from mad.score.interval import average
-from mad.score.score import ArchitectureScore, Scores
 
 if TYPE_CHECKING:
     import pandas

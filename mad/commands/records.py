@@ -17,8 +17,8 @@ def export_(
     force: ForceOption = False,
 ) -> None:
     """Write every record of the store to a file, one line a run."""
+    from mad.store import Store
     from mad.store.exchange import export_records
-    from mad.store.store import Store
 
     with Store(store, read_only=True) as opened:
         count = export_records(opened, file, overwrite=force)
@@ -30,8 +30,8 @@ def import_(
     store: StoreOption = None,
 ) -> None:
     """Merge the records of a file into the store, marked as imported. All or nothing; runs no code."""
+    from mad.store import Store
     from mad.store.exchange import read_records
-    from mad.store.store import Store
 
     records = read_records(file)
     with Store(store) as opened:
@@ -61,8 +61,8 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", help="Remove what the options select without ids.")] = False,
 ) -> None:
     """Remove runs from the store, and list them. Options narrow the ids, or without ids the whole store."""
+    from mad.store import Store
     from mad.store.removal import line, matches
-    from mad.store.store import Store
 
     options = {"suite": suite, "task": task, "architecture": architecture, "status": status, "study": study}
     wanted = {name: value for name, value in options.items() if value is not None}

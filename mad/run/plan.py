@@ -19,7 +19,7 @@ from mad.progress import clock
 from mad.run.engines.inline import missing
 from mad.run.runner import cost_of, counted_cost
 from mad.run.sweep import Cell, Group
-from mad.store.store import Store, default_path
+from mad.store import Store, default_path
 
 # A step takes 1.4 to 4 times its FLOPs at the speed of a product, 2.3 in the middle: six architectures on the
 # quick and baseline settings, one CPU core.

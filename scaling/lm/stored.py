@@ -11,7 +11,7 @@ import pandas as pd
 
 from architectures.outline import depth, outline
 from mad.data.language import LARGEST_LOSS, LanguageRecord, Role, slack
-from mad.store.store import Store
+from mad.store import Store
 
 ROLES: tuple[Role, ...] = ("grid", "single")
 COLUMNS = (

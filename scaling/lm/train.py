@@ -34,7 +34,7 @@ from mad.data.language import (
 from mad.run.driver import one_driver
 from mad.run.runner import ROWS, environment_of
 from mad.run.trainer import make_fabric
-from mad.store.store import Store
+from mad.store import Store
 from scaling.lm.cost import build_model, cost_of
 from scaling.lm.learner import Text
 from scaling.lm.ranks import launch

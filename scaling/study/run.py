@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mad.data.language import FINAL, LanguageConfig, LanguageRecord, Role, resolve_precision
 from mad.messages import last_words, one_line, printable
 from mad.progress import clock
-from mad.store.store import Store
+from mad.store import Store
 from scaling.study.design import Plan, PlannedRun
 from scaling.study.pool import Outcome, run_all
 from scaling.study.rates import RateRule

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from architectures.model import resolve_options
 from architectures.options import ModelOptions
 from mad.data.language import FINAL, LanguageConfig, Precision, language_config
-from mad.store.store import Store
+from mad.store import Store
 from scaling.study.design import Plan, PlannedRun
 from scaling.study.rates import RateRule, extension, optimum
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mad.data.language import LanguageRecord
 from mad.data.protocol import SUITES
-from mad.store.store import Store
+from mad.store import Store
 from scaling.laws.law import Law
 from tests.mad.language_records import CORPUS, language
 from tests.mad.records import architecture, group

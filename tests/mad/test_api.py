@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import mad
-from mad.store.store import Store
+from mad.store import Store
 from synthetic_tasks import Task
 
 FEW = ("compression", "in-context-recall")

@@ -15,7 +15,7 @@ import pytest
 
 import mad.cli
 from mad.messages import one_line
-from mad.store.store import Store
+from mad.store import Store
 
 
 def run(

@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from mad.entry import run
-from mad.store.store import Store
+from mad.store import Store
 
 MAD = [sys.executable, "-m", "mad.cli"]
 

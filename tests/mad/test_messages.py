@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mad.board.table import render
+from mad.board import render
 from mad.data.protocol import SUITES
 from mad.messages import one_line, printable
-from mad.score.score import score
-from mad.store.store import Store
+from mad.score import score
+from mad.store import Store
 from scaling.report.page import Part, page
 from tests.mad.language_records import language
 from tests.mad.records import SOUND, architecture, group, record

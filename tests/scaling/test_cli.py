@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from mad.store import Store
 from mad.store.exchange import read_records
-from mad.store.store import Store
 from scaling.cli import app
 from scaling.laws.law import Law
 from scaling.reading import read

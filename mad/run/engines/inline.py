@@ -12,7 +12,7 @@ from mad.data.records import Record
 from mad.run.runner import environment_of, run_group, unfinished
 from mad.run.sweep import Group
 from mad.run.trainer import Progress, Replicas
-from mad.store.store import Store
+from mad.store import Store
 
 
 def run(

@@ -9,7 +9,7 @@ import pytest
 from mad.board.table import WIDTH, frame, render
 from mad.data.protocol import SUITES, get_suite
 from mad.data.records import Record
-from mad.score.score import Scores, score
+from mad.score import Scores, score
 from tests.mad.records import SOUND, TWO, architecture, group, record, setting, suite
 
 BASELINE = get_suite("baseline")

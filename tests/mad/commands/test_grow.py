@@ -16,7 +16,7 @@ from mad import api
 from mad.commands.grow import grow_file
 from mad.data.protocol import get_protocol
 from mad.run.optim import Optimizer, hints_of
-from mad.store.store import Store
+from mad.store import Store
 
 TASK = "in-context-recall[seq_len=16]"
 FEW: dict[str, Any] = {"train_examples": 128, "epochs": 1, "batch_size": 32, "dim": 16, "device": "cpu"}

@@ -27,7 +27,7 @@ from mad.run.plan import work
 from mad.run.runner import check_cell, cost_of, run_group
 from mad.run.sweep import Cell, Group, resolve
 from mad.run.trainer import Outcome, Progress, Replicas, evaluation_steps, make_fabric, train
-from mad.store.store import Store
+from mad.store import Store
 from synthetic_tasks import Task
 from tests.mad.records import setting
 

@@ -25,7 +25,7 @@ from mad.run.driver import one_driver
 from mad.run.learners import Turns
 from mad.run.plan import estimate, show_plan
 from mad.run.trainer import make_fabric
-from mad.store.store import Store
+from mad.store import Store
 
 LAYERS = '''
 import os, pty, sys

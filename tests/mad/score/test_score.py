@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mad.data.protocol import SUITES, Suite
 from mad.data.records import Record
+from mad.score import ArchitectureScore, score
 from mad.score.interval import RESAMPLES, Drawn, Estimate, mean, over_rows, over_seeds
-from mad.score.score import ArchitectureScore, score
 from tests.mad.records import (
     CHANCE,
     PUBLIC,

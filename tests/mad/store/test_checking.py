@@ -14,9 +14,9 @@ import pytest
 import scaling.laws.runs.cleaning
 from mad.data.language import LARGEST_LOSS, LanguageConfig, LanguageRecord
 from mad.data.records import Record, RunConfig
+from mad.store import Store
 from mad.store.checking import LONGEST, check, understood
 from mad.store.exchange import import_records, read_records
-from mad.store.store import Store
 from tests.mad.language_records import CORPUS, language
 from tests.mad.records import TWO, record
 

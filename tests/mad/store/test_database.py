@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mad.data.records import Record
+from mad.store import Store
 from mad.store.exchange import export_records, import_records
-from mad.store.store import Store
 from scaling.lm.stored import curves_frame, language_frame
 from tests.mad.language_records import language
 from tests.mad.records import TWO, group, record

@@ -12,8 +12,8 @@ import pytest
 
 from mad.data.language import LanguageConfig
 from mad.data.records import RunConfig
+from mad.store import Store
 from mad.store.exchange import import_records, read_records
-from mad.store.store import Store
 from tests.mad.store.test_reading import call, reading
 from tests.mad.stores import filled
 

@@ -16,7 +16,7 @@ import pytest
 import mad
 import mad.cli
 import scaling
-from mad.store.store import Store
+from mad.store import Store
 from scaling.lm.stored import language_frame
 from scaling.study.design import Plan, read
 from tests.mad.stores import filled

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import mad.cli
+from mad.store import Store
 from mad.store.exchange import export_records, import_records
-from mad.store.store import Store
 from tests.mad.language_records import language
 from tests.mad.records import TWO, group, record
 

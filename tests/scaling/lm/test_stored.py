@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from mad.store.store import Store
+from mad.store import Store
 from scaling.laws.runs.cleaning import clean
 from scaling.lm.stored import curves_frame, language_frame
 from tests.mad.language_records import CORPUS, language

@@ -21,7 +21,7 @@ from architectures import registry
 from architectures.primitive import Context, Hint, Primitive
 from architectures.registry import primitive
 from mad.data.language import LanguageRecord
-from mad.store.store import Store
+from mad.store import Store
 from scaling.laws.runs.cleaning import clean
 from scaling.lm.cost import build_model, cost_of
 from scaling.lm.learner import LOOK, Batches, Learner, learning_rate

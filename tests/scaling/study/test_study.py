@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mad.data.language import LanguageRecord
-from mad.store.store import Store
+from mad.store import Store
 from scaling.laws.runs import cleaning as runs
 from scaling.study import run as study
 from scaling.study.design import Plan
