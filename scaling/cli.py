@@ -124,8 +124,7 @@ def plan(
         .query("role == 'grid'")
         .groupby(["arch", "budget"], sort=False)
     ]
-    where = f" --corpus {corpus}" if Path(corpus).is_file() else ""
-    where += " --allow-code" if made.code else ""
+    where = (f" --corpus {corpus}" if Path(corpus).is_file() else "") + " --allow-code" * bool(made.code)
     say(
         f"{made.summary()}\n\n{show.columns(['architecture', 'FLOPs', 'parameters'], grid)}\n\n"
         f"written to {out}; train it with: mad scaling train {out}{where}"
@@ -158,8 +157,7 @@ def train(
     from mad.store import Store
     from scaling.lm.corpus import load
     from scaling.report import show
-    from scaling.study import design
-    from scaling.study import run as study
+    from scaling.study import design, run
 
     made = design.read(plan, allow_code=allow_code)
     held = made.corpus
@@ -171,7 +169,7 @@ def train(
         validation=held.validation or None,  # of a grammar 0
     )
     with Store(store) as opened:
-        frame = study.run(
+        frame = run.run(
             made,
             text,
             store=opened,
