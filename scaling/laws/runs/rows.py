@@ -20,10 +20,19 @@ from scaling.laws.runs.files import read_table
 GOOD = frozenset(
     ("ok", "okay", "finished", "complete", "completed", "success", "successful", "succeeded", "done")
 )
-FLAGS = ("diverged", "failed", "crashed")
 # A selection of rows keeps labels below this; parameters and tokens lie above.
 LARGEST_LABEL = 10**6
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+# Columns that say how a run ended, and the cells of those that ended well; SLURM writes 0:0.
+FLAGS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("diverged", "failed", "crashed", "killed", "interrupted", "preempted", "oom", "error"), NO
+    ),
+    **dict.fromkeys(("converged", "finished", "completed", "complete", "success", "succeeded", "ok"), YES),
+    **dict.fromkeys(
+        ("exit_code", "exitcode", "exit_status", "return_code", "returncode"), ("0", "0.0", "0:0")
+    ),
+}
 
 
 def tidy(
@@ -161,11 +170,14 @@ def _good(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
             else:
                 aside |= words == word
                 notes.append(f"{rows} set aside: status {word!r} is not ok")
-    for name in (column for column in frame if folded(column) in FLAGS):
+    for name in frame:
+        good = FLAGS.get(folded(name).removeprefix("is_"), ())
+        if not good:
+            continue
         words = frame[name].astype(str).str.strip().str.lower().where(~is_blank(frame[name]), "")
-        if not words.isin((*YES, *NO, "")).all():
+        if good in (YES, NO) and not words.isin((*YES, *NO, "")).all():
             notes.append(f"column {name!r} was not read: it holds more than yes and no")
-        elif (marked := words.isin(YES)).any():
+        elif (marked := ~words.isin((*good, ""))).any():
             notes.append(f"{rows_text(list(frame.index[marked]))} set aside: column {name!r} says so")
             aside |= marked
     if "run" in frame and aside.any():
@@ -176,7 +188,9 @@ def _good(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
             notes.append(f"{rows_text(list(frame.index[with_it]))} set aside with the rest of their run")
             aside |= with_it
     if len(frame) and aside.all():
-        raise ValueError(f"there are no runs whose status is ok ({'; '.join(notes)}); write ok, or add rows")
+        raise ValueError(
+            f"there are no runs whose status is ok ({'; '.join(notes)}); write ok, or take the column out"
+        )
     return frame[~aside]
 
 

@@ -190,8 +190,6 @@ def test_a_store_of_the_first_version_is_brought_up_by_a_writer(path: Path) -> N
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_one_file_carries_both_kinds(path: Path, tmp_path: Path, suffix: str) -> None:
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow")
     file = tmp_path / f"runs{suffix}"
     with Store(path) as store:
         store.commit(group(TWO.settings[0], 0.5, 0.6))

@@ -210,7 +210,9 @@ def test_what_diverged_or_failed_needs_no_score() -> None:
 
 
 def test_a_parquet_file_cannot_unpack_to_more_than_records_may_hold(tmp_path: Path) -> None:
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     line, file = json.dumps(BATTERY), tmp_path / "runs.parquet"
 
     def write(values: Any) -> None:

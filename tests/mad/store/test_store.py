@@ -443,13 +443,11 @@ def test_an_import_runs_no_code(path: Path, tmp_path: Path) -> None:
 def test_parquet_says_what_it_needs(path: Path, tmp_path: Path) -> None:
     with Store(path) as store:
         store.commit(group(AT, 0.5, 0.6))
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "pyarrow", None)
             with pytest.raises(ValueError, match="`pip install pyarrow`"):
                 export_records(store, tmp_path / "runs.parquet")
             assert [p.name for p in tmp_path.iterdir()] == ["new"]
-            return
         assert export_records(store, tmp_path / "runs.parquet") == 2
         expected = store.records()
     with Store(tmp_path / "other.sqlite") as other:

@@ -254,6 +254,27 @@ def test_any_other_status_sets_the_row_aside_by_name(word: str) -> None:
         scaling.fit(design().assign(status=word))
 
 
+@pytest.mark.parametrize(
+    ("name", "bad", "well"),
+    [
+        ("converged", False, True),
+        ("Is Finished", "no", "yes"),
+        ("exit_code", 137, 0),
+        ("ExitCode", "0:9", "0:0"),
+        ("preempted", 1, 0),
+    ],
+)
+def test_columns_that_say_how_a_run_ended_are_read(name: str, bad: object, well: object) -> None:
+    frame = design().assign(**{name: well})
+    assert tidy(frame).attrs["notes"] == ()
+    frame[name] = [well] * 4 + [bad] + [well] * 14 + [None]
+    found = tidy(frame)
+    assert found.index.tolist() == [*range(1, 5), *range(6, 21)]
+    assert found.attrs["notes"] == (f"row 5 set aside: column {name!r} says so",)
+    with pytest.raises(ValueError, match="no runs whose status is ok .*or take the column out"):
+        tidy(frame.assign(**{name: bad}))
+
+
 @pytest.mark.parametrize("yes", [1, True, "yes", "True", 1.0])
 @pytest.mark.parametrize("name", ["diverged", "Failed", "crashed"])
 def test_a_column_that_says_yes_sets_the_row_aside(name: str, yes: Any) -> None:
@@ -323,6 +344,21 @@ def test_a_history_of_wandb_names_the_option_that_cures_it() -> None:
         and "if these are training curves" in note
         and "--columns run=Name" in note
     )
+
+
+def test_two_models_that_are_named_with_their_sizes_are_seen() -> None:
+    sizes = [f"{n / 1e6:.0f}M" for n in design()["params"]]
+    both = pd.concat([design().assign(model=[f"{name}-{n}" for n in sizes]) for name in ("tf", "mamba2")])
+    [note] = tidy(both.reset_index(drop=True)).attrs["notes"]
+    assert note.startswith("serious: column 'model' names 2 models by their sizes (tf, mamba2)")
+    for names in ([f"tf-{n}" for n in sizes], [f"{i}-{n}" for i, n in enumerate(sizes)]):
+        assert tidy(design().assign(model=names)).attrs["notes"] == ()
+
+
+def test_architectures_that_are_spelled_nearly_alike_are_named() -> None:
+    both = pd.concat([design().assign(arch=name) for name in ("tf-x", "TF_X", "λ", "Ω")], ignore_index=True)
+    [note] = tidy(both).attrs["notes"]
+    assert note == "'tf-x' and 'TF_X' are architectures of their own, alike but for case and hyphens"
 
 
 def test_two_models_in_one_table_name_the_option_that_parts_them() -> None:
