@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from mad.store.exchange import read_records  # noqa: E402
 from mad.store.store import Store  # noqa: E402
+from scaling.lm.records import LanguageRecord  # noqa: E402
 from scaling.reading import read, scores  # noqa: E402
 from scaling.report import answers, comparing, relating, report  # noqa: E402
 from scaling.report.methods import Request  # noqa: E402
@@ -50,7 +51,7 @@ def study(store: Path, *, bootstrap: int = 1000) -> dict[str, Any]:
         "relate": json.loads(relating.render(relate(battery(store), frame), "json")),
     }
     with Store(store, read_only=True) as opened:
-        records = opened.language_records()
+        records = opened.records(LanguageRecord)
     grid = [record for record in records if record.role == "grid"]
     seconds = [record.cost.seconds for record in records if record.cost is not None]
     found["runs"] = {

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from scaling.laws.state import state_law
     from scaling.scores.relation import relate
 
+# The kinds of records that stores hold for this package.
+RECORDS = ("scaling.lm.records:LanguageRecord",)
+
 _HOMES = {
     "FittedLaw": "laws.fitting",
     "Law": "laws.law",

@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mad.data.language import LanguageRecord
-from mad.data.records import Record
+from mad.data.stored import StoredRecord
 from mad.messages import printable
-from mad.store.store import AnyRecord, Store
+from mad.store.store import Store
 from synthetic_tasks import IGNORE, Task
 
 # Lines of an example at its beginning, and as many at its end.
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from architectures import Account
 
 
-def find_run(what: str, store: str | Path | None) -> AnyRecord | None:
+def find_run(what: str, store: str | Path | None) -> StoredRecord | None:
     """The stored run with this id, or with an id that begins so (6 digits or more); None where `what` is no
-    id. Runs of the battery and of language models are looked through alike.
+    id. Runs of every kind are looked through alike.
     """
     if not re.fullmatch(r"[0-9a-f]{6,20}", what):
         return None
@@ -93,100 +92,21 @@ def _state(state: dict[str, int] | None, nominal: int | None) -> list[str]:
     return [f"{state[kind]:,}" for kind in ("total", "recurrent", "conv", "growing")] + [f"{nominal:,}"]
 
 
-def show_record(record: AnyRecord, console: Console) -> None:
+def show_record(record: StoredRecord, console: Console) -> None:
     """A run: what it was, its curve, its scores and its cost."""
-    if isinstance(record, LanguageRecord):
-        show_language(record, console)
-        return
-    config = record.config
-    task = ", ".join(f"{k}={v}" for k, v in config.task.items() if k not in ("name", "version"))
-    rows = [
-        ("run", f"{record.id}  ({record.status})"),
-        ("architecture", f"{config.architecture.label}   width {config.architecture.dim}"),
-        ("task", f"{config.task['name']}@{config.task['version']}  {task}"),
-        (
-            "training",
-            f"{config.train_examples:,} examples, {config.epochs} epoch{'s' * (config.epochs != 1)}, "
-            f"batch {config.batch_size}",
-        ),
-        ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),
-        ("protocol", f"{config.protocol.name}@{config.protocol.version}, {config.precision}"),
-    ]
-    if record.cost is not None:
-        rows.append(("cost", f"{record.cost.params:,} parameters, {record.cost.seconds:.1f} s"))
-    rows.append(("made", _made(record)))
-    for name, value in rows:
+    sheet = record.sheet()
+    for name, value in sheet.facts:
         console.print(f"{name:13} {printable(value)}", markup=False, soft_wrap=True)
-    if record.metrics is not None:
-        _show_metrics(record, console)
-    if record.error is not None:
-        console.print(f"\n{printable(record.error, lines=True)}", markup=False)
-
-
-def _made(record: AnyRecord) -> str:
-    mark = "  imported: not made here" if record.imported else ""
-    return f"{record.created}  {record.environment.get('device_name', '')}{mark}"
-
-
-def _show_metrics(record: Record, console: Console) -> None:
-    metrics = record.metrics
-    assert metrics is not None
-    watched = record.config.protocol.select_on
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("step", "lr", "train loss", f"{watched} loss", f"{watched} accuracy"):
-        table.add_column(name, justify="right")
-    for point in metrics.curve:
-        losses = [f"{x:.4f}" if x is not None else "-" for x in (point.train_loss, point.loss)]
-        table.add_row(f"{point.step:,}", f"{point.lr:.2e}", *losses, f"{point.accuracy:.4f}")
-    console.print("")
-    console.print(table)
-    if metrics.test is not None:
-        test = metrics.test
-        console.print(
-            f"\ntest accuracy {test.micro:.4f} (macro {test.macro:.4f}) over {test.targets:,} targets "
-            f"in {test.rows:,} rows; chance {metrics.chance:.4f}, ceiling {metrics.ceiling:.4f}",
-            soft_wrap=True,
-        )
-
-
-def show_language(record: LanguageRecord, console: Console) -> None:
-    """A language-model run: what it was, its curve, its loss and its cost."""
-    config, corpus, metrics, cost = record.config, record.config.corpus, record.metrics, record.cost
-    rows = [
-        ("run", f"{record.id}  ({record.status})   {record.role}"),
-        ("architecture", f"{config.architecture.label}   width {config.architecture.dim}"),
-        ("corpus", f"{corpus.name}   {corpus.tokenizer}, vocabulary {corpus.vocab_size:,}"),
-        (
-            "training",
-            f"{config.tokens:,} tokens in {config.steps:,} steps of {config.batch_size} x {config.seq_len}",
-        ),
-        ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),
-    ]
-    if record.study is not None:
-        budget = "" if record.budget is None else f", budget {record.budget:.3g} FLOPs"
-        rows.insert(1, ("study", f"{record.study}: {record.label}{budget}"))
-    if cost is not None:
-        rows.append(("cost", f"{cost.params:,} parameters, {cost.flops:.4g} FLOPs, {cost.seconds:.1f} s"))
-        rows.append(("", cost.convention))
-    rows.append(("made", _made(record)))
-    for name, value in rows:
-        console.print(f"{name:13} {printable(value)}", markup=False, soft_wrap=True)
-    if metrics is not None:
+    if sheet.columns:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("step", "tokens", "lr", "train loss", "validation loss"):
+        for name in sheet.columns:
             table.add_column(name, justify="right")
-        for point in metrics.curve:
-            losses = [f"{x:.4f}" if x is not None else "-" for x in (point.train_loss, point.loss)]
-            table.add_row(f"{point.step:,}", f"{point.tokens:,}", f"{point.lr:.2e}", *losses)
+        for row in sheet.curve:
+            table.add_row(*row)
         console.print("")
         console.print(table)
-        if metrics.loss is not None:
-            bits = "" if metrics.bits_per_byte is None else f", {metrics.bits_per_byte:.4f} bits per byte"
-            console.print(
-                f"\nvalidation loss {metrics.loss:.4f} +- {metrics.loss_error or 0:.4f} nats per token"
-                f"{bits}, over {metrics.evaluated:,} tokens; {metrics.epochs:.2f} epochs",
-                soft_wrap=True,
-            )
+    if sheet.result is not None:
+        console.print(f"\n{sheet.result}", soft_wrap=True)
     if record.error is not None:
         console.print(f"\n{printable(record.error, lines=True)}", markup=False)
 

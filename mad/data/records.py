@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,12 +31,15 @@ from mad.data.bounds import (
     Word,
 )
 from mad.data.protocol import Data, Protocol, Setting
+from mad.data.stored import Sheet, StoredRecord, decimals, not_rising
 
 Status = Literal["ok", "stopped", "diverged", "failed", "interrupted"]
 # Results that a second call does not repeat. A stopped run is one only inside its own group.
 DONE: tuple[Status, ...] = ("ok", "stopped", "diverged")
 # A layer's name in a spec: of ours, of a package's, or module:Class.
 NAME = re.compile(r"[\w.:-]+")
+# Of a whole number of hits; of a curve's end and a score, which a device without fixed order adds up anew.
+WHOLE, CLOSE = 1e-5, 0.01
 
 
 def content_hash(content: Any) -> str:
@@ -191,12 +195,16 @@ class Cost(Data):
     peak_memory: Whole | None = None
 
 
-class Record(Data):
-    """One run as it is stored, exported and imported: one line of JSON.
+class Record(StoredRecord):
+    """One run of the battery as it is stored, exported and imported: one line of JSON.
 
     `given` is what the user typed, `config` what it resolved to. `group` names the runs that shared the
     seed's data and early stopping. `suite` is a label for people; membership is decided by content.
     """
+
+    table: ClassVar[str] = "runs"
+    column: ClassVar[str] = "group_id TEXT NOT NULL"
+    since: ClassVar[int] = 1
 
     id: Id
     group: Word
@@ -213,3 +221,85 @@ class Record(Data):
     # Came out of a file: this store did not make it. What it says of itself was checked, not repeated.
     imported: bool = False
     schema_version: Literal[1] = 1
+
+    @property
+    def grouped(self) -> str:
+        return self.group
+
+    def wrong(self) -> Iterator[str]:
+        config, metrics, status = self.config, self.metrics, self.status
+        if status not in DONE:
+            return
+        if metrics is None or (status == "ok" and (metrics.validation is None or metrics.test is None)):
+            yield f"is {status!r} but lacks its metrics"
+            return
+        splits = {"validation": config.validation_examples, "test": config.test_examples}
+        if metrics.steps > config.steps:
+            yield f"has {metrics.steps} steps, and its configuration {config.steps}"
+        yield from not_rising([point.step for point in metrics.curve], metrics.steps)
+        if status != "ok":
+            if metrics.validation or metrics.test:
+                yield f"is {status!r}, and yet has a score"
+            return
+        for split, rows in splits.items():
+            found: Measure = getattr(metrics, split)
+            hits = found.micro * found.targets
+            if found.rows != rows:
+                yield f"measured {found.rows} rows of {split}, and its configuration has {rows}"
+            if abs(hits - round(hits)) > WHOLE:
+                whole = f"not a whole number of {found.targets} targets"
+                yield f"has a {split} accuracy of {found.micro}: {whole}"
+            if len({(value == 0, value == 1) for value in (found.micro, found.macro)}) > 1:
+                yield f"has a {split} accuracy of {found.micro}, but {found.macro} over classes"
+        protocol = config.protocol
+        watched = getattr(metrics, protocol.select_on).accuracy(protocol.metric)
+        if metrics.curve and abs(metrics.curve[-1].accuracy - watched) > CLOSE:
+            yield f"ends its curve at an accuracy of {metrics.curve[-1].accuracy}, and scores {watched}"
+        if metrics.solved != (watched >= protocol.solved_at):
+            yield f"is {'solved' if metrics.solved else 'not solved'} at an accuracy of {watched}"
+
+    def gives_way_to(self, new: Record) -> bool:
+        """It was stopped for its own group."""
+        return self.status == "stopped" and self.group != new.group
+
+    def known(self) -> dict[str, set[str | None]]:
+        suite = self.suite or ""
+        return super().known() | {"task": {self.subject}, "suite": {suite, suite.partition("@")[0]}}
+
+    @property
+    def subject(self) -> str:
+        return str(self.config.task["name"])
+
+    def sheet(self) -> Sheet:
+        config, metrics = self.config, self.metrics
+        task = ", ".join(f"{k}={v}" for k, v in config.task.items() if k not in ("name", "version"))
+        facts = [
+            ("run", f"{self.id}  ({self.status})"),
+            ("architecture", f"{config.architecture.label}   width {config.architecture.dim}"),
+            ("task", f"{config.task['name']}@{config.task['version']}  {task}"),
+            (
+                "training",
+                f"{config.train_examples:,} examples, {config.epochs} epoch{'s' * (config.epochs != 1)}, "
+                f"batch {config.batch_size}",
+            ),
+            ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),
+            ("protocol", f"{config.protocol.name}@{config.protocol.version}, {config.precision}"),
+        ]
+        if self.cost is not None:
+            facts.append(("cost", f"{self.cost.params:,} parameters, {self.cost.seconds:.1f} s"))
+        facts.append(("made", self.origin))
+        if metrics is None:
+            return Sheet(facts)
+        watched, test = config.protocol.select_on, metrics.test
+        return Sheet(
+            facts,
+            ("step", "lr", "train loss", f"{watched} loss", f"{watched} accuracy"),
+            [
+                (f"{p.step:,}", f"{p.lr:.2e}", *decimals(p.train_loss, p.loss), f"{p.accuracy:.4f}")
+                for p in metrics.curve
+            ],
+            None
+            if test is None
+            else f"test accuracy {test.micro:.4f} (macro {test.macro:.4f}) over {test.targets:,} targets "
+            f"in {test.rows:,} rows; chance {metrics.chance:.4f}, ceiling {metrics.ceiling:.4f}",
+        )

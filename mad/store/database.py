@@ -8,18 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mad.store.checking import LONGEST
+from mad.store.checking import LONGEST, kinds
 from mad.store.location import check_regular, network_file_system, writer_lock
 
 # 2 added the table of language-model runs, 3 the mark of imported records.
 SCHEMA = 3
 APPLICATION = 0x4D414453  # "MADS": tells our files from other SQLite databases.
-TABLES = {
-    "runs": "CREATE TABLE runs (id TEXT PRIMARY KEY, group_id TEXT NOT NULL, status TEXT NOT NULL, "
-    "created TEXT NOT NULL, record TEXT NOT NULL)",
-    "language": "CREATE TABLE language (id TEXT PRIMARY KEY, study TEXT, status TEXT NOT NULL, "
-    "created TEXT NOT NULL, record TEXT NOT NULL)",
-}
+COLUMNS = "status TEXT NOT NULL, created TEXT NOT NULL, record TEXT NOT NULL"
 DAMAGED = "it is damaged: `sqlite3 FILE .recover` saves what can be saved, and --store names another one"
 # By the start of SQLite's name of the error.
 REMEDIES = {
@@ -90,13 +85,22 @@ def connect(path: Path, opened: ExitStack, *, read_only: bool) -> tuple[sqlite3.
             "upgrade with `pip install -U mad-suite`, or pass another --store"
         )
     else:
-        _check_tables(db, path, list(TABLES)[:version])
+        _check_tables(db, path, _tables(version))
     if not read_only:
         db.execute("PRAGMA journal_mode = WAL")
         if version < SCHEMA:
             _migrate(db, version)
             version = SCHEMA
-    return db, list(TABLES)[:version]
+    return db, _tables(version)
+
+
+def _tables(version: int, *, after: int = 0) -> list[str]:
+    """The tables that came with the versions up to this one."""
+    return [name for name, kind in kinds().items() if after < kind.since <= version]
+
+
+def _definition(name: str) -> str:
+    return f"CREATE TABLE {name} (id TEXT PRIMARY KEY, {kinds()[name].column}, {COLUMNS})"
 
 
 def _check_tables(db: sqlite3.Connection, path: Path, expected: list[str]) -> None:
@@ -105,7 +109,13 @@ def _check_tables(db: sqlite3.Connection, path: Path, expected: list[str]) -> No
     found = {
         name: sql for kind, name, sql in rows if not (kind == b"table" and name.startswith(b"sqlite_stat"))
     }
-    if found != {name.encode(): TABLES[name].encode() for name in expected}:
+    foreign = {name.decode() for name, sql in found.items() if COLUMNS.encode() in sql} - set(kinds())
+    if foreign:
+        raise ValueError(
+            f"store {path} has records of the kind {min(foreign)!r}, which no package here declares; install "
+            "the one that does, or pass another --store"
+        )
+    if found != {name.encode(): _definition(name).encode() for name in expected}:
         raise ValueError(
             f"store {path} does not have the tables {', '.join(expected)} as mad makes them; {DAMAGED}"
         )
@@ -115,8 +125,8 @@ def _migrate(db: sqlite3.Connection, version: int) -> None:
     """Bring an empty file or a store of an older version to this one; records stay as they are."""
     with db:
         db.execute("BEGIN IMMEDIATE")
-        for name in list(TABLES)[version:]:
-            db.execute(TABLES[name])
+        for name in _tables(SCHEMA, after=version):
+            db.execute(_definition(name))
         db.execute(f"PRAGMA application_id = {APPLICATION}")
         db.execute(f"PRAGMA user_version = {SCHEMA}")
 

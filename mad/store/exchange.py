@@ -1,4 +1,4 @@
-"""Records in files: JSON lines or parquet, a run a line, of the battery and of language models alike."""
+"""Records in files: JSON lines or parquet, a run a line, of every kind alike."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from architectures.files import whole_file
-from mad.data.language import LanguageRecord
 from mad.data.records import Record
-from mad.store.checking import LONGEST, AnyRecord, understood
+from mad.data.stored import StoredRecord
+from mad.store.checking import LONGEST, kinds, understood
 from mad.store.store import ImportReport, Store
 
 # Of parquet: the rows of a part that we write; the rows of a file and the bytes of a part that we read.
@@ -25,14 +25,15 @@ TEXT = "dictionary<values=string, indices=int32, ordered=0>"
 def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -> int:
     """Write every record, one line or row a run; the file appears whole or not at all.
 
-    Runs of the battery come first, sorted by id, then language-model runs, which say so: "kind": "language".
+    Runs of the battery come first, sorted by id, then those of other kinds, which say so: "kind": "language".
     """
     path = Path(os.path.expanduser(file))
     _suffix(path)
     with whole_file(path, force=overwrite, sources=[store.path]) as part:
-        records: list[AnyRecord] = [
-            *sorted(store.records(), key=lambda record: record.id),
-            *sorted(store.language_records(), key=lambda record: record.id),
+        records = [
+            record
+            for kind in kinds().values()
+            for record in sorted(store.records(kind), key=lambda record: record.id)
         ]
         if _suffix(path) == ".parquet":
             _write_parquet(part, records)
@@ -41,7 +42,7 @@ def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -
     return len(records)
 
 
-def _line(record: AnyRecord) -> str:
+def _line(record: StoredRecord) -> str:
     """Without the mark of imported records: it says what one store did not make, and files go to others."""
     return record.model_dump_json(exclude={"imported"})
 
@@ -51,7 +52,7 @@ def import_records(store: Store, file: str | Path) -> ImportReport:
     return store.merge(read_records(file))
 
 
-def read_records(file: str | Path) -> list[AnyRecord]:
+def read_records(file: str | Path) -> list[StoredRecord]:
     """The records of an exported file, every line of them checked."""
     path = Path(os.path.expanduser(file))
     suffix = _suffix(path)
@@ -69,24 +70,24 @@ def _read_lines(path: Path) -> Iterator[bytes]:
             yield line
 
 
-def _parse(line: bytes, where: str) -> AnyRecord:
+def _parse(line: bytes, where: str) -> StoredRecord:
     try:
         if len(line) > LONGEST + 1:
             raise ValueError(f"it is longer than the {LONGEST:,} characters that a record may have")
-        return understood(LanguageRecord if _kind(line) == "language" else Record, line)
+        return understood(_kind(line), line)
     except ValueError as error:
         raise ValueError(f"{where}: {error}; give a file that `mad export` of this release wrote") from None
 
 
-def _kind(line: bytes) -> Any:
-    """What kind of run a line says that it is; refuses what is said twice."""
+def _kind(line: bytes) -> type[StoredRecord]:
+    """What kind of record a line says that it is; refuses what is said twice."""
     try:
         content = json.loads(line.decode(), object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("it is nested too deeply for a record") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"Invalid JSON: {error}") from None
-    return content.get("kind") if isinstance(content, dict) else None
+    return kinds().get(str(content.get("kind")) if isinstance(content, dict) else "", Record)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def _suffix(path: Path) -> str:
     return path.suffix
 
 
-def _write_parquet(path: Path, records: list[AnyRecord]) -> None:
+def _write_parquet(path: Path, records: list[StoredRecord]) -> None:
     import pandas
 
     # A few columns to look at; the record itself is the JSON text, so that both formats carry the same.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mad.data.records import Record
 from mad.messages import printable
 from mad.store.store import Entry
 
@@ -16,17 +15,7 @@ def matches(entry: Entry, wanted: Mapping[str, str], *, imported: bool, unreadab
         return not wanted and not imported
     if unreadable or (imported and not record.imported):
         return False
-    architecture = record.config.architecture
-    known: dict[str, set[str | None]] = {
-        "status": {record.status},
-        "architecture": {record.given, architecture.spec, architecture.label},
-    }
-    if isinstance(record, Record):
-        suite = record.suite or ""
-        known |= {"task": {record.config.task["name"]}, "suite": {suite, suite.partition("@")[0]}}
-    else:
-        known["architecture"].add(record.label)
-        known["study"] = {record.study}
+    known = record.known()
     return all(value in known.get(name, ()) for name, value in wanted.items())
 
 
@@ -35,6 +24,6 @@ def line(entry: Entry) -> str:
     record = entry.record
     if record is None:
         return printable(f"{entry.id}  not understood: {entry.reason}")
-    where = record.config.task["name"] if isinstance(record, Record) else record.config.corpus.name
     mark = ", imported" if record.imported else ""
-    return printable(f"{entry.id}  {record.status}{mark}  {record.config.architecture.label}  {where}")
+    what = f"{record.config.architecture.label}  {record.subject}"
+    return printable(f"{entry.id}  {record.status}{mark}  {what}")

@@ -2,31 +2,30 @@
 
 A result is final. `ok` and `diverged` are never replaced; `stopped` only by a run of another group, because
 it was stopped for its own; `failed` and `interrupted` by the next attempt. The records of a group are written
-in one transaction, so that a killed driver leaves whole groups. Runs of the battery are in one table,
-language-model runs in a second one, under the same rules.
+in one transaction, so that a killed driver leaves whole groups. Each kind of record has its own table, under
+the same rules.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, overload
 
 from mad.data.bounds import EXACT
-from mad.data.language import LanguageRecord, Role
 from mad.data.records import DONE, Record
+from mad.data.stored import StoredRecord
 from mad.messages import note
-from mad.store.checking import AnyRecord, check, understood
+from mad.store.checking import R, check, kinds, understood
 from mad.store.database import connect, reporting
 from mad.store.location import default_path
 
-__all__ = ["AnyRecord", "Entry", "ImportReport", "Store", "check", "default_path"]
+__all__ = ["Entry", "ImportReport", "Store", "check", "default_path"]
 
-KINDS: dict[str, type[Record] | type[LanguageRecord]] = {"runs": Record, "language": LanguageRecord}
 # Characters of an error that are kept, its end: what a layer raises may hold a tensor.
 ERROR = 2**16
 # How many records that were set aside are named.
@@ -53,7 +52,7 @@ class Entry:
     table: str
     row: int
     id: str
-    record: AnyRecord | None
+    record: StoredRecord | None
     reason: str = ""
 
 
@@ -71,30 +70,46 @@ class Store:
             self._db, self._tables = connect(self.path, opened, read_only=read_only)
             self._opened = opened.pop_all()
 
-    def get(self, id: str) -> Record | None:
-        record = self._one("runs", id)
-        assert not isinstance(record, LanguageRecord)
-        return record
+    @overload
+    def get(self, id: str) -> Record | None: ...
 
-    def records(self) -> list[Record]:
-        """Every record that can be understood, the oldest first; a note names the others."""
-        return [record for record in self._understood("runs") if isinstance(record, Record)]
+    @overload
+    def get(self, id: str, kind: type[R]) -> R | None: ...
+
+    def get(self, id: str, kind: type[StoredRecord] = Record) -> StoredRecord | None:
+        """The run with this id: of the battery, or of another kind."""
+        if kind.table not in self._tables:
+            return None
+        rows = self._rows(f"SELECT rowid, id, record FROM {kind.table} WHERE id = ?", id)
+        if not rows:
+            return None
+        entry = _entry(kind.table, *rows[0])
+        if entry.record is None:
+            raise ValueError(f"{self._lost(entry)}; remove it with `mad rm {id}`, or pass another --store")
+        return entry.record
+
+    @overload
+    def records(self) -> list[Record]: ...
+
+    @overload
+    def records(self, kind: type[R]) -> list[R]: ...
+
+    def records(self, kind: type[StoredRecord] = Record) -> Sequence[StoredRecord]:
+        """Every run of a kind that can be understood, the oldest first; a note names the others."""
+        entries = self.entries(kind.table)
+        lost = [entry for entry in entries if entry.record is None and entry.id not in self._named]
+        if lost:
+            self._named |= {entry.id for entry in lost}
+            said = "; ".join(map(self._lost, lost[:NAMED]))
+            more = f"; and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+            note(f"{said}{more}. Set aside; `mad rm --unreadable` removes what cannot be understood")
+        return [entry.record for entry in entries if entry.record is not None]
 
     def count(self) -> int:
         return int(self._rows("SELECT count(*) FROM runs")[0][0])
 
-    def language(self, id: str) -> LanguageRecord | None:
-        """The language-model run with this id."""
-        record = self._one("language", id)
-        assert not isinstance(record, Record)
-        return record
-
-    def language_records(self) -> list[LanguageRecord]:
-        """Every language-model run that can be understood, the oldest first; a note names the others."""
-        return [record for record in self._understood("language") if isinstance(record, LanguageRecord)]
-
     def entries(self, table: str | None = None, *, prefix: str = "") -> list[Entry]:
-        """The rows of a table, or of both, whose id begins so; the oldest first, understood or not."""
+        """The rows of a table, or of all, whose id begins so; the oldest first, understood or not."""
         found = []
         for name in self._tables if table is None else {table} & set(self._tables):
             query = f"SELECT rowid, id, record FROM {name} WHERE substr(id, 1, ?) = ? ORDER BY created, id"
@@ -121,41 +136,30 @@ class Store:
             if record.status in DONE and (record.status != "stopped" or record.group == group_id)
         }
 
-    def commit(self, records: Iterable[Record]) -> None:
-        """Write the records of a group: all of them or, where one is refused, none."""
+    def commit(self, records: Iterable[StoredRecord]) -> None:
+        """Write records that belong together: all of them or, where one is refused, none."""
         batch = list(records)
         with self._transaction():
             for record in batch:
-                old = self.get(record.id)
+                old = self.get(record.id, type(record))
                 self._put(record if old is None else _successor(old, record))
 
-    def commit_language(self, records: Iterable[LanguageRecord]) -> None:
-        """Write language-model runs: all of them or, where one is refused, none."""
-        batch = list(records)
+    def relabel(self, old: R, **labels: Any) -> R:
+        """Say what a stored run counts to; its result stays."""
         with self._transaction():
-            for record in batch:
-                old = self.language(record.id)
-                self._put(record if old is None else _successor(old, record))
-
-    def relabel_language(
-        self, id: str, *, study: str | None, role: Role, budget: float | None, label: str
-    ) -> LanguageRecord:
-        """Say what a stored language-model run counts to; its result stays."""
-        with self._transaction():
-            old = self.language(id)
-            if old is None:
-                raise ValueError(f"no language-model run {id} in {self.path}; train it first")
-            new = old.model_copy(update={"study": study, "role": role, "budget": budget, "label": label})
+            if self.get(old.id, type(old)) is None:
+                raise ValueError(f"run {old.id} is not in {self.path}; commit it first")
+            new = old.model_copy(update=labels)
             self._put(new)
         return new
 
-    def merge(self, records: Iterable[AnyRecord]) -> ImportReport:
+    def merge(self, records: Iterable[StoredRecord]) -> ImportReport:
         """Add records of another store, all or none, marked as imported; the fuller stays, else ours."""
         added = known = replaced = 0
         conflicting = []
         with self._transaction():
             for record in records:
-                old = self._same(record)
+                old = self.get(record.id, type(record))
                 if old is None:
                     added += 1
                 elif WORTH[record.status] > WORTH[old.status]:
@@ -206,42 +210,17 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             yield
 
-    def _one(self, table: str, id: str) -> AnyRecord | None:
-        if table not in self._tables:
-            return None
-        rows = self._rows(f"SELECT rowid, id, record FROM {table} WHERE id = ?", id)
-        if not rows:
-            return None
-        entry = _entry(table, *rows[0])
-        if entry.record is None:
-            raise ValueError(f"{self._lost(entry)}; remove it with `mad rm {id}`, or pass another --store")
-        return entry.record
-
-    def _understood(self, table: str) -> list[AnyRecord]:
-        entries = self.entries(table)
-        lost = [entry for entry in entries if entry.record is None and entry.id not in self._named]
-        if lost:
-            self._named |= {entry.id for entry in lost}
-            said = "; ".join(map(self._lost, lost[:NAMED]))
-            more = f"; and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-            note(f"{said}{more}. Set aside; `mad rm --unreadable` removes what cannot be understood")
-        return [entry.record for entry in entries if entry.record is not None]
-
     def _lost(self, entry: Entry) -> str:
         return f"run {entry.id} in store {self.path} cannot be understood ({entry.reason})"
 
-    def _same(self, record: AnyRecord) -> AnyRecord | None:
-        return self.get(record.id) if isinstance(record, Record) else self.language(record.id)
-
-    def _put(self, record: AnyRecord) -> None:
-        table, group = ("runs", record.group) if isinstance(record, Record) else ("language", record.study)
+    def _put(self, record: StoredRecord) -> None:
         if record.error is not None and len(record.error) > ERROR:
             record = record.model_copy(update={"error": f"...{record.error[-ERROR:]}"})
         text = record.model_dump_json()
         # What is written must be readable, and a copy that was changed was never validated.
-        understood(KINDS[table], text)
-        row = (record.id, group, record.status, record.created, text)
-        self._db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?)", row)
+        understood(type(record), text)
+        row = (record.id, record.grouped, record.status, record.created, text)
+        self._db.execute(f"INSERT OR REPLACE INTO {record.table} VALUES (?, ?, ?, ?, ?)", row)
 
 
 def _entry(table: str, row: int, id: Any, text: Any) -> Entry:
@@ -249,7 +228,7 @@ def _entry(table: str, row: int, id: Any, text: Any) -> Entry:
     try:
         if not isinstance(text, bytes):
             raise ValueError("its text is missing")
-        record = understood(KINDS[table], text)
+        record = understood(kinds()[table], text)
         if record.id != name:
             raise ValueError(f"its text is that of run {record.id}")
     except ValueError as error:
@@ -257,16 +236,12 @@ def _entry(table: str, row: int, id: Any, text: Any) -> Entry:
     return Entry(table, row, name, record)
 
 
-_R = TypeVar("_R", Record, LanguageRecord)
-
-
-def _successor(old: _R, new: _R) -> _R:
+def _successor(old: StoredRecord, new: StoredRecord) -> StoredRecord:
     """What is stored when `new` arrives where `old` is; refuses to lose a result."""
     if old.status not in DONE:
         return new.model_copy(update={"attempts": min(old.attempts + 1, EXACT)})
-    if isinstance(old, Record) and isinstance(new, Record):
-        if old.status == "stopped" and old.group != new.group:
-            return new
+    if old.gives_way_to(new):
+        return new
     raise ValueError(
         f"run {old.id} is stored as {old.status!r}, which is final, so {new.status!r} cannot replace it; "
         "run only what the store does not hold, or pass another --store"

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from architectures.files import resolved
-from mad.data.language import CorpusConfig
 from scaling.lm import grammar, shards, text
+from scaling.lm.config import CorpusConfig
 from scaling.lm.tokenizer import Bytes, Encoder, Given, check_bpe, fingerprint, train_bpe
 from scaling.lm.windows import Tokens, count, held_out_windows, train_windows
 

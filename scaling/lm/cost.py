@@ -7,7 +7,8 @@ import torch
 import architectures
 from architectures.accounting import account_model
 from architectures.model import SequenceModel
-from mad.data.language import LanguageConfig, LanguageCost
+from scaling.lm.config import LanguageConfig
+from scaling.lm.records import LanguageCost
 
 
 def build_model(config: LanguageConfig, seed: int | None = None) -> SequenceModel:
@@ -15,7 +16,7 @@ def build_model(config: LanguageConfig, seed: int | None = None) -> SequenceMode
     architecture = config.architecture
     if architecture.dim is None:
         raise ValueError(
-            f"{architecture.spec} is a factory of whole models; give a spec (`mad.data.language`)"
+            f"{architecture.spec} is a factory of whole models; give a spec (`scaling.lm.config`)"
         )
     return architectures.build(
         architecture.spec,

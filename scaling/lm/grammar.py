@@ -28,7 +28,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mad.data.language import CorpusConfig
+from scaling.lm.config import CorpusConfig
 from scaling.lm.windows import Tokens, check_draw, check_window
 
 # Raise it whenever the same options would give other tokens than before.

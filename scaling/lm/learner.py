@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from architectures.model import SequenceModel
-from mad.data.language import CorpusConfig, LanguageConfig, LanguagePoint
 from mad.run.learners import Objective, write_updates
 from mad.run.optim import parameter_groups
 from mad.run.trainer import evaluation_steps
+from scaling.lm.config import CorpusConfig, LanguageConfig
+from scaling.lm.records import LanguagePoint
 
 # Steps between two looks at what the device holds; in between nothing is read from it.
 LOOK = 50

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from architectures.outline import depth, outline
-from mad.data.language import LARGEST_LOSS, LanguageRecord, Role, slack
 from mad.store import Store
+from scaling.lm.records import LARGEST_LOSS, LanguageRecord, Role, slack
 
 ROLES: tuple[Role, ...] = ("grid", "single")
 COLUMNS = (
@@ -86,10 +86,10 @@ def _chosen(
     store: Store | str | Path | None, study: str | None, roles: Sequence[Role]
 ) -> list[LanguageRecord]:
     if isinstance(store, Store):
-        records = store.language_records()
+        records = store.records(LanguageRecord)
     else:
         with Store(store, read_only=True) as opened:
-            records = opened.language_records()
+            records = opened.records(LanguageRecord)
     return [
         record
         for record in records

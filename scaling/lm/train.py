@@ -18,10 +18,17 @@ import torch
 
 from architectures.contract import causality
 from architectures.files import resolved
-from mad.data.language import (
+from mad.run.driver import one_driver
+from mad.run.runner import ROWS, environment_of
+from mad.run.trainer import make_fabric
+from mad.store import Store
+from scaling.lm.config import LanguageConfig, language_config
+from scaling.lm.cost import build_model, cost_of
+from scaling.lm.learner import Text
+from scaling.lm.ranks import launch
+from scaling.lm.records import (
     FINAL,
     LARGEST_LOSS,
-    LanguageConfig,
     LanguageCost,
     LanguageMetrics,
     LanguagePoint,
@@ -29,15 +36,7 @@ from mad.data.language import (
     LanguageStatus,
     Role,
     below_entropy,
-    language_config,
 )
-from mad.run.driver import one_driver
-from mad.run.runner import ROWS, environment_of
-from mad.run.trainer import make_fabric
-from mad.store import Store
-from scaling.lm.cost import build_model, cost_of
-from scaling.lm.learner import Text
-from scaling.lm.ranks import launch
 from scaling.lm.resume import CHECKPOINT, set_aside_damaged
 from scaling.lm.trainer import Job, fit
 from scaling.lm.watch import check_loggers
@@ -139,7 +138,7 @@ def train(
             found = fit(job, corpus) if devices == 1 else launch(fit, (job, corpus), devices)
         except KeyboardInterrupt:
             if store is not None:
-                store.commit_language([record])
+                store.commit([record])
             raise
         except BaseException as error:  # A user's layer may raise anything; the record says what.
             trace = "".join(traceback.format_exception(error))
@@ -153,7 +152,7 @@ def train(
             refused = {"status": "failed", "error": f"ValueError: the run {impossible}"}
             record = record.model_copy(update=ended if impossible is None else refused)
         if store is not None:
-            store.commit_language([record])
+            store.commit([record])
         if folder is None and record.status in FINAL:
             (where / CHECKPOINT).unlink(missing_ok=True)
     return record
@@ -238,17 +237,17 @@ def _check_source(config: LanguageConfig) -> None:
         if asked != found:
             raise ValueError(
                 f"the configuration has {name} {asked!r}, and here they are {found!r}; make it again with "
-                "mad.data.language.language_config"
+                "scaling.lm.config.language_config"
             )
 
 
 def _held(store: Store, id: str, about: dict[str, Any]) -> LanguageRecord | None:
     """The stored result of this run, from now on for the greater of its two purposes."""
-    held = store.language(id)
+    held = store.get(id, LanguageRecord)
     if held is None or held.status not in FINAL:
         return None
     role: Role = about["role"]
-    return store.relabel_language(id, **about) if RANK[role] > RANK[held.role] else held
+    return store.relabel(held, **about) if RANK[role] > RANK[held.role] else held
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from architectures.elastic import nested_layers
 from architectures.model import SequenceModel
-from mad.data.language import LanguageConfig
 from mad.run.trainer import peak_memory
+from scaling.lm.config import LanguageConfig
 from scaling.lm.cost import build_model
 from scaling.lm.learner import LOOK, Batches, Learner, Text
 from scaling.lm.resume import CHECKPOINT, keep

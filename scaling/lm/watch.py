@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from mad.data.language import LanguageConfig, LanguagePoint
 from mad.messages import printable
+from scaling.lm.config import LanguageConfig
+from scaling.lm.records import LanguagePoint
 
 LOGGERS = ("csv", "wandb")
 

@@ -12,10 +12,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from architectures.files import whole_file
 from mad.data.bounds import Above, Amount, Positive, Text, Whole, reason
-from mad.data.language import CorpusConfig
 from mad.data.protocol import Data
 from mad.data.records import content_hash
 from mad.progress import clock
+from scaling.lm.config import CorpusConfig
 from scaling.study.sizes import Size
 
 KIND, VERSION = "mad scaling plan", 1

@@ -21,13 +21,13 @@ import architectures
 from architectures.bounds import shown
 from architectures.contract import causality
 from architectures.model import resolve_options
-from mad.data.language import CorpusConfig
 from mad.messages import Failed
 from mad.progress import clock
 from mad.run.driver import one_driver
 from mad.run.runner import ROWS
 from scaling.laws.diagnose import check_design
 from scaling.laws.runs.cleaning import NotIdentified
+from scaling.lm.config import CorpusConfig
 from scaling.study.design import Plan, PlannedRun, read
 from scaling.study.rates import LRS
 from scaling.study.sizes import Size, ladder

@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mad.data.language import FINAL, LanguageConfig, LanguageRecord, Role, resolve_precision
 from mad.messages import last_words, one_line, printable
 from mad.progress import clock
 from mad.store import Store
+from scaling.lm.config import LanguageConfig, resolve_precision
+from scaling.lm.records import FINAL, LanguageRecord, Role
 from scaling.study.design import Plan, PlannedRun
 from scaling.study.pool import Outcome, run_all
 from scaling.study.rates import RateRule
@@ -175,7 +176,7 @@ class _Driver:
         return self.job(job.run, float(f"{job.config.lr / 2:.3g}"), note)
 
     def status(self, job: Job) -> str | None:
-        record = self.store.language(job.config.id)
+        record = self.store.get(job.config.id, LanguageRecord)
         return None if record is None else record.status
 
     def stage(self, jobs: Sequence[Job]) -> None:
@@ -199,10 +200,10 @@ class _Driver:
 
     def claim(self, job: Job) -> None:
         """A run of the grid may be stored for less: a tuning run at the very rate, or a single run."""
-        held = self.store.language(job.config.id)
+        held = self.store.get(job.config.id, LanguageRecord)
         if held is not None and job.run.role == "grid" and held.role != "grid":
             about = {name: self.about(job)[name] for name in ("study", "role", "budget", "label")}
-            self.store.relabel_language(held.id, **about)
+            self.store.relabel(held, **about)
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         shared = self.train, self.corpus
@@ -251,7 +252,7 @@ class _Driver:
             )
         if job.note is not None:
             record = record.model_copy(update={"environment": record.environment | {"note": job.note}})
-        self.store.commit_language([record])
+        self.store.commit([record])
         folder: Path = self.about(job)["folder"]
         if record.status in FINAL and not self.fixed["loggers"]:
             shutil.rmtree(folder, ignore_errors=True)

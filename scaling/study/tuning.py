@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from architectures.model import resolve_options
 from architectures.options import ModelOptions
-from mad.data.language import FINAL, LanguageConfig, Precision, language_config
 from mad.store import Store
+from scaling.lm.config import LanguageConfig, Precision, language_config
+from scaling.lm.records import FINAL, LanguageRecord
 from scaling.study.design import Plan, PlannedRun
 from scaling.study.rates import RateRule, extension, optimum
 
@@ -78,7 +79,7 @@ def _losses(
     found: dict[float, float | None] = {}
     for run in runs:
         assert run.lr is not None
-        record = store.language(configure(plan, run, run.lr, precision).id)
+        record = store.get(configure(plan, run, run.lr, precision).id, LanguageRecord)
         if record is None or record.status not in FINAL:
             raise NotTuned(
                 f"its tuning run of {run.size.params:,} parameters at learning rate {run.lr:g} is "

@@ -5,16 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mad.data.language import (
-    CorpusConfig,
-    LanguageConfig,
-    LanguageCost,
-    LanguageMetrics,
-    LanguagePoint,
-    LanguageRecord,
-    LanguageStatus,
-)
 from mad.data.records import ArchitectureConfig
+from scaling.lm.config import CorpusConfig, LanguageConfig
+from scaling.lm.records import LanguageCost, LanguageMetrics, LanguagePoint, LanguageRecord, LanguageStatus
 
 CORPUS = CorpusConfig(
     name="prose",

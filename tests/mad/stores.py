@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mad.data.language import LanguageRecord
 from mad.data.protocol import SUITES
 from mad.store import Store
 from scaling.laws.law import Law
+from scaling.lm.records import LanguageRecord
 from tests.mad.language_records import CORPUS, language
 from tests.mad.records import architecture, group
 
@@ -57,5 +57,5 @@ def filled(path: Path, specs: Mapping[str, str], *, studies: int = 3) -> Path:
             for at in SUITES["smoke"].settings:
                 store.commit(group(at, 0.5 + i / 20, 0.5, who=architecture(spec), given=spec))
             if i < studies:
-                store.commit_language(study(label, spec, math.exp(-i / 50)))
+                store.commit(study(label, spec, math.exp(-i / 50)))
     return path

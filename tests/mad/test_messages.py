@@ -66,7 +66,7 @@ def test_no_command_prints_what_a_terminal_obeys(
                 )
             ]
         )
-        opened.commit_language([language(label=text, study=text, seed=3)])
+        opened.commit([language(label=text, study=text, seed=3)])
     more = [["rm", "--status", "failed", "--store", str(store)], ["show", HOSTILE[0]], ["bench", HOSTILE[0]]]
     more.append(["show", failed.id, "--store", str(store)])
     for words in [*reading(store, tmp_path), *more]:
@@ -153,7 +153,7 @@ def test_a_run_that_no_table_may_hold_is_named_and_the_rest_is_fitted(
     few = {"params": 5, "params_counted": 5, "embedding": 0, "core": 5, "active": 5}
     odd = language(2.0, label="m", cost=few)
     with Store(store) as opened:
-        opened.commit_language([odd])
+        opened.commit([odd])
     assert call(words, monkeypatch) == 0
     after = " ".join(capsys.readouterr().out.split())
     assert after.startswith(f"about the table: - set aside: run {odd.id} (5 is too small for a count")

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 import scaling.laws.runs.cleaning
-from mad.data.language import LARGEST_LOSS, LanguageConfig, LanguageRecord
 from mad.data.records import Record, RunConfig
 from mad.store import Store
 from mad.store.checking import LONGEST, check, understood
 from mad.store.exchange import import_records, read_records
+from scaling.lm.config import LanguageConfig
+from scaling.lm.records import LARGEST_LOSS, LanguageRecord
 from tests.mad.language_records import CORPUS, language
 from tests.mad.records import TWO, record
 
@@ -146,7 +147,7 @@ def test_a_record_that_contradicts_itself_is_refused(
     assert message in str(refused.value)
     with Store(tmp_path / "store.sqlite") as store, pytest.raises(ValueError) as refused:
         made = kind.model_validate_json(line)
-        store.commit([made]) if isinstance(made, Record) else store.commit_language([made])
+        store.commit([made]) if isinstance(made, Record) else store.commit([made])
     assert message in str(refused.value)
 
 

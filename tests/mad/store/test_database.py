@@ -14,6 +14,7 @@ import pytest
 from mad.data.records import Record
 from mad.store import Store
 from mad.store.exchange import export_records, import_records
+from scaling.lm.records import LanguageRecord
 from scaling.lm.stored import curves_frame, language_frame
 from tests.mad.language_records import language
 from tests.mad.records import TWO, group, record
@@ -25,7 +26,7 @@ AT = TWO.settings[0]
 def path(tmp_path: Path) -> Path:
     with Store(tmp_path / "store.sqlite") as store:
         store.commit([run for at in TWO.settings for run in group(at, 0.5, 0.625)])
-        store.commit_language([language(2.0, seed=seed) for seed in range(3)])
+        store.commit([language(2.0, seed=seed) for seed in range(3)])
     return tmp_path / "store.sqlite"
 
 
@@ -174,7 +175,7 @@ def _damaged(path: Path, tmp_path: Path, offsets: range) -> None:
     whole = path.read_bytes()
     with Store(path, read_only=True) as store:
         export_records(store, tmp_path / "runs.jsonl")
-        records = {run.id: run for run in (*store.records(), *store.language_records())}
+        records = {run.id: run for run in (*store.records(), *store.records(LanguageRecord))}
     more = record(AT, 7e-3)
     copy = tmp_path / "copy" / "store.sqlite"
     for offset in offsets:
@@ -195,7 +196,7 @@ def _damaged(path: Path, tmp_path: Path, offsets: range) -> None:
             # What is still read is what was stored.
             try:
                 with Store(copy, read_only=True) as store:
-                    found = [*store.records(), *store.language_records()]
+                    found = [*store.records(), *store.records(LanguageRecord)]
             except ValueError:
                 continue
             for run in found:
@@ -231,7 +232,7 @@ def test_a_record_that_cannot_be_understood_is_named_and_the_rest_is_read(
         assert len(caplog.records) == 1, "said once"
         assert f"mad: run {first.id} in store {path} cannot be understood (status: " in caplog.text
         assert second.id in caplog.text and "`mad rm --unreadable`" in caplog.text
-        assert {run.config.seed for run in store.language_records()} == {0, 2}
+        assert {run.config.seed for run in store.records(LanguageRecord)} == {0, 2}
         assert "Input should be an object" in caplog.text
         assert len(language_frame(store)) == 2
         assert [entry.record for entry in store.entries(prefix=first.id)] == [None]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from mad.data.language import LanguageConfig
 from mad.data.records import RunConfig
 from mad.store import Store
 from mad.store.exchange import import_records, read_records
+from scaling.lm.config import LanguageConfig
 from tests.mad.store.test_reading import call, reading
 from tests.mad.stores import filled
 

@@ -12,6 +12,7 @@ import pytest
 import mad.cli
 from mad.store import Store
 from mad.store.exchange import export_records, import_records
+from scaling.lm.records import LanguageRecord
 from tests.mad.language_records import language
 from tests.mad.records import TWO, group, record
 
@@ -25,7 +26,7 @@ def path(tmp_path: Path) -> Path:
     with Store(path) as store:
         store.commit([*quick, *group(COMPRESSION, 0.5, 0.6, spec="mamba swiglu", given="mine")])
         store.commit([record(RECALL, 7e-3, status="failed")])
-        store.commit_language([language(seed=seed, study=f"study{seed}") for seed in range(2)])
+        store.commit([language(seed=seed, study=f"study{seed}") for seed in range(2)])
     return path
 
 
@@ -75,12 +76,13 @@ def test_ids_are_removed_as_they_are_named(
 ) -> None:
     with Store(path, read_only=True) as store:
         gone, kept = store.records()[0].id, store.records()[1]
-        model = store.language_records()[0].id
+        model = store.records(LanguageRecord)[0].id
     status, out, _, left = rm(path, gone[:6], gone, model, monkeypatch=monkeypatch, capsys=capsys)
     assert (status, left) == (0, 5)
     assert [line.split()[0] for line in out[:-1]] == [gone, model]
     with Store(path, read_only=True) as store:
-        assert store.get(gone) is None and store.get(kept.id) == kept and store.language(model) is None
+        assert store.get(gone) is None and store.get(kept.id) == kept
+        assert store.get(model, LanguageRecord) is None
 
 
 @pytest.mark.parametrize(

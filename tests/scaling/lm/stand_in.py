@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mad.data.language import CorpusConfig, LanguageConfig, language_config
+from scaling.lm.config import CorpusConfig, LanguageConfig, language_config
 
 VOCABULARY = 16
 

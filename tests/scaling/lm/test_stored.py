@@ -19,7 +19,7 @@ def path(tmp_path: Path) -> Path:
         language(status="failed", seed=4, created="2026-01-05"),
     ]
     with Store(tmp_path / "store.sqlite") as store:
-        store.commit_language(runs)
+        store.commit(runs)
     return tmp_path / "store.sqlite"
 
 
@@ -71,7 +71,7 @@ def test_an_open_store_serves_as_well(path: Path) -> None:
 
 def test_the_entropy_of_the_text_is_its_floor(tmp_path: Path) -> None:
     with Store(tmp_path / "store.sqlite") as store:
-        store.commit_language([language(corpus=CORPUS.model_copy(update={"entropy": 1.5}))])
+        store.commit([language(corpus=CORPUS.model_copy(update={"entropy": 1.5}))])
         assert list(language_frame(store)["floor"]) == [1.5]
 
 

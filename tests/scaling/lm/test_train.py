@@ -20,11 +20,11 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from architectures import registry
 from architectures.primitive import Context, Hint, Primitive
 from architectures.registry import primitive
-from mad.data.language import LanguageRecord
 from mad.store import Store
 from scaling.laws.runs.cleaning import clean
 from scaling.lm.cost import build_model, cost_of
 from scaling.lm.learner import LOOK, Batches, Learner, learning_rate
+from scaling.lm.records import LanguageRecord
 from scaling.lm.resume import CHECKPOINT
 from scaling.lm.stored import language_frame
 from scaling.lm.train import train
@@ -253,7 +253,7 @@ def test_a_stored_run_is_not_repeated_and_counts_to_the_greater_purpose(tmp_path
     assert (again.role, again.study, again.budget, again.label) == ("grid", "b", 1.0, "x")
     assert run(corpus=Cut(0, RuntimeError), store=store, role="tuning", study="a") == again
     with Store(store, read_only=True) as opened:
-        assert opened.language_records() == [again]
+        assert opened.records(LanguageRecord) == [again]
 
 
 # What goes wrong
@@ -281,7 +281,7 @@ def test_what_the_training_raises_is_kept_and_tried_again(tmp_path: Path) -> Non
     assert failed.status == "failed" and "RuntimeError: cut" in (failed.error or "")
     with Store(store) as opened:
         assert run(store=opened).status == "ok"
-        (found,) = opened.language_records()
+        (found,) = opened.records(LanguageRecord)
         assert (found.status, found.attempts) == ("ok", 2)
 
 
@@ -334,7 +334,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
         run(corpus=Cut(17), store=store, checkpoint_every=5)
     assert signal.getsignal(signal.SIGINT) is before
     with Store(store) as opened:
-        (lost,) = opened.language_records()
+        (lost,) = opened.records(LanguageRecord)
         assert lost.status == "interrupted"
         asked: list[int] = []
 
@@ -345,7 +345,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
 
         resumed = run(corpus=Asked(), store=opened)
         assert asked == list(range(15, 30))
-        (found,) = opened.language_records()
+        (found,) = opened.records(LanguageRecord)
     assert (found.status, found.attempts) == ("ok", 2)
     assert resumed.metrics == run().metrics  # to the last bit
 
@@ -523,7 +523,7 @@ def test_a_killed_run_resumes_exactly(tmp_path: Path, devices: int) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     with Store(tmp_path / "store.sqlite", read_only=True) as store:
-        assert store.language_records() == []
+        assert store.records(LanguageRecord) == []
     (checkpoint,) = tmp_path.rglob(CHECKPOINT)
     at = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 0 < at < 200
@@ -531,7 +531,7 @@ def test_a_killed_run_resumes_exactly(tmp_path: Path, devices: int) -> None:
     out, err = again.communicate(timeout=240)
     assert out.strip() == "ok", err
     with Store(tmp_path / "store.sqlite", read_only=True) as store:
-        (found,) = store.language_records()
+        (found,) = store.records(LanguageRecord)
     whole = run(tiny(steps=200), devices=devices)
     assert found.metrics == whole.metrics
 

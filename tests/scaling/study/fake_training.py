@@ -10,15 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mad.data.language import (
-    CorpusConfig,
-    LanguageConfig,
-    LanguageCost,
-    LanguageMetrics,
-    LanguageRecord,
-    LanguageStatus,
-)
+from scaling.lm.config import CorpusConfig, LanguageConfig
 from scaling.lm.cost import cost_of
+from scaling.lm.records import LanguageCost, LanguageMetrics, LanguageRecord, LanguageStatus
 
 CORPUS = CorpusConfig(
     name="words",

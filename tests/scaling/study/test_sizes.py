@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import architectures
-from mad.data.language import language_config
+from scaling.lm.config import language_config
 from scaling.lm.cost import cost_of
 from scaling.study.sizes import APART, BAND, FAR, ladder, preferred_aspect
 from tests.scaling.study.fake_training import CORPUS

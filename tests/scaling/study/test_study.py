@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from mad.data.language import LanguageRecord
 from mad.store import Store
 from scaling.laws.runs import cleaning as runs
+from scaling.lm.records import LanguageRecord
 from scaling.study import run as study
 from scaling.study.design import Plan
 from scaling.study.plan import plan
@@ -55,7 +55,7 @@ def go(
             train=training,
             **{"say": lambda line: None, **options},
         )
-        return frame, store.language_records()
+        return frame, store.records(LanguageRecord)
 
 
 def test_a_study_tunes_and_then_trains_the_grid_at_the_rates_of_its_rule(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_inside_a_stage_the_longest_runs_come_first(tmp_path: Path) -> None:
     training = Training(tmp_path)
     go(tmp_path, training)
     with Store(tmp_path / "store.sqlite", read_only=True) as store:
-        records = [store.language(line.split()[0]) for line in training.calls()]
+        records = [store.get(line.split()[0], LanguageRecord) for line in training.calls()]
     grid = [record.budget for record in records if record and record.role == "grid" and record.budget]
     assert grid == sorted(grid, reverse=True)
 
@@ -298,12 +298,12 @@ def test_a_real_study_killed_and_resumed_holds_the_runs_of_an_undisturbed_one(tm
     driver.stderr.close()
     time.sleep(1.0)  # A worker that outlived the driver would go on writing.
     with Store(tmp_path / "b" / "store.sqlite", read_only=True) as store:
-        assert 3 <= len(store.language_records()) < 18
+        assert 3 <= len(store.records(LanguageRecord)) < 18
     subprocess.run(words, check=True, env=environment, capture_output=True)
     losses = []
     for where in "ab":
         with Store(tmp_path / where / "store.sqlite", read_only=True) as store:
             losses.append(
-                {record.id: record.metrics.loss for record in store.language_records() if record.metrics}
+                {record.id: record.metrics.loss for record in store.records(LanguageRecord) if record.metrics}
             )
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 18

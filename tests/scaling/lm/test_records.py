@@ -9,10 +9,11 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from mad.commands.show import find_run, show_record
-from mad.data.language import below_entropy, language_config, slack
 from mad.data.records import ArchitectureConfig
 from mad.store.exchange import export_records, import_records, read_records
 from mad.store.store import ImportReport, Store
+from scaling.lm.config import language_config
+from scaling.lm.records import LanguageRecord, below_entropy, slack
 from tests.mad.language_records import CORPUS, config, language
 from tests.mad.records import TWO, group, imported, record
 
@@ -114,12 +115,12 @@ def test_an_unknown_field_is_refused() -> None:
 def test_a_run_comes_back_as_it_was_stored_and_apart_from_the_battery(path: Path) -> None:
     runs = [language(created="2027-01-01"), language(2.5, steps=200, created="2026-01-01")]
     with Store(path) as store:
-        store.commit_language(runs)
+        store.commit(runs)
         store.commit(group(TWO.settings[0], 0.5, 0.6))
-        assert store.language(runs[0].id) == runs[0]
-        assert store.language("nothing") is None
+        assert store.get(runs[0].id, LanguageRecord) == runs[0]
+        assert store.get("nothing", LanguageRecord) is None
     with Store(path, read_only=True) as store:
-        assert store.language_records() == runs[::-1]
+        assert store.records(LanguageRecord) == runs[::-1]
         assert store.count() == len(store.records()) == 2
 
 
@@ -127,28 +128,28 @@ def test_a_run_comes_back_as_it_was_stored_and_apart_from_the_battery(path: Path
 @pytest.mark.parametrize("new", ["ok", "diverged", "failed", "interrupted"])
 def test_a_result_is_never_overwritten(path: Path, old: Any, new: Any) -> None:
     with Store(path) as store:
-        store.commit_language([language(status=old)])
+        store.commit([language(status=old)])
         with pytest.raises(ValueError, match=f"stored as '{old}', which is final"):
-            store.commit_language([language(steps=7), language(1.0, status=new)])
-        assert store.language_records() == [language(status=old)]
+            store.commit([language(steps=7), language(1.0, status=new)])
+        assert store.records(LanguageRecord) == [language(status=old)]
 
 
 @pytest.mark.parametrize("old", ["failed", "interrupted"])
 def test_a_failure_gives_way_to_the_next_attempt_which_is_counted(path: Path, old: Any) -> None:
     with Store(path) as store:
-        store.commit_language([language(status=old)])
-        store.commit_language([language()])
-        (found,) = store.language_records()
+        store.commit([language(status=old)])
+        store.commit([language()])
+        (found,) = store.records(LanguageRecord)
         assert (found.status, found.attempts) == ("ok", 2)
 
 
 def test_a_run_may_count_to_another_study_and_keeps_its_result(path: Path) -> None:
     with Store(path) as store:
-        store.commit_language([language(role="tuning")])
-        store.relabel_language(language().id, study="second", role="grid", budget=3e12, label="m")
-        assert store.language_records() == [language(study="second", budget=3e12, label="m")]
-        with pytest.raises(ValueError, match="no language-model run"):
-            store.relabel_language("nothing", study=None, role="grid", budget=None, label="m")
+        store.commit([language(role="tuning")])
+        store.relabel(language(role="tuning"), study="second", role="grid", budget=3e12, label="m")
+        assert store.records(LanguageRecord) == [language(study="second", budget=3e12, label="m")]
+        with pytest.raises(ValueError, match="is not in"):
+            store.relabel(language(seed=1), study=None, role="grid", budget=None, label="m")
 
 
 def test_a_record_must_be_what_it_says(path: Path) -> None:
@@ -164,16 +165,16 @@ def test_a_record_must_be_what_it_says(path: Path) -> None:
     with Store(path) as store:
         for message, bad in broken.items():
             with pytest.raises(ValueError, match=message):
-                store.commit_language([bad])
-        assert store.language_records() == []
+                store.commit([bad])
+        assert store.records(LanguageRecord) == []
 
 
 def test_a_store_of_the_first_version_is_read_as_it_is(path: Path) -> None:
     version_1(path)
     with Store(path, read_only=True) as store:
         assert store.count() == 2
-        assert store.language_records() == []
-        assert store.language("anything") is None
+        assert store.records(LanguageRecord) == []
+        assert store.get("anything", LanguageRecord) is None
     assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (1,)
 
 
@@ -181,10 +182,10 @@ def test_a_store_of_the_first_version_is_brought_up_by_a_writer(path: Path) -> N
     version_1(path)
     with Store(path) as store:
         before = store.records()
-        store.commit_language([language()])
+        store.commit([language()])
     with Store(path) as store:
         assert store.records() == before and len(before) == 2
-        assert store.language_records() == [language()]
+        assert store.records(LanguageRecord) == [language()]
     assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (3,)
 
 
@@ -193,27 +194,27 @@ def test_one_file_carries_both_kinds(path: Path, tmp_path: Path, suffix: str) ->
     file = tmp_path / f"runs{suffix}"
     with Store(path) as store:
         store.commit(group(TWO.settings[0], 0.5, 0.6))
-        store.commit_language([language(), language(status="diverged", steps=9)])
+        store.commit([language(), language(status="diverged", steps=9)])
         assert export_records(store, file) == 4
-        battery, models = store.records(), store.language_records()
+        battery, models = store.records(), store.records(LanguageRecord)
     with Store(tmp_path / "other.sqlite") as other:
         assert import_records(other, file) == ImportReport(added=4, known=0, replaced=0, conflicts=0)
         assert import_records(other, file) == ImportReport(added=0, known=4, replaced=0, conflicts=0)
         assert {r.id: r for r in other.records()} == {r.id: imported(r) for r in battery}
-        assert [r.imported for r in other.language_records()] == [True, True]
+        assert [r.imported for r in other.records(LanguageRecord)] == [True, True]
         again = tmp_path / f"again{suffix}"
         export_records(other, again)
         assert suffix == ".parquet" or again.read_bytes() == file.read_bytes(), "who imported is not said"
     with Store(tmp_path / "third.sqlite") as third:
         import_records(third, again)
-        assert {r.id for r in third.language_records()} == {r.id for r in models}
+        assert {r.id for r in third.records(LanguageRecord)} == {r.id for r in models}
 
 
 def test_lines_of_the_battery_look_as_before(path: Path, tmp_path: Path) -> None:
     run = record(TWO.settings[0])
     with Store(path) as store:
         store.commit([run])
-        store.commit_language([language()])
+        store.commit([language()])
         export_records(store, tmp_path / "runs.jsonl")
     battery, model = (tmp_path / "runs.jsonl").read_text().splitlines()
     assert battery == run.model_dump_json(exclude={"imported"})
@@ -225,9 +226,9 @@ def test_an_import_keeps_ours_unless_theirs_says_more(path: Path, tmp_path: Path
     theirs = [language(1.0), language(1.0, seed=1), language(1.0, seed=2)]
     file.write_text("".join(f"{r.model_dump_json()}\n" for r in theirs))
     with Store(path) as store:
-        store.commit_language([language(2.0), language(status="failed", seed=1)])
+        store.commit([language(2.0), language(status="failed", seed=1)])
         assert import_records(store, file) == ImportReport(added=1, known=1, replaced=1, conflicts=1)
-        found = {r.config.seed: r.metrics and r.metrics.loss for r in store.language_records()}
+        found = {r.config.seed: r.metrics and r.metrics.loss for r in store.records(LanguageRecord)}
         assert found == {0: 2.0, 1: 1.0, 2: 1.0}
 
 
@@ -244,7 +245,7 @@ def test_show_finds_a_run_and_says_what_it_was(path: Path) -> None:
     run = language()
     with Store(path) as store:
         store.commit(group(TWO.settings[0], 0.5, 0.6))
-        store.commit_language([run])
+        store.commit([run])
     found = find_run(run.id[:8], path)
     assert found == run
     console = Console(width=120, record=True, file=io.StringIO())
