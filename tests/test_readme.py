@@ -1,4 +1,4 @@
-"""The README is executed: its examples run as they are printed, and what it shows is what there is."""
+"""The README and the tour are executed: their examples run as they are printed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mad.data.protocol import SUITES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = README + (ROOT / "docs" / "tour.md").read_text()
 
 
 def files() -> dict[str, str]:
@@ -22,7 +23,7 @@ def files() -> dict[str, str]:
 
 def blocks(language: str) -> list[str]:
     """The code blocks of a language that are not files."""
-    rest = re.sub(r"<!-- file: \S+ -->\n```python\n.*?```", "", README, flags=re.S)
+    rest = re.sub(r"<!-- file: \S+ -->\n```python\n.*?```", "", PAGES, flags=re.S)
     return re.findall(rf"```{language}\n(.*?)```", rest, flags=re.S)
 
 
@@ -58,14 +59,14 @@ def test_python_examples_run(block: str, folder: Path) -> None:
     assert result.stdout
 
 
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("mad ")]
+LINES = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("mad ")]
+COMMANDS = sorted({line.split("#")[0].strip() for line in LINES})
 QUICK = [c for c in COMMANDS if "ema:Ema" in c or c.startswith(("mad show", "mad tasks", "mad primitives"))]
 
 
 @pytest.mark.parametrize("command", QUICK)
 def test_commands_run(command: str, folder: Path) -> None:
-    words = command.split("#")[0].strip()
-    result = execute(["sh", "-c", words.replace("mad ", f"{sys.executable} -m mad.cli ", 1)], folder)
+    result = execute(["sh", "-c", command.replace("mad ", f"{sys.executable} -m mad.cli ", 1)], folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout
 
@@ -80,9 +81,16 @@ def test_every_suite_and_command_is_named() -> None:
     assert all(f"mad {name}" in README for name in commands)
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.stem
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("command", re.findall(r"<!-- output of: (.*?) -->", README))
