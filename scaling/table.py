@@ -50,6 +50,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def _text(path: Path) -> str:
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path} has more than {LARGEST:,} bytes; give the table of runs alone")
     content = path.read_bytes()
     try:
         if content.startswith(b"\x1f\x8b"):
@@ -179,7 +181,7 @@ def _typed(cells: pd.Series) -> pd.Series:
 
 def _json(name: str, text: str) -> pd.DataFrame:
     try:
-        whole, lines = json.loads(text, object_pairs_hook=_object), False
+        whole, lines = json.loads(text, object_pairs_hook=once), False
     except json.JSONDecodeError:
         whole, lines = [_parsed(name, number, line) for number, line in _full_lines(text)], True
     except (RecursionError, ValueError) as error:
@@ -230,7 +232,7 @@ def _full_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _parsed(name: str, number: int, line: str) -> Any:
     try:
-        return json.loads(line, object_pairs_hook=_object)
+        return json.loads(line, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{name}, line {number} is not JSON ({error.msg}); give an array of objects, or one per line"
@@ -239,7 +241,8 @@ def _parsed(name: str, number: int, line: str) -> Any:
         raise ValueError(f"{name}, line {number} cannot be read as JSON ({error})") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose names must differ."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

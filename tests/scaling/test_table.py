@@ -93,6 +93,10 @@ def test_a_file_that_is_no_table_is_named_with_the_line(text: str, words: str, t
         scaling.read(written(tmp_path, content))
     with pytest.raises(ValueError, match=r"none\.csv is not a file"):
         scaling.read(tmp_path / "none.csv")
+    with open(written(tmp_path, "params"), "r+b") as sparse:
+        sparse.truncate(2**30 + 1)
+    with pytest.raises(ValueError, match=r"runs\.csv has more than 1,073,741,824 bytes"):
+        scaling.read(tmp_path / "runs.csv")
 
 
 def test_cells_become_numbers_truths_or_words_and_blanks_stay_blank(tmp_path: Path) -> None:
