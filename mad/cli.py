@@ -108,10 +108,13 @@ def bench(
     sys.stdout.write(render(finished.scores, "table", width=_width(), color=sys.stdout.isatty(), iso=equal))
     if finished.failures:
         first = finished.failures[0]
+        own = sorted({name for record in finished.failures for name in record.config.architecture.sources})
+        tests = "".join(f"; `mad check {name}` tests it by itself" for name in own)
         console.print(
             one_line(
-                f"{len(finished.failures)} runs failed; the first, {first.id}: {last_words(first.error)} "
-                f"(`mad show {first.id}` prints all of it). Run the same command again to repeat them."
+                f"{len(finished.failures)} runs failed; the first, {first.id} of {first.given}: "
+                f"{last_words(first.error)} (`mad show {first.id}` prints all of it{tests}). "
+                "Run the same command again to repeat them."
             ),
             highlight=False,
             markup=False,

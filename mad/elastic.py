@@ -16,6 +16,7 @@ from torch import Tensor
 
 from architectures import SequenceModel
 from architectures.bounds import shown
+from architectures.contract.causality import require_trained
 from architectures.elastic import (
     Sampling,
     common_count,
@@ -33,7 +34,7 @@ from mad.metrics import BATCH, measure
 from mad.protocol import get_protocol, get_suite
 from mad.runner import check_cell
 from mad.sweep import Architecture, Cell, Group, plan, resolve
-from mad.trainer import make_fabric
+from mad.trainer import ROWS, make_fabric
 from synthetic_tasks import IGNORE
 
 Kind = Literal["nested", "mixed", "alone", "cut"]
@@ -176,6 +177,14 @@ def _train(cell: Cell, who: Architecture, seed: int, times: int, fabric: Fabric)
     learner.advance(data, list(itertools.islice(batches, run.steps)), 0, [True], lambda replica, step: None)
     trained = learner.objectives[0].eval().model
     assert isinstance(trained, SequenceModel)
+    require_trained(
+        trained,
+        data.inputs[:ROWS],
+        cell.task.vocab_size,
+        who=who.given,
+        steps=run.steps,
+        causal=cell.task.readout == "every",
+    )
     return trained
 
 

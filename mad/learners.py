@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from architectures import SequenceModel
 from architectures.elastic import Sampling
 from architectures.primitive import Context
+from architectures.surroundings import kept
 from mad.config import Measure, RunConfig
 from mad.data import Split
 from mad.metrics import cross_entropy, measure
@@ -105,7 +106,7 @@ class Turns:
             def predict(tokens: Tensor, model: nn.Module = model) -> Tensor:
                 return model(tokens)[None]
 
-            with self.fabric.autocast():
+            with kept(), self.fabric.autocast():
                 found += measure(predict, data.inputs, data.targets, vocab_size)
         return found
 
@@ -185,7 +186,7 @@ class Batched:
     def measure(self, data: Split, vocab_size: int) -> list[Measure]:
         self.objective.eval()
         predict = torch.vmap(self._logits, in_dims=(0, 0, None))
-        with self.fabric.autocast():
+        with kept(), self.fabric.autocast():
             return measure(
                 lambda x: predict(self.parameters, self.buffers, x), data.inputs, data.targets, vocab_size
             )
@@ -224,7 +225,7 @@ def _forget_compiled(versions: int) -> None:
 @contextlib.contextmanager
 def _keyed(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Key the global random state, which a user's dropout draws from, by (seed, step); then put it back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with kept(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]))
         yield
 

@@ -129,6 +129,7 @@ def train(
                 splits[protocol.select_on].inputs[:ROWS],
                 task.vocab_size,
                 who=run.architecture.spec,
+                steps=step,
                 causal=task.readout == "every",
             )
     final = {name: learner.measure(splits[name], task.vocab_size) for name in ("validation", "test")}

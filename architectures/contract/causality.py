@@ -24,10 +24,13 @@ from architectures.contract.twin import Moved, moved_twin
 from architectures.model import SequenceModel
 from architectures.primitive import Context, Primitive
 from architectures.registry import get
+from architectures.surroundings import kept
 
 # Multiply-adds of one call, and numbers that it may hold: what bounds how many positions are asked. Fewer
 # than FEWEST are asked in training mode, and of a model above LARGE parameters, which stays in float32.
 WORK, HELD, FEWEST, LARGE = 2**27, 2**22, 8, 2**25
+# Multiply-adds of all calls on a trained model.
+TRAINED = 2**34
 # By how much a log-probability may move, relative to 1 nat or to its own size: layers of ours in float64, a
 # user's, which may compute in float32 inside, and anything in float32.
 OURS, THEIRS, SINGLE = 1e-9, 1e-5, 1e-4
@@ -164,14 +167,21 @@ def find_fault(
     return plain
 
 
-def require_trained(model: nn.Module, tokens: Tensor, vocab_size: int, *, who: str, causal: bool) -> None:
-    """Refuse a trained model that sees later tokens or other rows: one that counts its calls may do so."""
+def require_trained(
+    model: nn.Module, tokens: Tensor, vocab_size: int, *, who: str, steps: int, causal: bool = True
+) -> None:
+    """Refuse a trained model that sees later tokens or other rows: one that counts its calls may do so.
+
+    As many positions are asked as it had steps, or all, as far as that is a hundredth of what the training
+    took and a matter of seconds.
+    """
     size = sum(p.numel() for p in model.parameters())
+    positions = min(steps, TRAINED // (tokens.shape[1] * max(size, 1)))
     for dtype in (torch.float64, torch.float32)[size > LARGE :]:
         try:
             with seeded(0, "probe"):
                 twin = moved_twin(model, dtype, "not")
-                fault = _first_fault(twin, tokens, vocab_size, size, who, COARSE, causal)
+                fault = _first_fault(twin, tokens, vocab_size, size, who, COARSE, causal, positions)
             break
         except RuntimeError:  # Constants of float32; that it can be run at all is known.
             fault = None
@@ -195,7 +205,14 @@ def _steady(model: nn.Module, tokens: Tensor) -> bool:
 
 
 def _first_fault(
-    model: nn.Module, tokens: Tensor, vocab_size: int, size: int, who: str, limit: float, causal: bool
+    model: nn.Module,
+    tokens: Tensor,
+    vocab_size: int,
+    size: int,
+    who: str,
+    limit: float,
+    causal: bool,
+    positions: int = 0,
 ) -> Fault | None:
     length = tokens.shape[1]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -205,12 +222,17 @@ def _first_fault(
         rows = fewest if training else max(fewest, WORK // (length * max(size, 1)))
         rows = max(2, min(rows, length, HELD // (length * vocab_size)))
         x = tokens.repeat(-(-rows // len(tokens)), 1)[:rows].to(device)
-        cuts = _cuts(rows, length, generator) if causal else length * (torch.arange(rows) % 2)
+        if causal:
+            cuts = _cuts(rows if training else min(max(rows, positions + 1), length), length, generator)
+        else:
+            cuts = length * (torch.arange(rows) % 2)
         other = torch.randint(vocab_size, x.shape, generator=generator).to(device)
         other = torch.where(other == x, (other + 1) % vocab_size, other)
-        fault = _Probe(model.train(training), who, limit, training).ask(x, other, cuts.to(device))
-        if fault is not None:
-            return fault
+        probe = _Probe(model.train(training), who, limit, training)
+        for some in cuts.to(device).split(rows):
+            fault = probe.ask(x[: len(some)], other[: len(some)], some)
+            if fault is not None:
+                return fault
     return None
 
 
@@ -344,6 +366,6 @@ def _watched(layers: list[Primitive]) -> Iterator[list[tuple[Primitive, Tensor, 
 
 @contextlib.contextmanager
 def _keyed(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with kept(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         yield

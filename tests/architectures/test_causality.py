@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import architectures
-from architectures.contract.causality import find_fault, not_causal, require
+from architectures.contract.causality import find_fault, not_causal, require, require_trained
 from architectures.registry import Entry, _allowed, _hints, get
 from architectures.spec import Layer, Spec
 
@@ -437,6 +437,16 @@ def test_every_option_of_every_layer_declares_what_the_probe_finds(name: str) ->
         assert (fault is None) == model.layers()[0][1].causal == (not not_causal(model)), str(model.spec)
         count += 1
     assert count > len(dataclasses.fields(get(name).cls.Config))
+
+
+def test_after_training_as_many_positions_are_asked_as_there_were_steps() -> None:
+    model = architectures.build(f"{spell(One)} mlp", vocab_size=VOCAB, dim=128, max_len=128, seed=0)
+    with torch.no_grad():
+        model.head.weight.mul_(50)
+    asked: list[Any] = [model, TOKENS.repeat(1, 4), VOCAB]
+    require_trained(*asked, who="it", steps=4)
+    with pytest.raises(ValueError, match=r"position 17 move .* after training"):
+        require_trained(*asked, who="it", steps=127)
 
 
 LAYERS = ["mh-attention", "mamba", "hyena", "mlp", "lsh-attention[window=4]", "sru", "delta-net", "moe-mlp"]

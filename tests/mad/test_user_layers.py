@@ -21,11 +21,14 @@ import mad
 from mad.api import prepare
 from mad.data import load
 from mad.driver import one_driver
+from mad.elastic import compare
 from mad.learners import Turns
 from mad.messages import Failed, last_words
 from mad.plan import estimate, show_plan
 from mad.store import Store
 from mad.trainer import make_fabric
+from tests.scaling.stand_in import tiny
+from tests.scaling.test_train import run
 
 LAYERS = '''
 import os, pty, sys
@@ -179,6 +182,7 @@ def test_the_others_of_a_sweep_go_on(tmp_path: Path) -> None:
     specs = ["misbehaving:Exits", "misbehaving:Forks", "swiglu"]
     ended = call(tmp_path, "bench", *specs, "--suite", "smoke", "--tasks", "compression")
     assert ended.returncode == 1 and "4 runs failed; the first" in ended.stderr
+    assert " of misbehaving:Exits: " in ended.stderr and "`mad check misbehaving:Exits` tests" in ended.stderr
     assert "Traceback" not in ended.stderr and "swiglu" in ended.stdout
     assert statuses(tmp_path) == sorted((s, "ok" if s == "swiglu" else "failed") for s in specs for _ in "ab")
     dry = call(tmp_path, "bench", *specs, "--suite", "smoke", "--tasks", "compression", "--dry-run")
@@ -251,6 +255,10 @@ def test_what_comes_to_see_later_tokens_in_training_has_no_score(layers: str, tm
         mad.train(f"{layers}:Opens", RECALL, dim=16, train_examples=64, batch_size=8, epochs=2, store=store)
     with Store(store, read_only=True) as opened:
         assert [(record.status, record.metrics) for record in opened.records()] == [("failed", None)]
+    with pytest.raises(ValueError, match=r"Opens sees later positions: .*, after training and not before"):
+        compare(f"matformer-mlp {layers}:Opens", suite="smoke", tasks=["in-context-recall"], device="cpu")
+    record = run(tiny(spec=f"{layers}:Opens mlp"))
+    assert record.status == "failed" and "after training and not before" in str(record.error)
 
 
 def test_processes_that_end_by_themselves_are_allowed(layers: str, tmp_path: Path) -> None:
