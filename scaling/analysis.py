@@ -93,7 +93,7 @@ def analyse(
     reasons: dict[str, str] = {}
     iso = None
     try:
-        iso = isoflop(groups, bootstrap=max(bootstrap, 100), confidence=confidence, seed=seed)
+        iso = isoflop(groups, bootstrap=bootstrap, confidence=confidence, seed=seed)
     except NotIdentified as error:
         reasons["isoflop"] = str(error)
     audits, envelopes = {}, {}

@@ -19,6 +19,7 @@ import pandas as pd
 from scaling.diagnose import REFUSE, WARN, at_bounds
 from scaling.fit import allocations, coefficient_intervals, known, repeated
 from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
+from scaling.powerlaw import check_confidence
 from scaling.resample import chosen, clusters, in_order, multiplicities, refit
 from scaling.runs import NotIdentified, Status, clean
 from scaling.sharing import SharingTest, by_architecture, own_design, points_of, shareable, sharing_test
@@ -141,6 +142,7 @@ def fit_families(
     known("objective", objective, OBJECTIVES)
     if not delta > 0:
         raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
+    check_confidence(confidence, bootstrap)
     runs = clean(frame)
     warnings = list(runs.attrs["notes"])
     runs, convention = repeated(runs, repeats, decay)

@@ -19,6 +19,7 @@ from scipy.special import fdtri
 
 from scaling.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
 from scaling.law import REPEAT_DECAY, TRAINING, Array, Interval, Law, effective_tokens
+from scaling.powerlaw import check_confidence
 from scaling.resample import FEW_CLUSTERS, chosen, clusters, in_order, multiplicities, percentile, refit
 from scaling.runs import NotIdentified, Status, clean, rows_text
 from scaling.solver import SQUARES, Points, descend, huber, linear, starts, vertex
@@ -125,7 +126,7 @@ def fit(
     """The law that minimises the objective over the runs of one architecture.
 
     delta      threshold of the Huber objective, on log loss
-    bootstrap  resamples, 0 for none
+    bootstrap  resamples, at least 100, or 0 for no intervals
     resample   what is drawn: single rows, whole isoFLOP groups, or all rows of a training run (column run or
                model). None: whole runs where several rows, of one size, share a label; else single rows
     repeats    runs that read their text (column unique_tokens) up to four times count all tokens; those that
@@ -140,10 +141,7 @@ def fit(
     known("repeats", repeats, REPEATS)
     if not delta > 0:
         raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence} must lie between 0 and 1, say 0.95")
-    if bootstrap < 0:
-        raise ValueError(f"bootstrap = {bootstrap} resamples must not be negative; 0 makes no intervals")
+    check_confidence(confidence, bootstrap)
     runs = clean(frame)
     _one_architecture(runs)
     warnings = list(runs.attrs["notes"])

@@ -103,7 +103,7 @@ def _isoflop(arch: str, runs: Runs, asked: Request) -> Answer:
         runs.fitted,
         budgets=asked.budgets,
         window=asked.window,
-        bootstrap=max(asked.bootstrap, 100),
+        bootstrap=asked.bootstrap,
         confidence=asked.confidence,
         seed=asked.seed,
     )
@@ -143,9 +143,7 @@ def _isoflop(arch: str, runs: Runs, asked: Request) -> Answer:
 def _envelope(arch: str, runs: Runs, asked: Request) -> Answer:
     if runs.curves is None or runs.curves.empty:
         raise NotIdentified("the envelope needs training curves: several rows per run, with a column run")
-    found = envelope(
-        runs.curves, bootstrap=max(asked.bootstrap, 100), confidence=asked.confidence, seed=asked.seed
-    )
+    found = envelope(runs.curves, bootstrap=asked.bootstrap, confidence=asked.confidence, seed=asked.seed)
     content: dict[str, Any] = {
         "status": str(Status.CONVERGED),
         "runs": found.n,

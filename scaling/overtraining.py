@@ -115,7 +115,7 @@ def overtraining(
     Raises NotIdentified where an architecture has no budget in common with the others, or too few runs: three
     a budget and three more.
     """
-    check_confidence(confidence)
+    check_confidence(confidence, bootstrap)
     table, notes = grouped(frame, budgets=budgets, within=within)
     used: dict[str, pd.DataFrame] = {}
     for arch, mine in table.groupby("arch"):

@@ -16,6 +16,7 @@ import pandas as pd
 
 from scaling.correlation import Correlation, correlate, holm, leave_out_error
 from scaling.match import match
+from scaling.powerlaw import check_confidence
 from scaling.scores import MEAN, ScoreTable, read_scores
 from scaling.target import Target, find_target, runs_of
 from scaling.verdict import verdict
@@ -82,7 +83,10 @@ def relate(
     """
     read, frame = read_scores(scores), runs_of(frame)
     classes, families = _labels(read, "class", classes), _labels(read, "family", families)
-    goal = find_target(frame, target=target, budget=budget, confidence=confidence, seed=seed)
+    check_confidence(confidence, bootstrap)
+    goal = find_target(
+        frame, target=target, budget=budget, bootstrap=bootstrap, confidence=confidence, seed=seed
+    )
     matched, unmatched = match(read.names, _called(goal, frame))
     pairs = _pairs(read, goal, matched, classes, families)
     columns = [name for name in read.columns if pairs[name].notna().any()]

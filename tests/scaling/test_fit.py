@@ -230,7 +230,7 @@ def test_unknown_words_get_the_nearest_and_odd_numbers_the_rule() -> None:
         scaling.fit(frame, objective="hubert")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="delta = 0 must be above 0"):
         scaling.fit(frame, delta=0)
-    with pytest.raises(ValueError, match="confidence = 95 must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="confidence = 95 is not a probability"):
         scaling.fit(frame, confidence=95)
     with pytest.raises(ValueError, match="bootstrap = -1"):
         scaling.fit(frame, bootstrap=-1)
