@@ -147,11 +147,11 @@ def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     return found
 
 
-def rows_text(rows: Sequence[int]) -> str:
-    """'row 3' or 'rows 3, 8 and 12 more'."""
+def rows_text(rows: Sequence[int | str]) -> str:
+    """'row 3' or 'rows 3, 8 and 12 more'; of stored runs their ids, 'run 3fa4'."""
     shown = ", ".join(str(row) for row in rows[:SHOWN])
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"
+    return f"{'run' if isinstance(rows[0], str) else 'row'}{'s' if len(rows) > 1 else ''} {shown}{more}"
 
 
 def folded(name: object) -> str:

@@ -85,8 +85,9 @@ def correlate(
     pairings    random pairings m beyond n = 9: p = (k + 1) / (m + 1) of k as extreme (Phipson and Smyth 2010)
 
     The interval of a coefficient is the percentile interval of `bootstrap` resamples of rows, NaN of none.
-    Those in which x or y does not vary have no coefficient and are left out. Below about ten rows it is too short.
-    Raises ValueError for fewer than three rows, a value that is not finite, and for x or y that do not vary.
+    Those in which x or y does not vary have no coefficient and are left out. Below about ten rows it is too
+    short. Raises ValueError for fewer than three rows, a value that is not finite, and for x or y that do not
+    vary.
     """
     x, y = checked(x, y)
     order = np.lexsort((y, x))  # draws do not hang on the order of the rows

@@ -266,16 +266,17 @@ def repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFra
         if repeats == "effective":
             raise ValueError("repeats = 'effective' needs a column unique_tokens: counts without repeats")
         return runs, convention
-    unique = clean(runs[["unique_tokens"]], need=("unique_tokens",))["unique_tokens"].to_numpy(float)
-    again = [int(row) for row in runs.index[runs["tokens"].to_numpy() > unique]]
+    unique = pd.to_numeric(runs["unique_tokens"], errors="coerce").to_numpy(float)
+    again = list(runs.index[runs["tokens"].to_numpy() > unique])
     if not again:
         return runs, convention
     epochs = runs["tokens"].to_numpy() / unique
     if repeats == "refuse" and epochs.max() > MOST_EPOCHS:
-        often = [int(row) for row in runs.index[epochs > MOST_EPOCHS]]
+        often = list(runs.index[epochs > MOST_EPOCHS])
         raise ValueError(
             f"{rows_text(often)}: tokens exceed {MOST_EPOCHS:g} times unique_tokens, so data was repeated "
-            "more often than is nearly as good as new; give repeats='effective', or leave these runs out"
+            "more often than is nearly as good as new; give repeats='effective' (--repeats effective), or "
+            f"leave these runs out (--where 'tokens <= {MOST_EPOCHS:g} * unique_tokens')"
         )
     if repeats == "refuse":
         return runs, f"{convention}; {len(again)} runs read their text up to {epochs.max():.2g} times"
