@@ -183,6 +183,7 @@ def _train(cell: Cell, who: Architecture, seed: int, times: int, fabric: Fabric)
         cell.task.vocab_size,
         who=who.given,
         steps=run.steps,
+        batch_size=run.batch_size,
         causal=cell.task.readout == "every",
     )
     return trained

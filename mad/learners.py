@@ -201,7 +201,11 @@ class Batched:
     def _loss(
         self, parameters: Any, buffers: Any, tokens: Tensor, targets: Tensor, contexts: tuple[Context, ...]
     ) -> Any:
-        return torch.func.functional_call(self.objective, (parameters, buffers), (tokens, targets, *contexts))
+        tensors = parameters | buffers
+        loss, updates = torch.func.functional_call(self.objective, tensors, (tokens, targets, *contexts))
+        # The call leaves in its dictionary what a layer has put in the place of a buffer.
+        placed = {n.removeprefix("model."): tensors[n] for n, b in buffers.items() if tensors[n] is not b}
+        return loss, placed | updates
 
     def _logits(self, parameters: Any, buffers: Any, tokens: Tensor) -> Tensor:
         bare = {n.removeprefix("model."): t for n, t in itertools.chain(parameters.items(), buffers.items())}

@@ -130,6 +130,7 @@ def train(
                 task.vocab_size,
                 who=run.architecture.spec,
                 steps=step,
+                batch_size=run.batch_size,
                 causal=task.readout == "every",
             )
     final = {name: learner.measure(splits[name], task.vocab_size) for name in ("validation", "test")}

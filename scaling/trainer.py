@@ -115,6 +115,7 @@ def fit(job: Job, corpus: Text) -> dict[str, Any]:
             config.corpus.vocab_size,
             who=config.architecture.spec,
             steps=config.steps,
+            batch_size=config.batch_size,
         )
     return found
 

@@ -124,9 +124,17 @@ def find_fault(
 
 
 def require_trained(
-    model: nn.Module, tokens: Tensor, vocab_size: int, *, who: str, steps: int, causal: bool = True
+    model: nn.Module,
+    tokens: Tensor,
+    vocab_size: int,
+    *,
+    who: str,
+    steps: int,
+    batch_size: int,
+    causal: bool = True,
 ) -> None:
-    """Refuse a trained model that sees later tokens or other rows: one that counts its calls may do so.
+    """Refuse a trained model that sees later tokens or other rows: one that counts its calls may do so, or
+    one that does it in batches of the training's size.
 
     As many positions are asked as it had steps, or all, as far as that is a hundredth of what the training
     took and a matter of seconds.
@@ -137,7 +145,9 @@ def require_trained(
         try:
             with seeded(0, "probe"):
                 twin = moved_twin(model, dtype, "not")
-                fault = _first_fault(twin, tokens, vocab_size, size, who, COARSE, causal, positions)
+                fault = _first_fault(
+                    twin, tokens, vocab_size, size, who, COARSE, causal, positions, batch_size
+                )
             break
         except RuntimeError:  # Constants of float32; that it can be run at all is known.
             fault = None
@@ -169,6 +179,7 @@ def _first_fault(
     limit: float,
     causal: bool,
     positions: int = 0,
+    batch_size: int = 2,
 ) -> Fault | None:
     length = tokens.shape[1]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -176,10 +187,11 @@ def _first_fault(
     for training in (False, True):
         fewest = 2 if size > LARGE else FEWEST // (1 + training)
         rows = fewest if training else max(fewest, WORK // (length * max(size, 1)))
-        rows = max(2, min(rows, length, HELD // (length * vocab_size)))
+        rows = max(batch_size if size <= LARGE else 2, min(rows, length))
+        rows = max(2, min(rows, HELD // (length * vocab_size)))
         x = tokens.repeat(-(-rows // len(tokens)), 1)[:rows].to(device)
         if causal:
-            cuts = _cuts(rows if training else min(max(rows, positions + 1), length), length, generator)
+            cuts = _cuts(max(rows, 0 if training else min(positions + 1, length)), length, generator)
         else:
             cuts = length * (torch.arange(rows) % 2)
         other = torch.randint(vocab_size, x.shape, generator=generator).to(device)
@@ -257,12 +269,13 @@ class _Probe:
 
     def run(self, x: Tensor) -> Tensor:
         """The call with the random numbers and buffers of every other."""
-        kept = [(b, b.clone()) for b in self.model.buffers()]
+        modules = list(self.model.modules())
+        before = [(m, name, b, b.clone()) for m in modules for name, b in m.named_buffers(recurse=False)]
         with _keyed(x.device), torch.set_grad_enabled(self.training):
             found = _caller(self.model, self.training)(x)
         with torch.no_grad():
-            for buffer, before in kept:
-                buffer.copy_(before)
+            for module, name, buffer, value in before:
+                setattr(module, name, buffer.copy_(value))  # A layer may have put another in its place.
         return found
 
     def moved(self, first: Tensor, second: Tensor) -> Tensor:

@@ -47,6 +47,6 @@ UNASKED = Fault(kind="nan", who="", position=0, token=0, moved=0.0, training=Fal
 
 REMEDIES: dict[Kind, str] = {
     "rows": "use a layer that treats each row alone, such as a layer norm instead of a batch norm",
-    "repeat": "draw noise from torch alone",
+    "repeat": "draw noise from torch alone, and keep in buffers what outlasts a call",
     "nan": "repair its initial values",
 }

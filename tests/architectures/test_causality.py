@@ -47,6 +47,13 @@ class One(Mapped):
         return self.map(x + at * x.roll(-1, 1))
 
 
+class Many(Mapped):
+    """Nothing is wrong with small batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x.roll(-1, 1) if len(x) >= 64 else x)
+
+
 class Long(Mapped):
     """Nothing is wrong with short sequences."""
 
@@ -243,6 +250,16 @@ class Running(nn.Module):
         return y
 
 
+class Replaced(Running):
+    """The same in a new tensor for each mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x - self.mean
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 1))
+        return y
+
+
 class Past(Mapped):
     """Sums of the past, by themselves and as the difference of two."""
 
@@ -262,7 +279,20 @@ class Root(Mapped):
         return self.map(x) * (1 + self.scale.sqrt())
 
 
-HONEST = [Dropout, Noisy, Fourier, Growing, Constant, Masked, Recurrent, Running, Past, Root, nn.Identity]
+HONEST = [
+    Dropout,
+    Noisy,
+    Fourier,
+    Growing,
+    Constant,
+    Masked,
+    Recurrent,
+    Running,
+    Replaced,
+    Past,
+    Root,
+    nn.Identity,
+]
 
 
 def build(spec: str, **options: Any) -> architectures.SequenceModel:
@@ -444,9 +474,19 @@ def test_after_training_as_many_positions_are_asked_as_there_were_steps() -> Non
     with torch.no_grad():
         model.head.weight.mul_(50)
     asked: list[Any] = [model, TOKENS.repeat(1, 4), VOCAB]
-    require_trained(*asked, who="it", steps=4)
+    require_trained(*asked, who="it", steps=4, batch_size=4)
     with pytest.raises(ValueError, match=r"position 17 move .* after training"):
-        require_trained(*asked, who="it", steps=127)
+        require_trained(*asked, who="it", steps=127, batch_size=4)
+
+
+def test_after_training_batches_of_its_size_are_asked() -> None:
+    model = build(f"{spell(Many)} mlp")
+    with torch.no_grad():
+        model.head.weight.mul_(50)
+    asked: list[Any] = [model, TOKENS, VOCAB]
+    require_trained(*asked, who="it", steps=4, batch_size=63)
+    with pytest.raises(ValueError, match="Many sees later positions"):
+        require_trained(*asked, who="it", steps=4, batch_size=64)
 
 
 LAYERS = ["mh-attention", "mamba", "hyena", "mlp", "lsh-attention[window=4]", "sru", "delta-net", "moe-mlp"]
