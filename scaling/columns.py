@@ -76,8 +76,8 @@ def named(
 
     columns  ours to the table's; by: the column that serves as `arch`
     """
-    out = frame.copy()
-    out.columns = pd.Index([str(column).strip() for column in frame.columns])
+    out = flat(frame)
+    out.columns = pd.Index([str(column).strip() for column in out.columns])
     twice = out.columns[out.columns.duplicated()]
     if len(twice):
         raise ValueError(f"column {twice[0]!r} is there twice; keep one")
@@ -99,6 +99,14 @@ def named(
     out = out.drop(columns=[name for name in asked.values() if name in QUANTITIES and name not in asked])
     said = ", ".join(f"{ours} from {theirs!r}" for ours, theirs in found.items() if ours != theirs)
     return out.assign(**values), [f"columns were recognised: {said}"] if said else []
+
+
+def flat(frame: pd.DataFrame) -> pd.DataFrame:
+    """A copy with the named levels of the index as columns, and tensors of one number as that number."""
+    out = frame.reset_index([name for name in frame.index.names if name is not None and name not in frame])
+    for name in out.columns[out.dtypes == object] if out.columns.is_unique else ():
+        out[name] = [cell.item() if getattr(cell, "ndim", None) == 0 else cell for cell in out[name]]
+    return out
 
 
 def lacking(names: Sequence[str], frame: pd.DataFrame) -> str:

@@ -141,7 +141,7 @@ def read(
 
     columns, by, where  as in `tidy`, whose checks are those of `mad scaling fit`
     """
-    frame = source if isinstance(source, pd.DataFrame) else read_table(source)
+    frame = read_table(source) if isinstance(source, str | Path) else source
     return tidy(frame, columns=columns, by=by, where=where)
 
 

@@ -133,6 +133,18 @@ def test_well_known_names_are_recognised_and_said(names: dict[str, str]) -> None
     assert all(repr(theirs.strip()) in note for theirs in names.values() if theirs.strip() != "tokens")
 
 
+def test_an_index_with_names_holds_columns_and_tensors_hold_numbers() -> None:
+    both = pd.concat([design().assign(arch=name) for name in ("a", "b")], ignore_index=True)
+    for index in ("arch", ["params", "arch"]):
+        found = tidy(both.set_index(index))
+        pd.testing.assert_frame_equal(found[list(both)].reset_index(drop=True), both)
+    tensors = design().assign(loss=lambda frame: [np.array(loss) for loss in frame["loss"]])
+    pd.testing.assert_frame_equal(tidy(tensors)[list(design())].reset_index(drop=True), design())
+    for other in (design().to_numpy(), design().to_dict("list"), design()["loss"]):
+        with pytest.raises(ValueError, match="runs are a .*; give a pandas.DataFrame"):
+            scaling.read(other)  # type: ignore[arg-type]
+
+
 def test_columns_are_read_as_the_user_says() -> None:
     frame = design().rename(columns={"params": "size", "tokens": "seen"}).assign(train=9.0)
     found = scaling.read(frame, columns={"params": "size", "tokens": "seen"}, where="size > 1e8")
