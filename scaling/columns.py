@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 import pandas as pd
@@ -102,11 +102,17 @@ def named(
 
 
 def flat(frame: pd.DataFrame) -> pd.DataFrame:
-    """A copy with the named levels of the index as columns, and tensors of one number as that number."""
+    """A copy with the named levels of the index as columns, tensors of one number as it, lists as text."""
     out = frame.reset_index([name for name in frame.index.names if name is not None and name not in frame])
-    for name in out.columns[out.dtypes == object] if out.columns.is_unique else ():
-        out[name] = [cell.item() if getattr(cell, "ndim", None) == 0 else cell for cell in out[name]]
+    for name in out.select_dtypes(object) if out.columns.is_unique else ():
+        out[name] = [_plain(cell) for cell in out[name]]
     return out
+
+
+def _plain(cell: object) -> object:
+    if getattr(cell, "ndim", None) == 0:
+        return cell.item()  # type: ignore[attr-defined]
+    return cell if isinstance(cell, Hashable) else str(cell)
 
 
 def lacking(names: Sequence[str], frame: pd.DataFrame) -> str:

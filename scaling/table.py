@@ -181,7 +181,7 @@ def _typed(cells: pd.Series) -> pd.Series:
 
 def _json(name: str, text: str) -> pd.DataFrame:
     try:
-        whole, lines = json.loads(text, object_pairs_hook=once), False
+        whole, lines = json.loads(text, object_pairs_hook=once, parse_int=_whole), False
     except json.JSONDecodeError:
         whole, lines = [_parsed(name, number, line) for number, line in _full_lines(text)], True
     except (RecursionError, ValueError) as error:
@@ -197,7 +197,10 @@ def _json(name: str, text: str) -> pd.DataFrame:
         raise ValueError(
             f'{name}: element {odd} is not an object; give an object per run, {{"params": 1e9, ...}}'
         )
-    frame = pd.DataFrame(whole)
+    try:
+        frame = pd.DataFrame(whole)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds half of a surrogate pair ({error.object!a}); write UTF-8") from None
     for column in frame:
         held = frame[column].dropna()
         if len(held) and held.map(lambda cell: isinstance(cell, str)).all():
@@ -232,13 +235,18 @@ def _full_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _parsed(name: str, number: int, line: str) -> Any:
     try:
-        return json.loads(line, object_pairs_hook=once)
+        return json.loads(line, object_pairs_hook=once, parse_int=_whole)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{name}, line {number} is not JSON ({error.msg}); give an array of objects, or one per line"
         ) from None
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{name}, line {number} cannot be read as JSON ({error})") from None
+
+
+def _whole(digits: str) -> float:
+    """A number that a table can hold, however many digits it has."""
+    return int(digits) if len(digits) < 19 else float(digits)
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

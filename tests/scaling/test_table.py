@@ -145,6 +145,17 @@ def test_an_index_with_names_holds_columns_and_tensors_hold_numbers() -> None:
             scaling.read(other)  # type: ignore[arg-type]
 
 
+def test_json_may_hold_anything_in_a_cell(tmp_path: Path) -> None:
+    rows = design().to_dict("records")
+    for name in ("seed", "model", "budget", "notes"):
+        text = json.dumps([row | {name: [1, {"a": None}]} for row in rows])
+        assert len(tidy(scaling.read(written(tmp_path, text, "runs.json")))) == 20
+    for digits in (400, 5000):
+        text = json.dumps(rows).replace('"loss": ', f'"loss": {"9" * digits}, "was": ')
+        with pytest.raises(ValueError, match="column 'loss': inf is not a finite number"):
+            scaling.fit(scaling.read(written(tmp_path, text, "runs.json")))
+
+
 def test_columns_are_read_as_the_user_says() -> None:
     frame = design().rename(columns={"params": "size", "tokens": "seen"}).assign(train=9.0)
     found = scaling.read(frame, columns={"params": "size", "tokens": "seen"}, where="size > 1e8")
