@@ -104,8 +104,9 @@ def named(
 def flat(frame: pd.DataFrame) -> pd.DataFrame:
     """A copy with the named levels of the index as columns, tensors of one number as it, lists as text."""
     out = frame.reset_index([name for name in frame.index.names if name is not None and name not in frame])
-    for name in out.select_dtypes(object) if out.columns.is_unique else ():
-        out[name] = [_plain(cell) for cell in out[name]]
+    for name in out.columns if out.columns.is_unique else ():
+        if pd.api.types.is_object_dtype(out[name]):
+            out[name] = [_plain(cell) for cell in out[name]]
     return out
 
 
