@@ -23,7 +23,7 @@ from mad.flags import (
     StoreOption,
     SuiteOption,
 )
-from mad.messages import last_words, one_line, printable, say
+from mad.messages import counted, last_words, one_line, printable, say
 from mad.moving import export_, import_, rm
 from mad.nested import elastic
 from mad.single import train
@@ -112,7 +112,7 @@ def bench(
         tests = "".join(f"; `mad check {name}` tests it by itself" for name in own)
         console.print(
             one_line(
-                f"{len(finished.failures)} runs failed; the first, {first.id} of {first.given}: "
+                f"{counted(len(finished.failures), 'run')} failed; the first, {first.id} of {first.given}: "
                 f"{last_words(first.error)} (`mad show {first.id}` prints all of it{tests}). "
                 "Run the same command again to repeat them."
             ),

@@ -29,7 +29,7 @@ from mad.data import Split, load, order
 from mad.driver import one_driver
 from mad.learners import Turns
 from mad.listings import new_table
-from mad.messages import Failed, last_words
+from mad.messages import Failed, counted, last_words
 from mad.metrics import BATCH, measure
 from mad.protocol import get_protocol, get_suite
 from mad.runner import check_cell
@@ -117,12 +117,12 @@ def _on_task(
         device=fabric.device,
     )
     steps = cell.setting.steps
-    report(f"{name}: the nested model, {times * steps:,} steps")
+    report(f"{name}: the nested model, {counted(times * steps, 'step')}")
     whole = _train(cell, cell.architecture, seed, times, fabric)
     alone = []
     for g in range(count):
         plain = extract(whole, g).spec
-        report(f"{name}: {plain}, {steps:,} steps")
+        report(f"{name}: {plain}, {counted(steps, 'step')}")
         who = resolve(plain, dim=whole.dim, protocol=cell.protocol)
         alone.append(_train(cell, who, seed, 1, fabric))
     # A plain model has the parameters of the nested one under the same names.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mad.config import Record
-from mad.messages import printable
+from mad.messages import brief
 from mad.store import Entry
 
 
@@ -34,7 +34,7 @@ def line(entry: Entry) -> str:
     """The row for a person."""
     record = entry.record
     if record is None:
-        return printable(f"{entry.id}  not understood: {entry.reason}")
+        return brief(f"{entry.id}  not understood: {entry.reason}")
     where = record.config.task["name"] if isinstance(record, Record) else record.config.corpus.name
     mark = ", imported" if record.imported else ""
-    return printable(f"{entry.id}  {record.status}{mark}  {record.config.architecture.label}  {where}")
+    return brief(f"{entry.id}  {record.status}{mark}  {record.config.architecture.label}  {where}")

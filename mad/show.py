@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mad.config import Record
 from mad.language import LanguageRecord
-from mad.messages import printable
+from mad.messages import brief, counted, printable
 from mad.store import AnyRecord, Store
 from synthetic_tasks import IGNORE, Task
 
@@ -106,7 +106,7 @@ def show_record(record: AnyRecord, console: Console) -> None:
         ("task", f"{config.task['name']}@{config.task['version']}  {task}"),
         (
             "training",
-            f"{config.train_examples:,} examples, {config.epochs} epoch{'s' * (config.epochs != 1)}, "
+            f"{counted(config.train_examples, 'example')}, {counted(config.epochs, 'epoch')}, "
             f"batch {config.batch_size}",
         ),
         ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),
@@ -116,7 +116,7 @@ def show_record(record: AnyRecord, console: Console) -> None:
         rows.append(("cost", f"{record.cost.params:,} parameters, {record.cost.seconds:.1f} s"))
     rows.append(("made", _made(record)))
     for name, value in rows:
-        console.print(f"{name:13} {printable(value)}", markup=False, soft_wrap=True)
+        console.print(f"{name:13} {brief(value)}", markup=False, soft_wrap=True)
     if record.metrics is not None:
         _show_metrics(record, console)
     if record.error is not None:
@@ -158,7 +158,8 @@ def show_language(record: LanguageRecord, console: Console) -> None:
         ("corpus", f"{corpus.name}   {corpus.tokenizer}, vocabulary {corpus.vocab_size:,}"),
         (
             "training",
-            f"{config.tokens:,} tokens in {config.steps:,} steps of {config.batch_size} x {config.seq_len}",
+            f"{config.tokens:,} tokens in {counted(config.steps, 'step')} of "
+            f"{config.batch_size} x {config.seq_len}",
         ),
         ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),
     ]
@@ -170,7 +171,7 @@ def show_language(record: LanguageRecord, console: Console) -> None:
         rows.append(("", cost.convention))
     rows.append(("made", _made(record)))
     for name, value in rows:
-        console.print(f"{name:13} {printable(value)}", markup=False, soft_wrap=True)
+        console.print(f"{name:13} {brief(value)}", markup=False, soft_wrap=True)
     if metrics is not None:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("step", "tokens", "lr", "train loss", "validation loss"):

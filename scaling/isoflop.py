@@ -313,7 +313,7 @@ def _doubts(used: pd.DataFrame, drawn: Array, confidence: float) -> list[str]:
 
 
 def _too_few(rows: pd.DataFrame) -> str:
-    return "; ".join([f"{int(rows['used'].sum())} of its {len(rows)} budgets can be used", *lost(rows)])
+    return "; ".join([f"of its budgets, {int(rows['used'].sum())} of {len(rows)} can be used", *lost(rows)])
 
 
 def _known(ends: dict[str, Interval]) -> dict[str, Interval]:

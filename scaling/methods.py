@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from mad.messages import counted
 from scaling import show
 from scaling.audit import audit
 from scaling.envelope import envelope
@@ -183,7 +184,7 @@ def _optima(arch: str, runs: Runs, asked: Request) -> Answer:
         "r2": sizes.r2,
         "intervals": show.intervals({"n_exponent": sizes.interval}) if sizes.interval else {},
         "at": [{"flops": c, "params": float(sizes.at(c))} for c in asked.at],  # type: ignore[arg-type]
-        "warnings": [f"{lacking} rows have no optimum"] if lacking else [],
+        "warnings": [f"{counted(lacking, 'row')} without an optimum"] if lacking else [],
     }
     text = f"{arch}: a power law through {sizes.n} optima, r2 {sizes.r2:.5f}\n" + _exponents(content)
     text += "".join(f"\n{_line(point)}" for point in content["at"])

@@ -118,7 +118,8 @@ def ends(frame: pd.DataFrame) -> pd.DataFrame:
             f"{rows_text(rows)}: a run ends twice, with the same tokens and different losses; keep one"
         )
     last = last.drop_duplicates(keys)
-    merged = f"{len(table)} rows are the training curves of {len(last)} runs (column run), each its last row"
+    runs = f"{len(last)} run{'s' * (len(last) != 1)}"
+    merged = f"{len(table)} rows are the training curves of {runs} (column run), each its last row"
     last.attrs["notes"] = (*frame.attrs["notes"], merged)
     return last
 

@@ -206,7 +206,7 @@ def _json(name: str, text: str) -> pd.DataFrame:
         if len(held) and held.map(lambda cell: isinstance(cell, str)).all():
             frame[column] = _typed(frame[column])
     kind = "JSON lines" if lines else "JSON"
-    frame.attrs["notes"] = (f"{name} was read as {kind}: {len(frame)} rows",)
+    frame.attrs["notes"] = (f"{name} was read as {kind}: {len(frame)} row{'s' * (len(frame) != 1)}",)
     return frame
 
 

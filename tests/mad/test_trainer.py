@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import mad
 from architectures.primitive import Context, Primitive
 from mad.config import Metrics, Record
 from mad.data import load, order
@@ -862,3 +865,14 @@ def test_a_run_is_one_process_whatever_a_cluster_has_set(
     assert engine.store is not None and make_fabric("cpu").world_size == 1
     engine.run(short("swiglu"))
     assert [record.status for record in engine.store.records()] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    "value, left", [("x", False), ("", False), ("1.5", False), ("3", True), ("-1", True)]
+)
+def test_a_rank_that_is_not_a_number_is_none(value: str, left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"]
+    for name in names:
+        monkeypatch.setenv(name, value)
+    importlib.reload(mad)
+    assert [name in os.environ for name in names] == 4 * [left]

@@ -204,14 +204,14 @@ def test_a_dry_run_makes_no_weights_and_a_run_none_that_do_not_fit(
     asked: dict[str, Any] = {"suite": "smoke", "protocol": "sound", "device": "cpu", "tasks": ["compression"]}
     prepared = prepare(f"{layers}:Where", **asked, dry=True)
     show_plan(prepared, tmp_path / "none.sqlite", Console())
-    assert "1 cells, 1 groups to run" in capsys.readouterr().out and set(found) == {"meta"}
+    assert "1 cell, 1 group to run" in capsys.readouterr().out and set(found) == {"meta"}
     show_plan(prepare(json.dumps, **asked, dry=True), tmp_path / "none.sqlite", Console())
     assert "json:dumps, which was not built without weights (TypeError: " in capsys.readouterr().out
     asked["tasks"] = ["memorization"]  # Sizes are counted once for each shape.
     monkeypatch.setattr("architectures.model.machine_memory", lambda: 2**16)
     for dry in (True, False):
         found.clear()
-        with pytest.raises(ValueError, match="8 times over more than .*; choose smaller sizes"):
+        with pytest.raises(ValueError, match="needed 8 times: more than .*; choose smaller sizes"):
             prepare(f"{layers}:Where", **asked, dry=dry)
         assert set(found) <= {"meta"}
     monkeypatch.undo()

@@ -165,7 +165,7 @@ def test_optima_and_the_overtraining_law_are_approaches_too(tmp_path: Path) -> N
     found = answers(path, "--approach", "optima", "--at", "1e23")["h", "optima"]
     assert found["n_exponent"] == pytest.approx(law.n_exponent, rel=1e-9)
     assert found["at"][0]["params"] == pytest.approx(float(law.n_opt(1e23)), rel=1e-9)
-    assert found["warnings"] == ["1 rows have no optimum"]
+    assert found["warnings"] == ["1 row without an optimum"]
     same = Law(E=1.8, A=100.0, B=300.0, alpha=0.25, beta=0.25)
     n, m = (grid.ravel() for grid in np.meshgrid([1e7, 3e7, 1e8, 3e8], [20.0, 80.0, 320.0]))
     runs = pd.DataFrame({"params": n, "tokens": n * m, "loss": same.loss(n, n * m)})
