@@ -14,6 +14,7 @@ from architectures import registry
 from architectures.blocks import Block, Branches, Change, Part, owns_stream, twin
 from architectures.primitive import Primitive
 from architectures.spec import Layer, Parallel, Spec
+from architectures.surroundings import kept
 
 
 def build_blocks(spec: Spec, *, dim: int, max_len: int, seed: int) -> nn.ModuleList:
@@ -27,12 +28,13 @@ def build_blocks(spec: Spec, *, dim: int, max_len: int, seed: int) -> nn.ModuleL
 
 @contextlib.contextmanager
 def seeded(seed: int, part: str) -> Iterator[None]:
-    """Key the CPU's random state by (seed, part) for a while, and put it back."""
+    """Key the CPU's random state by (seed, part) for a while, and put it and what else is `kept` back."""
     before = torch.get_rng_state()
     key = hashlib.sha256(f"{seed}/{part}".encode()).digest()
     torch.default_generator.manual_seed(int.from_bytes(key[:8], "little") % 2**63)
     try:
-        yield
+        with kept():
+            yield
     finally:
         torch.set_rng_state(before)
 

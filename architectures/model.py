@@ -281,7 +281,7 @@ def check_size(
     if copies * size > (memory := machine_memory()):
         raise ValueError(
             f"{spec} at width {dim}, length {max_len} and vocabulary {vocab_size} has "
-            f"{size / 2**30:,.1f} GiB of weights and constants, {copies} times over more than the "
+            f"{size / 2**30:,.1f} GiB of weights and constants, needed {copies} times: more than the "
             f"{memory / 2**30:,.1f} GiB of this machine; choose smaller sizes"
         )
     return size

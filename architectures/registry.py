@@ -24,6 +24,7 @@ from architectures.bounds import check_number
 from architectures.foreign import Foreign, foreign_config
 from architectures.identity import code_hash
 from architectures.primitive import Primitive
+from architectures.surroundings import kept
 
 MIXES = ("time", "channel", "stream")
 _KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -242,7 +243,8 @@ def load_object(path: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        module = importlib.import_module(module_name)
+        with kept():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and not f"{module_name}.".startswith(f"{error.name}."):
             raise ValueError(

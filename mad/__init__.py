@@ -10,12 +10,18 @@ The functions are imported on first use: importing this is cheap.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mad.api import bench, check, leaderboard, train
 
 __all__ = ["bench", "check", "leaderboard", "train"]
+
+# Lightning takes one of these for a number when it is imported. We start our own processes and need none.
+for _name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+    if not os.environ.get(_name, "0").strip().lstrip("+-").isdecimal():
+        del os.environ[_name]
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from mad.commands.flags import (
 from mad.commands.records import export_, import_, rm
 from mad.commands.train import train
 from mad.entry import run
-from mad.messages import last_words, one_line, printable, say
+from mad.messages import counted, last_words, one_line, printable, say
 
 app = typer.Typer(
     name="mad",
@@ -108,10 +108,13 @@ def bench(
     sys.stdout.write(render(finished.scores, "table", width=_width(), color=sys.stdout.isatty(), iso=equal))
     if finished.failures:
         first = finished.failures[0]
+        own = sorted({name for record in finished.failures for name in record.config.architecture.sources})
+        tests = "".join(f"; `mad check {name}` tests it by itself" for name in own)
         console.print(
             one_line(
-                f"{len(finished.failures)} runs failed; the first, {first.id}: {last_words(first.error)} "
-                f"(`mad show {first.id}` prints all of it). Run the same command again to repeat them."
+                f"{counted(len(finished.failures), 'run')} failed; the first, {first.id} of {first.given}: "
+                f"{last_words(first.error)} (`mad show {first.id}` prints all of it{tests}). "
+                "Run the same command again to repeat them."
             ),
             highlight=False,
             markup=False,

@@ -105,8 +105,11 @@ def _failed(error: Exception) -> int:
         return fail(str(error), 1)
     if isinstance(error, UsageError):
         return fail(f"{cast(Any, error).format_message()} See `mad --help`.")
-    if os.environ.get("MAD_TRACEBACK") or not isinstance(error, ValueError | OSError | sqlite3.Error):
+    ours = not isinstance(error, ValueError | OSError | sqlite3.Error | MemoryError)
+    if os.environ.get("MAD_TRACEBACK") or ours:
         raise error
+    if isinstance(error, MemoryError):
+        return fail(f"there is not enough memory{f' ({error})' if str(error) else ''}; give a smaller input")
     if isinstance(error, sqlite3.Error):
         return fail(
             f"the store cannot be read or written ({error}); make room, or pass another --store; what was "

@@ -43,8 +43,18 @@ def one_line(message: str) -> str:
         words = [*lines[:-2], f"(here ^): {text[:column]}^{text[column:]}".replace("  ", " ")]
     else:
         words = [line.strip() for line in lines]
-    text = printable(" ".join(words))
+    return brief(" ".join(words))
+
+
+def brief(text: str) -> str:
+    """The text as it can be shown on a line of its own: printable, the end of a very long one left out."""
+    text = printable(text)
     return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]} ... ({len(text):,} characters)"
+
+
+def counted(count: int, noun: str) -> str:
+    """The number with its noun: 1 run, 2 runs."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def note(message: str) -> None:

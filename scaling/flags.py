@@ -46,7 +46,7 @@ RepeatsOption = Annotated[
     typer.Option(help="Text read over four times: refuse, or effective tokens (arXiv:2305.16264)."),
 ]
 ConfidenceOption = Annotated[float, typer.Option(help="Level of the intervals.")]
-BootstrapOption = Annotated[int, typer.Option(help="Resamples behind the intervals.")]
+BootstrapOption = Annotated[int, typer.Option(help="Draws behind the intervals: 100 or more, or 0 for none.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the resampling.")]
 FormatOption = Annotated[str, typer.Option("--format", help="text or json.")]
 CorpusOption = Annotated[

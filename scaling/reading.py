@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mad.messages import printable
+from mad.messages import brief
 from scaling.laws.runs.cleaning import clean
 from scaling.laws.runs.columns import chosen, mapping
 from scaling.laws.runs.files import read_table
@@ -76,11 +76,11 @@ def scores(
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
     """Names of architectures as they can be shown; two that would look alike are refused."""
-    shown = {name: printable(name) for name in frame["arch"].unique()}
+    shown = {name: brief(name) for name in frame["arch"].unique()}
     alike = [name for name, text in shown.items() if list(shown.values()).count(text) > 1]
     if alike:
         raise ValueError(
-            f"{alike[0]!r} and {alike[1]!r} differ by characters that cannot be shown; rename one of them"
+            f"{alike[0]!r} and {alike[1]!r} differ by characters that are not shown; rename one of them"
         )
     return frame.assign(arch=frame["arch"].map(shown))
 

@@ -14,20 +14,24 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from architectures.builder import seeded
+from architectures.contract.fault import REMEDIES, UNASKED, Fault, Kind
 from architectures.contract.twin import Moved, moved_twin
 from architectures.model import SequenceModel
 from architectures.primitive import Context, Primitive
 from architectures.registry import get
+from architectures.surroundings import kept
 
 # Multiply-adds of one call, and numbers that it may hold: what bounds how many positions are asked. Fewer
 # than FEWEST are asked in training mode, and of a model above LARGE parameters, which stays in float32.
 WORK, HELD, FEWEST, LARGE = 2**27, 2**22, 8, 2**25
+# Multiply-adds of all calls on a trained model.
+TRAINED = 2**34
 # By how much a log-probability may move, relative to 1 nat or to its own size: layers of ours in float64, a
 # user's, which may compute in float32 inside, and anything in float32.
 OURS, THEIRS, SINGLE = 1e-9, 1e-5, 1e-4
@@ -38,52 +42,7 @@ COARSE = 1e-2
 # positions to be no rounding of numbers that have grown without bounds.
 STEADY = 0.05
 
-Kind = Literal["later", "rows", "repeat", "nan"]
 Call = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """What is wrong with a model's logits: the log-probabilities at `position` move by `moved` nats.
-
-    later   when the tokens from `token` on change, in the same row
-    rows    when other rows change
-    repeat  when the very same call is made again
-    nan     they are not numbers
-
-    `hidden`: not at the initial weights, but at others near them.
-    """
-
-    kind: Kind
-    who: str
-    position: int
-    token: int
-    moved: float
-    training: bool
-    hidden: bool = False
-
-    def __str__(self) -> str:
-        mode = " in training mode" if self.training else ""
-        mode += ", once its weights leave their initial values," if self.hidden else ""
-        at = f"the log-probabilities at position {self.position}"
-        moved = f"{at} move by {self.moved:.2g}{mode}"
-        return {
-            "later": f"{self.who} sees later positions: {moved} when the tokens from {self.token} on change",
-            "rows": f"{self.who} sees other rows of the batch: {moved} when only other rows change",
-            "repeat": f"{self.who} is not repeatable: {moved} when the same tokens are given again with the "
-            "same random state of torch",
-            "nan": f"{self.who}: {at} are not numbers{mode} before any training",
-        }[self.kind]
-
-
-# What weights that nobody chose make of a model without bounds does not count against it.
-UNASKED = Fault(kind="nan", who="", position=0, token=0, moved=0.0, training=False)
-
-REMEDIES: dict[Kind, str] = {
-    "rows": "use a layer that treats each row alone, such as a layer norm instead of a batch norm",
-    "repeat": "draw noise from torch alone",
-    "nan": "repair its initial values",
-}
 
 
 def require(
@@ -164,14 +123,31 @@ def find_fault(
     return plain
 
 
-def require_trained(model: nn.Module, tokens: Tensor, vocab_size: int, *, who: str, causal: bool) -> None:
-    """Refuse a trained model that sees later tokens or other rows: one that counts its calls may do so."""
+def require_trained(
+    model: nn.Module,
+    tokens: Tensor,
+    vocab_size: int,
+    *,
+    who: str,
+    steps: int,
+    batch_size: int,
+    causal: bool = True,
+) -> None:
+    """Refuse a trained model that sees later tokens or other rows: one that counts its calls may do so, or
+    one that does it in batches of the training's size.
+
+    As many positions are asked as it had steps, or all, as far as that is a hundredth of what the training
+    took and a matter of seconds.
+    """
     size = sum(p.numel() for p in model.parameters())
+    positions = min(steps, TRAINED // (tokens.shape[1] * max(size, 1)))
     for dtype in (torch.float64, torch.float32)[size > LARGE :]:
         try:
             with seeded(0, "probe"):
                 twin = moved_twin(model, dtype, "not")
-                fault = _first_fault(twin, tokens, vocab_size, size, who, COARSE, causal)
+                fault = _first_fault(
+                    twin, tokens, vocab_size, size, who, COARSE, causal, positions, batch_size
+                )
             break
         except RuntimeError:  # Constants of float32; that it can be run at all is known.
             fault = None
@@ -195,7 +171,15 @@ def _steady(model: nn.Module, tokens: Tensor) -> bool:
 
 
 def _first_fault(
-    model: nn.Module, tokens: Tensor, vocab_size: int, size: int, who: str, limit: float, causal: bool
+    model: nn.Module,
+    tokens: Tensor,
+    vocab_size: int,
+    size: int,
+    who: str,
+    limit: float,
+    causal: bool,
+    positions: int = 0,
+    batch_size: int = 2,
 ) -> Fault | None:
     length = tokens.shape[1]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -203,14 +187,20 @@ def _first_fault(
     for training in (False, True):
         fewest = 2 if size > LARGE else FEWEST // (1 + training)
         rows = fewest if training else max(fewest, WORK // (length * max(size, 1)))
-        rows = max(2, min(rows, length, HELD // (length * vocab_size)))
+        rows = max(batch_size if size <= LARGE else 2, min(rows, length))
+        rows = max(2, min(rows, HELD // (length * vocab_size)))
         x = tokens.repeat(-(-rows // len(tokens)), 1)[:rows].to(device)
-        cuts = _cuts(rows, length, generator) if causal else length * (torch.arange(rows) % 2)
+        if causal:
+            cuts = _cuts(max(rows, 0 if training else min(positions + 1, length)), length, generator)
+        else:
+            cuts = length * (torch.arange(rows) % 2)
         other = torch.randint(vocab_size, x.shape, generator=generator).to(device)
         other = torch.where(other == x, (other + 1) % vocab_size, other)
-        fault = _Probe(model.train(training), who, limit, training).ask(x, other, cuts.to(device))
-        if fault is not None:
-            return fault
+        probe = _Probe(model.train(training), who, limit, training)
+        for some in cuts.to(device).split(rows):
+            fault = probe.ask(x[: len(some)], other[: len(some)], some)
+            if fault is not None:
+                return fault
     return None
 
 
@@ -279,12 +269,13 @@ class _Probe:
 
     def run(self, x: Tensor) -> Tensor:
         """The call with the random numbers and buffers of every other."""
-        kept = [(b, b.clone()) for b in self.model.buffers()]
+        modules = list(self.model.modules())
+        before = [(m, name, b, b.clone()) for m in modules for name, b in m.named_buffers(recurse=False)]
         with _keyed(x.device), torch.set_grad_enabled(self.training):
             found = _caller(self.model, self.training)(x)
         with torch.no_grad():
-            for buffer, before in kept:
-                buffer.copy_(before)
+            for module, name, buffer, value in before:
+                setattr(module, name, buffer.copy_(value))  # A layer may have put another in its place.
         return found
 
     def moved(self, first: Tensor, second: Tensor) -> Tensor:
@@ -344,6 +335,6 @@ def _watched(layers: list[Primitive]) -> Iterator[list[tuple[Primitive, Tensor, 
 
 @contextlib.contextmanager
 def _keyed(device: torch.device) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with kept(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         yield

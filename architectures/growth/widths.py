@@ -143,10 +143,13 @@ def _chosen(
     check_growable(model, verb)
     every = model.layers()
     if layers is not None:
-        layers = list(layers)
-        wrong = [i for i in layers if not 0 <= i < len(every)]
+        layers = list(layers) if isinstance(layers, Iterable) else [layers]
+        wrong = [i for i in layers if type(i) is not int or not 0 <= i < len(every)]
         if wrong:
-            raise ValueError(f"layers={wrong} are not among the {len(every)} layers, counted from 0")
+            raise ValueError(
+                f"layers={wrong} are not among the {len(every)} layers; give a list of their places, counted "
+                "from 0"
+            )
     found = []
     for i, (path, layer) in enumerate(every):
         anatomy = describe(layer)

@@ -43,8 +43,9 @@ class ValueResidual(Wrapper):
         count = len(self._sharing())
         if count < 2:
             raise ValueError(
-                f"the body of value-residual has {count} layers whose values can be shared; give it at least "
-                "two, such as value-residual{mh-attention swiglu mh-attention swiglu}"
+                f"value-residual shares the values of two or more layers, and its body has {count} with "
+                "values that can be shared; give it two, such as "
+                "value-residual{mh-attention swiglu mh-attention swiglu}"
             )
         first, *later = self._sharing()
         for layer in later:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from mad.messages import printable
+from mad.messages import counted, printable
 from mad.score import ArchitectureScore, Scores
 from mad.score.interval import average
 
@@ -198,7 +198,7 @@ def _lines(scores: Scores, iso: Collection[str]) -> Iterator[str]:
     rows = scores.architectures
     seeds = sorted({row.seeds for row in rows if row.mad})
     count = (
-        f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else _plural(seeds[0] if seeds else 0, "seed")
+        f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else counted(seeds[0] if seeds else 0, "seed")
     )
     kinds = dict.fromkeys(row.interval_kind for row in rows if row.mad)
     yield (
@@ -224,7 +224,7 @@ def _missing(row: ArchitectureScore, scores: Scores) -> str:
     lacking = [
         f"{task} (has {found[task]} of {wanted[task]})" for task in wanted if found[task] < wanted[task]
     ]
-    return ", ".join(lacking) or f"{len(row.missing)} groups of further seeds"
+    return ", ".join(lacking) or f"{counted(len(row.missing), 'group')} of further seeds"
 
 
 def _table(scores: Scores, width: int, color: bool, iso: Collection[str]) -> str:
@@ -311,7 +311,3 @@ def _short(number: float | None) -> str:
         if number >= size:
             return f"{number / size:.0f}{unit}" if number >= 99.95 * size else f"{number / size:.1f}{unit}"
     return f"{number:.0f}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mad.commands.flags import ForceOption, StoreOption
-from mad.messages import say
+from mad.messages import counted, say
 
 
 def export_(
@@ -22,7 +22,7 @@ def export_(
 
     with Store(store, read_only=True) as opened:
         count = export_records(opened, file, overwrite=force)
-    say(f"{count} runs written to {file}\n")
+    say(f"{counted(count, 'run')} written to {file}\n")
 
 
 def import_(
@@ -38,7 +38,9 @@ def import_(
         report = opened.merge(records)
     ids = ", ".join([*report.conflicting[:3], *(["..."] if report.conflicts > 3 else [])])
     conflicts = f" ({report.conflicts} with other numbers; the store's were kept: {ids})" if ids else ""
-    say(f"{report.added} runs added, {report.replaced} replaced, {report.known} known{conflicts}\n")
+    say(
+        f"{counted(report.added, 'run')} added, {report.replaced} replaced, {report.known} known{conflicts}\n"
+    )
 
 
 def rm(
@@ -75,7 +77,7 @@ def rm(
         if not found:
             raise ValueError(f"no run in {opened.path} matches; give fewer options, or see `mad leaderboard`")
         say("".join(f"{line(entry)}\n" for entry in found))
-        count = f"{len(found)} run{'s' * (len(found) != 1)}"
+        count = counted(len(found), "run")
         if dry_run:
             say(f"{count} would be removed from {opened.path}\n")
             return

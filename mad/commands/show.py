@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mad.data.stored import StoredRecord
-from mad.messages import printable
+from mad.messages import brief, printable
 from mad.store.store import Store
 from synthetic_tasks import IGNORE, Task
 
@@ -96,7 +96,7 @@ def show_record(record: StoredRecord, console: Console) -> None:
     """A run: what it was, its curve, its scores and its cost."""
     sheet = record.sheet()
     for name, value in sheet.facts:
-        console.print(f"{name:13} {printable(value)}", markup=False, soft_wrap=True)
+        console.print(f"{name:13} {brief(value)}", markup=False, soft_wrap=True)
     if sheet.columns:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in sheet.columns:

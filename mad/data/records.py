@@ -32,6 +32,7 @@ from mad.data.bounds import (
 )
 from mad.data.protocol import Data, Protocol, Setting
 from mad.data.stored import Sheet, StoredRecord, decimals, not_rising
+from mad.messages import counted
 
 Status = Literal["ok", "stopped", "diverged", "failed", "interrupted"]
 # Results that a second call does not repeat. A stopped run is one only inside its own group.
@@ -279,7 +280,7 @@ class Record(StoredRecord):
             ("task", f"{config.task['name']}@{config.task['version']}  {task}"),
             (
                 "training",
-                f"{config.train_examples:,} examples, {config.epochs} epoch{'s' * (config.epochs != 1)}, "
+                f"{counted(config.train_examples, 'example')}, {counted(config.epochs, 'epoch')}, "
                 f"batch {config.batch_size}",
             ),
             ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),

@@ -9,6 +9,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
+from architectures.surroundings import kept
+
 FORKS = ("os.fork", "os.forkpty")
 # How deep in `one_driver` each process is.
 _inside: dict[int, int] = {}
@@ -25,7 +29,12 @@ def one_driver() -> Iterator[None]:
     driver = os.getpid()
     _inside[driver] = _inside.get(driver, 0) + 1
     try:
-        yield
+        with kept():
+            # As records say that runs are made, whatever the program has set.
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+            torch.set_grad_enabled(True)
+            yield
     finally:
         if os.getpid() != driver:
             os._exit(1)

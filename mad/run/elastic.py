@@ -16,6 +16,7 @@ from torch import Tensor
 
 from architectures import SequenceModel
 from architectures.bounds import shown
+from architectures.contract.causality import require_trained
 from architectures.elastic import (
     Sampling,
     common_count,
@@ -26,14 +27,14 @@ from architectures.elastic import (
 from architectures.files import whole_file
 from mad.commands.listings import new_table
 from mad.data.protocol import get_protocol, get_suite
-from mad.messages import Failed, last_words
+from mad.messages import Failed, counted, last_words
 from mad.run.batches import Split, load, order
 from mad.run.driver import one_driver
 from mad.run.learners import Turns
 from mad.run.metrics import BATCH, measure
 from mad.run.runner import check_cell
 from mad.run.sweep import Architecture, Cell, Group, plan, resolve
-from mad.run.trainer import make_fabric
+from mad.run.trainer import ROWS, make_fabric
 from synthetic_tasks import IGNORE
 
 Kind = Literal["nested", "mixed", "alone", "cut"]
@@ -116,12 +117,12 @@ def _on_task(
         device=fabric.device,
     )
     steps = cell.setting.steps
-    report(f"{name}: the nested model, {times * steps:,} steps")
+    report(f"{name}: the nested model, {counted(times * steps, 'step')}")
     whole = _train(cell, cell.architecture, seed, times, fabric)
     alone = []
     for g in range(count):
         plain = extract(whole, g).spec
-        report(f"{name}: {plain}, {steps:,} steps")
+        report(f"{name}: {plain}, {counted(steps, 'step')}")
         who = resolve(plain, dim=whole.dim, protocol=cell.protocol)
         alone.append(_train(cell, who, seed, 1, fabric))
     # A plain model has the parameters of the nested one under the same names.
@@ -176,6 +177,15 @@ def _train(cell: Cell, who: Architecture, seed: int, times: int, fabric: Fabric)
     learner.advance(data, list(itertools.islice(batches, run.steps)), 0, [True], lambda replica, step: None)
     trained = learner.objectives[0].eval().model
     assert isinstance(trained, SequenceModel)
+    require_trained(
+        trained,
+        data.inputs[:ROWS],
+        cell.task.vocab_size,
+        who=who.given,
+        steps=run.steps,
+        batch_size=run.batch_size,
+        causal=cell.task.readout == "every",
+    )
     return trained
 
 

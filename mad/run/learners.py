@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from architectures import SequenceModel
 from architectures.elastic import Sampling
 from architectures.primitive import Context
+from architectures.surroundings import kept
 from mad.data.records import Measure, RunConfig
 from mad.run.batches import Split
 from mad.run.metrics import cross_entropy, measure
@@ -105,7 +106,7 @@ class Turns:
             def predict(tokens: Tensor, model: nn.Module = model) -> Tensor:
                 return model(tokens)[None]
 
-            with self.fabric.autocast():
+            with kept(), self.fabric.autocast():
                 found += measure(predict, data.inputs, data.targets, vocab_size)
         return found
 
@@ -185,7 +186,7 @@ class Batched:
     def measure(self, data: Split, vocab_size: int) -> list[Measure]:
         self.objective.eval()
         predict = torch.vmap(self._logits, in_dims=(0, 0, None))
-        with self.fabric.autocast():
+        with kept(), self.fabric.autocast():
             return measure(
                 lambda x: predict(self.parameters, self.buffers, x), data.inputs, data.targets, vocab_size
             )
@@ -200,7 +201,11 @@ class Batched:
     def _loss(
         self, parameters: Any, buffers: Any, tokens: Tensor, targets: Tensor, contexts: tuple[Context, ...]
     ) -> Any:
-        return torch.func.functional_call(self.objective, (parameters, buffers), (tokens, targets, *contexts))
+        tensors = parameters | buffers
+        loss, updates = torch.func.functional_call(self.objective, tensors, (tokens, targets, *contexts))
+        # The call leaves in its dictionary what a layer has put in the place of a buffer.
+        placed = {n.removeprefix("model."): tensors[n] for n, b in buffers.items() if tensors[n] is not b}
+        return loss, placed | updates
 
     def _logits(self, parameters: Any, buffers: Any, tokens: Tensor) -> Tensor:
         bare = {n.removeprefix("model."): t for n, t in itertools.chain(parameters.items(), buffers.items())}
@@ -224,7 +229,7 @@ def _forget_compiled(versions: int) -> None:
 @contextlib.contextmanager
 def _keyed(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Key the global random state, which a user's dropout draws from, by (seed, step); then put it back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with kept(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]))
         yield
 

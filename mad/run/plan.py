@@ -14,7 +14,7 @@ from rich.console import Console
 from mad.api import Prepared
 from mad.commands.listings import new_table
 from mad.data.records import Cost
-from mad.messages import printable
+from mad.messages import counted, printable
 from mad.progress import clock
 from mad.run.engines.inline import missing
 from mad.run.runner import cost_of, counted_cost
@@ -88,8 +88,8 @@ def headline(prepared: Prepared, store: Path | None) -> str:
     names = len({cell.architecture.given for cell in prepared.cells})
     runs = sum(len(group.cell.setting.grid) for group in prepared.groups)
     return (
-        f"{suite}, protocol {protocol.name}@{protocol.version}: {names} architecture{'s' * (names > 1)}, "
-        f"{len(prepared.groups)} groups, {runs} runs; store {store or default_path()}"
+        f"{suite}, protocol {protocol.name}@{protocol.version}: {counted(names, 'architecture')}, "
+        f"{counted(len(prepared.groups), 'group')}, {counted(runs, 'run')}; store {store or default_path()}"
     )
 
 
@@ -115,8 +115,8 @@ def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
     found = estimate(groups, prepared.fabric)
     cached = len(prepared.groups) - len(groups)
     console.print(
-        f"{len(prepared.cells)} cells, {found.groups} groups to run ({cached} stored already), "
-        f"{found.runs} runs, {found.steps:,} steps\n"
+        f"{counted(len(prepared.cells), 'cell')}, {counted(found.groups, 'group')} to run "
+        f"({cached} stored already), {counted(found.runs, 'run')}, {counted(found.steps, 'step')}\n"
         f"about {clock(found.seconds)} here, give or take a factor of two; less where a task is solved early"
     )
     for name in found.unknown:

@@ -129,6 +129,8 @@ def train(
                 splits[protocol.select_on].inputs[:ROWS],
                 task.vocab_size,
                 who=run.architecture.spec,
+                steps=step,
+                batch_size=run.batch_size,
                 causal=task.readout == "every",
             )
     final = {name: learner.measure(splits[name], task.vocab_size) for name in ("validation", "test")}

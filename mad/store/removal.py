@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mad.messages import printable
+from mad.messages import brief
 from mad.store.store import Entry
 
 
@@ -23,7 +23,7 @@ def line(entry: Entry) -> str:
     """The row for a person."""
     record = entry.record
     if record is None:
-        return printable(f"{entry.id}  not understood: {entry.reason}")
+        return brief(f"{entry.id}  not understood: {entry.reason}")
     mark = ", imported" if record.imported else ""
     what = f"{record.config.architecture.label}  {record.subject}"
-    return printable(f"{entry.id}  {record.status}{mark}  {what}")
+    return brief(f"{entry.id}  {record.status}{mark}  {what}")

@@ -76,7 +76,7 @@ def compare(
     draws behind the intervals are those of `isoflop`. Raises NotIdentified where a pair has no budget in
     common (naming why) and `at` is not given.
     """
-    check_confidence(confidence)
+    check_confidence(confidence, bootstrap)
     table, notes = grouped(frame, budgets=budgets, within=within)
     names = [str(name) for name in sorted(table["arch"].unique())]
     pairs = _pairs(names, baseline)

@@ -227,7 +227,7 @@ def _weaknesses(frame: pd.DataFrame, n: Array, d: Array) -> tuple[str, ...]:
             )
     count = int(budgets(frame).nunique())
     if count < 3:
-        found.append(f"the runs lie at {count} budgets; three or more show whether a power law holds")
+        found.append(f"the number of budgets is {count}; three or more show whether a power law holds")
     per_product = frame["flops"].to_numpy(float) / (6 * n * d)
     if _span(per_product) > MIXED:
         found.append(

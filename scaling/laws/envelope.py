@@ -67,7 +67,7 @@ def envelope(
     The bootstrap draws runs, so it says what other sizes might have shown, not the noise of a loss. Raises
     NotIdentified for runs of one row each, and where the envelope passes over fewer than two sizes.
     """
-    check_confidence(confidence)
+    check_confidence(confidence, bootstrap)
     table = runs.clean(frame)
     if table["arch"].nunique() > 1:
         raise ValueError(

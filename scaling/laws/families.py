@@ -19,6 +19,7 @@ import pandas as pd
 from scaling.laws.diagnose import REFUSE, WARN, at_bounds
 from scaling.laws.fitting import allocations, coefficient_intervals, known, repeated
 from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
+from scaling.laws.powerlaw import check_confidence
 from scaling.laws.resample import chosen, clusters, in_order, multiplicities, refit
 from scaling.laws.runs.cleaning import NotIdentified, Status, clean
 from scaling.laws.sharing import SharingTest, by_architecture, own_design, points_of, shareable, sharing_test
@@ -141,6 +142,7 @@ def fit_families(
     known("objective", objective, OBJECTIVES)
     if not delta > 0:
         raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
+    check_confidence(confidence, bootstrap)
     runs = clean(frame)
     warnings = list(runs.attrs["notes"])
     runs, convention = repeated(runs, repeats, decay)

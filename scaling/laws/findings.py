@@ -78,7 +78,7 @@ def of_outliers(screened: pd.DataFrame) -> list[Finding]:
     if odd.empty:
         largest = float(screened["z"].abs().max())
         return [Finding(severity="ok", what=f"no outlying run: |z| is at most {largest:.1f}", number=largest)]
-    rows, furthest = rows_text([int(row) for row in odd.index]), float(odd["z"].abs().max())
+    rows, furthest = rows_text(list(odd.index)), float(odd["z"].abs().max())
     return [
         Finding(
             severity="warning",
@@ -91,18 +91,18 @@ def of_outliers(screened: pd.DataFrame) -> list[Finding]:
 
 def of_influence(moved: pd.DataFrame) -> Finding:
     factor = float(np.exp(np.abs(np.log(moved["ratio"].iloc[0]))))
-    row = int(moved.index[0])
+    row = rows_text([moved.index[0]])
     return Finding(
         severity=_grade(factor, MOVED),
-        what=f"the most influential run, row {row}, moves D/N by a factor of {factor:.3g}",
+        what=f"the most influential run, {row}, moves D/N by a factor of {factor:.3g}",
         number=factor,
-        remedy="" if factor <= MOVED[0] else f"check row {row}, and add runs near it",
+        remedy="" if factor <= MOVED[0] else f"check {row}, and add runs near it",
     )
 
 
 def of_influential_set(together: pd.DataFrame) -> Finding:
     factor = float(np.exp(np.abs(np.log(together["ratio"].iloc[-1]))))
-    rows = rows_text([int(row) for row in together.index])
+    rows = rows_text(list(together.index))
     return Finding(
         severity=_grade(factor, DRIFTED),
         what=f"leaving out {rows}, chosen for it, moves D/N by a factor of {factor:.3g}",

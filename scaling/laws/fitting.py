@@ -19,6 +19,7 @@ from scipy.special import fdtri
 
 from scaling.laws.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
 from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Interval, Law, effective_tokens
+from scaling.laws.powerlaw import check_confidence
 from scaling.laws.resample import FEW_CLUSTERS, chosen, clusters, in_order, multiplicities, percentile, refit
 from scaling.laws.runs.cleaning import NotIdentified, Status, clean, rows_text
 from scaling.laws.solver import SQUARES, Points, descend, huber, linear, starts, vertex
@@ -125,7 +126,7 @@ def fit(
     """The law that minimises the objective over the runs of one architecture.
 
     delta      threshold of the Huber objective, on log loss
-    bootstrap  resamples, 0 for none
+    bootstrap  resamples, at least 100, or 0 for no intervals
     resample   what is drawn: single rows, whole isoFLOP groups, or all rows of a training run (column run or
                model). None: whole runs where several rows, of one size, share a label; else single rows
     repeats    runs that read their text (column unique_tokens) up to four times count all tokens; those that
@@ -140,10 +141,7 @@ def fit(
     known("repeats", repeats, REPEATS)
     if not delta > 0:
         raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence} must lie between 0 and 1, say 0.95")
-    if bootstrap < 0:
-        raise ValueError(f"bootstrap = {bootstrap} resamples must not be negative; 0 makes no intervals")
+    check_confidence(confidence, bootstrap)
     runs = clean(frame)
     _one_architecture(runs)
     warnings = list(runs.attrs["notes"])
@@ -268,16 +266,17 @@ def repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFra
         if repeats == "effective":
             raise ValueError("repeats = 'effective' needs a column unique_tokens: counts without repeats")
         return runs, convention
-    unique = clean(runs[["unique_tokens"]], need=("unique_tokens",))["unique_tokens"].to_numpy(float)
-    again = [int(row) for row in runs.index[runs["tokens"].to_numpy() > unique]]
+    unique = pd.to_numeric(runs["unique_tokens"], errors="coerce").to_numpy(float)
+    again = list(runs.index[runs["tokens"].to_numpy() > unique])
     if not again:
         return runs, convention
     epochs = runs["tokens"].to_numpy() / unique
     if repeats == "refuse" and epochs.max() > MOST_EPOCHS:
-        often = [int(row) for row in runs.index[epochs > MOST_EPOCHS]]
+        often = list(runs.index[epochs > MOST_EPOCHS])
         raise ValueError(
             f"{rows_text(often)}: tokens exceed {MOST_EPOCHS:g} times unique_tokens, so data was repeated "
-            "more often than is nearly as good as new; give repeats='effective', or leave these runs out"
+            "more often than is nearly as good as new; give repeats='effective' (--repeats effective), or "
+            f"leave these runs out (--where 'tokens <= {MOST_EPOCHS:g} * unique_tokens')"
         )
     if repeats == "refuse":
         return runs, f"{convention}; {len(again)} runs read their text up to {epochs.max():.2g} times"

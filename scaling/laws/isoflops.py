@@ -122,15 +122,13 @@ def isoflop(
     power law more than the noise of the runs explains. Raises NotIdentified where no architecture has two
     usable budgets.
     """
-    check_confidence(confidence)
+    check_confidence(confidence, bootstrap)
     wrong = [word for word in keep if word not in KEPT]
     if wrong:
         close = get_close_matches(wrong[0], KEPT, n=1) or KEPT
         raise ValueError(f"keep = {wrong[0]!r} is not a flag that can be kept; did you mean {close[0]!r}?")
     if window is not None and window <= 1:
         raise ValueError(f"window = {window} is a factor of size, so above 1; 4 is usual")
-    if bootstrap < 100:
-        raise ValueError(f"bootstrap = {bootstrap} draws make no interval; use 1000")
     table, notes = grouped(frame, budgets=budgets, within=within)
     parts = {
         str(arch): optima(
@@ -295,7 +293,9 @@ def _scatter(c: Array, y: Array, drawn: Array, freedom: int) -> float:
 
 def _doubts(used: pd.DataFrame, drawn: Array, confidence: float) -> list[str]:
     """What makes the intervals less than they seem."""
-    notes = []
+    notes: list[str] = []
+    if not len(drawn):
+        return notes
     if len(used) == 2:
         notes.append(
             "two budgets: the interval holds the noise of the runs, not whether the optimum follows a power "
@@ -313,7 +313,7 @@ def _doubts(used: pd.DataFrame, drawn: Array, confidence: float) -> list[str]:
 
 
 def _too_few(rows: pd.DataFrame) -> str:
-    return "; ".join([f"{int(rows['used'].sum())} of its {len(rows)} budgets can be used", *lost(rows)])
+    return "; ".join([f"of its budgets, {int(rows['used'].sum())} of {len(rows)} can be used", *lost(rows)])
 
 
 def _known(ends: dict[str, Interval]) -> dict[str, Interval]:

@@ -50,7 +50,7 @@ def grouped(
     mean = np.exp(np.log(table["flops"]).groupby([table["arch"], table["budget"]]).transform("mean"))
     table["compute"] = table["budget"] if budgets is not None else mean
     table.attrs = attrs
-    notes = [f"{lost} runs lie within {100 * within:g}% of no budget and are left out"] if lost else []
+    notes = [f"left out, within {100 * within:g}% of no budget: {lost} of the runs"] if lost else []
     return table, [*attrs["notes"], *notes]
 
 

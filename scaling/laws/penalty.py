@@ -115,7 +115,7 @@ def overtraining(
     Raises NotIdentified where an architecture has no budget in common with the others, or too few runs: three
     a budget and three more.
     """
-    check_confidence(confidence)
+    check_confidence(confidence, bootstrap)
     table, notes = grouped(frame, budgets=budgets, within=within)
     used: dict[str, pd.DataFrame] = {}
     for arch, mine in table.groupby("arch"):
@@ -153,8 +153,8 @@ def _basin(arch: str, mine: pd.DataFrame, count: int, rng: np.random.Generator) 
     df = len(mine) - 3 * len(groups) - 2
     if df < 1:
         raise NotIdentified(
-            f"{arch} has {len(mine)} runs at {len(groups)} budgets, and the penalty needs three a budget and "
-            "three more; train further sizes"
+            f"{arch} has runs {len(mine)}, budgets {len(groups)}, and the penalty needs three runs a budget "
+            "and three more; train further sizes"
         )
     xs = [np.log(group["params"].to_numpy()) for group in groups]
     ys = [group["loss"].to_numpy() for group in groups]

@@ -16,6 +16,9 @@ from scipy import stats
 from scaling.laws.law import Interval
 from scaling.laws.runs.cleaning import NotIdentified
 
+# Percentiles of fewer draws are no interval.
+FEWEST_DRAWS = 100
+
 Array = npt.NDArray[np.float64]
 
 
@@ -184,10 +187,15 @@ def power(coefficient: float, exponent: float, x: npt.ArrayLike) -> npt.ArrayLik
     return float(values) if values.ndim == 0 else values
 
 
-def check_confidence(confidence: float) -> None:
-    """A confidence lies between 0 and 1."""
+def check_confidence(confidence: float, bootstrap: int = 0) -> None:
+    """A confidence lies between 0 and 1, and draws are enough for an interval, or none."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence = {confidence} is not a probability between 0 and 1; 0.95 is usual")
+    if bootstrap and bootstrap < FEWEST_DRAWS:
+        raise ValueError(
+            f"bootstrap = {bootstrap} draws make no interval; give {FEWEST_DRAWS} or more, 1000 is usual, "
+            "or 0 for no intervals"
+        )
 
 
 def _spread(

@@ -66,7 +66,7 @@ def sharing_test(frame: pd.DataFrame, *, shared: str | Sequence[str] = ("alpha",
     if rest < 1:
         raise NotIdentified(
             f"{apart.n} runs leave no error to judge by, as separate laws have {len(apart.low)} parameters; "
-            f"add {1 - rest} runs or more"
+            f"add {1 - rest} run{'s' * (1 - rest != 1)} or more"
         )
     with_shared, separate = optimum(together, SQUARES)[1], optimum(apart, SQUARES)[1]
     floor = apart.n * ROUNDING**2

@@ -147,7 +147,7 @@ def _states(frame: pd.DataFrame) -> None:
     """A state of zero is no misprint: say what such a model is."""
     if "state" not in frame:
         return  # `clean` says what is missing
-    none = [int(row) for row in frame.index[pd.to_numeric(frame["state"], errors="coerce") == 0]]
+    none = list(frame.index[pd.to_numeric(frame["state"], errors="coerce") == 0])
     if none:
         raise ValueError(
             f"{rows_text(none)}, column 'state': 0, a model that carries nothing from token to token; the "

@@ -169,9 +169,11 @@ def _split(name: str, documents: Sequence[bytes], validation: float) -> tuple[li
     train = [document for (_, document), out in zip(hashed, held, strict=True) if not out]
     held_out = [document for (_, document), out in zip(hashed, held, strict=True) if out]
     if not train or not held_out:
+        copies = len(documents) - len(set(documents))
         raise ValueError(
-            f"{name} has {len(documents)} documents, and validation={validation} leaves "
-            f"{len(train)} for training and {len(held_out)} for validation; give more documents, or another "
+            f"{name} has {len(documents)} documents{f' ({copies} copies)' if copies else ''}, and "
+            f"validation={validation} leaves {len(train)} for training and {len(held_out)} for validation; "
+            "give more documents (two at the least; docs/scaling.md says where they end), or another "
             "fraction (--validation)"
         )
     return train, held_out, hashlib.sha256(b"".join(digest for digest, _ in hashed)).hexdigest()
@@ -181,7 +183,7 @@ def _kind(source: str | Path) -> str:
     word = str(source).strip()
     if word == "sotu" or word.partition("[")[0].strip() == "grammar":
         return word.partition("[")[0].strip()
-    suffix = Path(word).suffix
+    suffix = Path(word).suffix.lower()
     if suffix in text.SUFFIXES:
         return suffix
     near = get_close_matches(word.partition("[")[0], ("sotu", "grammar"), n=1, cutoff=0.5)

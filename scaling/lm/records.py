@@ -11,6 +11,7 @@ from pydantic import Field
 from mad.data.bounds import Above, Amount, Content, Id, Positive, Signed, State, Text, Time, Whole, Word
 from mad.data.protocol import Data
 from mad.data.stored import Sheet, StoredRecord, decimals, not_rising
+from mad.messages import counted
 from scaling.lm.config import LanguageConfig
 
 LanguageStatus = Literal["ok", "diverged", "failed", "interrupted"]
@@ -193,7 +194,7 @@ class LanguageRecord(StoredRecord):
             ("corpus", f"{corpus.name}   {corpus.tokenizer}, vocabulary {corpus.vocab_size:,}"),
             (
                 "training",
-                f"{config.tokens:,} tokens in {config.steps:,} steps of "
+                f"{config.tokens:,} tokens in {counted(config.steps, 'step')} of "
                 f"{config.batch_size} x {config.seq_len}",
             ),
             ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),

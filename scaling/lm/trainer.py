@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +17,11 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_only
 
+from architectures.contract.causality import require_trained
 from architectures.elastic import nested_layers
 from architectures.model import SequenceModel
-from mad.run.trainer import peak_memory
+from architectures.surroundings import kept
+from mad.run.trainer import ROWS, peak_memory
 from scaling.lm.config import LanguageConfig
 from scaling.lm.cost import build_model
 from scaling.lm.learner import LOOK, Batches, Learner, Text
@@ -67,7 +67,8 @@ def fit(job: Job, corpus: Text) -> dict[str, Any]:
         report=Reporter(config, job.label, loggers, show=job.progress and first),
     )
     kind, _, index = job.device.partition(":")
-    with _quiet(), _as_rank(rank), _random_state_kept(torch.device(job.device)), _threads(job.threads):
+    with kept(), _quiet(), _as_rank(rank), _random_state_kept(torch.device(job.device)):
+        torch.set_num_threads(job.threads or torch.get_num_threads())
         trainer = Trainer(
             accelerator=kind,
             devices=job.devices if not index else [int(index)],
@@ -97,7 +98,7 @@ def fit(job: Job, corpus: Text) -> dict[str, Any]:
         import wandb
 
         wandb.finish()
-    return {
+    found = {
         "points": [point.model_dump() for point in learner.points],
         "initial": learner.initial,
         "evaluated": learner.evaluated,
@@ -106,6 +107,17 @@ def fit(job: Job, corpus: Text) -> dict[str, Any]:
         "seconds": learner.elapsed,
         "peak_memory": peak_memory(torch.device(job.device)),
     }
+    # Of weights that are sharded no process has all.
+    if first and job.strategy != "fsdp" and not learner.diverged:
+        require_trained(
+            model.to(job.device),
+            learner.windows[:ROWS, :-1],
+            config.corpus.vocab_size,
+            who=config.architecture.spec,
+            steps=config.steps,
+            batch_size=config.batch_size,
+        )
+    return found
 
 
 def _strategy(job: Job, model: SequenceModel) -> Strategy | str:
@@ -154,27 +166,12 @@ def _random_state_kept(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     """Control-C as Python has it: Lightning would end the interpreter, and leave the signal ignored."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
     try:
-        yield
+        with kept():
+            yield
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
+from mad.messages import counted
 from scaling.laws.audit import Audit, audit
 from scaling.laws.envelope import Envelope, envelope
 from scaling.laws.fitting import FittedLaw, fit
@@ -57,7 +58,7 @@ class Analysis:
     def summary(self) -> str:
         flops = self.ends["flops"]
         return (
-            f"{len(self.ends)} runs of {len(self.archs)} architecture{'s' * (len(self.archs) > 1)}, "
+            f"{counted(len(self.ends), 'run')} of {counted(len(self.archs), 'architecture')}, "
             f"{number(flops.min())} to "
             f"{number(flops.max())} training FLOPs ({self.runs.attrs['convention']}). Loss in nats per "
             f"token, intervals of {100 * self.confidence:g} %, allocations at {number(self.target)} FLOPs."
@@ -93,7 +94,7 @@ def analyse(
     reasons: dict[str, str] = {}
     iso = None
     try:
-        iso = isoflop(groups, bootstrap=max(bootstrap, 100), confidence=confidence, seed=seed)
+        iso = isoflop(groups, bootstrap=bootstrap, confidence=confidence, seed=seed)
     except NotIdentified as error:
         reasons["isoflop"] = str(error)
     audits, envelopes = {}, {}

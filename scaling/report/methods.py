@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from mad.messages import counted
 from scaling.laws.audit import audit
 from scaling.laws.envelope import envelope
 from scaling.laws.fitting import COEFFICIENTS, FittedLaw, fit
@@ -103,7 +104,7 @@ def _isoflop(arch: str, runs: Runs, asked: Request) -> Answer:
         runs.fitted,
         budgets=asked.budgets,
         window=asked.window,
-        bootstrap=max(asked.bootstrap, 100),
+        bootstrap=asked.bootstrap,
         confidence=asked.confidence,
         seed=asked.seed,
     )
@@ -143,9 +144,7 @@ def _isoflop(arch: str, runs: Runs, asked: Request) -> Answer:
 def _envelope(arch: str, runs: Runs, asked: Request) -> Answer:
     if runs.curves is None or runs.curves.empty:
         raise NotIdentified("the envelope needs training curves: several rows per run, with a column run")
-    found = envelope(
-        runs.curves, bootstrap=max(asked.bootstrap, 100), confidence=asked.confidence, seed=asked.seed
-    )
+    found = envelope(runs.curves, bootstrap=asked.bootstrap, confidence=asked.confidence, seed=asked.seed)
     content: dict[str, Any] = {
         "status": str(Status.CONVERGED),
         "runs": found.n,
@@ -185,7 +184,7 @@ def _optima(arch: str, runs: Runs, asked: Request) -> Answer:
         "r2": sizes.r2,
         "intervals": show.intervals({"n_exponent": sizes.interval}) if sizes.interval else {},
         "at": [{"flops": c, "params": float(sizes.at(c))} for c in asked.at],  # type: ignore[arg-type]
-        "warnings": [f"{lacking} rows have no optimum"] if lacking else [],
+        "warnings": [f"{counted(lacking, 'row')} without an optimum"] if lacking else [],
     }
     text = f"{arch}: a power law through {sizes.n} optima, r2 {sizes.r2:.5f}\n" + _exponents(content)
     text += "".join(f"\n{_line(point)}" for point in content["at"])

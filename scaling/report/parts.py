@@ -141,7 +141,7 @@ def allocation_part(about: Analysis) -> Part:
                 at=about.target,
                 law=about.laws.get(arch),
                 budgets=about.budgets,
-                bootstrap=max(about.bootstrap, 100),
+                bootstrap=about.bootstrap,
                 confidence=about.confidence,
                 seed=about.seed,
             )
@@ -185,7 +185,7 @@ def comparison_part(about: Analysis) -> Part:
     found = compare(
         about.groups,
         baseline=leader,
-        bootstrap=max(about.bootstrap, 100),
+        bootstrap=about.bootstrap,
         confidence=about.confidence,
         seed=about.seed,
     )
@@ -248,7 +248,7 @@ def state_part(about: Analysis) -> Part:
 def overtraining_part(about: Analysis) -> Part:
     """What it costs to train off the optimum."""
     found = overtraining(
-        about.groups, bootstrap=max(about.bootstrap, 100), confidence=about.confidence, seed=about.seed
+        about.groups, bootstrap=about.bootstrap, confidence=about.confidence, seed=about.seed
     )
     rows, verdicts = [], []
     for arch in found.basins:

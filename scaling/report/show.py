@@ -106,8 +106,8 @@ def number(value: object) -> str:
 
 
 def intervals(found: Mapping[str, Interval]) -> dict[str, list[float]]:
-    """As JSON holds them."""
-    return {name: [interval.low, interval.high] for name, interval in found.items()}
+    """As JSON holds them; what has no draws has none."""
+    return {name: [end.low, end.high] for name, end in found.items() if not math.isnan(end.low)}
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

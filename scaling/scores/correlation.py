@@ -18,6 +18,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from scaling.laws.law import Interval
+from scaling.laws.powerlaw import check_confidence
 
 Array = npt.NDArray[np.float64]
 Statistic = Callable[[Array, Array], Array]
@@ -83,21 +84,19 @@ def correlate(
     expect      side of the one-sided p: "negative" (a score against a perplexity) or "positive"
     pairings    random pairings m beyond n = 9: p = (k + 1) / (m + 1) of k as extreme (Phipson and Smyth 2010)
 
-    The interval of a coefficient is the percentile interval of `bootstrap` resamples of rows; those in which
-    x or y does not vary have no coefficient and are left out. Below about ten rows it is too short. Raises
-    ValueError for fewer than three rows, a value that is not finite, and for x or y that do not vary.
+    The interval of a coefficient is the percentile interval of `bootstrap` resamples of rows, NaN of none.
+    Those in which x or y does not vary have no coefficient and are left out. Below about ten rows it is too
+    short. Raises ValueError for fewer than three rows, a value that is not finite, and for x or y that do not
+    vary.
     """
     x, y = checked(x, y)
     order = np.lexsort((y, x))  # draws do not hang on the order of the rows
     x, y = x[order], y[order]
     if expect not in ("negative", "positive"):
         raise ValueError(f"expect is {expect!r}; choose negative or positive")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; give a share between 0 and 1, say 0.95")
-    if bootstrap < 1 or pairings < 1:
-        raise ValueError(
-            f"bootstrap is {bootstrap} and pairings {pairings}; both count draws, give 1 or more"
-        )
+    check_confidence(confidence, bootstrap)
+    if pairings < 1:
+        raise ValueError(f"pairings is {pairings}; it counts draws, give 1 or more")
     rng = np.random.default_rng(seed)
     n = len(x)
     exact = n <= EXACT
@@ -112,7 +111,8 @@ def correlate(
         draws = statistic(x[drawn], y[drawn])
         draws = draws[np.isfinite(draws)]
         tails = (1 - confidence) / 2, (1 + confidence) / 2
-        low, high = np.quantile(draws, tails) if len(draws) else (-1.0, 1.0)
+        open_ends = (-1.0, 1.0) if bootstrap else (math.nan, math.nan)
+        low, high = np.quantile(draws, tails) if len(draws) else open_ends
         return Coefficient(
             value=value,
             interval=Interval(float(low), float(high), confidence),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scaling.laws.powerlaw import check_confidence
 from scaling.scores.correlation import Correlation, correlate, holm, leave_out_error
 from scaling.scores.match import match
 from scaling.scores.table import MEAN, ScoreTable, read_scores
@@ -82,7 +83,10 @@ def relate(
     """
     read, frame = read_scores(scores), runs_of(frame)
     classes, families = _labels(read, "class", classes), _labels(read, "family", families)
-    goal = find_target(frame, target=target, budget=budget, confidence=confidence, seed=seed)
+    check_confidence(confidence, bootstrap)
+    goal = find_target(
+        frame, target=target, budget=budget, bootstrap=bootstrap, confidence=confidence, seed=seed
+    )
     matched, unmatched = match(read.names, _called(goal, frame))
     pairs = _pairs(read, goal, matched, classes, families)
     columns = [name for name in read.columns if pairs[name].notna().any()]

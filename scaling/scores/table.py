@@ -19,7 +19,7 @@ from difflib import get_close_matches
 import numpy as np
 import pandas as pd
 
-from scaling.laws.runs.columns import is_blank, rows_text
+from scaling.laws.runs.columns import flat, is_blank, rows_text
 
 NAMES = ("arch", "architecture", "model")
 MEAN = "mean"
@@ -68,7 +68,7 @@ def read_scores(scores: pd.DataFrame) -> ScoreTable:
     """
     if not isinstance(scores, pd.DataFrame):
         raise ValueError(f"scores are a {type(scores).__name__}; give a pandas.DataFrame, or read a CSV")
-    table = scores.copy()
+    table = flat(scores)
     table.index = pd.RangeIndex(1, len(table) + 1)
     name = next((column for column in NAMES if column in table), None)
     if name is None:

@@ -29,7 +29,6 @@ TARGETS = ("compute-optimal", "state-optimal", "given")
 SAME = 0.1
 # An optimum with one of these flaws is used, and said: better to know it roughly than not at all.
 KEPT = (THREE, OUTSIDE)
-DRAWS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ class Target:
 
 
 def find_target(
-    frame: pd.DataFrame, *, target: str, budget: float | None, confidence: float, seed: int
+    frame: pd.DataFrame, *, target: str, budget: float | None, bootstrap: int, confidence: float, seed: int
 ) -> Target:
     """The target of `relate`; a table of one row an architecture is "given", whatever was asked.
 
@@ -69,7 +68,7 @@ def find_target(
             f"target 'given' needs one row an architecture, and {twice!r} has several; "
             "choose compute-optimal, which finds the optimum among runs"
         )
-    return _found(frame, target, budget, confidence, seed)
+    return _found(frame, target, budget, bootstrap, confidence, seed)
 
 
 def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
@@ -103,14 +102,16 @@ def _given(frame: pd.DataFrame, asked: str, budget: float | None) -> Target:
     return Target(kind="given", budget=budget, frame=out, notes=tuple(notes))
 
 
-def _found(frame: pd.DataFrame, target: str, budget: float | None, confidence: float, seed: int) -> Target:
+def _found(
+    frame: pd.DataFrame, target: str, budget: float | None, bootstrap: int, confidence: float, seed: int
+) -> Target:
     table, notes = grouped(frame)
     notes = [*notes, f"FLOPs of the runs: {table.attrs['convention']}."]
     optima_of: dict[str, pd.DataFrame] = {}
     fronts: dict[str, Frontier] = {}
     for arch, mine in table.groupby("arch"):
         found, draws, points = optima(
-            mine, window=None, keep=KEPT, bootstrap=DRAWS, confidence=confidence, seed=seed
+            mine, window=None, keep=KEPT, bootstrap=bootstrap, confidence=confidence, seed=seed
         )
         usable = found[found["used"]].reset_index(drop=True)
         if usable.empty:

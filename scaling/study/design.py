@@ -10,10 +10,12 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 
+from architectures.bounds import check_sizes
 from architectures.files import whole_file
 from mad.data.bounds import Above, Amount, Positive, Text, Whole, reason
 from mad.data.protocol import Data
 from mad.data.records import content_hash
+from mad.messages import counted
 from mad.progress import clock
 from scaling.lm.config import CorpusConfig
 from scaling.study.sizes import Size
@@ -38,6 +40,7 @@ class PlannedRun(Data):
 
     @model_validator(mode="after")
     def _step_fits(self) -> PlannedRun:
+        check_sizes(dim=self.size.dim, seq_len=self.seq_len)
         if self.batch_size * self.seq_len > MOST_TOKENS:
             raise ValueError(f"a step of {self.batch_size} x {self.seq_len} tokens; at most {MOST_TOKENS:,}")
         return self
@@ -80,6 +83,7 @@ class Plan(Data):
 
     @model_validator(mode="after")
     def _runs_are_its_own(self) -> Plan:
+        check_sizes(vocab_size=self.corpus.vocab_size)
         for run in (*self.tuning, *self.runs):
             if run.arch not in self.archs:
                 raise ValueError(f"a run is of {run.arch!r}, which is none of its architectures")
@@ -133,12 +137,12 @@ class Plan(Data):
         read = f"read up to {most:.2g} times" if most else "generated, so nothing is read twice"
         lines = [
             f"plan {self.id}: {', '.join(self.archs)}",
-            f"{len(self.runs)} runs at {', '.join(f'{c:.3g}' for c in self.budgets)} FLOPs, "
+            f"{counted(len(self.runs), 'run')} at {', '.join(f'{c:.3g}' for c in self.budgets)} FLOPs, "
             f"{len(self.tuning)} to tune the learning rate; {self.corpus.name}, {read}",
             *(f"note: {note}" for note in self.notes),
         ]
         if self.hours is not None:
-            lines.append(f"about {clock(3600 * self.hours)} on {self.workers} workers")
+            lines.append(f"about {clock(3600 * self.hours)} on {counted(self.workers, 'worker')}")
         return "\n".join(lines)
 
     def save(self, path: str | Path, *, force: bool = True) -> None:

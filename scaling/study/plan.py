@@ -21,7 +21,7 @@ import architectures
 from architectures.bounds import shown
 from architectures.contract import causality
 from architectures.model import resolve_options
-from mad.messages import Failed
+from mad.messages import Failed, counted
 from mad.progress import clock
 from mad.run.driver import one_driver
 from mad.run.runner import ROWS
@@ -313,8 +313,8 @@ def _timed(made: Plan, measure: Measure, max_hours: float | None) -> Plan:
         top = made.budgets[-1]
         share = sum(run.seconds or 0.0 for run in timed if run.budget == top) / sum(each)
         raise ValueError(
-            f"the plan would take about {clock(3600 * hours)} on {made.workers} workers, more than "
-            f"max_hours={max_hours:g}; {share:.0%} of that is the budget {top:.3g}: lower it, use fewer "
+            f"the plan would take about {clock(3600 * hours)} on {counted(made.workers, 'worker')}, more "
+            f"than max_hours={max_hours:g}; {share:.0%} of that is the budget {top:.3g}: lower it, use fewer "
             "sizes or architectures, more workers, or allow more hours"
         )
     return made.model_copy(

@@ -7,9 +7,8 @@ The first term is what each layer's operators cost however small they are, the s
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,11 +58,13 @@ def seconds_per_step(
     from torch.nn.functional import cross_entropy
 
     import architectures
+    from architectures.surroundings import kept
 
     found = architectures.account(size.spec, vocab_size=vocab_size, dim=size.dim, seq_len=seq_len)
     drawn = found.require_training_flops() / (3 * found.flops)
     where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else _name(device))
-    with _threads(threads):
+    with kept():
+        torch.set_num_threads(threads or torch.get_num_threads())
         model = architectures.build(size.spec, vocab_size=vocab_size, dim=size.dim, max_len=seq_len, seed=0)
         model.to(where)
         adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
@@ -88,15 +89,3 @@ def seconds_per_step(
 
 def _name(device: str) -> str:
     return {"auto": "cpu", "gpu": "cuda"}.get(device, device)
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -70,7 +70,7 @@ def test_a_model_that_does_not_fit_is_refused_before_memory_is_taken(monkeypatch
     assert size == sum(4 * t.numel() for t in (*built.parameters(), *built.buffers()))
     monkeypatch.setattr("architectures.model.machine_memory", lambda: size)
     check_size("mlp", **WHERE)
-    with pytest.raises(ValueError, match="4 times over more than .* GiB of this machine; choose"):
+    with pytest.raises(ValueError, match="needed 4 times: more than .* GiB of this machine; choose"):
         check_size("mlp", **WHERE, copies=4)
     with pytest.raises(ValueError, match="choose smaller sizes"):
         architectures.build("mlp mlp", **WHERE, seed=0)

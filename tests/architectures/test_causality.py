@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import architectures
-from architectures.contract.causality import find_fault, not_causal, require
+from architectures.contract.causality import find_fault, not_causal, require, require_trained
 from architectures.registry import Entry, _allowed, _hints, get
 from architectures.spec import Layer, Spec
 
@@ -45,6 +45,13 @@ class One(Mapped):
     def forward(self, x: Tensor) -> Tensor:
         at = (torch.arange(x.shape[1]) == 17).to(x)[:, None]
         return self.map(x + at * x.roll(-1, 1))
+
+
+class Many(Mapped):
+    """Nothing is wrong with small batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x.roll(-1, 1) if len(x) >= 64 else x)
 
 
 class Long(Mapped):
@@ -243,6 +250,16 @@ class Running(nn.Module):
         return y
 
 
+class Replaced(Running):
+    """The same in a new tensor for each mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x - self.mean
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 1))
+        return y
+
+
 class Past(Mapped):
     """Sums of the past, by themselves and as the difference of two."""
 
@@ -262,7 +279,20 @@ class Root(Mapped):
         return self.map(x) * (1 + self.scale.sqrt())
 
 
-HONEST = [Dropout, Noisy, Fourier, Growing, Constant, Masked, Recurrent, Running, Past, Root, nn.Identity]
+HONEST = [
+    Dropout,
+    Noisy,
+    Fourier,
+    Growing,
+    Constant,
+    Masked,
+    Recurrent,
+    Running,
+    Replaced,
+    Past,
+    Root,
+    nn.Identity,
+]
 
 
 def build(spec: str, **options: Any) -> architectures.SequenceModel:
@@ -437,6 +467,26 @@ def test_every_option_of_every_layer_declares_what_the_probe_finds(name: str) ->
         assert (fault is None) == model.layers()[0][1].causal == (not not_causal(model)), str(model.spec)
         count += 1
     assert count > len(dataclasses.fields(get(name).cls.Config))
+
+
+def test_after_training_as_many_positions_are_asked_as_there_were_steps() -> None:
+    model = architectures.build(f"{spell(One)} mlp", vocab_size=VOCAB, dim=128, max_len=128, seed=0)
+    with torch.no_grad():
+        model.head.weight.mul_(50)
+    asked: list[Any] = [model, TOKENS.repeat(1, 4), VOCAB]
+    require_trained(*asked, who="it", steps=4, batch_size=4)
+    with pytest.raises(ValueError, match=r"position 17 move .* after training"):
+        require_trained(*asked, who="it", steps=127, batch_size=4)
+
+
+def test_after_training_batches_of_its_size_are_asked() -> None:
+    model = build(f"{spell(Many)} mlp")
+    with torch.no_grad():
+        model.head.weight.mul_(50)
+    asked: list[Any] = [model, TOKENS, VOCAB]
+    require_trained(*asked, who="it", steps=4, batch_size=63)
+    with pytest.raises(ValueError, match="Many sees later positions"):
+        require_trained(*asked, who="it", steps=4, batch_size=64)
 
 
 LAYERS = ["mh-attention", "mamba", "hyena", "mlp", "lsh-attention[window=4]", "sru", "delta-net", "moe-mlp"]

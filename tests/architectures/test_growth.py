@@ -644,6 +644,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: widen_mlp(make("mamba"), to=20), "finds no layer whose inner width"),
     (lambda: widen_mlp(make("mamba mlp"), to=200, layers=[0]), "no rule for mamba"),
     (lambda: widen_mlp(make("mlp"), to=200, layers=[3]), r"layers=\[3\] are not among the 1 layers"),
+    (lambda: widen_mlp(make("mlp"), to=200, layers=["a"]), r"layers=\['a'\] are not among .*; give a list"),
+    (lambda: widen_mlp(make("mlp"), to=200, layers=1), r"layers=\[1\] are not among"),  # type: ignore[arg-type]
     (lambda: widen_mlp(make("mlp"), to=99, rule=cast(Any, "no")), "rule='no' is not one of keep, rescale"),
     (lambda: widen_keys(make("attention[heads=2]"), to=9), "RoPE rotates pairs"),
     (lambda: add_heads(make("attention[heads=4, kv_heads=2]"), to=5), "whole groups of 2"),

@@ -167,9 +167,9 @@ def test_nothing_of_the_shared_values_is_left_behind() -> None:
 @pytest.mark.parametrize(
     "spec, message",
     [
-        ("value-residual{mlp}", "has 0 layers whose values can be shared"),
+        ("value-residual{mlp}", "its body has 0 with values that"),
         ("value-residual{value-residual{delta-net delta-net} mlp}", "stands inside another one"),
-        ("value-residual{delta-net mlp}", "has 1 layers whose values can be shared"),
+        ("value-residual{delta-net mlp}", "its body has 1 with values that"),
     ],
 )
 def test_a_body_without_values_to_share_is_refused(spec: str, message: str) -> None:

@@ -63,6 +63,7 @@ ERRORS = [
     (BrokenPipeError(errno.EPIPE, "Broken pipe"), "was closed before all of it was written"),
     (sqlite3.OperationalError("database or disk is full"), "database or disk is full"),
     (sqlite3.DatabaseError("malformed"), "malformed"),
+    (MemoryError(), "there is not enough memory; give a smaller input"),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from mad.board import render
 from mad.data.protocol import SUITES
-from mad.messages import one_line, printable
+from mad.messages import counted, one_line, printable
 from mad.score import score
 from mad.store import Store
 from scaling.report.page import Part, page
@@ -138,7 +138,7 @@ def test_two_names_that_would_look_alike_are_refused(
 ) -> None:
     store = filled(tmp_path / "store.sqlite", {"a\x00": "mamba", "a\x01": "mamba swiglu"})
     assert call(["scaling", "fit", "--store", str(store)], monkeypatch) == 2
-    assert "'a\\x01' and 'a\\x00' differ by characters that cannot be shown" in capsys.readouterr().err
+    assert "'a\\x01' and 'a\\x00' differ by characters that are not shown" in capsys.readouterr().err
 
 
 def test_a_run_that_no_table_may_hold_is_named_and_the_rest_is_fitted(
@@ -158,6 +158,24 @@ def test_a_run_that_no_table_may_hold_is_named_and_the_rest_is_fitted(
     after = " ".join(capsys.readouterr().out.split())
     assert after.startswith(f"about the table: - set aside: run {odd.id} (5 is too small for a count")
     assert after.endswith(" ".join(before.split()).removeprefix("about the table: "))
+
+
+@pytest.mark.parametrize("words", [["scaling", "fit", "--bootstrap", "0"], ["show"], ["rm", "--dry-run"]])
+def test_a_name_of_many_pages_is_cut(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = filled(tmp_path / "store.sqlite", {"x" * 60_000: "mamba swiglu"})
+    with Store(store, read_only=True) as opened:
+        ids = [record.id for record in opened.language_records()]
+    assert (
+        call([*words, *(ids[:1] if words[0] != "scaling" else []), "--store", str(store)], monkeypatch) == 0
+    )
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 5000
+
+
+@pytest.mark.parametrize("count, words", [(0, "0 runs"), (1, "1 run"), (1200, "1,200 runs")])
+def test_one_is_no_plural(count: int, words: str) -> None:
+    assert counted(count, "run") == words
 
 
 def test_a_message_of_megabytes_is_cut() -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_what_the_bootstrap_draws_is_what_was_asked_or_is_refused(tmp_path: Path
     early = ends.assign(tokens=ends["tokens"] / 2)
     early["loss"] = LAWS["hybrid"].loss(early["params"].to_numpy(), early["tokens"].to_numpy())
     pd.concat([ends, early]).to_csv(tmp_path / "curves.csv", index=False)
-    words = ("--approach", "law", "--bootstrap", "50")
+    words = ("--approach", "law", "--bootstrap", "100")
     usual = answers(tmp_path / "curves.csv", *words)["all", "law"]
     assert (usual["runs"], usual["resample"]) == (24, "pairs")
     drawn = answers(tmp_path / "curves.csv", *words, "--resample", "run")["all", "law"]
@@ -164,7 +165,7 @@ def test_optima_and_the_overtraining_law_are_approaches_too(tmp_path: Path) -> N
     found = answers(path, "--approach", "optima", "--at", "1e23")["h", "optima"]
     assert found["n_exponent"] == pytest.approx(law.n_exponent, rel=1e-9)
     assert found["at"][0]["params"] == pytest.approx(float(law.n_opt(1e23)), rel=1e-9)
-    assert found["warnings"] == ["1 rows have no optimum"]
+    assert found["warnings"] == ["1 row without an optimum"]
     same = Law(E=1.8, A=100.0, B=300.0, alpha=0.25, beta=0.25)
     n, m = (grid.ravel() for grid in np.meshgrid([1e7, 3e7, 1e8, 3e8], [20.0, 80.0, 320.0]))
     runs = pd.DataFrame({"params": n, "tokens": n * m, "loss": same.loss(n, n * m)})
@@ -183,6 +184,32 @@ def test_compare_names_the_better_architecture_and_the_penalty_off_the_optimum(c
     assert len(penalties) == 5 and min(penalties) > 0 and penalties[-1] == max(penalties)
     text = run("compare", csv, "--at", "1e22")
     assert "hybrid" in text and "extrapolated" in text
+
+
+DRAWING = {
+    "fit": ("--shared", "alpha,beta"),
+    "compare": (),
+    "relate": ("--scores", "SCORES"),
+    "report": ("--scores", "SCORES", "--force", "-o", "PAGE"),
+}
+
+
+@pytest.mark.parametrize("command", DRAWING)
+def test_of_few_draws_there_are_no_intervals(command: str, csv: Path, tmp_path: Path) -> None:
+    files = {"SCORES": tmp_path / "scores.csv", "PAGE": tmp_path / "page.html"}
+    pd.DataFrame({"arch": list(LAWS), "mean": [70.0, 80.0, 60.0]}).to_csv(files["SCORES"], index=False)
+    table().drop(columns="state").to_csv(csv, index=False)  # the law of the state has Student's interval
+    words = [command, csv, *(files.get(word, word) for word in DRAWING[command]), "--bootstrap"]
+    for count in ("-1", "1", "99"):
+        with pytest.raises(ValueError, match=f"bootstrap = {count} draws make no interval; give 100 or more"):
+            run(*words, count)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = run(*words, "0")
+    page = files["PAGE"].read_text("utf-8") if command == "report" else text
+    # Pearson's is not drawn but Fisher's: of three rows all of -1 to 1.
+    assert not re.findall(r"\[-?[0-9].*?\]", page.replace("[-1, 1]", "")) and "nan" not in page
+    assert "[" in run(*words, "100") or command == "report"
 
 
 def test_relate_reads_scores_of_a_csv_and_gives_its_verdict_first(csv: Path, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ POSITIVE = ("params", "tokens", "flops", "loss", "ppl", "state", "floor")
 # Training costs between 2 ND (a forward pass alone is counted) and, with long contexts, some tens of ND.
 # Beyond these a unit must be wrong: billions of tokens, PFLOP-days, millions of parameters.
 PLAUSIBLE = (0.5, 600.0)
+# No text is read more often; a count of its tokens that says so is wrong.
+MOST_READ = 1e4
 # A language model of at most a few million words of vocabulary starts below this loss, in nats per token.
 LARGEST_LOSS = 25.0
 
@@ -136,15 +138,23 @@ def _as_flops(names: pd.Series, flops: pd.Series) -> pd.Series:
 def _units(frame: pd.DataFrame) -> None:
     """Counts, not billions: none is tiny, and C lies within known multiples of N D."""
     params, tokens, flops = (frame[name].to_numpy(float) for name in ("params", "tokens", "flops"))
-    small = [int(row) for row in frame.index[(params < 10) | (tokens < 100)]]
+    small = list(frame.index[(params < 10) | (tokens < 100)])
     if small:
         name = "params" if (params < 10).any() else "tokens"
         raise ValueError(
             f"{rows_text(small)}, column {name!r}: {frame[name][small[0]]:g} is too small for a count; "
             "give counts, not millions or billions"
         )
+    if "unique_tokens" in frame:
+        unique = pd.to_numeric(frame["unique_tokens"], errors="coerce")
+        wrong = list(frame.index[~(unique * MOST_READ >= tokens) & ~is_blank(frame["unique_tokens"])])
+        if wrong:
+            raise ValueError(
+                f"{rows_text(wrong)}, column 'unique_tokens': {frame['unique_tokens'][wrong[0]]} is no count "
+                f"of the text in {frame['tokens'][wrong[0]]:g} tokens; correct it, or leave the cell empty"
+            )
     ratio = pd.Series(flops / (params * tokens), frame.index)
-    odd = [int(row) for row in frame.index[(ratio < PLAUSIBLE[0]) | (ratio > PLAUSIBLE[1])]]
+    odd = list(frame.index[(ratio < PLAUSIBLE[0]) | (ratio > PLAUSIBLE[1])])
     if odd:
         raise ValueError(
             f"{rows_text(odd)}: flops are {ratio[odd[0]]:.3g} params x tokens, where about 6 is usual: units "
@@ -154,7 +164,7 @@ def _units(frame: pd.DataFrame) -> None:
 
 def _losses(frame: pd.DataFrame, floor: float | None) -> None:
     loss = frame["loss"].to_numpy(float)
-    large = [int(row) for row in frame.index[loss > LARGEST_LOSS]]
+    large = list(frame.index[loss > LARGEST_LOSS])
     if large:
         raise ValueError(
             f"{rows_text(large)}, column 'loss': {frame['loss'][large[0]]:g} nats per token is more than a "
@@ -162,14 +172,14 @@ def _losses(frame: pd.DataFrame, floor: float | None) -> None:
             "(--columns ppl=loss), if the run diverged, say so in a column status"
         )
     if (loss <= 0).any():
-        low = [int(row) for row in frame.index[loss <= 0]]
+        low = list(frame.index[loss <= 0])
         raise ValueError(f"{rows_text(low)}: a perplexity of 1 or less has no loss above 0; correct it")
     limits = np.full(len(frame), -np.inf if floor is None else float(floor))
     if "floor" in frame:
         limits = np.fmax(limits, pd.to_numeric(frame["floor"], errors="coerce").to_numpy(float))
     if "slack" in frame:
         limits = limits - pd.to_numeric(frame["slack"], errors="coerce").fillna(0.0).to_numpy(float)
-    below = [int(row) for row in frame.index[loss < limits]]
+    below = list(frame.index[loss < limits])
     if below:
         at = frame.index.get_loc(below[0])
         raise ValueError(
@@ -188,6 +198,6 @@ def _duplicates(frame: pd.DataFrame) -> None:
     if len(twice):
         first = twice[(twice[keys] == twice[keys].iloc[0]).all(axis=1)]
         raise ValueError(
-            f"{rows_text([int(row) for row in first.index])} are the same run (equal {', '.join(keys)}); "
+            f"{rows_text(list(first.index))} are the same run (equal {', '.join(keys)}); "
             "leave all but one out, or add a column seed that tells them apart"
         )

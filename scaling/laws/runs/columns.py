@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 import pandas as pd
@@ -76,8 +76,8 @@ def named(
 
     columns  ours to the table's; by: the column that serves as `arch`
     """
-    out = frame.copy()
-    out.columns = pd.Index([str(column).strip() for column in frame.columns])
+    out = flat(frame)
+    out.columns = pd.Index([str(column).strip() for column in out.columns])
     twice = out.columns[out.columns.duplicated()]
     if len(twice):
         raise ValueError(f"column {twice[0]!r} is there twice; keep one")
@@ -99,6 +99,21 @@ def named(
     out = out.drop(columns=[name for name in asked.values() if name in QUANTITIES and name not in asked])
     said = ", ".join(f"{ours} from {theirs!r}" for ours, theirs in found.items() if ours != theirs)
     return out.assign(**values), [f"columns were recognised: {said}"] if said else []
+
+
+def flat(frame: pd.DataFrame) -> pd.DataFrame:
+    """A copy with the named levels of the index as columns, tensors of one number as it, lists as text."""
+    out = frame.reset_index([name for name in frame.index.names if name is not None and name not in frame])
+    for name in out.columns if out.columns.is_unique else ():
+        if pd.api.types.is_object_dtype(out[name]):
+            out[name] = [_plain(cell) for cell in out[name]]
+    return out
+
+
+def _plain(cell: object) -> object:
+    if getattr(cell, "ndim", None) == 0:
+        return cell.item()  # type: ignore[attr-defined]
+    return cell if isinstance(cell, Hashable) else str(cell)
 
 
 def lacking(names: Sequence[str], frame: pd.DataFrame) -> str:
@@ -147,11 +162,11 @@ def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     return found
 
 
-def rows_text(rows: Sequence[int]) -> str:
-    """'row 3' or 'rows 3, 8 and 12 more'."""
+def rows_text(rows: Sequence[int | str]) -> str:
+    """'row 3' or 'rows 3, 8 and 12 more'; of stored runs their ids, 'run 3fa4'."""
     shown = ", ".join(str(row) for row in rows[:SHOWN])
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
-    return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"
+    return f"{'run' if isinstance(rows[0], str) else 'row'}{'s' if len(rows) > 1 else ''} {shown}{more}"
 
 
 def folded(name: object) -> str:

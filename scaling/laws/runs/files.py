@@ -50,6 +50,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def _text(path: Path) -> str:
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path} has more than {LARGEST:,} bytes; give the table of runs alone")
     content = path.read_bytes()
     try:
         if content.startswith(b"\x1f\x8b"):
@@ -179,7 +181,7 @@ def _typed(cells: pd.Series) -> pd.Series:
 
 def _json(name: str, text: str) -> pd.DataFrame:
     try:
-        whole, lines = json.loads(text, object_pairs_hook=_object), False
+        whole, lines = json.loads(text, object_pairs_hook=once, parse_int=_whole), False
     except json.JSONDecodeError:
         whole, lines = [_parsed(name, number, line) for number, line in _full_lines(text)], True
     except (RecursionError, ValueError) as error:
@@ -195,13 +197,16 @@ def _json(name: str, text: str) -> pd.DataFrame:
         raise ValueError(
             f'{name}: element {odd} is not an object; give an object per run, {{"params": 1e9, ...}}'
         )
-    frame = pd.DataFrame(whole)
+    try:
+        frame = pd.DataFrame(whole)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} holds half of a surrogate pair ({error.object!a}); write UTF-8") from None
     for column in frame:
         held = frame[column].dropna()
         if len(held) and held.map(lambda cell: isinstance(cell, str)).all():
             frame[column] = _typed(frame[column])
     kind = "JSON lines" if lines else "JSON"
-    frame.attrs["notes"] = (f"{name} was read as {kind}: {len(frame)} rows",)
+    frame.attrs["notes"] = (f"{name} was read as {kind}: {len(frame)} row{'s' * (len(frame) != 1)}",)
     return frame
 
 
@@ -230,7 +235,7 @@ def _full_lines(text: str) -> Iterator[tuple[int, str]]:
 
 def _parsed(name: str, number: int, line: str) -> Any:
     try:
-        return json.loads(line, object_pairs_hook=_object)
+        return json.loads(line, object_pairs_hook=once, parse_int=_whole)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{name}, line {number} is not JSON ({error.msg}); give an array of objects, or one per line"
@@ -239,7 +244,13 @@ def _parsed(name: str, number: int, line: str) -> Any:
         raise ValueError(f"{name}, line {number} cannot be read as JSON ({error})") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _whole(digits: str) -> float:
+    """A number that a table can hold, however many digits it has."""
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, whose names must differ."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]

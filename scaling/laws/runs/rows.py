@@ -48,22 +48,25 @@ def tidy(
     by       the column that tells architectures apart, in the place of `arch`
     where    only rows for which this holds, as pandas.DataFrame.query takes it
 
-    The index counts the rows of the table from 1, as the messages do; parts of a tidy table keep it. In
-    `attrs`: "notes" on all that was set aside or assumed, "columns" as the table has them, "labelled" whether
-    it names architectures. Refused, with rows and column: two columns for one thing,
-    architectures or runs without a name, and what `scaling.laws.runs.doubts` says of the table as a whole.
+    The index counts the rows of the table from 1, or holds the ids of stored runs, as the messages do; parts
+    of a tidy table keep it. In `attrs`: "notes" on all that was set aside or assumed, "columns" as the table
+    has them, "labelled" whether it names architectures. Refused, with rows and column: two columns for one
+    thing, architectures or runs without a name, and what `doubts` says of the table as a whole.
     """
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"runs are a {type(frame).__name__}; give a pandas.DataFrame, or read a CSV")
     parted = "tidy" in frame.attrs and frame.index.is_unique
     if parted and columns is by is where is None:
         return frame
-    _not_shifted(frame)
+    if not parted:
+        _not_shifted(frame)
     out, notes = named(frame, columns, by)
     before = frame.attrs.get("notes")
     notes = [*(before if isinstance(before, tuple) else ()), *notes]
     if not parted:
-        out.index = pd.RangeIndex(1, len(out) + 1)
+        # A stored run is called by its id.
+        ids = out["id"].tolist() if "ids" in frame.attrs and "id" in out else []
+        out.index = pd.Index(ids) if 0 < len(ids) == len(set(ids)) else pd.RangeIndex(1, len(out) + 1)
     out.attrs = {
         "name": frame.attrs.get("name", "the table"),
         "columns": tuple(frame.attrs.get("columns", map(str, frame.columns))),
@@ -115,7 +118,8 @@ def ends(frame: pd.DataFrame) -> pd.DataFrame:
             f"{rows_text(rows)}: a run ends twice, with the same tokens and different losses; keep one"
         )
     last = last.drop_duplicates(keys)
-    merged = f"{len(table)} rows are the training curves of {len(last)} runs (column run), each its last row"
+    runs = f"{len(last)} run{'s' * (len(last) != 1)}"
+    merged = f"{len(table)} rows are the training curves of {runs} (column run), each its last row"
     last.attrs["notes"] = (*frame.attrs["notes"], merged)
     return last
 
@@ -138,7 +142,7 @@ def read(
 
     columns, by, where  as in `tidy`, whose checks are those of `mad scaling fit`
     """
-    frame = source if isinstance(source, pd.DataFrame) else read_table(source)
+    frame = read_table(source) if isinstance(source, str | Path) else source
     return tidy(frame, columns=columns, by=by, where=where)
 
 
@@ -224,13 +228,13 @@ def positive(frame: pd.DataFrame, name: str) -> None:
     if words:
         raw = frame[name][words[0]]
         raise ValueError(f"{rows_text(words)}, column {name!r}: {raw!r} is not a number; write it as 1.5e9")
-    missing = [int(row) for row in frame.index[np.isnan(values)]]
+    missing = list(frame.index[np.isnan(values)])
     if missing:
         raise ValueError(
             f"{rows_text(missing)}, column {name!r}: no value; fill it in, or leave the run out (a diverged "
             "run: column status = diverged)"
         )
-    wrong = [int(row) for row in frame.index[~(np.isfinite(values) & (values > 0))]]
+    wrong = list(frame.index[~(np.isfinite(values) & (values > 0))])
     if wrong:
         raise ValueError(
             f"{rows_text(wrong)}, column {name!r}: {frame[name][wrong[0]]} is not a finite number above 0; "

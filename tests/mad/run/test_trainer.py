@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import mad
 from architectures.primitive import Context, Primitive
 from mad.data.protocol import Protocol, get_protocol
 from mad.data.records import Metrics, Record
@@ -158,6 +161,23 @@ class Branching(nn.Module):
         return y if y.mean().item() > 0 else -y
 
 
+class Placing(nn.Module):
+    """A layer that puts a new tensor in the place of a buffer."""
+
+    mean: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(dim, dim)
+        self.register_buffer("mean", torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.map(x - self.mean)
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * (1 + x.detach().mean((0, 1)))
+        return y
+
+
 class Copier(nn.Module):
     """Answers with the input once its one parameter has become positive; it starts at -1.5."""
 
@@ -279,6 +299,14 @@ def test_dropout_of_the_users_own_is_the_same_in_both_modes_and_off_when_measure
     turns, batched = (trained(dropping, replicas=mode) for mode in MODES)
     close(batched, turns, rel=1e-4)
     assert curve(turns[0]) != curve(trained(plain)[0])
+
+
+def test_a_buffer_that_a_layer_replaces_is_kept_in_both_modes() -> None:
+    found = learners(f"{__name__}:Placing", RECALL)
+    (turns,) = (value for name, value in found["turns"].items() if name.endswith("mean"))
+    (batched,) = (value for name, value in found["batched"].items() if name.endswith("mean"))
+    assert turns.abs().max() > 0.1
+    torch.testing.assert_close(batched, turns)
 
 
 def test_the_seed_decides_data_order_and_weights() -> None:
@@ -837,3 +865,14 @@ def test_a_run_is_one_process_whatever_a_cluster_has_set(
     assert engine.store is not None and make_fabric("cpu").world_size == 1
     engine.run(short("swiglu"))
     assert [record.status for record in engine.store.records()] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    "value, left", [("x", False), ("", False), ("1.5", False), ("3", True), ("-1", True)]
+)
+def test_a_rank_that_is_not_a_number_is_none(value: str, left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"]
+    for name in names:
+        monkeypatch.setenv(name, value)
+    importlib.reload(mad)
+    assert [name in os.environ for name in names] == 4 * [left]

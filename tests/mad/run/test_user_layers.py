@@ -22,10 +22,13 @@ from mad.api import prepare
 from mad.messages import Failed, last_words
 from mad.run.batches import load
 from mad.run.driver import one_driver
+from mad.run.elastic import compare
 from mad.run.learners import Turns
 from mad.run.plan import estimate, show_plan
 from mad.run.trainer import make_fabric
 from mad.store import Store
+from tests.scaling.lm.stand_in import tiny
+from tests.scaling.lm.test_train import run
 
 LAYERS = '''
 import os, pty, sys
@@ -179,6 +182,7 @@ def test_the_others_of_a_sweep_go_on(tmp_path: Path) -> None:
     specs = ["misbehaving:Exits", "misbehaving:Forks", "swiglu"]
     ended = call(tmp_path, "bench", *specs, "--suite", "smoke", "--tasks", "compression")
     assert ended.returncode == 1 and "4 runs failed; the first" in ended.stderr
+    assert " of misbehaving:Exits: " in ended.stderr and "`mad check misbehaving:Exits` tests" in ended.stderr
     assert "Traceback" not in ended.stderr and "swiglu" in ended.stdout
     assert statuses(tmp_path) == sorted((s, "ok" if s == "swiglu" else "failed") for s in specs for _ in "ab")
     dry = call(tmp_path, "bench", *specs, "--suite", "smoke", "--tasks", "compression", "--dry-run")
@@ -200,14 +204,14 @@ def test_a_dry_run_makes_no_weights_and_a_run_none_that_do_not_fit(
     asked: dict[str, Any] = {"suite": "smoke", "protocol": "sound", "device": "cpu", "tasks": ["compression"]}
     prepared = prepare(f"{layers}:Where", **asked, dry=True)
     show_plan(prepared, tmp_path / "none.sqlite", Console())
-    assert "1 cells, 1 groups to run" in capsys.readouterr().out and set(found) == {"meta"}
+    assert "1 cell, 1 group to run" in capsys.readouterr().out and set(found) == {"meta"}
     show_plan(prepare(json.dumps, **asked, dry=True), tmp_path / "none.sqlite", Console())
     assert "json:dumps, which was not built without weights (TypeError: " in capsys.readouterr().out
     asked["tasks"] = ["memorization"]  # Sizes are counted once for each shape.
     monkeypatch.setattr("architectures.model.machine_memory", lambda: 2**16)
     for dry in (True, False):
         found.clear()
-        with pytest.raises(ValueError, match="8 times over more than .*; choose smaller sizes"):
+        with pytest.raises(ValueError, match="needed 8 times: more than .*; choose smaller sizes"):
             prepare(f"{layers}:Where", **asked, dry=dry)
         assert set(found) <= {"meta"}
     monkeypatch.undo()
@@ -251,6 +255,10 @@ def test_what_comes_to_see_later_tokens_in_training_has_no_score(layers: str, tm
         mad.train(f"{layers}:Opens", RECALL, dim=16, train_examples=64, batch_size=8, epochs=2, store=store)
     with Store(store, read_only=True) as opened:
         assert [(record.status, record.metrics) for record in opened.records()] == [("failed", None)]
+    with pytest.raises(ValueError, match=r"Opens sees later positions: .*, after training and not before"):
+        compare(f"matformer-mlp {layers}:Opens", suite="smoke", tasks=["in-context-recall"], device="cpu")
+    record = run(tiny(spec=f"{layers}:Opens mlp"))
+    assert record.status == "failed" and "after training and not before" in str(record.error)
 
 
 def test_processes_that_end_by_themselves_are_allowed(layers: str, tmp_path: Path) -> None:

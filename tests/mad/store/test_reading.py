@@ -60,7 +60,7 @@ def reading(store: Path, folder: Path) -> list[list[str]]:
     with Store(store, read_only=True) as opened:
         ids = [entry.id for entry in opened.entries()]
     where = ["--store", str(store)]
-    fit = [*where, "--bootstrap", "20"]
+    fit = [*where, "--bootstrap", "100"]
     return [
         *(["leaderboard", "--suite", "smoke", "--format", f, *where] for f in ("table", "md", "csv", "json")),
         *(["show", id, *where] for id in ids[:: max(1, len(ids) // 8)]),
@@ -97,7 +97,7 @@ def test_the_report_runs_nothing_that_records_name(
     store: Path, tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = str(tmp_path / "page.html")
-    words = ["scaling", "report", "--suite", "smoke", "-o", out, "--bootstrap", "20", "--store", str(store)]
+    words = ["scaling", "report", "--suite", "smoke", "-o", out, "--bootstrap", "100", "--store", str(store)]
     assert call(words, monkeypatch) == 0
 
 
@@ -106,7 +106,7 @@ def test_no_function_that_reads_records_runs_what_they_name(store: Path, watch: 
     frame = language_frame(store)
     depths = dict(zip(frame["arch"], frame["depth"], strict=True))
     assert depths["foreign"] == 4 and math.isnan(depths["not-a-spec"])
-    relation = scaling.relate(mad.leaderboard(suite="smoke", store=store), frame, bootstrap=10)
+    relation = scaling.relate(mad.leaderboard(suite="smoke", store=store), frame, bootstrap=100)
     assert len(relation.pairs) == 3, "each is the same architecture in both tables"
 
 

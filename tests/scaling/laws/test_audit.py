@@ -84,7 +84,7 @@ def test_cuts_of_the_public_runs() -> None:
 
 @needs_data
 def test_the_audit_of_the_public_runs_distrusts_the_allocation_not_the_loss() -> None:
-    found = audited(chinchilla(), at=TARGET, bootstrap=50)
+    found = audited(chinchilla(), at=TARGET, bootstrap=100)
     assert found.law.condition == pytest.approx(39.55, rel=0.02)
     assert found.allocation.beyond == pytest.approx(44.5, rel=0.01)
     assert found.held_out["mape"].max() < 1.1
@@ -137,7 +137,7 @@ def test_thousands_of_runs_are_audited_in_little_memory() -> None:
     frame = study(budgets=10, sizes=300)
     tracemalloc.start()
     try:
-        law = fit(frame, bootstrap=20)
+        law = fit(frame, bootstrap=100)
         audit(frame, at=TARGET, law=law)
         assert tracemalloc.get_traced_memory()[1] < 40e6
     finally:
@@ -180,7 +180,7 @@ def test_five_outlying_runs_move_the_allocation_and_are_found() -> None:
 
 
 def test_the_audit_names_the_five_outlying_runs() -> None:
-    found = audited(with_five_outliers(), at=TARGET, bootstrap=50)
+    found = audited(with_five_outliers(), at=TARGET, bootstrap=100)
     # The furthest of them bends the law to itself, so its residual is small; the influential set names it.
     assert set(found.screened.index[found.screened["flag"] == "high"]) == BAD - {64}
     assert found.together.index[0] == 64
@@ -288,7 +288,7 @@ def test_losses_that_smaller_budgets_do_not_predict_are_a_verdict(off: float, se
 def test_a_bias_that_chance_explains_is_no_warning() -> None:
     warned = 0
     for seed in range(20):
-        law = fit(frame := study(noise=0.003, seed=seed), bootstrap=50)
+        law = fit(frame := study(noise=0.003, seed=seed), bootstrap=100)
         findings = of_hold_out(hold_out(frame, at=2e21), law.at(2e21))
         warned += findings[0].severity != "ok"
     assert warned <= 3
@@ -353,7 +353,7 @@ def test_an_entropy_that_is_not_known_of_all_runs_is_held_against_nothing(floors
 
 
 def test_the_gravest_verdict_stands_first() -> None:
-    found = audited(study(noise=0.02, sizes=4), at=1e26, bootstrap=50)
+    found = audited(study(noise=0.02, sizes=4), at=1e26, bootstrap=100)
     order = [("serious", "warning", "ok").index(finding.severity) for finding in found.findings]
     assert order == sorted(order)
     assert found.findings[0].severity == "serious"

@@ -174,7 +174,7 @@ def test_intervals_cover_the_truth() -> None:
     covered = dict.fromkeys(("E", "alpha", "beta", "multiplier"), 0)
     for seed in range(20):
         found = fit_families(
-            study(LAWS, seed=seed), shared=SHAREABLE, bootstrap=80, confidence=0.9, objective="log-mse"
+            study(LAWS, seed=seed), shared=SHAREABLE, bootstrap=100, confidence=0.9, objective="log-mse"
         )
         row = found.multipliers(1e20, reference="transformer").set_index("arch").loc["hybrid"]
         covered["multiplier"] += row["low"] <= truth <= row["high"]
@@ -194,7 +194,7 @@ def multiplier(law: Law, reference: Law, c: float) -> float:
 
 
 def test_the_multiplier_is_the_compute_for_equal_loss() -> None:
-    found = fit_families(study(UNLIKE), shared=(), bootstrap=20)
+    found = fit_families(study(UNLIKE), shared=(), bootstrap=100)
     table = found.multipliers([1e19, 1e20], reference="transformer")
     assert table["multiplier"][table["arch"] == "transformer"].tolist() == pytest.approx([1.0, 1.0])
     for _, row in table.iterrows():
@@ -210,7 +210,7 @@ def test_the_multiplier_is_the_compute_for_equal_loss() -> None:
 
 
 def test_an_architecture_that_never_reaches_the_loss_needs_infinite_compute() -> None:
-    found = fit_families(study(UNLIKE, noise=0.0), shared=(), bootstrap=20)
+    found = fit_families(study(UNLIKE, noise=0.0), shared=(), bootstrap=100)
     table = found.multipliers(1e26, reference="hybrid").set_index("arch")
     assert UNLIKE["hybrid"].loss_opt(1e26) < UNLIKE["recurrent"].E
     assert table.loc["recurrent", "multiplier"] == np.inf
@@ -218,7 +218,7 @@ def test_an_architecture_that_never_reaches_the_loss_needs_infinite_compute() ->
 
 
 def test_the_frontier_is_the_optimum_of_each_law() -> None:
-    found = fit_families(study(LAWS), bootstrap=50)
+    found = fit_families(study(LAWS), bootstrap=100)
     table = found.frontier([1e20, 1e22])
     assert len(table) == 6
     for _, row in table.iterrows():
@@ -237,7 +237,7 @@ def test_without_draws_there_are_no_intervals() -> None:
 
 def test_the_seed_decides_the_draws() -> None:
     def draws(seed: int) -> Families:
-        return fit_families(study(LAWS), bootstrap=20, seed=seed)
+        return fit_families(study(LAWS), bootstrap=100, seed=seed)
 
     assert draws(1).draws["hybrid"].equals(draws(1).draws["hybrid"])
     assert not draws(1).draws["hybrid"].equals(draws(2).draws["hybrid"])
@@ -246,7 +246,7 @@ def test_the_seed_decides_the_draws() -> None:
 def test_resamples_are_drawn_within_each_architecture() -> None:
     frame = study(LAWS)
     frame = pd.concat([frame, frame[frame["arch"] == "hybrid"].assign(arch="twin")], ignore_index=True)
-    found = fit_families(frame, shared=(), bootstrap=20)
+    found = fit_families(frame, shared=(), bootstrap=100)
     assert not np.allclose(found.draws["hybrid"], found.draws["twin"])
     assert numbers(found.laws["hybrid"]) == pytest.approx(numbers(found.laws["twin"]))
 

@@ -210,6 +210,13 @@ def test_data_read_more_often_are_refused_unless_their_effective_tokens_are_aske
     assert "effective tokens, R* = 15.39" in law.convention
     fresh = scaling.fit(frame.assign(unique_tokens=1e15), bootstrap=0)
     assert "effective" not in fresh.convention and fresh.beta != pytest.approx(law.beta, rel=1e-3)
+    for wrong in (1, 0, -3, "many"):
+        counts = pd.Series([1e15] * len(frame), dtype=object)
+        counts[3] = wrong
+        with pytest.raises(ValueError, match=rf"row 4, column 'unique_tokens': {wrong}(\.0)? is no count"):
+            scaling.fit(frame.assign(unique_tokens=counts), repeats="effective")
+    blank = frame.assign(unique_tokens=[""] + [1e15] * (len(frame) - 1))
+    assert scaling.fit(blank, bootstrap=0).value == fresh.value
     with pytest.raises(ValueError, match="needs a column unique_tokens"):
         scaling.fit(frame.drop(columns="unique_tokens"), repeats="effective")
 
@@ -230,7 +237,7 @@ def test_unknown_words_get_the_nearest_and_odd_numbers_the_rule() -> None:
         scaling.fit(frame, objective="hubert")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="delta = 0 must be above 0"):
         scaling.fit(frame, delta=0)
-    with pytest.raises(ValueError, match="confidence = 95 must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="confidence = 95 is not a probability"):
         scaling.fit(frame, confidence=95)
     with pytest.raises(ValueError, match="bootstrap = -1"):
         scaling.fit(frame, bootstrap=-1)

@@ -147,7 +147,7 @@ def test_an_architecture_without_a_common_budget_is_named() -> None:
 
 
 def test_too_few_runs_are_refused_and_bad_arguments_answered() -> None:
-    with pytest.raises(NotIdentified, match="a has 4 runs at 1 budgets, and the penalty needs"):
+    with pytest.raises(NotIdentified, match="a has runs 4, budgets 1, and the penalty needs"):
         overtraining(grid(budgets=[1e18], sizes=4))
     found = overtraining(grid(), bootstrap=100)
     with pytest.raises(ValueError, match="did you mean 'a'"):

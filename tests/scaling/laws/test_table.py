@@ -93,6 +93,10 @@ def test_a_file_that_is_no_table_is_named_with_the_line(text: str, words: str, t
         scaling.read(written(tmp_path, content))
     with pytest.raises(ValueError, match=r"none\.csv is not a file"):
         scaling.read(tmp_path / "none.csv")
+    with open(written(tmp_path, "params"), "r+b") as sparse:
+        sparse.truncate(2**30 + 1)
+    with pytest.raises(ValueError, match=r"runs\.csv has more than 1,073,741,824 bytes"):
+        scaling.read(tmp_path / "runs.csv")
 
 
 def test_cells_become_numbers_truths_or_words_and_blanks_stay_blank(tmp_path: Path) -> None:
@@ -127,6 +131,29 @@ def test_well_known_names_are_recognised_and_said(names: dict[str, str]) -> None
     pd.testing.assert_frame_equal(found[["params", "tokens", "loss"]].reset_index(drop=True), design())
     [note] = found.attrs["notes"]
     assert all(repr(theirs.strip()) in note for theirs in names.values() if theirs.strip() != "tokens")
+
+
+def test_an_index_with_names_holds_columns_and_tensors_hold_numbers() -> None:
+    both = pd.concat([design().assign(arch=name) for name in ("a", "b")], ignore_index=True)
+    for index in ("arch", ["params", "arch"]):
+        found = tidy(both.set_index(index))
+        pd.testing.assert_frame_equal(found[list(both)].reset_index(drop=True), both)
+    tensors = design().assign(loss=lambda frame: [np.array(loss) for loss in frame["loss"]])
+    pd.testing.assert_frame_equal(tidy(tensors)[list(design())].reset_index(drop=True), design())
+    for other in (design().to_numpy(), design().to_dict("list"), design()["loss"]):
+        with pytest.raises(ValueError, match="runs are a .*; give a pandas.DataFrame"):
+            scaling.read(other)  # type: ignore[arg-type]
+
+
+def test_json_may_hold_anything_in_a_cell(tmp_path: Path) -> None:
+    rows = design().to_dict("records")
+    for name in ("seed", "model", "budget", "notes"):
+        text = json.dumps([row | {name: [1, {"a": None}]} for row in rows])
+        assert len(tidy(scaling.read(written(tmp_path, text, "runs.json")))) == 20
+    for digits in (400, 5000):
+        text = json.dumps(rows).replace('"loss": ', f'"loss": {"9" * digits}, "was": ')
+        with pytest.raises(ValueError, match="column 'loss': inf is not a finite number"):
+            scaling.fit(scaling.read(written(tmp_path, text, "runs.json")))
 
 
 def test_columns_are_read_as_the_user_says() -> None:

@@ -121,7 +121,7 @@ def test_a_name_is_a_label_and_not_part_of_the_content(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-@pytest.mark.parametrize("mark", ["\f", "\n<|endoftext|>\n", "\r\n<|endoftext|>\r\n"])
+@pytest.mark.parametrize("mark", ["\f", "\n<|endoftext|>\n", "<|endoftext|>", "\r\n<|endoftext|> \r\n"])
 def test_a_text_file_is_split_at_its_marks(tmp_path: Path, mark: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbf" + mark.join([*ARTICLES, "short", ""]).encode())
@@ -162,6 +162,8 @@ def test_one_huge_line_is_one_document(tmp_path: Path) -> None:
         ("[" * 100_000, "line 3 is no JSON"),
         ('{"txt": "a"}', 'line 3 has no field "text"'),
         ('{"text": 5}', 'line 3 has no field "text" with a string'),
+        ('{"text": "a", "text": "b"}', "line 3 .*'text' is there twice"),
+        (f'{{"text": "a", "id": {"9" * 5000}}}', "line 3 is no JSON"),
         ('["text"]', 'line 3 has no field "text"'),
         ('{"text": "a \\ud800 b"}', r"line 3: '\\ud800' is half of a surrogate pair"),
     ],
@@ -178,6 +180,18 @@ def test_a_file_that_is_no_utf8_is_refused_with_the_line(tmp_path: Path) -> None
     path = tmp_path / "a.txt"
     path.write_bytes(b"good\nbad \xe9\n")
     with pytest.raises(ValueError, match="line 2: byte 0xe9 is no UTF-8"):
+        load(path, cache=tmp_path / "cache")
+    path.write_bytes(("ab\n" * 90_000).encode("utf-16-le"))
+    with pytest.raises(ValueError, match="line 1: byte 0x00 is no UTF-8"):
+        load(path, cache=tmp_path / "cache")
+
+
+def test_a_suffix_may_be_in_capitals_and_copies_are_one_document(tmp_path: Path) -> None:
+    path = tmp_path / "A.TXT"
+    path.write_text("\f".join(ARTICLES))
+    assert load(path, cache=tmp_path / "cache", validation=0.3).config.name == "A.TXT"
+    path.write_text("\f".join(ARTICLES[:1] * 50))
+    with pytest.raises(ValueError, match=r"A.TXT has 50 documents .49 copies.*two at the least"):
         load(path, cache=tmp_path / "cache")
 
 
@@ -220,6 +234,13 @@ def test_ready_made_tokens_are_checked(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             load(tokens_file(tmp_path, [1, 2], **sidecar))
+    for header in (b"\x93NUMPY\x01\x00", np.array([20240520, 1], "<i4").tobytes()):
+        tokens_file(tmp_path, [1], vocab_size=65_536).write_bytes(header + bytes(100))
+        with pytest.raises(ValueError, match="a.bin has a header that is no tokens"):
+            load(path)
+    (tmp_path / "a.json").write_text('{"vocab_size": 9, "vocab_size": 10}')
+    with pytest.raises(ValueError, match="'vocab_size' is there twice"):
+        load(path)
     (tmp_path / "a.json").unlink()
     with pytest.raises(ValueError, match="needs a.json beside it"):
         load(path)

@@ -1,11 +1,14 @@
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from mad.store import Store
+from scaling.laws.fitting import repeated
 from scaling.laws.runs.cleaning import clean
 from scaling.lm.stored import curves_frame, language_frame
+from scaling.reading import read
 from tests.mad.language_records import CORPUS, language
 
 
@@ -61,7 +64,29 @@ def test_tuning_and_failures_are_left_out_and_divergence_is_said(path: Path) -> 
 def test_the_table_is_one_that_the_fits_accept(path: Path) -> None:
     table = clean(language_frame(path))
     assert list(table["loss"]) == [2.5, 2.0]
-    assert table.attrs["notes"][0] == "row 3 set aside: status 'diverged' is not ok"
+    diverged = language(status="diverged", seed=3).id
+    assert table.attrs["notes"][0] == f"run {diverged} set aside: status 'diverged' is not ok"
+
+
+def test_what_is_said_of_stored_runs_names_them_by_their_ids(path: Path) -> None:
+    ids = [language(seed=seed).id for seed in (0, 1)]
+    frame = language_frame(path)
+    with pytest.raises(ValueError, match=f"runs {ids[0]}, {ids[1]}: tokens exceed 4 times unique_tokens"):
+        repeated(clean(frame.assign(unique_tokens=1e4)), "refuse", 15.4)
+    both = pd.concat([frame, frame.assign(seed=9)])  # Ids that are not of one run each name none.
+    assert clean(both).attrs["notes"][0].startswith("rows 3, 6 set aside")
+
+
+def test_a_stored_count_of_unique_tokens_that_cannot_be_costs_its_run_and_no_other(tmp_path: Path) -> None:
+    runs = [language(2.5 - 0.1 * seed, seed=seed) for seed in range(3)]
+    assert runs[1].metrics is not None
+    metrics = runs[1].metrics.model_copy(update={"unique_tokens": 1, "epochs": 204_800.0})
+    runs[1] = runs[1].model_copy(update={"metrics": metrics})
+    with Store(tmp_path / "store.sqlite") as store:
+        store.commit_language(runs)
+    frame, _ = read(None, tmp_path / "store.sqlite")
+    assert sorted(frame["seed"]) == [0, 2]
+    assert f"set aside: run {runs[1].id} (1.0 is no count of the text" in frame.attrs["notes"][0]
 
 
 def test_an_open_store_serves_as_well(path: Path) -> None:

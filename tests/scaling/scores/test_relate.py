@@ -297,7 +297,7 @@ def test_without_a_budget_it_is_the_largest_that_all_have() -> None:
 def test_the_intervals_of_perplexity_widen_with_the_noise_of_the_runs() -> None:
     widths = []
     for noise in (0.0003, 0.0012):
-        pairs = relate(SCORES, simulated(noise=noise), bootstrap=100).pairs
+        pairs = relate(SCORES, simulated(noise=noise)).pairs
         assert ((pairs["low"] < pairs["ppl"]) & (pairs["ppl"] < pairs["high"])).all()
         widths.append((pairs["high"] - pairs["low"]).mean())
     assert widths[1] == pytest.approx(4 * widths[0], rel=0.05)

@@ -143,7 +143,7 @@ def test_architectures_must_be_known_and_told_apart(archs: list[str], words: str
 
 def test_two_budgets_or_four_sizes_are_planned_with_a_warning() -> None:
     few = made(TWO[:1], budgets=(1e12, 1e13), sizes=4)
-    assert any("2 budgets; three or more" in note for note in few.notes)
+    assert any("of budgets is 2; three or more" in note for note in few.notes)
     assert any("4 sizes at each budget" in note for note in few.notes)
 
 
@@ -187,7 +187,7 @@ def test_hours_follow_from_a_measured_step_of_the_smallest_and_the_largest_size(
 
 def test_a_plan_that_takes_too_long_is_refused_with_what_takes_it() -> None:
     with pytest.raises(
-        ValueError, match=r"about \d+(.\d)? h on 1 workers, more than max_hours=1; \d+% .* 1e\+13"
+        ValueError, match=r"about \d+(.\d)? h on 1 worker, more than max_hours=1; \d+% .* 1e\+13"
     ):
         made(measure=one_gigaflop, max_hours=1.0)
 
@@ -258,6 +258,9 @@ def test_a_plan_that_was_changed_is_refused(tmp_path: Path, change: Any, words: 
         lambda p: p["runs"][0].update(batch_size=10**9),
         lambda p: p["runs"][0].update(seconds=-1.0),
         lambda p: p["runs"][0]["size"].update(dim=-4),
+        lambda p: p["runs"][0]["size"].update(dim=2**18 + 1),
+        lambda p: p["tuning"][0].update(seq_len=2**20 + 1, batch_size=1),
+        lambda p: p["corpus"].update(vocab_size=2**24 + 1),
         lambda p: p["tuning"][0].update(lr=None),
     ],
 )

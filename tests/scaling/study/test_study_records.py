@@ -54,7 +54,7 @@ def numbers(answers: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def test_the_records_give_the_stated_laws_and_optima(benchmark: ModuleType, stores: dict[str, Path]) -> None:
-    found, said = benchmark.study(stores["scaling-two-cores"], bootstrap=20), stated(benchmark)
+    found, said = benchmark.study(stores["scaling-two-cores"], bootstrap=100), stated(benchmark)
     expected = numbers(said["fit"])
     assert len(expected) > 40
     # A and B of a law lie in a valley (condition numbers 22 to 29), where rounding on another machine is
