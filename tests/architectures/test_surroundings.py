@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from mad.learners import Turns
-from mad.trainer import make_fabric
-from tests.mad.test_trainer import RECALL
 
 import architectures
 import mad
 from architectures.surroundings import STATE, kept
 from mad.api import prepare
+from mad.run.learners import Turns
+from mad.run.trainer import make_fabric
+from tests.mad.run.test_trainer import RECALL
 
 CODE = """
 import os, signal

@@ -15,6 +15,7 @@ from mad.data.protocol import SUITES
 from mad.messages import counted, one_line, printable
 from mad.score import score
 from mad.store import Store
+from scaling.lm.records import LanguageRecord
 from scaling.report.page import Part, page
 from tests.mad.language_records import language
 from tests.mad.records import SOUND, architecture, group, record
@@ -166,7 +167,7 @@ def test_a_name_of_many_pages_is_cut(
 ) -> None:
     store = filled(tmp_path / "store.sqlite", {"x" * 60_000: "mamba swiglu"})
     with Store(store, read_only=True) as opened:
-        ids = [record.id for record in opened.language_records()]
+        ids = [record.id for record in opened.records(LanguageRecord)]
     assert (
         call([*words, *(ids[:1] if words[0] != "scaling" else []), "--store", str(store)], monkeypatch) == 0
     )

@@ -9,7 +9,7 @@
     budget   name of the run's isoFLOP group, best its nominal FLOPs
     run      label of a training curve: rows that share it are one run
     status   "ok", "finished" or the like; what is not ok is set aside, and so are rows of which a column of
-             `scaling.rows.FLAGS` says so: diverged (failed, ...), converged (finished, ...), exit_code
+             `rows.FLAGS` says so: diverged (failed, ...), converged (finished, ...), exit_code
 
 Further columns are kept and ignored; `scaling.laws.runs.columns` says which other names are recognised.
 Whatever is set aside, merged or assumed is a sentence in `attrs["notes"]`.

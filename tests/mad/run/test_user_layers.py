@@ -291,7 +291,7 @@ def test_forks_are_refused_inside_and_allowed_outside() -> None:
 def test_a_child_that_came_about_all_the_same_ends_where_it_would_go_on() -> None:
     code = """
 import ctypes, os
-from mad.driver import one_driver
+from mad.run.driver import one_driver
 with one_driver():
     child = ctypes.CDLL(None).fork()
 print("a driver", flush=True)

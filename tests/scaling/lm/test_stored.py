@@ -83,7 +83,7 @@ def test_a_stored_count_of_unique_tokens_that_cannot_be_costs_its_run_and_no_oth
     metrics = runs[1].metrics.model_copy(update={"unique_tokens": 1, "epochs": 204_800.0})
     runs[1] = runs[1].model_copy(update={"metrics": metrics})
     with Store(tmp_path / "store.sqlite") as store:
-        store.commit_language(runs)
+        store.commit(runs)
     frame, _ = read(None, tmp_path / "store.sqlite")
     assert sorted(frame["seed"]) == [0, 2]
     assert f"set aside: run {runs[1].id} (1.0 is no count of the text" in frame.attrs["notes"][0]

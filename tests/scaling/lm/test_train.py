@@ -490,8 +490,8 @@ def test_progress_is_said_on_standard_error(capfd: pytest.CaptureFixture[str]) -
 SCRIPT = """
     import sys
     from pathlib import Path
-    from scaling.train import train
-    from tests.scaling.stand_in import StandIn, tiny
+    from scaling.lm.train import train
+    from tests.scaling.lm.stand_in import StandIn, tiny
     if __name__ == "__main__":
         record = train(tiny(steps=200), StandIn(), store=Path(sys.argv[1]), device="cpu", loggers=(),
                        progress=False, checkpoint_every=10, devices=int(sys.argv[2]))

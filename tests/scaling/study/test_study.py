@@ -260,9 +260,9 @@ REAL = """
 import sys
 from pathlib import Path
 from mad.store import Store
-from scaling import study
-from scaling.plan import plan
-from tests.scaling.stand_in import StandIn
+from scaling.study import run as study
+from scaling.study.plan import plan
+from tests.scaling.lm.stand_in import StandIn
 
 def main():
     made = plan(
