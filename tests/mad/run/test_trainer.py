@@ -409,7 +409,7 @@ def test_the_split_that_the_protocol_names_decides(
     protocol: Protocol, stops: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Validation targets are made wrong, so that only the test set can be solved.
-    from mad import trainer
+    from mad.run import trainer
 
     def loading(task: Task, *, split: str, **options: Any) -> Any:
         found = load(task, split=split, **options)

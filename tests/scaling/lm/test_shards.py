@@ -15,7 +15,7 @@ from scaling.lm import shards
 ROOT = Path(__file__).parents[3]
 BUILD = """
 import pathlib, sys, time
-from scaling import shards
+from scaling.lm import shards
 def fill(folder):
     (folder / "whole").write_text("who")
     (folder.parent / "started").write_text("")
