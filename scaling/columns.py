@@ -150,13 +150,16 @@ def known_column(frame: pd.DataFrame, name: str) -> str:
 def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """The rows for which an expression over the columns holds."""
     try:
-        found = frame.query(where)
+        # Without our own variables, which "@" would name.
+        found = frame.query(where, local_dict={}, global_dict={})
     except Exception as error:
         # pandas evaluates what the user typed, which may fail in any way.
         raise ValueError(
             f"{where!r} cannot be evaluated ({type(error).__name__}: {error}); write a condition over the "
             f"columns {', '.join(map(str, frame.columns))}"
         ) from None
+    if not isinstance(found, pd.DataFrame):
+        raise ValueError(f"{where!r} is not a condition on each row; write one as in 'tokens > 1e9'")
     if found.empty:
         raise ValueError(f"no run satisfies {where!r}; loosen it")
     return found

@@ -395,6 +395,7 @@ def test_a_sign_that_is_the_opposite_within_every_class_is_the_headline(sign: in
         relate(scores.replace({"arch": hidden}), frame.replace({"arch": {"a0": "a0?[31m"}})).pairs.shape[0]
         == 16
     )
+    assert relate(scores.rename(columns=str.title), frame).verdict == found.verdict
     with pytest.raises(ValueError, match="class 'all' is what the table calls all architectures"):
         relate(scores.replace({"class": {"b": "all"}}), frame)
     mixed = frame.assign(ppl=np.where(table["class"] == "a", 30 - frame["ppl"], frame["ppl"]))
