@@ -102,6 +102,13 @@ class Holds(Layer):
         self.system = sys
 
 
+class Tosses(Layer):
+    """Noise in evaluation, too."""
+
+    def forward(self, x):
+        return self.map(x) + 100 * torch.randn(x.shape[2])
+
+
 class Raises(Layer):
     def act(self):
         raise RuntimeError("boom\\nand more")
@@ -140,6 +147,7 @@ WORDS = {
     "Silent": "SystemExit",
     "Late": "SystemExit: 0",
     "Raises": "RuntimeError: boom and more",
+    "Tosses": "when the same rows are asked again; use layers that draw no noise",
     "Holds": "the model cannot be copied (cannot pickle 'module' object); keep modules",
     "Own": "Unheard: of",
     "Forks": "RuntimeError: os.fork() is refused here",
@@ -245,7 +253,7 @@ def test_the_time_of_a_plan_is_within_its_factor_of_a_measured_step() -> None:
     assert 0.2 < found.seconds / found.steps / min(times) < 5
 
 
-@pytest.mark.parametrize("name", ["Exits", "Silent", "Raises", "Forks", "Holds"])
+@pytest.mark.parametrize("name", ["Exits", "Silent", "Raises", "Forks", "Holds", "Tosses"])
 def test_the_python_interface_raises_what_the_command_line_says(
     name: str, layers: str, tmp_path: Path
 ) -> None:
