@@ -115,14 +115,11 @@ def _unpack(content: Any, foreign: bool) -> tuple[SequenceModel, Optimizer | Non
         raise ValueError(f"its tensors are not those of {spec}: {odd} is in one of them only")
     moments = [] if content.get("optimizer") is None else _moments(content["optimizer"])
     held = check_tensors([*state.items(), *moments])
-    kind = state["embedding.weight"].dtype
     for name, like in wanted.items():
         if state[name].shape != like.shape:
             raise ValueError(f"its tensor {name} is not of shape {tuple(like.shape)}, which {spec} has")
-        if state[name].dtype != (kind if like.is_floating_point() else like.dtype) or kind not in REALS:
-            raise ValueError(
-                f"its tensor {name} is of {state[name].dtype}, not of the others' type; save it again"
-            )
+        if state[name].dtype not in (REALS if like.is_floating_point() else (like.dtype,)):
+            raise ValueError(f"its tensor {name} is of {state[name].dtype}; save it again")
     # Names that share a storage would be given memory each.
     own = {id(t): state[n] for n, t in drawn.state_dict(keep_vars=True).items()}
     claimed = sum(t.numel() * t.element_size() for t in (*own.values(), *(t for _, t in moments)))
@@ -133,7 +130,9 @@ def _unpack(content: Any, foreign: bool) -> tuple[SequenceModel, Optimizer | Non
         raise ValueError(
             f"it asks for constants of {constants} numbers; make it again with a smaller max_len"
         )
-    model = build(spec, seed=0, **arguments).to(kind)
+    model = build(spec, seed=0, **arguments).to(state["embedding.weight"].dtype)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(state[name].dtype)
     model.load_state_dict(state)
     restore_numbers(model, content["stored"])
     if content.get("granularity"):  # older files have none: whole

@@ -7,7 +7,7 @@ each, in the order of the spec.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ def granularities(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def by_layer(model: nn.Module, per_layer: PerLayer) -> dict[str, int]:
     """One granularity for each nested layer, by name, as a context takes them."""
     layers = _some_nested(model)
-    chosen = len(layers) * [per_layer] if isinstance(per_layer, int) else list(per_layer)
+    chosen = list(per_layer) if isinstance(per_layer, Iterable) else len(layers) * [per_layer]
     if len(chosen) != len(layers):
         raise ValueError(
             f"{len(chosen)} granularities are given for {len(layers)} nested layers; give one each, or one "

@@ -44,8 +44,26 @@ def code_hash(obj: Any) -> str:
         if path is not None:
             found[module] = _read(path, module)
             waiting += found[module][1]
+    for module, (digest, _) in found.items():
+        _check_loaded(module, digest)
     text = "\n".join(f"{module} {digest}" for module, (digest, _) in sorted(found.items()))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Of each module that is loaded, what loaded it and the hash of its file when it was first seen.
+_loaded: dict[str, tuple[Any, str]] = {}
+
+
+def _check_loaded(module: str, digest: str) -> None:
+    """Refuse a file that is no longer what runs: its hash would name code that was never tried."""
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    before, first = _loaded.get(module, (None, digest))
+    if spec is not None and spec is before and digest != first:
+        raise ValueError(
+            f"the file of module {module} has changed since it was imported, and what runs is what it was; "
+            f"start Python again, or importlib.reload({module}) and what imports it"
+        )
+    _loaded[module] = spec, digest
 
 
 def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:

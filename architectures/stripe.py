@@ -49,6 +49,10 @@ def parse(text: str | Spec) -> Spec:
     """The spec that `text` spells; a ValueError with a caret says what was expected where."""
     if isinstance(text, Spec):
         return text
+    if not isinstance(text, str):
+        raise ValueError(
+            f"{shown(text)} is not an architecture; give a spec, such as '2*(mh-attention swiglu)'"
+        )
     if not text.strip():
         raise SpecError(
             "an architecture is empty; expected layers, such as '2*(mh-attention swiglu)'", text, 0

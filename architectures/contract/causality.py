@@ -141,16 +141,14 @@ def require_trained(
     """
     size = sum(p.numel() for p in model.parameters())
     positions = min(steps, TRAINED // (tokens.shape[1] * max(size, 1)))
-    for dtype in (torch.float64, torch.float32)[size > LARGE :]:
+    asked: Any = (tokens, vocab_size, size, who, COARSE, causal, positions, batch_size)
+    mode = model.training
+    with seeded(0, "probe"):
         try:
-            with seeded(0, "probe"):
-                twin = moved_twin(model, dtype, "not")
-                fault = _first_fault(
-                    twin, tokens, vocab_size, size, who, COARSE, causal, positions, batch_size
-                )
-            break
-        except RuntimeError:  # Constants of float32; that it can be run at all is known.
-            fault = None
+            fault = _first_fault(model if size > LARGE else moved_twin(model, torch.float64, "not"), *asked)
+        except Exception:  # It holds constants of float32, or what cannot be copied.
+            fault = _first_fault(model, *asked)
+    model.train(mode)
     if fault is not None and fault.kind in ("later", "rows"):
         raise ValueError(
             f"{fault}, after training and not before; its score is not kept: use a layer that does the same "

@@ -20,7 +20,13 @@ def moved_twin(model: nn.Module, dtype: torch.dtype, moved: Moved) -> nn.Module:
 
     In "far" the tensors of one value, or nearly so, move by their own size, in "near" all by a little.
     """
-    twin = copy.deepcopy(model)
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:
+        raise TypeError(
+            f"the model cannot be copied ({error}); keep modules, files and locks, and what forward computes "
+            "with gradients, out of its attributes"
+        ) from error
     if dtype == torch.float64:
         twin = twin.double()
     with torch.no_grad():

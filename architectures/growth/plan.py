@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from architectures import registry
+from architectures.bounds import check_sizes
 from architectures.growth.anatomy import describe
 from architectures.growth.depth import insert
 from architectures.growth.engine import Grown, Rule, Sizes, check_growable, check_stream, widen
@@ -51,6 +52,7 @@ def plan(model: SequenceModel, spec: str | Spec, *, dim: int | None = None) -> l
     """The operations that lead from the model to a spec and width; a ValueError says what is in the way."""
     check_growable(model, "grow")
     spec, dim = parse(spec), model.dim if dim is None else dim
+    check_sizes(dim=dim)
     if dim < model.dim:
         raise ValueError(
             f"dim={dim} is below the model's {model.dim}; growth only adds: choose {model.dim} or more"

@@ -21,7 +21,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
 
 from architectures.contract.causality import require_trained
-from mad.data.records import Metrics, Point, RunConfig
+from mad.data.records import CLOSE, Metrics, Point, RunConfig
 from mad.run.batches import Split, load, order
 from mad.run.learners import Batched, Turns
 from mad.run.optim import learning_rate
@@ -144,6 +144,13 @@ def train(
         elif any(solved) and not solved[r] and step < run.steps:
             status = "stopped"
         scored = status == "ok"
+        now = final[protocol.select_on][r].accuracy(protocol.metric)
+        if scored and abs(now - curves[r][-1].accuracy) > CLOSE:
+            raise ValueError(
+                f"{run.architecture.spec} has an accuracy of {curves[r][-1].accuracy:.4f} at the end of its "
+                f"training, and of {now:.4f} when the same rows are asked again; use layers that draw no "
+                "noise and count no calls in evaluation mode"
+            )
         metrics = Metrics(
             validation=final["validation"][r] if scored else None,
             test=final["test"][r] if scored else None,

@@ -112,7 +112,9 @@ class Store:
         """The rows of a table, or of all, whose id begins so; the oldest first, understood or not."""
         found = []
         for name in self._tables if table is None else {table} & set(self._tables):
-            query = f"SELECT rowid, id, record FROM {name} WHERE substr(id, 1, ?) = ? ORDER BY created, id"
+            # An id that is no text has no beginning.
+            which = "WHERE ?2 = '' OR substr(id, 1, ?1) = ?2 ORDER BY created, id"
+            query = f"SELECT rowid, id, record FROM {name} {which}"
             for row, id, text in self._rows(query, len(prefix), prefix):
                 found.append(_entry(name, row, id, text))
         return found

@@ -29,7 +29,7 @@ Array = npt.NDArray[np.float64]
 
 # The chance that a ratio which is the same at all budgets is said to differ.
 DIFFERS = 0.05
-# The line that carries a frontier beyond its data goes through so many of its nearest budgets.
+# The slope that carries a frontier beyond its data is that of so many of its nearest budgets.
 NEAREST = 3
 
 
@@ -69,7 +69,7 @@ def compare(
 
     baseline  compare each other architecture with this one; without it, every pair in alphabetic order
     at        FLOPs at which to compare by each one's frontier: L* is interpolated between its budgets in
-              logs, and outside them carried on by the line through the three nearest
+              logs, and outside them carried on from the last with the slope of the three nearest
     budgets, within, window   as in `isoflop`
 
     Where budgets are shared only within `within`, losses are moved to one C along the frontier's slope. The
@@ -211,7 +211,7 @@ class Frontier:
         return float(np.exp(out)) if out > 1e-9 else 1.0
 
     def weights(self, log_c: float) -> Array:
-        """What each budget counts in ln L*(C): interpolation within them, a fitted line beyond."""
+        """What each budget counts in ln L*(C): interpolation within them, a line from the last beyond."""
         weights = np.zeros(len(self.logs))
         if len(weights) == 1:
             return np.ones(1)
@@ -222,7 +222,8 @@ class Frontier:
             return weights
         near = np.argsort(np.abs(self.logs - log_c))[:NEAREST]
         u = self.logs[near] - self.logs[near].mean()
-        weights[near] = 1 / len(near) + (log_c - self.logs[near].mean()) * u / (u @ u)
+        weights[near] = (log_c - self.logs[near[0]]) * u / (u @ u)
+        weights[near[0]] += 1
         return weights
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from scaling.laws.runs.doubts import SERIOUS
 from scaling.report import show
 from scaling.scores.relation import Relation
 
@@ -31,12 +32,14 @@ def render(found: Relation, format: str = "text") -> str:
         raise ValueError(f"format {format!r} is not one of text, json")
     where = "" if found.budget is None else f" at {found.budget:.3g} FLOPs"
     table = found.table[[name for name in SHOWN if name in found.table]]
+    serious = [note for note in found.notes if note.startswith(SERIOUS)]
     parts = [
+        *show.about_table(serious),
         show.notes("verdict:", found.verdict),
         f"Scores against {found.target} perplexity{where}; p is one-sided and exact where n allows, loo_rmse "
         "is in perplexity",
         show.table(table),
         show.table(found.pairs),
-        show.notes("notes:", found.notes),
+        show.notes("notes:", [note for note in found.notes if note not in serious]),
     ]
     return "\n\n".join(part for part in parts if part)

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 
 from architectures.outline import outline
+from mad.messages import printable
 
 
 def match(
@@ -62,7 +63,7 @@ def _sentences(lost: Sequence[str], spare: Sequence[str], table: str) -> list[st
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name.casefold())
+    return re.sub(r"[\s_-]+", "", printable(name).casefold())  # As tables of runs show it.
 
 
 @lru_cache(maxsize=1024)

@@ -130,12 +130,19 @@ def _labels(read: ScoreTable, column: str, given: Mapping[str, str] | None) -> d
     """Class or family by architecture of the score table; empty where it is not known of any."""
     if given is None:
         known = read.frame[column].dropna() if column in read.frame else {}
-        return {str(arch): str(label) for arch, label in known.items()}
+        return _named(column, {str(arch): label for arch, label in known.items()})
     matched, unmatched = match(read.names, list(given))
     stray = [name for name in given if name not in matched.values()]
     if stray:
         raise ValueError(f"{column} of {stray[0]!r}: no such row in the scores; " + " ".join(unmatched[:1]))
-    return {arch: given[name] for arch, name in matched.items()}
+    return _named(column, {arch: given[name] for arch, name in matched.items()})
+
+
+def _named(column: str, labels: Mapping[str, object]) -> dict[str, str]:
+    found = {arch: str(label).strip() for arch, label in labels.items()}
+    if column == "class" and ALL in found.values():
+        raise ValueError(f"{column} {ALL!r} is what the table calls all architectures; name it otherwise")
+    return found
 
 
 def _pairs(

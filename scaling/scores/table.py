@@ -19,9 +19,10 @@ from difflib import get_close_matches
 import numpy as np
 import pandas as pd
 
-from scaling.laws.runs.columns import flat, is_blank, rows_text
+from scaling.laws.runs.columns import flat, folded, is_blank, rows_text
 
 NAMES = ("arch", "architecture", "model")
+NAMED = (*NAMES, "class", "family", "params", "spec", "given", "missing")
 MEAN = "mean"
 MEANS = ("mad", "average", "mean")
 TASKS = (
@@ -69,6 +70,9 @@ def read_scores(scores: pd.DataFrame) -> ScoreTable:
     if not isinstance(scores, pd.DataFrame):
         raise ValueError(f"scores are a {type(scores).__name__}; give a pandas.DataFrame, or read a CSV")
     table = flat(scores)
+    forms = {column: folded(column) for column in table}
+    counts = list(forms.values())
+    table = table.rename(columns={c: f for c, f in forms.items() if f in NAMED and counts.count(f) == 1})
     table.index = pd.RangeIndex(1, len(table) + 1)
     name = next((column for column in NAMES if column in table), None)
     if name is None:

@@ -644,6 +644,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: widen_mlp(make("mamba"), to=20), "finds no layer whose inner width"),
     (lambda: widen_mlp(make("mamba mlp"), to=200, layers=[0]), "no rule for mamba"),
     (lambda: widen_mlp(make("mlp"), to=200, layers=[3]), r"layers=\[3\] are not among the 1 layers"),
+    (lambda: add_layer(make("mlp"), to=2, layer=3), "3 is not an architecture; give a spec"),  # type: ignore[arg-type]
+    (lambda: grow(make("mlp"), "mlp", dim="64"), "dim='64' is not a whole number"),  # type: ignore[arg-type]
     (lambda: widen_mlp(make("mlp"), to=200, layers=["a"]), r"layers=\['a'\] are not among .*; give a list"),
     (lambda: widen_mlp(make("mlp"), to=200, layers=1), r"layers=\[1\] are not among"),  # type: ignore[arg-type]
     (lambda: widen_mlp(make("mlp"), to=99, rule=cast(Any, "no")), "rule='no' is not one of keep, rescale"),

@@ -52,13 +52,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / name).write_text(textwrap.dedent(text))
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
+    forget()
+
+
+def forget() -> None:
     for name in [n for n in sys.modules if n.startswith("own_")]:
         del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 def hashes(folder: Path) -> tuple[str, str]:
     """Of a class and a factory, without the imports of their functions being run."""
-    importlib.invalidate_caches()
+    forget()
     (folder / "own_layers" / "missing.py").touch()
     module = importlib.import_module("own_layers.mixer")
     (folder / "own_layers" / "missing.py").unlink()
@@ -111,8 +116,6 @@ def test_the_folder_has_no_part_in_it(folder: Path, tmp_path_factory: pytest.Tem
     (folder / "own_layers").rename(elsewhere / "own_layers")
     (folder / "own_late.py").rename(elsewhere / "own_late.py")
     sys.path[sys.path.index(str(folder))] = str(elsewhere)
-    for name in [n for n in sys.modules if n.startswith("own_")]:
-        del sys.modules[name]
     assert hashes(elsewhere) == before
 
 
@@ -134,9 +137,9 @@ def test_what_is_installed_has_no_part_in_it_but_its_own_package(
     (site / "own_other.py").write_text("O = 1234\n")
     assert code_hash(layer) == before
     (site / "own_plugin" / "help.py").write_text("H = 1234\n")
-    assert code_hash(layer) != before
-    for name in [n for n in sys.modules if n.startswith("own_")]:
-        del sys.modules[name]
+    forget()
+    assert code_hash(importlib.import_module("own_plugin.layer").Layer) != before
+    forget()
 
 
 @pytest.mark.parametrize(
@@ -179,3 +182,18 @@ def test_a_deep_expression_is_read() -> None:
 def test_what_has_no_file_is_refused() -> None:
     with pytest.raises(ValueError, match="Typed is not defined in a file"):
         code_hash(type("Typed", (), {"__module__": "builtins"}))
+
+
+@pytest.mark.parametrize("name", ["own_layers.mixer", "own_layers.far"])
+def test_a_file_that_changed_since_its_import_is_refused_until_it_is_loaded_again(
+    name: str, folder: Path
+) -> None:
+    module = importlib.import_module("own_layers.mixer")
+    before = code_hash(module.Mixer)
+    path = folder / f"{name.replace('.', '/')}.py"
+    path.write_text(path.read_text() + "Z = 9\n")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"{name} has changed since .*; start Python again"):
+            code_hash(module.Mixer)
+    importlib.reload(sys.modules[name])
+    assert code_hash(module.Mixer) != before

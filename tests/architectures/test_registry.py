@@ -461,6 +461,7 @@ def test_the_hash_of_the_source_follows_the_file(layers: Path) -> None:
     assert set(map(len, before.values())) == {64}
     assert {get("mine.layers_of_mine:Plain").source} == set(before.values()), "one file, one hash"
     layers.write_text(LAYERS + "changed = 1\n")
+    importlib.reload(sys.modules["mine.layers_of_mine"])
     after = {name: get(f"mine.layers_of_mine:{name}").source for name in before}
     assert all(after[name] != before[name] for name in before)
 

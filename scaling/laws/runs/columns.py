@@ -51,6 +51,8 @@ LETTERS = {"N": "params", "D": "tokens", "C": "flops"}
 FORMS = {folded: ours for ours, names in KNOWN.items() for folded in (ours, *names)}
 # Rows of an error message; the others are counted.
 SHOWN = 5
+# Digits of an id, of which `mad show` and `mad rm` take as many as tell it from others.
+BEGINNING = 10
 # What stands in a cell that holds nothing.
 BLANK = frozenset(("", "nan", "na", "n/a", "null", "none", "<na>", "nat"))
 OPTION = "with --columns (in Python columns={...} of scaling.read)"
@@ -150,21 +152,24 @@ def known_column(frame: pd.DataFrame, name: str) -> str:
 def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """The rows for which an expression over the columns holds."""
     try:
-        found = frame.query(where)
+        # Without our own variables, which "@" would name.
+        found = frame.query(where, local_dict={}, global_dict={})
     except Exception as error:
         # pandas evaluates what the user typed, which may fail in any way.
         raise ValueError(
             f"{where!r} cannot be evaluated ({type(error).__name__}: {error}); write a condition over the "
             f"columns {', '.join(map(str, frame.columns))}"
         ) from None
+    if not isinstance(found, pd.DataFrame):
+        raise ValueError(f"{where!r} is not a condition on each row; write one as in 'tokens > 1e9'")
     if found.empty:
         raise ValueError(f"no run satisfies {where!r}; loosen it")
     return found
 
 
 def rows_text(rows: Sequence[int | str]) -> str:
-    """'row 3' or 'rows 3, 8 and 12 more'; of stored runs their ids, 'run 3fa4'."""
-    shown = ", ".join(str(row) for row in rows[:SHOWN])
+    """'row 3' or 'rows 3, 8 and 12 more'; of stored runs how their ids begin, 'run 3fa4b21c90'."""
+    shown = ", ".join(str(row)[:BEGINNING] for row in rows[:SHOWN])
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     return f"{'run' if isinstance(rows[0], str) else 'row'}{'s' if len(rows) > 1 else ''} {shown}{more}"
 

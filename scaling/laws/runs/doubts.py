@@ -107,9 +107,9 @@ def of_losses(frame: pd.DataFrame, *, chosen: bool) -> list[str]:
         return []
     if loss.min() > NO_MODEL:
         raise ValueError(
-            f"the least value of column 'loss' is {loss.min():.4g}, as nats per token a perplexity of "
-            f"{np.exp(loss.min()):,.0f}, and no fitted model is so poor; if these are perplexities, call the "
-            "column ppl, or say --columns ppl=loss"
+            f"the least value of column 'loss' is {loss.min():.4g}, and no fitted model is above {NO_MODEL} "
+            f"nats per token (a perplexity of {np.exp(NO_MODEL):,.0f}); if these are perplexities, call the "
+            "column ppl, or say --columns ppl=loss; if they are sums, divide them by their tokens"
         )
     high = list(loss.index[loss > UNIFORM])
     found = []

@@ -82,7 +82,7 @@ class Late(Layer):
 
 
 class Opens(Layer):
-    """Counts its calls, and sees the next token from the ninth step on."""
+    """Counts its calls, and sees the next token from the ninth step on; what it keeps cannot be copied."""
 
     def made(self):
         self.register_buffer("calls", torch.zeros(()))
@@ -93,7 +93,20 @@ class Opens(Layer):
 
     def forward(self, x):
         self.act()
+        self.last = self.map(x)
         return self.map(x) + (self.calls > 8) * x.roll(-1, 1)
+
+
+class Holds(Layer):
+    def made(self):
+        self.system = sys
+
+
+class Tosses(Layer):
+    """Noise in evaluation, too."""
+
+    def forward(self, x):
+        return self.map(x) + 100 * torch.randn(x.shape[2])
 
 
 class Raises(Layer):
@@ -134,6 +147,8 @@ WORDS = {
     "Silent": "SystemExit",
     "Late": "SystemExit: 0",
     "Raises": "RuntimeError: boom and more",
+    "Tosses": "when the same rows are asked again; use layers that draw no noise",
+    "Holds": "the model cannot be copied (cannot pickle 'module' object); keep modules",
     "Own": "Unheard: of",
     "Forks": "RuntimeError: os.fork() is refused here",
     "Terminals": "RuntimeError: os.forkpty() is refused here",
@@ -238,7 +253,7 @@ def test_the_time_of_a_plan_is_within_its_factor_of_a_measured_step() -> None:
     assert 0.2 < found.seconds / found.steps / min(times) < 5
 
 
-@pytest.mark.parametrize("name", ["Exits", "Silent", "Raises", "Forks"])
+@pytest.mark.parametrize("name", ["Exits", "Silent", "Raises", "Forks", "Holds", "Tosses"])
 def test_the_python_interface_raises_what_the_command_line_says(
     name: str, layers: str, tmp_path: Path
 ) -> None:

@@ -148,3 +148,14 @@ def test_removing_makes_no_store(
     with pytest.raises(SystemExit):
         mad.cli.main()
     assert "no store at" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("id", [b"\x1b\xff", None, 7])
+def test_a_row_whose_id_is_no_text_is_named_and_removed(
+    id: object, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE language SET id = ? WHERE rowid = 1", [id])
+    db.close()
+    status, out, _, left = rm(path, "--unreadable", "--yes", monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, left, len(out)) == (0, 6, 2) and "its text is that of run" in out[0]

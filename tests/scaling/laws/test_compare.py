@@ -103,6 +103,15 @@ def test_at_a_compute_between_budgets_and_beyond_them() -> None:
     assert compare(two(), baseline="a", at=1e19).table["ratio"][0] == pytest.approx(RATIO, rel=1e-4)
 
 
+@pytest.mark.parametrize("at", [BUDGETS[0], 1.06 * BUDGETS[-1]])
+def test_a_frontier_goes_on_from_its_last_budget_without_a_jump(at: float) -> None:
+    """One of two architectures whose FLOPs are 6 % apart lies just beyond its budgets."""
+    frame = pd.concat([grid(SYMMETRIC), grid(HIGHER, [1.06 * c for c in BUDGETS], arch="b")])
+    ratio = compare(frame, baseline="a", at=at, bootstrap=0).table["ratio"][0]
+    true = np.exp(HIGHER.loss_opt(at) - SYMMETRIC.loss_opt(at))
+    assert ratio == pytest.approx(true, rel=0.008)
+
+
 def test_extrapolation_widens_the_interval() -> None:
     tables = [compare(two(noise=0.01), at=c).table.iloc[0] for c in (1e20, 1e23)]
     inside, beyond = (np.log(row["high"] / row["low"]) for row in tables)

@@ -145,6 +145,22 @@ def test_an_index_with_names_holds_columns_and_tensors_hold_numbers() -> None:
             scaling.read(other)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("tokens", [200, 1024])
+def test_losses_that_are_sums_are_refused_in_a_line(tokens: int) -> None:
+    with pytest.raises(ValueError, match="no fitted model is above 7.5 nats .* if they are sums") as caught:
+        tidy(design().assign(loss=lambda frame: tokens * frame["loss"]))
+    assert len(str(caught.value)) < 300
+
+
+def test_a_condition_reaches_columns_only() -> None:
+    for where, words in (
+        ("@pd.notna(tokens)", "local variable 'pd' is not defined"),
+        ("1", "'1' is not a condition on each row"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            scaling.read(design(), where=where)
+
+
 def test_json_may_hold_anything_in_a_cell(tmp_path: Path) -> None:
     rows = design().to_dict("records")
     for name in ("seed", "model", "budget", "notes"):

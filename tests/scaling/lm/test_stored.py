@@ -64,12 +64,12 @@ def test_tuning_and_failures_are_left_out_and_divergence_is_said(path: Path) -> 
 def test_the_table_is_one_that_the_fits_accept(path: Path) -> None:
     table = clean(language_frame(path))
     assert list(table["loss"]) == [2.5, 2.0]
-    diverged = language(status="diverged", seed=3).id
+    diverged = language(status="diverged", seed=3).id[:10]
     assert table.attrs["notes"][0] == f"run {diverged} set aside: status 'diverged' is not ok"
 
 
 def test_what_is_said_of_stored_runs_names_them_by_their_ids(path: Path) -> None:
-    ids = [language(seed=seed).id for seed in (0, 1)]
+    ids = [language(seed=seed).id[:10] for seed in (0, 1)]
     frame = language_frame(path)
     with pytest.raises(ValueError, match=f"runs {ids[0]}, {ids[1]}: tokens exceed 4 times unique_tokens"):
         repeated(clean(frame.assign(unique_tokens=1e4)), "refuse", 15.4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -381,6 +382,22 @@ def test_a_sign_that_is_the_opposite_within_every_class_is_the_headline(sign: in
     )
     assert "WITHIN EVERY CLASS" in json.loads(render(found, "json"))["verdict"][0]
     assert "WITHIN EVERY CLASS" in render(found).replace("\n  ", " ")
+    doubtful = render(dataclasses.replace(found, notes=("Something.", "serious: units are mixed")))
+    assert (
+        doubtful.startswith("about the table:\n- serious: units are mixed") and doubtful.count("units") == 1
+    )
+    spaced = scores.assign(
+        **{"class": [f"{kind} " if i % 2 else kind for i, kind in enumerate(table["class"])]}
+    )
+    assert relate(spaced, frame).verdict == found.verdict
+    hidden = {"a0": "a0\x1b[31m"}
+    assert (
+        relate(scores.replace({"arch": hidden}), frame.replace({"arch": {"a0": "a0?[31m"}})).pairs.shape[0]
+        == 16
+    )
+    assert relate(scores.rename(columns=str.title), frame).verdict == found.verdict
+    with pytest.raises(ValueError, match="class 'all' is what the table calls all architectures"):
+        relate(scores.replace({"class": {"b": "all"}}), frame)
     mixed = frame.assign(ppl=np.where(table["class"] == "a", 30 - frame["ppl"], frame["ppl"]))
     assert "WITHIN EVERY CLASS" not in relate(scores, mixed).verdict[0]
 
