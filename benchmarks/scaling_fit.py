@@ -42,7 +42,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import scaling  # noqa: E402
 from scaling.laws.law import Array, Law  # noqa: E402
-from scaling.laws.solver import HIGH, LOW, Points, descend, huber  # noqa: E402
+from scaling.laws.objective import Points, Problem, huber  # noqa: E402
+from scaling.laws.solver import descend  # noqa: E402
 
 RESULT = Path(__file__).with_name("results") / "scaling-fit.json"
 DELTA = 1e-3
@@ -136,10 +137,10 @@ class Grid:
 
 def dense(frame: pd.DataFrame, count: int) -> Array:
     """Where random starts of the solver end."""
-    points = Points.of(*(frame[name].to_numpy(float) for name in ("params", "tokens", "loss")))
+    problem = Problem.of([Points.of(frame)])
     low, high = [0.1, -4, -4, 0.03, 0.03], [float(frame["loss"].min()), 1, 1, 1.9, 1.9]
-    starts = np.clip(np.random.default_rng(0).uniform(low, high, (count, 5)), LOW, HIGH)
-    return descend(starts, points, np.ones(len(frame)), DELTA)[1]
+    starts = np.random.default_rng(0).uniform(low, high, (count, 5))
+    return descend(starts, problem, np.ones(len(frame)), DELTA)[1]
 
 
 def machine() -> dict[str, Any]:

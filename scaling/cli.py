@@ -22,6 +22,7 @@ from scaling.flags import (
     ConfidenceOption,
     CorpusOption,
     FormatOption,
+    FormOption,
     RatesOption,
     RepeatsOption,
     ResampleOption,
@@ -201,6 +202,7 @@ def fit(
     approach: Annotated[
         str, typer.Option(help="all, law, isoflop, envelope, optima (rows are optima) or over-training.")
     ] = "all",
+    form: FormOption = "standard",
     objective: Annotated[str, typer.Option(help="huber, lad or log-mse, on log loss.")] = "huber",
     delta: Annotated[float, typer.Option(help="Threshold of huber.")] = 1e-3,
     resample: ResampleOption = None,
@@ -221,6 +223,7 @@ def fit(
     asked = methods.Request(
         approach=approach,
         train=train,
+        form=form,
         objective=objective,  # type: ignore[arg-type]
         delta=delta,
         resample=resample,  # type: ignore[arg-type]

@@ -35,6 +35,12 @@ WindowOption = Annotated[
 TrainOption = Annotated[
     str | None, typer.Option("--train", help="Fit these rows only, and predict the others.")
 ]
+FormOption = Annotated[
+    str,
+    typer.Option(
+        "--form", help="Of the law: standard, over-training or joint-exponent, see docs/scaling.md."
+    ),
+]
 SharedOption = Annotated[
     str | None, typer.Option(help="What architectures have in common: E, alpha, beta, comma-separated.")
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,13 +26,15 @@ from scaling.laws.findings import (
     of_influential_set,
     of_outliers,
 )
-from scaling.laws.fitting import LAD, LAD_AGAIN, Allocation, FittedLaw, allocations, fit, repeated
+from scaling.laws.fitting import Allocation, FittedLaw, allocations, fit, repeated
+from scaling.laws.forms import FORMS
 from scaling.laws.law import REPEAT_DECAY, Array
+from scaling.laws.objective import Mask, Points, Problem
 from scaling.laws.resample import refitted
 from scaling.laws.runs.cleaning import NotIdentified, Status, budgets, clean
-from scaling.laws.solver import SQUARES, Mask, Points, left_out, linear
+from scaling.laws.search import LAD_AGAIN, stages
+from scaling.laws.solver import left_out
 
-Objective = Literal["huber", "lad", "log-mse"]
 # Found budgets beyond this number are a scatter of compute, which is cut at shares of the runs instead.
 MOST_BUDGETS = 12
 SHARES = (0.5, 0.7, 0.9)
@@ -74,14 +76,14 @@ def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame
     others have that step. Runs that are wrong in company hide each other: see `influential_set`.
     frame: the table that `law` was fitted to. Index: its rows.
     """
-    runs, points, theta = _fitted(frame, law)
-    found, refits, converged = _without_each(theta, points, np.ones(len(runs)), law, at)
-    found = points.coefficients(found)
+    runs, problem, theta = _fitted(frame, law)
+    found, refits, converged = _without_each(theta, problem, np.ones(len(runs)), law, at)
+    found = problem.coefficients(found)[0]
     ratio = allocations(found, at)[2]
     table = runs[["arch", "params", "tokens", "loss"]].assign(
         tokens_per_param=ratio,
         ratio=ratio / law.tokens_per_param(at),
-        n_exponent=found[:, 4] / found[:, 3:].sum(1) - law.n_exponent,
+        n_exponent=found[:, 4] / found[:, 3:5].sum(1) - law.n_exponent,
         alpha=found[:, 3] - law.alpha,
         beta=found[:, 4] - law.beta,
         E=found[:, 0] - law.E,
@@ -99,14 +101,16 @@ def influential_set(frame: pd.DataFrame, law: FittedLaw, *, at: float, size: int
     would refit. Columns: arch, params, tokens, loss; tokens_per_param without this run and those above it;
     `ratio` to that with all runs.
     """
-    runs, points, theta = _fitted(frame, law)
-    most = len(runs) - 5
+    runs, problem, theta = _fitted(frame, law)
+    most = len(runs) - len(theta)
     if not 0 < size <= most:
-        raise ValueError(f"size = {size} of {len(runs)} runs; choose from 1 to {most}, so that 5 are left")
+        raise ValueError(
+            f"size = {size} of {len(runs)} runs; choose from 1 to {most}, so that {len(theta)} are left"
+        )
     weights, gone, ratios = np.ones(len(runs)), [], []
     for _ in range(size):
-        found, refits, _ = _without_each(theta, points, weights, law, at)
-        ratio = allocations(points.coefficients(found), at)[2] / law.tokens_per_param(at)
+        found, refits, _ = _without_each(theta, problem, weights, law, at)
+        ratio = allocations(problem.coefficients(found)[0], at)[2] / law.tokens_per_param(at)
         furthest = int(np.where(refits, np.abs(np.log(ratio)), -1.0).argmax())
         theta = found[furthest]
         weights[furthest] = 0.0
@@ -121,13 +125,13 @@ def minimum_ratio_cuts(
     *,
     at: float,
     cuts: Sequence[float] | None = None,
-    objective: Objective = "huber",
-    delta: float = 1e-3,
+    **method: Any,
 ) -> pd.DataFrame:
     """The fit to the runs with D/N above each cut: n, n_exponent, E, tokens_per_param at `at` FLOPs, status.
 
     Runs of few tokens a parameter pull hard on the allocation. If the answer wanders from cut to cut, the
     law does not hold there, or the data cannot tell. Without `cuts`, none, 5, 10 and 20 % of the runs go.
+    method: form, objective and delta of `fit`.
     """
     runs = clean(frame)
     ratios = (runs["tokens"] / runs["params"]).to_numpy(float)
@@ -136,7 +140,7 @@ def minimum_ratio_cuts(
     rows = []
     for cut in cuts:
         kept = runs[ratios > cut]
-        law, status = _attempt(kept, objective, delta)
+        law, status = _attempt(kept, method)
         rows.append(
             {
                 "above": float(cut),
@@ -155,8 +159,7 @@ def hold_out(
     *,
     below: Sequence[float] | None = None,
     at: float | None = None,
-    objective: Objective = "huber",
-    delta: float = 1e-3,
+    **method: Any,
 ) -> pd.DataFrame:
     """Fit the runs below a compute, predict those at or above it; a row for each of `below`.
 
@@ -165,6 +168,7 @@ def hold_out(
     training runs makes of the bias in 95 of 100 cases; tokens_per_param at `at` FLOPs (the
     largest run's unless given) by the training runs alone; status. Where they do not identify a law the row
     says so and holds no numbers. Without `below` the largest budget is left out, then two, then three.
+    method: form, objective and delta of `fit`.
     """
     runs = clean(frame)
     flops = runs["flops"].to_numpy(float)
@@ -178,7 +182,7 @@ def hold_out(
                 f"below = {limit:g}: all {len(runs)} runs are {side} it; choose a compute between "
                 f"{flops.min():.3g} and {flops.max():.3g}"
             )
-        law, status = _attempt(runs[small], objective, delta)
+        law, status = _attempt(runs[small], method)
         error = np.expm1(log_residuals(law, runs[~small])) * 100 if law else np.array([np.nan])
         chance = _chance(law, runs[small], runs[~small]) if law else np.nan
         rows.append(
@@ -215,13 +219,13 @@ def audit(
     if law is None:
         law = fit(frame, repeats=repeats, decay=decay)
     runs = repeated(clean(frame), repeats, decay)[0].drop(columns="unique_tokens", errors="ignore")
-    objective, delta = cast(Objective, law.objective), law.delta or 1e-3
+    method: dict[str, Any] = {"form": law.form, "objective": law.objective, "delta": law.delta or 1e-3}
     allocation = law.at(at)
     screened = screen(runs, log_residuals(law, runs))
     moved = influence(runs, law, at=at)
-    together = influential_set(runs, law, at=at, size=min(5, len(runs) - 5))
-    cuts = minimum_ratio_cuts(runs, at=at, objective=objective, delta=delta)
-    held_out = hold_out(runs, at=at, objective=objective, delta=delta)
+    together = influential_set(runs, law, at=at, size=min(5, len(runs) - len(FORMS[law.form].free)))
+    cuts = minimum_ratio_cuts(runs, at=at, **method)
+    held_out = hold_out(runs, at=at, **method)
     findings = [
         *of_design(law),
         *of_entropy(runs, law),
@@ -249,26 +253,21 @@ def _chance(law: FittedLaw, train: pd.DataFrame, test: pd.DataFrame) -> float:
 
     Absolute deviations, to which Huber objectives are close, err by a factor sqrt(pi / 2) more.
     """
-    points = _points(train)
-    theta = _unknowns(law, points)
-    columns = linear(theta[None], points)[1][0]
-    shifted = Points(
-        x=np.log(test["params"].to_numpy(float)) - points.centre[0],
-        y=np.log(test["tokens"].to_numpy(float)) - points.centre[1],
-        log_loss=np.log(test["loss"].to_numpy(float)),
-        centre=points.centre,
-    )
-    mean = linear(theta[None], shifted)[1][0].mean(1)
-    scatter = float(np.sqrt((law.residuals**2).sum() / max(len(train) - 5, 1)))
+    points, form = Points.of(train), FORMS[law.form]
+    problem = Problem.of([points], form)
+    theta = problem.unknowns(law)[None]
+    columns = problem.residuals(theta)[1][0]
+    mean = Problem.of([Points.of(test, points.centre)], form).residuals(theta)[1][0].mean(1)
+    scatter = float(np.sqrt((law.residuals**2).sum() / max(len(train) - theta.size, 1)))
     spread = np.pi / 2 * mean @ np.linalg.pinv(columns @ columns.T) @ mean + 1 / len(test)
     return 200 * scatter * float(np.sqrt(spread))
 
 
-def _attempt(runs: pd.DataFrame, objective: Objective, delta: float) -> tuple[FittedLaw | None, str]:
+def _attempt(runs: pd.DataFrame, method: dict[str, Any]) -> tuple[FittedLaw | None, str]:
     if runs.empty:
         return None, f"{Status.NOT_IDENTIFIED}: no runs are left"
     try:
-        law = fit(runs, objective=objective, delta=delta, bootstrap=0)
+        law = fit(runs, bootstrap=0, **method)
     except NotIdentified as error:
         return None, f"{Status.NOT_IDENTIFIED}: {error}"
     return law, str(law.status)
@@ -294,43 +293,34 @@ def _parts(runs: pd.DataFrame) -> list[tuple[float, Mask]]:
     return [(float(limit), middle < limit) for limit in between[-3:]]
 
 
-def _fitted(frame: pd.DataFrame, law: FittedLaw) -> tuple[pd.DataFrame, Points, Array]:
-    """The runs of a law, as points, and its unknowns (5,)."""
+def _fitted(frame: pd.DataFrame, law: FittedLaw) -> tuple[pd.DataFrame, Problem, Array]:
+    """The runs of a law, the problem that it solves, and its unknowns (p,)."""
     runs = clean(frame)
     if len(runs) != law.n:
         raise ValueError(f"the table has {len(runs)} runs, the law was fitted to {law.n}; give that table")
     runs.index = law.residuals.index
-    points = _points(runs)
-    return runs, points, _unknowns(law, points)
-
-
-def _points(runs: pd.DataFrame) -> Points:
-    return Points.of(*(runs[name].to_numpy(float) for name in ("params", "tokens", "loss")))
-
-
-def _unknowns(law: FittedLaw, points: Points) -> Array:
-    lowered = np.log([law.A, law.B]) - np.array([law.alpha, law.beta]) * np.array(points.centre)
-    return np.array([law.E, *lowered, law.alpha, law.beta])
+    problem = Problem.of([Points.of(runs)], FORMS[law.form])
+    return runs, problem, problem.unknowns(law)
 
 
 def _without_each(
-    theta: Array, points: Points, weights: Array, law: FittedLaw, at: float
+    theta: Array, problem: Problem, weights: Array, law: FittedLaw, at: float
 ) -> tuple[Array, Mask, Mask]:
-    """The unknowns (n, 5) without each run in turn, from those of all, and which are refits that converged.
+    """The unknowns (n, p) without each run in turn, from those of all, and which are refits that converged.
 
     The others have one Newton step: exact for a quadratic objective, close where one run is little of all.
     """
-    stages = {"huber": (law.delta or 1.0,), "log-mse": (SQUARES,)}.get(law.objective, LAD)
+    thresholds = stages(law.objective, law.delta or 1.0)
     left = np.flatnonzero(weights)
     found = np.tile(theta, (len(weights), 1))
     if len(weights) > ALL_REFITTED:
-        found = left_out(theta, points, weights, stages[0] if law.objective != "lad" else LAD_AGAIN[0])
-        ratio = allocations(points.coefficients(found[left]), at)[2] / law.tokens_per_param(at)
+        found = left_out(theta, problem, weights, thresholds[0] if law.objective != "lad" else LAD_AGAIN[0])
+        ratio = allocations(problem.coefficients(found[left])[0], at)[2] / law.tokens_per_param(at)
         moved = np.abs(np.log(ratio))
         left = left[np.argsort(-moved, kind="stable")[:REFITTED]]
     each = np.tile(weights, (len(left), 1))
     each[np.arange(len(left)), left] = 0.0
     refits, converged = np.zeros(len(weights), bool), np.zeros(len(weights), bool)
     refits[left] = True
-    found[left], converged[left] = refitted(theta, points, each, stages)
+    found[left], converged[left] = refitted(theta, problem, each, thresholds)
     return found, refits, converged

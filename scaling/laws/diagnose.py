@@ -5,25 +5,20 @@ What is looked at here costs microseconds; what needs further fits (influence, h
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from scaling.laws.forms import FORMS, STANDARD, Form
+from scaling.laws.law import Array, Law, joined
 from scaling.laws.runs.cleaning import NotIdentified, budgets
-
-if TYPE_CHECKING:
-    from scaling.laws.law import Law
-
-Array = npt.NDArray[np.float64]
 
 # Condition numbers of healthy public designs lie between 26 and 46, of a single budget above 1e4.
 WARN = 300.0
 REFUSE = 1e4
 # Runs whose C (or D/N) spans less than this factor are one budget (or one ray) with rounding in it.
 SAME = 1.25
-FEWEST_POINTS, FEWEST_LEVELS = 6, 3
+FEWEST_LEVELS = 3
 # Below these factors, largest over smallest, an exponent rests on little; a little less passes, for rounding.
 NARROW = {"C": 10.0, "N": 4.0, "D/N": 4.0}
 ROUNDING = 0.95
@@ -36,11 +31,12 @@ OUTLIER = 5.0
 FINEST = 1e-6
 # A fitted parameter closer to its limit than this share is at it.
 AT_LIMIT = 1e-3
-EXPONENTS = (0.01, 1.99)
+EXPONENTS, GAMMAS = (0.01, 1.99), (0.202, 4.95)
+COUNTS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
 
 
-def condition(law: Law, n: npt.ArrayLike, d: npt.ArrayLike) -> float:
-    """Condition number of the Jacobian of ln L(N, D) in (ln A, ln B, ln E, alpha, beta), scaled.
+def condition(law: Law, n: npt.ArrayLike, d: npt.ArrayLike, form: Form = FORMS[STANDARD]) -> float:
+    """Condition number of the Jacobian of ln L(N, D) in ln A, ln B, ln E and the exponents that are free.
 
     ln N and ln D are centred and each column has unit length, so that units do not matter, and E may be 0.
     Infinite where the runs are fewer than the parameters. n, d: parameters and tokens, (n,). The scale of
@@ -48,27 +44,28 @@ def condition(law: Law, n: npt.ArrayLike, d: npt.ArrayLike) -> float:
     """
     n, d = np.atleast_1d(np.asarray(n, float)), np.atleast_1d(np.asarray(d, float))
     by_size, by_data = law.A * n**-law.alpha, law.B * d**-law.beta
-    return _condition(float(law.E), by_size, by_data, np.log(n), np.log(d))
+    return _condition(form, float(law.E), by_size, by_data, law.gamma, np.log(n), np.log(d))
 
 
-def check_design(frame: pd.DataFrame) -> tuple[str, ...]:
+def check_design(frame: pd.DataFrame, form: Form = FORMS[STANDARD]) -> tuple[str, ...]:
     """Warnings about where the runs lie; of a design that cannot identify the law, NotIdentified.
 
     Looks at N and D alone, before any fit. frame: as `runs.clean` returns it, one architecture. Refused are
-    fewer than 6 points or 3 levels of N or D, one budget (C constant), one ray (D/N constant), any other
-    single line in (ln N, ln D), each also where it is nearly so, and what a typical law would find to have a
-    condition number above `REFUSE`. The message says which runs would cure it.
+    no more points than parameters, fewer than 3 levels of N or D, one budget (C constant), one ray (D/N
+    constant), any other single line in (ln N, ln D), each also where it is nearly so, and what a typical law
+    would find to have a condition number above `REFUSE`. The message says which runs would cure it.
     """
     n, d = frame["params"].to_numpy(float), frame["tokens"].to_numpy(float)
-    faults = [*_too_few(n, d), *_one_line(n, d)]
-    if not faults and (value := _typical_condition(n, d)) > REFUSE:
+    faults = [*_too_few(n, d, form), *_one_line(n, d)]
+    if not faults and (value := _typical_condition(n, d, form)) > REFUSE:
         faults = [
             f"the {len(n)} runs have a condition number of {value:.2g} under a typical law, and {REFUSE:.0e} "
             f"is too much: {_cure(n, d)}"
         ]
     if faults:
-        raise NotIdentified("E, A, B, alpha and beta are not identified: " + "; also, ".join(faults))
-    return _weaknesses(frame, n, d)
+        *names, last = form.free
+        raise NotIdentified(f"{', '.join(names)} and {last} are not identified: {'; also, '.join(faults)}")
+    return _weaknesses(frame, n, d, form)
 
 
 def log_residuals(law: Law, frame: pd.DataFrame) -> Array:
@@ -101,12 +98,12 @@ def screen(frame: pd.DataFrame, residuals: npt.ArrayLike, *, threshold: float = 
     return table.iloc[np.argsort(-np.abs(z), kind="stable")]
 
 
-def at_bounds(law: Law, frame: pd.DataFrame) -> tuple[str, ...]:
+def at_bounds(law: Law, frame: pd.DataFrame, form: Form = FORMS[STANDARD]) -> tuple[str, ...]:
     """A sentence for each parameter that ended at its limit: an answer of the limit, not of the runs."""
     n, d = frame["params"].to_numpy(float), frame["tokens"].to_numpy(float)
     least = float(frame["loss"].min())
     found = []
-    if law.E <= AT_LIMIT * least:
+    if law.E <= AT_LIMIT * least and "E" in form.free:
         found.append(f"E is {law.E:.3g}: the runs show no irreducible loss; add larger runs")
     if law.E >= (1 - AT_LIMIT) * least:
         found.append(f"E is {law.E:.4g}, the least loss of all runs: add larger runs")
@@ -114,23 +111,39 @@ def at_bounds(law: Law, frame: pd.DataFrame) -> tuple[str, ...]:
         ("alpha", law.alpha, law.A * n**-law.alpha, "N", "sizes"),
         ("beta", law.beta, law.B * d**-law.beta, "D", "tokens"),
     ):
-        if not EXPONENTS[0] < exponent < EXPONENTS[1]:
+        if name in form.free and not EXPONENTS[0] < exponent < EXPONENTS[1]:
             found.append(
                 f"{name} is {exponent:.3g}, at the limit: widen the range of {cure} at fixed compute"
             )
-        if float(factor.max()) <= AT_LIMIT * least:
+        most = float(factor.max()) ** law.gamma
+        if most <= AT_LIMIT * least:
             found.append(
-                f"the term in {of} is at most {factor.max():.2g} nats: the loss shows no dependence on {cure}"
+                f"the term in {of} is at most {most:.2g} nats: the loss shows no dependence on {cure}"
             )
+    if "gamma" in form.free and not GAMMAS[0] < law.gamma < GAMMAS[1]:
+        found.append(f"gamma is {law.gamma:.3g}, at the limit: fit the standard form, or add runs")
     return tuple(found)
 
 
-def _condition(floor: float, by_size: Array, by_data: Array, x: Array, y: Array) -> float:
-    if len(x) < 5:
+def _condition(
+    form: Form, floor: float, by_size: Array, by_data: Array, gamma: float, x: Array, y: Array
+) -> float:
+    if len(x) < len(form.free):
         return float("inf")
+    predicted = joined(floor, by_size, by_data, gamma)
+    last = {}
+    if "gamma" in form.free:
+        total = by_size + by_data
+        slope = gamma * total ** (gamma - 1)
+        last = {"gamma": total**gamma * np.log(total)}
+        by_size, by_data = by_size * slope, by_data * slope
     # The column of ln E is E / L; scaled to unit length, E cancels.
-    columns = [by_size, by_data, np.ones(len(x)), by_size * (x - x.mean()), by_data * (y - y.mean())]
-    jacobian = np.stack(columns, axis=1) / (floor + by_size + by_data)[:, None]
+    columns = {"A": by_size, "B": by_data, "E": np.ones(len(x))}
+    columns |= {"alpha": by_size * (x - x.mean()), "beta": by_data * (y - y.mean())} | last
+    for tied, to in form.ties.items():
+        columns[to] = columns[to] + columns[tied]
+    kept = [column for name, column in columns.items() if name in form.free]
+    jacobian = np.stack(kept, axis=1) / np.asarray(predicted)[:, None]
     length = np.linalg.norm(jacobian, axis=0)
     if not (length > 0).all():
         return float("inf")
@@ -138,11 +151,11 @@ def _condition(floor: float, by_size: Array, by_data: Array, x: Array, y: Array)
     return float(singular[0] / singular[-1]) if singular[-1] > 0 else float("inf")
 
 
-def _typical_condition(n: Array, d: Array) -> float:
+def _typical_condition(n: Array, d: Array, form: Form) -> float:
     """Of a law that owes, at the runs' centre, half of its loss to E and a quarter to each term."""
     x, y = np.log(n), np.log(d)
     by_size, by_data = 0.25 * np.exp(-0.34 * (x - x.mean())), 0.25 * np.exp(-0.36 * (y - y.mean()))
-    return _condition(0.5, by_size, by_data, x, y)
+    return _condition(form, 0.5, by_size, by_data, 1.0, x, y)
 
 
 def _levels(values: Array) -> Array:
@@ -157,15 +170,16 @@ def _levels(values: Array) -> Array:
     return level
 
 
-def _too_few(n: Array, d: Array) -> list[str]:
+def _too_few(n: Array, d: Array, form: Form) -> list[str]:
     sizes, data = _levels(n), _levels(d)
     points = len(set(zip(sizes, data, strict=True)))
     faults = []
-    if points < FEWEST_POINTS:
+    parameters = len(form.free)
+    if points <= parameters:
         faults.append(
             f"{len(n)} run{'s' if len(n) > 1 else ''} at {points} distinct (N, D) point"
-            f"{'s' if points > 1 else ''} cannot fix five parameters: add runs at "
-            f"{FEWEST_POINTS - points} other points or more (15 or more are usual)"
+            f"{'s' if points > 1 else ''} cannot fix {COUNTS[parameters]} parameters: add runs at "
+            f"{parameters + 1 - points} other points or more (15 or more are usual)"
         )
     for name, values, level in (("N", n, sizes), ("D", d, data)):
         count = int(level.max()) + 1
@@ -217,7 +231,7 @@ def _one_line(n: Array, d: Array) -> list[str]:
     return []
 
 
-def _weaknesses(frame: pd.DataFrame, n: Array, d: Array) -> tuple[str, ...]:
+def _weaknesses(frame: pd.DataFrame, n: Array, d: Array, form: Form) -> tuple[str, ...]:
     found = []
     spans = {"C": _span(frame["flops"].to_numpy(float)), "N": _span(n), "D/N": _span(d / n)}
     for name, span in spans.items():
@@ -237,7 +251,7 @@ def _weaknesses(frame: pd.DataFrame, n: Array, d: Array) -> tuple[str, ...]:
     correlation = float(np.corrcoef(np.log(n), np.log(d))[0, 1])
     if abs(correlation) > HIGH_CORRELATION:
         found.append(f"ln N and ln D have correlation {correlation:.2f}: {_cure(n, d)}")
-    if (value := _typical_condition(n, d)) > WARN:
+    if (value := _typical_condition(n, d, form)) > WARN:
         found.append(
             f"the condition number under a typical law is {value:.0f}, above {WARN:.0f}: {_cure(n, d)}"
         )

@@ -1,8 +1,8 @@
 """Laws of several architectures that share what they may, compared at equal compute and at equal loss.
 
-L_k(N, D) = E_k + A_k N^-alpha_k + B_k D^-beta_k, with some of E, alpha and beta equal for all k. Irreducible
-loss belongs to the text, so on one corpus E is naturally shared; exponents often agree within error, and
-sharing them narrows every interval. Whether the runs allow it is tested.
+L_k(N, D) = E_k + A_k N^-alpha_k + B_k D^-beta_k, or another form, with some of E and the exponents equal for
+all k. Irreducible loss belongs to the text, so on one corpus E is naturally shared; exponents often agree
+within error, and sharing them narrows every interval. Whether the runs allow it is tested.
 """
 
 from __future__ import annotations
@@ -16,15 +16,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.laws.diagnose import REFUSE, WARN, at_bounds
-from scaling.laws.fitting import allocations, coefficient_intervals, known, repeated
+from scaling.laws.diagnose import REFUSE, at_bounds
+from scaling.laws.fitting import (
+    allocations,
+    check_delta,
+    conditioned,
+    ended,
+    parameter_intervals,
+    repeated,
+    row,
+)
+from scaling.laws.forms import FORMS, STANDARD, Form, known
 from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
+from scaling.laws.objective import Points, Problem
 from scaling.laws.powerlaw import check_confidence
 from scaling.laws.resample import chosen, clusters, in_order, multiplicities, refit
 from scaling.laws.runs.cleaning import NotIdentified, Status, clean
-from scaling.laws.sharing import SharingTest, by_architecture, own_design, points_of, shareable, sharing_test
-from scaling.laws.solver import SQUARES, scaled_condition
-from scaling.laws.tied import NAMES, Tied, optimum
+from scaling.laws.search import optimum, stages
+from scaling.laws.sharing import SharingTest, by_architecture, own_design, shareable, sharing_test
+from scaling.laws.solver import scaled_condition
 
 OBJECTIVES = ("huber", "log-mse")
 
@@ -41,6 +51,7 @@ class Families:
     """
 
     laws: dict[str, Law]
+    form: str
     shared: tuple[str, ...]
     status: Status
     objective: str
@@ -65,19 +76,10 @@ class Families:
         for name, law in self.laws.items():
             for flops in np.atleast_1d(np.asarray(c, float)):
                 low, high = self._interval(allocations(self.draws[name].to_numpy(float), flops)[3])
-                rows.append(
-                    {
-                        "arch": name,
-                        "flops": float(flops),
-                        "params": float(law.n_opt(flops)),
-                        "tokens": float(law.d_opt(flops)),
-                        "loss": float(law.loss_opt(flops)),
-                        "low": low,
-                        "high": high,
-                        "beyond": float(flops) / self.largest[name],
-                    }
-                )
-        return pd.DataFrame(rows)
+                at = [float(found(flops)) for found in (law.n_opt, law.d_opt, law.loss_opt)]
+                rows.append([name, float(flops), *at, low, high, float(flops) / self.largest[name]])
+        names = ["arch", "flops", "params", "tokens", "loss", "low", "high", "beyond"]
+        return pd.DataFrame(rows, columns=names)
 
     def multipliers(self, c: npt.ArrayLike, *, reference: str) -> pd.DataFrame:
         """The compute that each architecture needs for the loss that `reference` has at c, over c.
@@ -87,28 +89,18 @@ class Families:
         architecture's largest run, or c over those of the reference's, whichever is more).
         """
         known("reference", reference, tuple(self.laws))
-        base, base_draws = _row(self.laws[reference]), self.draws[reference].to_numpy(float)
+        base, base_draws = row(self.laws[reference], self.form), self.draws[reference].to_numpy(float)
         rows = []
         for name, law in self.laws.items():
             for flops in np.atleast_1d(np.asarray(c, float)):
                 loss = allocations(base, flops)[3]
-                ratio = float(_flops_for(_row(law), loss)[0] / flops)
-                drawn = (
-                    _flops_for(self.draws[name].to_numpy(float), allocations(base_draws, flops)[3]) / flops
-                )
-                low, high = self._interval(drawn)
-                rows.append(
-                    {
-                        "arch": name,
-                        "flops": float(flops),
-                        "loss": float(loss[0]),
-                        "multiplier": ratio,
-                        "low": low,
-                        "high": high,
-                        "beyond": max(flops / self.largest[reference], ratio * flops / self.largest[name]),
-                    }
-                )
-        return pd.DataFrame(rows)
+                ratio = float(_flops_for(row(law, self.form), loss)[0] / flops)
+                losses = allocations(base_draws, flops)[3]
+                low, high = self._interval(_flops_for(self.draws[name].to_numpy(float), losses) / flops)
+                beyond = max(flops / self.largest[reference], ratio * flops / self.largest[name])
+                rows.append([name, float(flops), float(loss[0]), ratio, low, high, beyond])
+        names = ["arch", "flops", "loss", "multiplier", "low", "high", "beyond"]
+        return pd.DataFrame(rows, columns=names)
 
     def _interval(self, values: Array) -> tuple[float, float]:
         """Percentiles, of which the upper may be inf; NaN without draws."""
@@ -123,6 +115,7 @@ def fit_families(
     frame: pd.DataFrame,
     *,
     shared: str | Sequence[str] = ("alpha", "beta"),
+    form: str = STANDARD,
     objective: Literal["huber", "log-mse"] = "huber",
     delta: float = 1e-3,
     bootstrap: int = 1000,
@@ -132,66 +125,61 @@ def fit_families(
     repeats: Literal["refuse", "effective"] = "refuse",
     decay: float = REPEAT_DECAY,
 ) -> Families:
-    """A law for each value of `arch`, with what is `shared` equal in all: any of E, alpha, beta, or none.
+    """A law for each value of `arch`, with what is `shared` equal in all: parameters but A and B, or none.
 
     The rest as in `fit`; resamples are drawn within each architecture. ValueError where the table is at
     fault; NotIdentified where an architecture's runs cannot determine what is its own. Where both exponents
     are shared it is enough that one architecture's runs identify a law alone, and the others' fix their own.
     """
-    names = shareable(shared)
+    shape = FORMS[known("form", form, FORMS)]
+    names = shareable(shared, shape)
     known("objective", objective, OBJECTIVES)
-    if not delta > 0:
-        raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
+    check_delta(delta)
     check_confidence(confidence, bootstrap)
     runs = clean(frame)
     warnings = list(runs.attrs["notes"])
     runs, convention = repeated(runs, repeats, decay)
     groups = {name: in_order(group) for name, group in by_architecture(runs).items()}
-    warnings += _designs(groups, names)
-    tied = Tied.of([points_of(group) for group in groups.values()], names)
-    threshold = delta if objective == "huber" else SQUARES
-    theta, value, converged = optimum(tied, threshold)
-    number = float(scaled_condition(theta[None], tied, np.ones((1, tied.n)))[0])
-    if number > REFUSE:
-        raise NotIdentified(
-            f"the joint fit has a condition number of {number:.2g}, above {REFUSE:.0e}: its coefficients "
-            "are arbitrary; add runs at other tokens per parameter and other budgets"
-        )
-    if number > WARN:
-        warnings.append(f"the joint fit has a condition number of {number:.0f}, above {WARN:.0f}")
+    warnings += _designs(groups, names, shape)
+    problem = Problem.of([Points.of(group) for group in groups.values()], shape, names)
+    thresholds = stages(objective, delta)
+    theta, value, converged = optimum(problem, thresholds)
+    number = float(scaled_condition(theta[None], problem, np.ones((1, problem.n)))[0])
+    warnings += conditioned(number, "the joint fit")
     laws = {
-        name: Law(**dict(zip(NAMES, map(float, rows[0]), strict=True)))
-        for name, rows in zip(groups, tied.coefficients(theta[None]), strict=True)
+        name: Law(**dict(zip(shape.parameters, map(float, rows[0]), strict=True)))
+        for name, rows in zip(groups, problem.coefficients(theta[None]), strict=True)
     }
-    bounds = [f"{name}: {words}" for name, law in laws.items() for words in at_bounds(law, groups[name])]
-    status = Status.AT_BOUND if bounds else Status.CONVERGED
-    if not converged:
-        status = Status.FAILED
-        warnings.append("the search did not converge; do not use these numbers")
+    bounds = [
+        f"{name}: {words}" for name, law in laws.items() for words in at_bounds(law, groups[name], shape)
+    ]
+    status, failed = ended(bounds, converged)
+    warnings += failed
     found = np.empty((0, len(theta)))
     if bootstrap:
         weights = _resamples(groups, resample, bootstrap, seed)
-        found, fitted = refit(theta, tied, weights, (threshold,), REFUSE)
+        found, fitted = refit(theta, problem, weights, thresholds, REFUSE)
         found = found[fitted]
         if len(found) < bootstrap:
             warnings.append(
                 f"{bootstrap - len(found)} of {bootstrap} bootstrap resamples determine no laws: intervals "
                 "lack them"
             )
-    draws = dict(zip(groups, tied.coefficients(found), strict=True))
-    sharing, words = _tested(runs, names)
+    draws = dict(zip(groups, problem.coefficients(found), strict=True))
+    sharing, words = _tested(runs, names, form)
     return Families(
         laws=laws,
+        form=form,
         shared=names,
         status=status,
         objective=objective,
         delta=delta if objective == "huber" else None,
         value=value,
-        n=tied.n,
+        n=problem.n,
         condition=number,
         confidence=confidence,
-        intervals={name: coefficient_intervals(rows, confidence) for name, rows in draws.items()},
-        draws={name: pd.DataFrame(rows, columns=list(NAMES)) for name, rows in draws.items()},
+        intervals={name: parameter_intervals(rows, confidence) for name, rows in draws.items()},
+        draws={name: pd.DataFrame(rows, columns=list(shape.parameters)) for name, rows in draws.items()},
         sharing=sharing,
         convention=convention,
         warnings=(*warnings, *words, *bounds),
@@ -199,22 +187,22 @@ def fit_families(
     )
 
 
-def _designs(groups: dict[str, pd.DataFrame], shared: tuple[str, ...]) -> list[str]:
+def _designs(groups: dict[str, pd.DataFrame], shared: tuple[str, ...], form: Form) -> list[str]:
     """Warnings of the designs; of shared exponents it is enough that one architecture fixes them."""
     found, refused = [], []
     for name, group in groups.items():
         try:
-            found += own_design(name, group)
+            found += own_design(name, group, form)
         except NotIdentified as error:
             refused.append(error)
-            own = len(NAMES) - len(shared)
+            own = len(form.free) - len(shared)
             places = len(group[["params", "tokens"]].drop_duplicates())
             if places < own:
                 raise NotIdentified(
                     f"{name}: {places} different runs cannot fix its own {own} parameters; add runs"
                 ) from None
             found.append(f"{error}; its exponents are those of the others")
-    if refused and (not {"alpha", "beta"} <= set(shared) or len(refused) == len(groups)):
+    if refused and (not set(form.free) - {"E", "A", "B"} <= set(shared) or len(refused) == len(groups)):
         raise refused[0]
     return found
 
@@ -232,27 +220,23 @@ def _resamples(
     )
 
 
-def _tested(runs: pd.DataFrame, shared: tuple[str, ...]) -> tuple[SharingTest | None, list[str]]:
+def _tested(runs: pd.DataFrame, shared: tuple[str, ...], form: str) -> tuple[SharingTest | None, list[str]]:
     if not shared:
         return None, []
     try:
-        found = sharing_test(runs.drop(columns="unique_tokens", errors="ignore"), shared=shared)
+        found = sharing_test(runs.drop(columns="unique_tokens", errors="ignore"), shared=shared, form=form)
     except NotIdentified as error:
         return None, [f"sharing is not tested: {error}"]
     return found, [str(found)] if found.is_rejected else []
 
 
-def _flops_for(coefficients: Array, loss: Array) -> Array:
-    """C at which the compute-optimal loss of rows of coefficients (k, 5) is `loss` (k,); inf where none is.
+def _flops_for(parameters: Array, loss: Array) -> Array:
+    """C at which the compute-optimal loss of rows of parameters (k, p) is `loss` (k,); inf where none is.
 
-    L*(C) = E + K (C / 6)^-gamma, with gamma = alpha beta / (alpha + beta).
+    L*(C) = E + K (C / 6)^-g, with g = gamma alpha beta / (alpha + beta).
     """
-    e, alpha, beta = coefficients[:, 0], coefficients[:, 3], coefficients[:, 4]
-    at_one = allocations(coefficients, TRAINING)[3] - e
+    e, _, _, alpha, beta, *gamma = parameters.T
+    at_one = allocations(parameters, TRAINING)[3] - e
     gap = np.maximum(loss - e, 0.0)
     with np.errstate(divide="ignore", over="ignore"):
-        return TRAINING * (at_one / gap) ** ((alpha + beta) / (alpha * beta))
-
-
-def _row(law: Law) -> Array:
-    return np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
+        return TRAINING * (at_one / gap) ** ((alpha + beta) / (alpha * beta) / (gamma[0] if gamma else 1.0))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
@@ -18,23 +17,29 @@ import pandas as pd
 from scipy.special import fdtri
 
 from scaling.laws.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
-from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Interval, Law, effective_tokens
+from scaling.laws.forms import FORMS, STANDARD, known
+from scaling.laws.law import (
+    COEFFICIENTS,
+    REPEAT_DECAY,
+    TRAINING,
+    Array,
+    Interval,
+    Law,
+    effective_tokens,
+    joined,
+)
+from scaling.laws.objective import Points, Problem, huber
 from scaling.laws.powerlaw import check_confidence
 from scaling.laws.resample import FEW_CLUSTERS, chosen, clusters, in_order, multiplicities, percentile, refit
 from scaling.laws.runs.cleaning import NotIdentified, Status, clean, rows_text
-from scaling.laws.solver import SQUARES, Points, descend, huber, linear, starts, vertex
+from scaling.laws.search import LAD_AGAIN, optimum, stages
 
-COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
 OBJECTIVES = ("huber", "lad", "log-mse")
 RESAMPLES = ("pairs", "budget", "run")
 REPEATS = ("refuse", "effective")
 # So many epochs of a text are about as good as new text (arXiv 2305.16264).
 MOST_EPOCHS = 4.0
 ALLOCATED = ("params", "tokens", "tokens_per_param", "loss")
-# Least absolute deviations are approached by Huber objectives.
-LAD = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-# For resamples, which start at the optimum and whose scatter is far above the difference.
-LAD_AGAIN = (1e-3, 1e-4, 1e-5)
 # Flops within this share of 6 N D are the same account.
 ACCOUNTED = 0.1
 # The chance that a law is taken for more than a constant where a constant is the truth.
@@ -73,15 +78,17 @@ class Allocation:
 class FittedLaw(Law):
     """A law with what is known of it: `status`, `intervals`, `warnings`, and the draws they come from.
 
+    form         its name in `scaling.laws.forms.FORMS`
     value        the objective at the optimum, a sum over the runs; `delta` is its threshold on log loss
     condition    of the Jacobian, logs centred and columns scaled
-    draws        coefficients of each bootstrap resample that converged
+    draws        parameters of each bootstrap resample that converged
     residuals    ln(loss) - ln(prediction), by row of the table
     convention   how C, and where they repeat tokens, are counted
     largest      6 N D of the largest run
     resample     what the bootstrap drew: "pairs", "budget" or "run"; "" without one
     """
 
+    form: str
     status: Status
     objective: str
     delta: float | None
@@ -97,23 +104,32 @@ class FittedLaw(Law):
     largest: float
     resample: str
 
+    @property
+    def formula(self) -> str:
+        """The form of the law in N and D."""
+        return FORMS[self.form].formula
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The parameters of the form and the exponents of N* and D*, by name."""
+        names = (*FORMS[self.form].parameters, "n_exponent", "d_exponent")
+        return {name: getattr(self, name) for name in names}
+
     def at(self, c: float, confidence: float | None = None) -> Allocation:
         """The optimal allocation at c FLOPs, with percentile intervals where there are draws."""
         level = self.confidence if confidence is None else confidence
-        point = allocations(np.array([[getattr(self, name) for name in COEFFICIENTS]]), c)[:, 0]
-        drawn = allocations(self.draws.to_numpy(), c)
-        intervals = (
-            {name: percentile(row, level) for name, row in zip(ALLOCATED, drawn, strict=True)}
-            if len(self.draws)
-            else {}
-        )
-        values = dict(zip(ALLOCATED, map(float, point), strict=True))
+        values = dict(zip(ALLOCATED, map(float, allocations(row(self, self.form), c)[:, 0]), strict=True))
+        intervals = {}
+        if len(self.draws):
+            drawn = zip(ALLOCATED, allocations(self.draws.to_numpy(), c), strict=True)
+            intervals = {name: percentile(found, level) for name, found in drawn}
         return Allocation(flops=float(c), beyond=float(c) / self.largest, intervals=intervals, **values)
 
 
 def fit(
     frame: pd.DataFrame,
     *,
+    form: str = STANDARD,
     objective: Literal["huber", "lad", "log-mse"] = "huber",
     delta: float = 1e-3,
     bootstrap: int = 1000,
@@ -125,22 +141,27 @@ def fit(
 ) -> FittedLaw:
     """The law that minimises the objective over the runs of one architecture.
 
+    form       "standard" E + A N^-alpha + B D^-beta; "over-training", which has beta = alpha; or
+               "joint-exponent" E + (A N^-alpha + B D^-beta)^gamma. `scaling.laws.forms` has their sources
+    objective  "huber" on log loss; "lad", its absolute deviations; "log-mse", its squares
     delta      threshold of the Huber objective, on log loss
     bootstrap  resamples, at least 100, or 0 for no intervals
     resample   what is drawn: single rows, whole isoFLOP groups, or all rows of a training run (column run or
                model). None: whole runs where several rows, of one size, share a label; else single rows
+    confidence level of the intervals
+    seed       of the resamples
     repeats    runs that read their text (column unique_tokens) up to four times count all tokens; those that
                read it more often are refused, or with "effective" fitted with their effective tokens, as
                are then all that repeat (arXiv 2305.16264, `decay` is R*)
 
     ValueError where the table is at fault, NotIdentified where these runs cannot determine a law.
     """
+    shape = FORMS[known("form", form, FORMS)]
     known("objective", objective, OBJECTIVES)
     if resample is not None:
         known("resample", resample, RESAMPLES)
     known("repeats", repeats, REPEATS)
-    if not delta > 0:
-        raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
+    check_delta(delta)
     check_confidence(confidence, bootstrap)
     runs = clean(frame)
     _one_architecture(runs)
@@ -148,31 +169,31 @@ def fit(
     trained = TRAINING * runs["params"].to_numpy(float) * runs["tokens"].to_numpy(float)
     warnings += _accounting(runs["flops"].to_numpy(float) / trained)
     runs, convention = repeated(runs, repeats, decay)
-    warnings += check_design(runs)
+    warnings += check_design(runs, shape)
     rows, runs = runs.index, in_order(runs)
-    n, d, loss = (runs[name].to_numpy(float) for name in ("params", "tokens", "loss"))
-    points = Points.of(n, d, loss)
-    stages = {"huber": (delta,), "lad": LAD, "log-mse": (SQUARES,)}[objective]
-    theta, value, converged = optimum(points, np.ones(len(runs)), stages)
-    _more_than_a_constant(points, value, objective, stages)
-    law = Law(**_named(points.coefficients(theta[None])[0]))
-    number = condition(law, n, d)
-    warnings += _conditioned(number)
-    bounds = at_bounds(law, runs)
-    status = Status.AT_BOUND if bounds else Status.CONVERGED
-    if not converged:
-        status = Status.FAILED
-        warnings.append("the search did not converge; do not use these numbers")
-    draws, drawn_as = np.empty((0, 5)), ""
+    problem = Problem.of([Points.of(runs)], shape)
+    thresholds = stages(objective, delta)
+    theta, value, converged = optimum(problem, thresholds)
+    _more_than_a_constant(problem, value, objective, thresholds)
+    values = dict(zip(shape.parameters, map(float, problem.coefficients(theta[None])[0][0]), strict=True))
+    law = Law(**values)
+    number = condition(law, runs["params"], runs["tokens"], shape)
+    warnings += conditioned(number, "the fit")
+    bounds = at_bounds(law, runs, shape)
+    status, failed = ended(bounds, converged)
+    warnings += failed
+    draws, drawn_as = np.empty((0, len(values))), ""
     if bootstrap:
         drawn_as = chosen(runs, resample)
         groups = clusters(runs, drawn_as)
         drawn = multiplicities(groups, bootstrap, seed)
-        found, fitted = refit(theta, points, drawn, LAD_AGAIN if objective == "lad" else stages, REFUSE)
+        again = LAD_AGAIN if objective == "lad" else thresholds
+        found, fitted = refit(theta, problem, drawn, again, REFUSE)
         warnings += _resampled(fitted, int(groups.max()) + 1, drawn_as)
-        draws = points.coefficients(found[fitted])
+        draws = problem.coefficients(found[fitted])[0]
     return FittedLaw(
-        **_named(points.coefficients(theta[None])[0]),
+        **values,
+        form=form,
         status=status,
         objective=objective,
         delta=delta if objective == "huber" else None,
@@ -180,8 +201,8 @@ def fit(
         n=len(runs),
         condition=number,
         confidence=confidence,
-        intervals=coefficient_intervals(draws, confidence),
-        draws=pd.DataFrame(draws, columns=list(COEFFICIENTS)),
+        intervals=parameter_intervals(draws, confidence),
+        draws=pd.DataFrame(draws, columns=list(values)),
         residuals=pd.Series(log_residuals(law, runs), runs.index, name="residual").reindex(rows),
         convention=convention,
         warnings=(*warnings, *bounds),
@@ -190,54 +211,50 @@ def fit(
     )
 
 
-def optimum(points: Points, weights: Array, stages: Sequence[float]) -> tuple[Array, float, bool]:
-    """The unknowns (5,) with the lowest objective over several starts, its value, and whether it converged.
-
-    stages: thresholds of the Huber objective, each from the optimum of the last. LAD ends at a vertex.
-    """
-    theta = starts(points, weights)
-    if not len(theta):
-        raise NotIdentified(
-            "in no power law of these runs does the loss fall with both params and tokens; add runs that "
-            "vary one while the other stays, over a factor of 10 or more"
-        )
-    for delta in stages:
-        theta, value, converged = descend(theta, points, weights, delta)
-    best = int(value.argmin())
-    if stages != LAD:
-        return theta[best], float(value[best]), bool(converged[best])
-    exact = vertex(theta[best], points, weights)
-    return exact, float(np.abs(linear(exact[None], points)[0][0]) @ weights), bool(converged[best])
-
-
-def allocations(coefficients: Array, c: float) -> Array:
-    """N*, D*, D*/N* and the loss there (4, k), of rows of coefficients (k, 5)."""
-    e, a, b, alpha, beta = coefficients.T
+def allocations(parameters: Array, c: float) -> Array:
+    """N*, D*, D*/N* and the loss there (4, k), of rows of parameters (k, p)."""
+    e, a, b, alpha, beta, *gamma = parameters.T
     log_g = (np.log(alpha * a) - np.log(beta * b)) / (alpha + beta)
     n = np.exp(log_g + beta / (alpha + beta) * np.log(c / TRAINING))
     d = c / TRAINING / n
-    return np.stack([n, d, d / n, e + a * n**-alpha + b * d**-beta])
+    return np.stack([n, d, d / n, joined(e, a * n**-alpha, b * d**-beta, *gamma)])
 
 
-def _named(row: Array) -> dict[str, float]:
-    return dict(zip(COEFFICIENTS, map(float, row), strict=True))
+def row(law: Law, form: str) -> Array:
+    """The parameters of a law as a row (1, p)."""
+    return np.array([[getattr(law, name) for name in FORMS[form].parameters]])
 
 
-def coefficient_intervals(draws: Array, level: float) -> dict[str, Interval]:
-    """Percentile intervals of rows of coefficients (k, 5) and of the exponents of N* and D*."""
+def parameter_intervals(draws: Array, level: float) -> dict[str, Interval]:
+    """Percentile intervals of rows of parameters (k, p) and of the exponents of N* and D*."""
     if not len(draws):
         return {}
-    found = {name: percentile(draws[:, i], level) for i, name in enumerate(COEFFICIENTS)}
+    names = (*COEFFICIENTS, "gamma")[: draws.shape[1]]
+    found = {name: percentile(draws[:, i], level) for i, name in enumerate(names)}
     share = draws[:, 4] / (draws[:, 3] + draws[:, 4])
     return {**found, "n_exponent": percentile(share, level), "d_exponent": percentile(1 - share, level)}
 
 
-def known(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a value that is not among the choices, with the nearest that is."""
-    if value not in choices:
-        close = get_close_matches(str(value), choices, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"{name} {value!r} is unknown; {hint}choose from {', '.join(choices)}")
+def check_delta(delta: float) -> None:
+    if not delta > 0:
+        raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
+
+
+def ended(bounds: Sequence[str], converged: bool) -> tuple[Status, list[str]]:
+    """How a fit ended, and the warning where that is in failure."""
+    if not converged:
+        return Status.FAILED, ["the search did not converge; do not use these numbers"]
+    return Status.AT_BOUND if bounds else Status.CONVERGED, []
+
+
+def conditioned(number: float, what: str) -> list[str]:
+    """A warning where a condition number is large; NotIdentified where it is too large."""
+    if number > REFUSE:
+        raise NotIdentified(
+            f"{what} has a condition number of {number:.2g}, above {REFUSE:.0e}: its coefficients are "
+            "arbitrary; add runs at other tokens per parameter and other budgets"
+        )
+    return [f"{what} has a condition number of {number:.0f}, above {WARN:.0f}"] if number > WARN else []
 
 
 def _one_architecture(runs: pd.DataFrame) -> None:
@@ -284,25 +301,19 @@ def repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFra
     return runs.assign(tokens=worth), f"{convention}; D in effective tokens, R* = {decay:g}"
 
 
-def _more_than_a_constant(points: Points, value: float, objective: str, stages: Sequence[float]) -> None:
+def _more_than_a_constant(
+    problem: Problem, value: float, objective: str, thresholds: Sequence[float]
+) -> None:
     """Refuse where a constant explains the losses about as well: an F test of the objectives."""
-    n = len(points.x)
-    spread = points.log_loss - np.median(points.log_loss)
-    flat = float(np.abs(spread).sum() if objective == "lad" else huber(spread, stages[-1]).sum())
-    if n > 5 and (flat - value) / 4 <= fdtri(4, n - 5, 1 - CONSTANT) * value / (n - 5):
+    n, log_loss = problem.n, problem.points[0].log_loss
+    spread = log_loss - np.median(log_loss)
+    flat = float(np.abs(spread).sum() if objective == "lad" else huber(spread, thresholds[-1]).sum())
+    more, rest = len(problem.low) - 1, n - len(problem.low)
+    if rest > 0 and (flat - value) / more <= fdtri(more, rest, 1 - CONSTANT) * value / rest:
         raise NotIdentified(
             f"a constant explains these {n} losses about as well as a law does; add runs over a wider range "
             "of compute, or more of them"
         )
-
-
-def _conditioned(number: float) -> list[str]:
-    if number > REFUSE:
-        raise NotIdentified(
-            f"the fit has a condition number of {number:.2g}, above {REFUSE:.0e}: its coefficients are "
-            "arbitrary; add runs at other tokens per parameter and other budgets"
-        )
-    return [f"the fit has a condition number of {number:.0f}, above {WARN:.0f}"] if number > WARN else []
 
 
 def _resampled(fitted: npt.NDArray[np.bool_], groups: int, resample: str) -> list[str]:

@@ -1,7 +1,8 @@
 """The law of loss against size and data, and what follows from it by algebra.
 
 L(N, D) = E + A N^-alpha + B D^-beta, in nats per token, with N parameters, D tokens and C = 6 N D FLOPs of
-training (Hoffmann et al., arXiv 2203.15556, approach 3). All methods take numbers or numpy arrays.
+training (Hoffmann et al., arXiv 2203.15556, approach 3); other forms are in `scaling.laws.forms`. All methods
+take numbers or numpy arrays.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scipy.optimize import brentq
 Array = npt.NDArray[np.float64]
 Numbers = float | Array
 
+COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
 # Training costs 6 FLOPs a parameter and token, inference 2.
 TRAINING, INFERENCE = 6.0, 2.0
 # Repetitions after which a repeated token is worth 1/e of a new one (arXiv 2305.16264).
@@ -34,16 +36,20 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """L(N, D) = E + A N^-alpha + B D^-beta; E is not negative, the others are positive."""
+    """L(N, D) = E + (A N^-alpha + B D^-beta)^gamma; E is not negative, the others are positive.
+
+    The least loss at given compute lies where the sum in brackets is least, so gamma moves no optimum.
+    """
 
     E: float
     A: float
     B: float
     alpha: float
     beta: float
+    gamma: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("E", "A", "B", "alpha", "beta"):
+        for name in (*COEFFICIENTS, "gamma"):
             value = getattr(self, name)
             enough = value >= 0 if name == "E" else value > 0
             if not (math.isfinite(value) and enough):
@@ -69,9 +75,9 @@ class Law:
         return math.exp(log / (self.alpha + self.beta))
 
     def loss(self, n: Numbers, d: Numbers) -> Numbers:
-        """E + A n^-alpha + B d^-beta, in nats per token."""
+        """E + (A n^-alpha + B d^-beta)^gamma, in nats per token."""
         n, d = _positive("n", n), _positive("d", d)
-        return _plain(self.E + self.A * n**-self.alpha + self.B * d**-self.beta)
+        return _plain(joined(self.E, self.A * n**-self.alpha, self.B * d**-self.beta, self.gamma))
 
     def n_opt(self, c: Numbers) -> Numbers:
         """N* = G (c / 6)^a, the parameters with the lowest loss at c FLOPs."""
@@ -100,7 +106,8 @@ class Law:
     def tokens_for(self, n: Numbers, loss: Numbers) -> Numbers:
         """The tokens that bring n parameters to this loss; inf where no amount of data does."""
         n, loss = _positive("n", n), _positive("loss", loss)
-        rest = np.maximum(loss - self.E - self.A * n**-self.alpha, 0.0)
+        gap = np.maximum(loss - self.E, 0.0) ** (1 / self.gamma)
+        rest = np.maximum(gap - self.A * n**-self.alpha, 0.0)
         with np.errstate(divide="ignore"):
             return _plain((self.B / rest) ** (1 / self.beta))
 
@@ -108,7 +115,7 @@ class Law:
         """(N, D) that reach `loss` at the least FLOPs of training and of serving `inference_tokens` T.
 
         Minimises 6 N D + 2 N T subject to L(N, D) = loss (Sardana et al., arXiv 2401.00448). With
-        s the share of A N^-alpha in loss - E, the cost is stationary where
+        s the share of A N^-alpha in (loss - E)^(1 / gamma), the cost is stationary where
 
             alpha s = beta (1 - s) (1 + T / (3 D(s)))
 
@@ -117,6 +124,7 @@ class Law:
         gap = float(loss) - self.E
         if not gap > 0:
             raise ValueError(f"a loss of {loss:g} is not above E = {self.E:g}; no model reaches it")
+        gap **= 1 / self.gamma
         if not (math.isfinite(inference_tokens) and inference_tokens >= 0):
             raise ValueError(f"inference_tokens = {inference_tokens} must be finite and not negative")
 
@@ -134,6 +142,13 @@ class Law:
             log_rest = brentq(slope, _below(slope, log_rest - 1.0), log_rest, xtol=1e-14, rtol=1e-14)
         share = -math.expm1(log_rest)
         return math.exp(math.log(self.A / (share * gap)) / self.alpha), tokens(log_rest)
+
+
+def joined(floor: Numbers, by_size: Numbers, by_data: Numbers, gamma: Numbers | None = None) -> Numbers:
+    """floor + (by_size + by_data)^gamma; without gamma it is 1."""
+    if gamma is None or np.all(gamma == 1.0):
+        return floor + by_size + by_data
+    return floor + (by_size + by_data) ** gamma
 
 
 def effective_tokens(tokens: Numbers, unique: Numbers, decay: float = REPEAT_DECAY) -> Numbers:

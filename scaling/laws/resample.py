@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from scaling.laws.law import Array, Interval
+from scaling.laws.objective import Mask, Problem
 from scaling.laws.runs.cleaning import budgets
-from scaling.laws.solver import Mask, Objective, descend, scaled_condition
+from scaling.laws.solver import descend, scaled_condition
 
 LABELS = ("run", "model")
 # Weights fitted at a time, a resample having one for each run: as many as a processor's second cache holds.
@@ -79,28 +80,28 @@ def multiplicities(groups: npt.NDArray[np.intp], draws: int, seed: int) -> npt.N
 
 
 def refit(
-    theta: Array, points: Objective, weights: npt.NDArray[np.uint16], stages: Sequence[float], worst: float
+    theta: Array, problem: Problem, weights: npt.NDArray[np.uint16], stages: Sequence[float], worst: float
 ) -> tuple[Array, Mask]:
     """The unknowns of each resample (k, p), from theta (p,), and whether it was fitted (k,).
 
     Not fitted: did not converge, or has a condition number above `worst` in its own runs.
     """
-    found, fitted = refitted(theta, points, weights, stages)
-    for part in _parts(len(weights), points.n):
-        fitted[part] &= scaled_condition(found[part], points, weights[part].astype(float)) <= worst
+    found, fitted = refitted(theta, problem, weights, stages)
+    for part in _parts(len(weights), problem.n):
+        fitted[part] &= scaled_condition(found[part], problem, weights[part].astype(float)) <= worst
     return found, fitted
 
 
 def refitted(
-    theta: Array, points: Objective, weights: npt.NDArray[np.generic], stages: Sequence[float]
+    theta: Array, problem: Problem, weights: npt.NDArray[np.generic], stages: Sequence[float]
 ) -> tuple[Array, Mask]:
     """The unknowns (k, p) for each row of weights (k, n), from theta (p,), and whether they converged."""
     found, fitted = np.empty((len(weights), len(theta))), np.zeros(len(weights), bool)
-    for part in _parts(len(weights), points.n):
+    for part in _parts(len(weights), problem.n):
         rows = weights[part].astype(float)
         now = np.repeat(theta[None], len(rows), 0)
         for delta in stages:
-            now, _, fitted[part] = descend(now, points, rows, delta)
+            now, _, fitted[part] = descend(now, problem, rows, delta)
         found[part] = now
     return found, fitted
 

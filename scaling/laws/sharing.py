@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import pandas as pd
 from scipy.special import fdtrc
 
 from scaling.laws.diagnose import check_design
+from scaling.laws.forms import FORMS, STANDARD, Form, known
+from scaling.laws.objective import SQUARES, Points, Problem
 from scaling.laws.runs.cleaning import NotIdentified, clean
-from scaling.laws.solver import SQUARES, Points
-from scaling.laws.tied import SHAREABLE, Tied, optimum
+from scaling.laws.search import optimum
 
 LEVEL = 0.05
 # Residuals below this share of a log loss are rounding.
@@ -48,27 +48,32 @@ class SharingTest:
         )
 
 
-def sharing_test(frame: pd.DataFrame, *, shared: str | Sequence[str] = ("alpha", "beta")) -> SharingTest:
+def sharing_test(
+    frame: pd.DataFrame, *, shared: str | Sequence[str] = ("alpha", "beta"), form: str = STANDARD
+) -> SharingTest:
     """Test whether the architectures of a table (column arch) have E, alpha or beta in common.
 
     ValueError where the table is at fault; NotIdentified where the runs of one architecture cannot determine
     a law of their own, or leave nothing to judge the error by.
     """
-    names = shareable(shared)
+    shape = FORMS[known("form", form, FORMS)]
+    names = shareable(shared, shape)
     if not names:
-        raise ValueError("shared is empty, so there is nothing to test; name some of E, alpha, beta")
+        raise ValueError(
+            f"shared is empty, so there is nothing to test; name some of {', '.join(shape.shareable)}"
+        )
     groups = by_architecture(clean(frame))
     for name, group in groups.items():
-        own_design(name, group)
-    points = [points_of(group) for group in groups.values()]
-    together, apart = Tied.of(points, names), Tied.of(points, ())
+        own_design(name, group, shape)
+    points = [Points.of(group) for group in groups.values()]
+    together, apart = Problem.of(points, shape, names), Problem.of(points, shape)
     saved, rest = len(apart.low) - len(together.low), apart.n - len(apart.low)
     if rest < 1:
         raise NotIdentified(
             f"{apart.n} runs leave no error to judge by, as separate laws have {len(apart.low)} parameters; "
             f"add {1 - rest} run{'s' * (1 - rest != 1)} or more"
         )
-    with_shared, separate = optimum(together, SQUARES)[1], optimum(apart, SQUARES)[1]
+    with_shared, separate = (optimum(problem, (SQUARES,))[1] for problem in (together, apart))
     floor = apart.n * ROUNDING**2
     statistic = max(with_shared - separate, 0.0) / saved / (max(separate, floor) / rest)
     return SharingTest(
@@ -76,15 +81,13 @@ def sharing_test(frame: pd.DataFrame, *, shared: str | Sequence[str] = ("alpha",
     )
 
 
-def shareable(shared: str | Sequence[str]) -> tuple[str, ...]:
-    """The names of what is shared, in the order E, alpha, beta."""
-    asked = [shared] if isinstance(shared, str) else list(shared)
-    for name in asked:
-        if name not in SHAREABLE:
-            close = get_close_matches(str(name), SHAREABLE, n=1, cutoff=0.4)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"shared {name!r} is unknown; {hint}choose from {', '.join(SHAREABLE)}")
-    return tuple(name for name in SHAREABLE if name in asked)
+def shareable(shared: str | Sequence[str], form: Form) -> tuple[str, ...]:
+    """The free parameters that are shared, in the form's order: for one that is tied, what it is tied to."""
+    asked = [
+        known("shared", name, form.shareable, 0.4)
+        for name in ([shared] if isinstance(shared, str) else shared)
+    ]
+    return tuple(name for name in form.free if name in {form.ties.get(own, own) for own in asked})
 
 
 def by_architecture(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -98,14 +101,9 @@ def by_architecture(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return groups
 
 
-def points_of(runs: pd.DataFrame) -> Points:
-    """The runs of a clean frame, as the solver takes them."""
-    return Points.of(*(runs[name].to_numpy(float) for name in ("params", "tokens", "loss")))
-
-
-def own_design(name: str, runs: pd.DataFrame) -> list[str]:
+def own_design(name: str, runs: pd.DataFrame, form: Form) -> list[str]:
     """`check_design` of one architecture, which the messages name."""
     try:
-        return [f"{name}: {words}" for words in check_design(runs)]
+        return [f"{name}: {words}" for words in check_design(runs, form)]
     except NotIdentified as error:
         raise NotIdentified(f"{name}: {error}") from None

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 import pandas as pd
 
 from scaling.laws.families import fit_families
-from scaling.laws.fitting import COEFFICIENTS
+from scaling.laws.forms import FORMS
 from scaling.laws.runs.cleaning import NotIdentified
 from scaling.laws.runs.columns import chosen
 from scaling.laws.runs.rows import without_notes
@@ -89,6 +89,7 @@ def _families(frame: pd.DataFrame, asked: Request) -> Answer:
         found = fit_families(
             frame,
             shared=asked.shared,
+            form=asked.form,
             objective=asked.objective,  # type: ignore[arg-type]
             delta=asked.delta,
             bootstrap=asked.bootstrap,
@@ -103,7 +104,7 @@ def _families(frame: pd.DataFrame, asked: Request) -> Answer:
     rows = pd.DataFrame(
         [
             {"arch": arch}
-            | {key: getattr(law, key) for key in (*COEFFICIENTS, "n_exponent")}
+            | {key: getattr(law, key) for key in (*FORMS[asked.form].parameters, "n_exponent")}
             | {
                 f"{key}_{end}": getattr(ends, end)
                 for key, ends in found.intervals[arch].items()

@@ -12,7 +12,8 @@ import pandas as pd
 from mad.messages import counted
 from scaling.laws.audit import audit
 from scaling.laws.envelope import envelope
-from scaling.laws.fitting import COEFFICIENTS, FittedLaw, fit
+from scaling.laws.fitting import FittedLaw, fit
+from scaling.laws.forms import FORMS, STANDARD, known
 from scaling.laws.gadre import fit_overtraining_law
 from scaling.laws.isoflops import isoflop
 from scaling.laws.law import Interval
@@ -27,6 +28,7 @@ class Request:
 
     approach: str = "all"
     train: str | None = None
+    form: str = STANDARD
     objective: Literal["huber", "lad", "log-mse"] = "huber"
     delta: float = 1e-3
     resample: Literal["pairs", "budget", "run"] | None = None
@@ -38,6 +40,9 @@ class Request:
     bootstrap: int = 1000
     confidence: float = 0.95
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        known("form", self.form, FORMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,7 @@ def _law(arch: str, runs: Runs, asked: Request) -> Answer:
     target = asked.at[-1] if asked.at else float(clean(runs.fitted)["flops"].max())
     law = fit(
         runs.rows,
+        form=asked.form,
         objective=asked.objective,
         delta=asked.delta,
         bootstrap=asked.bootstrap,
@@ -82,11 +88,12 @@ def _law(arch: str, runs: Runs, asked: Request) -> Answer:
         "status": str(law.status),
         "runs": law.n,
         "convention": law.convention,
+        **({"form": law.form} if law.form != STANDARD else {}),
         "objective": law.objective,
         "delta": law.delta,
         "sum": law.value,
         "condition": law.condition,
-        **{name: getattr(law, name) for name in (*COEFFICIENTS, "n_exponent", "d_exponent")},
+        **law.values,
         "resample": law.resample,
         "intervals": show.intervals(law.intervals),
         "at": [_allocation(law, target) for target in targets],

@@ -23,6 +23,7 @@ UNITS = {
     "B": "",
     "alpha": "exponent of N",
     "beta": "exponent of D",
+    "gamma": "exponent of the sum",
     "n_exponent": "N* ~ C^a",
     "d_exponent": "D* ~ C^b",
 }
@@ -32,13 +33,13 @@ def law_text(name: str, law: FittedLaw, targets: Sequence[float]) -> str:
     """A fitted law: what was minimised, its coefficients, and the optimum at each target."""
     threshold = f" (delta {law.delta:g})" if law.delta is not None else ""
     lines = [
-        f"{name}: L(N, D) = E + A N^-alpha + B D^-beta",
+        f"{name}: L(N, D) = {law.formula}",
         f"{law.n} runs; {law.convention}; {law.objective}{threshold} on log loss, sum {law.value:.7g}; "
         f"{law.status}; condition number {law.condition:.3g}",
         "",
     ]
     rows = [
-        [key, f"{getattr(law, key):.6g}", span(law.intervals.get(key)), unit] for key, unit in UNITS.items()
+        [key, f"{value:.6g}", span(law.intervals.get(key)), UNITS[key]] for key, value in law.values.items()
     ]
     level = f"{100 * law.confidence:g} % interval ({DRAWN.get(law.resample)})"
     lines += [columns(["", "value", level if law.intervals else "", ""], rows), ""]

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from scaling.laws.forms import FORMS
 from scaling.laws.law import Law
+from scaling.laws.objective import Points, Problem
 
 CHINCHILLA = Law(E=1.82, A=482.0, B=2085.0, alpha=0.348, beta=0.366)
 SYMMETRIC = Law(E=1.8, A=500.0, B=1500.0, alpha=0.35, beta=0.35)
@@ -15,6 +17,11 @@ FALLS_FAST = Law(E=1.8, A=500.0, B=1500.0, alpha=0.40, beta=0.30)
 FALLS_SLOWLY = Law(E=1.8, A=500.0, B=1500.0, alpha=0.30, beta=0.40)
 TRUTH = Law(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.36)
 BUDGETS = (1e18, 1e19, 1e20, 1e21)
+
+
+def problem_of(frame: pd.DataFrame, form: str = "standard") -> Problem:
+    """What a fit of one law minimises."""
+    return Problem.of([Points.of(frame)], FORMS[form])
 
 
 def grid(

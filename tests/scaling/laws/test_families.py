@@ -9,10 +9,11 @@ import pytest
 from scaling.laws.families import Families, fit_families
 from scaling.laws.fitting import fit
 from scaling.laws.law import Law
+from scaling.laws.objective import SQUARES, Points, Problem
 from scaling.laws.runs.cleaning import NotIdentified, Status, clean
-from scaling.laws.sharing import by_architecture, points_of, sharing_test
-from scaling.laws.solver import SQUARES, descend
-from scaling.laws.tied import SHAREABLE, Tied, joint_starts, optimum
+from scaling.laws.search import optimum, starts
+from scaling.laws.sharing import by_architecture, sharing_test
+from scaling.laws.solver import descend
 
 LAWS = {
     "transformer": Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37),
@@ -24,6 +25,7 @@ UNLIKE = {
     "hybrid": Law(E=1.6, A=200.0, B=1500.0, alpha=0.29, beta=0.34),
     "recurrent": Law(E=1.9, A=900.0, B=4000.0, alpha=0.4, beta=0.42),
 }
+SHAREABLE = ("E", "alpha", "beta")
 SETS = [(), ("E",), ("alpha",), ("beta",), ("alpha", "beta"), ("E", "beta"), ("E", "alpha", "beta")]
 
 
@@ -88,14 +90,14 @@ def test_what_is_shared_is_equal_and_what_is_not_differs(shared: tuple[str, ...]
 @pytest.mark.parametrize("shared", [("E",), ("alpha",), ("alpha", "beta"), ("E", "alpha", "beta")])
 def test_the_optimum_is_that_of_many_random_starts(shared: tuple[str, ...], delta: float) -> None:
     groups = by_architecture(clean(study(UNLIKE, noise=0.006, seed=3)))
-    tied = Tied.of([points_of(group) for group in groups.values()], shared)
+    tied = Problem.of([Points.of(group) for group in groups.values()], shared=shared)
     rng = np.random.default_rng(0)
     start = np.empty((30, len(tied.low)))
     start[:, tied.slots[:, 0]] = rng.uniform(0, 2.5, (30, 3))
     start[:, tied.slots[:, 1:3]] = rng.uniform(-4, 1, (30, 3, 2))
     start[:, tied.slots[:, 3:]] = rng.uniform(0.05, 1.2, (30, 3, 2))
     _, values, _ = descend(start, tied, np.ones(tied.n), delta)
-    _, value, converged = optimum(tied, delta)
+    _, value, converged = optimum(tied, (delta,))
     assert converged
     assert value == pytest.approx(np.nanmin(values), rel=1e-8)
 
@@ -103,18 +105,18 @@ def test_the_optimum_is_that_of_many_random_starts(shared: tuple[str, ...], delt
 @pytest.mark.parametrize("shared", SETS)
 def test_a_start_is_already_close(shared: tuple[str, ...]) -> None:
     groups = by_architecture(clean(study(LAWS, noise=0.01)))
-    tied = Tied.of([points_of(group) for group in groups.values()], shared)
-    _, best, _ = optimum(tied, SQUARES)
-    start = tied.system(joint_starts(tied)[:1], np.ones((1, tied.n)), SQUARES).value[0]
+    tied = Problem.of([Points.of(group) for group in groups.values()], shared=shared)
+    _, best, _ = optimum(tied, (SQUARES,))
+    start = tied.system(starts(tied, np.ones(tied.n))[:1], np.ones((1, tied.n)), SQUARES).value[0]
     assert best <= start < 1.2 * best
 
 
 def test_joint_derivatives_are_those_of_differences() -> None:
     groups = by_architecture(clean(study(UNLIKE, noise=0.01)))
-    tied = Tied.of([points_of(group) for group in groups.values()], ("E", "beta"))
+    tied = Problem.of([Points.of(group) for group in groups.values()], shared=("E", "beta"))
     rng = np.random.default_rng(1)
     weights = rng.integers(0, 3, (1, tied.n)).astype(float)
-    theta = optimum(tied, SQUARES)[0] + rng.normal(0, 0.01, len(tied.low))
+    theta = optimum(tied, (SQUARES,))[0] + rng.normal(0, 0.01, len(tied.low))
     steps = 1e-5 * np.eye(len(theta))
     here = tied.system(theta[None], weights, 0.02)
     up = [tied.system((theta + step)[None], weights, 0.02) for step in steps]

@@ -8,8 +8,8 @@ import pytest
 
 import scaling
 from scaling.laws.law import Law, effective_tokens
+from scaling.laws.objective import huber
 from scaling.laws.runs.cleaning import NotIdentified, Status
-from scaling.laws.solver import Points, huber
 
 CHINCHILLA = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 SYMMETRIC = Law(E=2.0, A=400.0, B=400.0, alpha=0.31, beta=0.31)
@@ -40,10 +40,6 @@ def like_chinchilla(seed: int = 0) -> pd.DataFrame:
     frame = simulate(CHINCHILLA, budgets=20, sizes=12, low=2e18, span=5e3, width=5.0)
     frame["loss"] *= np.exp(0.003 * generator.standard_t(3, len(frame)))
     return frame
-
-
-def points_of(frame: pd.DataFrame) -> Points:
-    return Points.of(*(frame[name].to_numpy(float) for name in ("params", "tokens", "loss")))
 
 
 @pytest.mark.parametrize("objective", ["huber", "lad", "log-mse"])

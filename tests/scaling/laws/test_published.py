@@ -13,7 +13,7 @@ import pytest
 import scaling
 from scaling.laws.gadre import fit_overtraining_law
 from scaling.laws.runs.cleaning import Status
-from scaling.laws.solver import Points, linear
+from tests.scaling.laws.designs import problem_of
 
 CHINCHILLA, CASE = "chinchilla_kyotakano.csv", "P1_chinchilla_licensed"
 DATA = os.environ.get("MAD_SCALING_DATA")
@@ -116,9 +116,8 @@ def test_the_bootstrap_of_the_chinchilla_runs_is_as_expected(resamples: int, sha
 
 def test_asymptotic_errors_are_about_half_of_those_of_the_bootstrap() -> None:
     runs, law = runs_of(CHINCHILLA), scaling.fit(runs_of(CHINCHILLA), bootstrap=500)
-    points = Points.of(*(runs[name].to_numpy(float) for name in ("params", "tokens", "loss")))
-    centred = [np.log(law.A) - law.alpha * points.centre[0], np.log(law.B) - law.beta * points.centre[1]]
-    r, jacobian = linear(np.array([[law.E, *centred, law.alpha, law.beta]]), points)
+    problem = problem_of(runs)
+    r, jacobian = problem.residuals(problem.unknowns(law)[None])
     covariance = np.linalg.inv(jacobian[0] @ jacobian[0].T) * (r[0] @ r[0]) / (law.n - 5)
     asymptotic = np.sqrt(np.diag(covariance))[3:]
     assert (asymptotic < 0.65 * law.draws[["alpha", "beta"]].std()).all()

@@ -11,14 +11,11 @@ from scaling.laws.families import fit_families
 from scaling.laws.law import Interval
 from scaling.laws.resample import clusters, in_order, multiplicities, percentile, refit
 from scaling.laws.runs.cleaning import NotIdentified, clean
-from scaling.laws.solver import Points, descend, linear, starts
-from tests.scaling.laws.designs import TRUTH, curves, simulate
+from scaling.laws.search import cells
+from scaling.laws.solver import descend
+from tests.scaling.laws.designs import TRUTH, curves, problem_of, simulate
 
 NAMES = ("E", "A", "B", "alpha", "beta", "n_exponent", "d_exponent")
-
-
-def points_of(frame: pd.DataFrame) -> Points:
-    return Points.of(*(frame[name].to_numpy(float) for name in ("params", "tokens", "loss")))
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
@@ -45,14 +42,14 @@ def test_half_as_much_noise_gives_intervals_half_as_wide() -> None:
 @pytest.mark.parametrize("objective", ["huber", "log-mse"])
 def test_every_resample_reaches_the_optimum_that_several_starts_find(objective: str) -> None:
     frame = simulate(0.004, 1)
-    points, delta = points_of(frame), {"huber": 1e-3, "log-mse": 1e6}[objective]
+    problem, delta = problem_of(frame), {"huber": 1e-3, "log-mse": 1e6}[objective]
     weights = multiplicities(np.arange(35), 40, seed=3)
-    law, _, _ = descend(starts(points, np.ones(35), 1), points, np.ones(35), delta)
-    theta, fitted = refit(law[0], points, weights, (delta,), worst=1e4)
+    law, _, _ = descend(cells(problem.points[0], np.ones(35), 1), problem, np.ones(35), delta)
+    theta, fitted = refit(law[0], problem, weights, (delta,), worst=1e4)
     assert fitted.mean() > 0.9
     for row, weight in zip(np.flatnonzero(fitted), weights[fitted], strict=True):
-        _, own, _ = descend(theta[row : row + 1], points, weight, delta)
-        _, best, _ = descend(starts(points, weight, 6), points, weight, delta)
+        _, own, _ = descend(theta[row : row + 1], problem, weight, delta)
+        _, best, _ = descend(cells(problem.points[0], weight, 6), problem, weight, delta)
         assert own[0] <= best.min() * (1 + 1e-6)
 
 
@@ -172,9 +169,8 @@ def test_where_the_noise_is_not_the_same_everywhere_asymptotic_errors_are_too_sm
     noise = np.random.default_rng(0).standard_normal(len(frame)) * np.where(edge, 0.01, 0.001)
     frame["loss"] *= np.exp(noise)
     law = scaling.fit(frame, objective="log-mse", bootstrap=300)
-    points = points_of(frame)
-    centred = [np.log(law.A) - law.alpha * points.centre[0], np.log(law.B) - law.beta * points.centre[1]]
-    r, jacobian = linear(np.array([[law.E, *centred, law.alpha, law.beta]]), points)
+    problem = problem_of(frame)
+    r, jacobian = problem.residuals(problem.unknowns(law)[None])
     covariance = np.linalg.inv(jacobian[0] @ jacobian[0].T) * (r[0] @ r[0]) / (law.n - 5)
     assert np.sqrt(covariance[3, 3]) < 0.75 * law.draws["alpha"].std()
 
