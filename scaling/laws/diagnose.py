@@ -31,7 +31,7 @@ OUTLIER = 5.0
 FINEST = 1e-6
 # A fitted parameter closer to its limit than this share is at it.
 AT_LIMIT = 1e-3
-EXPONENTS, GAMMAS = (0.01, 1.99), (0.202, 4.95)
+NEAR = 0.995
 COUNTS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
 
 
@@ -111,7 +111,7 @@ def at_bounds(law: Law, frame: pd.DataFrame, form: Form = FORMS[STANDARD]) -> tu
         ("alpha", law.alpha, law.A * n**-law.alpha, "N", "sizes"),
         ("beta", law.beta, law.B * d**-law.beta, "D", "tokens"),
     ):
-        if name in form.free and not EXPONENTS[0] < exponent < EXPONENTS[1]:
+        if _at_limit(name, exponent, form):
             found.append(
                 f"{name} is {exponent:.3g}, at the limit: widen the range of {cure} at fixed compute"
             )
@@ -120,9 +120,14 @@ def at_bounds(law: Law, frame: pd.DataFrame, form: Form = FORMS[STANDARD]) -> tu
             found.append(
                 f"the term in {of} is at most {most:.2g} nats: the loss shows no dependence on {cure}"
             )
-    if "gamma" in form.free and not GAMMAS[0] < law.gamma < GAMMAS[1]:
+    if _at_limit("gamma", law.gamma, form):
         found.append(f"gamma is {law.gamma:.3g}, at the limit: fit the standard form, or add runs")
     return tuple(found)
+
+
+def _at_limit(name: str, value: float, form: Form) -> bool:
+    limit = form.limit(name)
+    return name in form.free and not limit.low < value < NEAR * limit.high
 
 
 def _condition(

@@ -26,7 +26,7 @@ from scaling.laws.fitting import (
     repeated,
     row,
 )
-from scaling.laws.forms import FORMS, STANDARD, Form, known
+from scaling.laws.forms import STANDARD, Form, form_of, known
 from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
 from scaling.laws.objective import Points, Problem
 from scaling.laws.powerlaw import check_confidence
@@ -131,7 +131,7 @@ def fit_families(
     fault; NotIdentified where an architecture's runs cannot determine what is its own. Where both exponents
     are shared it is enough that one architecture's runs identify a law alone, and the others' fix their own.
     """
-    shape = FORMS[known("form", form, FORMS)]
+    shape = form_of(form)
     names = shareable(shared, shape)
     known("objective", objective, OBJECTIVES)
     check_delta(delta)

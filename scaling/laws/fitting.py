@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.special import fdtri
 
 from scaling.laws.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
-from scaling.laws.forms import FORMS, STANDARD, known
+from scaling.laws.forms import FORMS, STANDARD, form_of, known
 from scaling.laws.law import (
     COEFFICIENTS,
     REPEAT_DECAY,
@@ -156,7 +156,7 @@ def fit(
 
     ValueError where the table is at fault, NotIdentified where these runs cannot determine a law.
     """
-    shape = FORMS[known("form", form, FORMS)]
+    shape = form_of(form)
     known("objective", objective, OBJECTIVES)
     if resample is not None:
         known("resample", resample, RESAMPLES)
@@ -308,7 +308,7 @@ def _more_than_a_constant(
     n, log_loss = problem.n, problem.points[0].log_loss
     spread = log_loss - np.median(log_loss)
     flat = float(np.abs(spread).sum() if objective == "lad" else huber(spread, thresholds[-1]).sum())
-    more, rest = len(problem.low) - 1, n - len(problem.low)
+    more, rest = len(problem.form.free) - 1, n - len(problem.form.free)
     if rest > 0 and (flat - value) / more <= fdtri(more, rest, 1 - CONSTANT) * value / rest:
         raise NotIdentified(
             f"a constant explains these {n} losses about as well as a law does; add runs over a wider range "

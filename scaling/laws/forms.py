@@ -86,6 +86,11 @@ FORMS = {
 }
 
 
+def form_of(name: str) -> Form:
+    """The form of that name; an unknown name is refused with the nearest."""
+    return FORMS[known("form", name, FORMS, cutoff=0.4)]
+
+
 def known(name: str, value: str, choices: Collection[str], cutoff: float = 0.6) -> str:
     """The value; refused where it is not among the choices, with the nearest that is."""
     if value not in choices:

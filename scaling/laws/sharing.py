@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import fdtrc
 
 from scaling.laws.diagnose import check_design
-from scaling.laws.forms import FORMS, STANDARD, Form, known
+from scaling.laws.forms import STANDARD, Form, form_of, known
 from scaling.laws.objective import SQUARES, Points, Problem
 from scaling.laws.runs.cleaning import NotIdentified, clean
 from scaling.laws.search import optimum
@@ -56,7 +56,7 @@ def sharing_test(
     ValueError where the table is at fault; NotIdentified where the runs of one architecture cannot determine
     a law of their own, or leave nothing to judge the error by.
     """
-    shape = FORMS[known("form", form, FORMS)]
+    shape = form_of(form)
     names = shareable(shared, shape)
     if not names:
         raise ValueError(

@@ -13,7 +13,7 @@ from mad.messages import counted
 from scaling.laws.audit import audit
 from scaling.laws.envelope import envelope
 from scaling.laws.fitting import FittedLaw, fit
-from scaling.laws.forms import FORMS, STANDARD, known
+from scaling.laws.forms import STANDARD, form_of
 from scaling.laws.gadre import fit_overtraining_law
 from scaling.laws.isoflops import isoflop
 from scaling.laws.law import Interval
@@ -42,7 +42,7 @@ class Request:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known("form", self.form, FORMS)
+        form_of(self.form)
 
 
 @dataclass(frozen=True, kw_only=True)

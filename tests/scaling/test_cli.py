@@ -96,6 +96,18 @@ def test_shared_exponents_are_fitted_and_tested(csv: Path) -> None:
     assert shared["sharing"]
 
 
+def test_the_form_of_the_law_is_chosen_and_said(csv: Path) -> None:
+    words = (csv, "--approach", "law", "--bootstrap", "60")
+    standard = answers(*words)["transformer", "law"]
+    assert "gamma" not in standard and "form" not in standard
+    joint = answers(*words, "--form", "joint-exponent")["transformer", "law"]
+    assert joint["form"] == "joint-exponent" and joint["sum"] <= standard["sum"]
+    low, high = joint["intervals"]["gamma"]
+    assert low <= 1.0 <= high and low <= joint["gamma"] <= high
+    text = run("fit", *words, "--form", "over-training", "--shared", "alpha")
+    assert text.count("L(N, D) = E + A N^-alpha + B D^-alpha") == 3 and "with alpha in common" in text
+
+
 def test_shared_laws_give_compute_multipliers_with_intervals(csv: Path) -> None:
     words = (csv, "--shared", "E,alpha,beta", "--approach", "law", "--bootstrap", "200", "--at", "1e21")
     found = answers(*words)["all", "shared"]
@@ -379,6 +391,7 @@ def test_a_report_takes_the_ends_of_curves_whatever_rows_were_chosen(tmp_path: P
         (["fit", "none.csv"], "none.csv is not a file"),
         (["fit", "CSV", "--approach", "parabola"], "approach 'parabola' is unknown"),
         (["fit", "CSV", "--objective", "hubert"], "did you mean 'huber'?"),
+        (["fit", "CSV", "--approach", "isoflop", "--form", "joint"], "did you mean 'joint-exponent'?"),
         (["fit", "CSV", "--by", "kin"], "there is no column 'kin'"),
         (["fit", "CSV", "--where", "params <"], "cannot be evaluated"),
         (["fit", "CSV", "--where", "params < 0"], "no run satisfies"),

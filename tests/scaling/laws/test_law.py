@@ -16,8 +16,11 @@ from scaling.laws.law import Law, effective_tokens
 PRINTED = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
 CORRECTED = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 LAWS = st.builds(
-    lambda e, a, b, alpha, beta: Law(E=e, A=a * 1e9**alpha, B=b * 1e10**beta, alpha=alpha, beta=beta),
+    lambda e, a, b, alpha, beta, gamma: Law(
+        E=e, A=a * 1e9**alpha, B=b * 1e10**beta, alpha=alpha, beta=beta, gamma=gamma
+    ),
     *(st.floats(0, 3), st.floats(0.05, 1), st.floats(0.05, 1), st.floats(0.1, 0.9), st.floats(0.1, 0.9)),
+    st.sampled_from([1.0, 0.6, 1.5]),
 )
 
 
