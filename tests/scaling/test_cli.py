@@ -97,7 +97,7 @@ def test_shared_exponents_are_fitted_and_tested(csv: Path) -> None:
 
 
 def test_the_form_of_the_law_is_chosen_and_said(csv: Path) -> None:
-    words = (csv, "--approach", "law", "--bootstrap", "60")
+    words = (csv, "--approach", "law", "--bootstrap", "100")
     standard = answers(*words)["transformer", "law"]
     assert "gamma" not in standard and "form" not in standard
     joint = answers(*words, "--form", "joint-exponent")["transformer", "law"]

@@ -97,7 +97,7 @@ def test_a_start_is_already_close() -> None:
 
 def test_the_over_training_form_is_the_standard_one_with_one_exponent() -> None:
     frame = study("over-training")
-    law = scaling.fit(frame, form="over-training", bootstrap=50)
+    law = scaling.fit(frame, form="over-training", bootstrap=100)
     assert law.alpha == law.beta and law.n_exponent == 0.5
     assert law.intervals["alpha"] == law.intervals["beta"]
     assert law.value >= scaling.fit(frame, bootstrap=0).value
@@ -161,7 +161,7 @@ def test_influence_is_what_refits_without_each_run_say(form: str, objective: str
 @pytest.mark.parametrize("form", FORMS)
 def test_an_audit_refits_the_form_of_the_law(form: str) -> None:
     frame = study(form, noise=0.002)
-    law = scaling.fit(frame, form=form, bootstrap=60)
+    law = scaling.fit(frame, form=form, bootstrap=100)
     found = audit(frame, at=1e22, law=law)
     assert found.cuts["tokens_per_param"].iloc[0] == law.tokens_per_param(1e22)
     assert (found.held_out["status"] == "converged").any()
@@ -179,7 +179,7 @@ def test_architectures_share_a_form_and_its_gamma() -> None:
             assert getattr(found.laws[name], key) == pytest.approx(getattr(law, key), rel=1e-4)
     row = found.multipliers(1e20, reference="a").set_index("arch").loc["b"]
     assert other.loss_opt(1e20 * row["multiplier"]) == pytest.approx(truth.loss_opt(1e20), rel=1e-6)
-    tied = fit_families(frame, form="over-training", shared="beta", bootstrap=20)
+    tied = fit_families(frame, form="over-training", shared="beta", bootstrap=100)
     assert tied.shared == ("alpha",), "what beta is tied to"
     assert tied.laws["a"].beta == tied.laws["b"].alpha
     with pytest.raises(ValueError, match="shared 'gama' is unknown; did you mean 'gamma'"):
