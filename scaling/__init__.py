@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scaling.laws.comparison import compare
-    from scaling.laws.fitting import FittedLaw, fit
+    from scaling.laws.fitted import FittedLaw
+    from scaling.laws.fitting import fit
     from scaling.laws.isoflops import isoflop
     from scaling.laws.law import Law
     from scaling.laws.penalty import overtraining
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 RECORDS = ("scaling.lm.records:LanguageRecord",)
 
 _HOMES = {
-    "FittedLaw": "laws.fitting",
+    "FittedLaw": "laws.fitted",
     "Law": "laws.law",
     "NotIdentified": "laws.runs.cleaning",
     "Status": "laws.runs.cleaning",

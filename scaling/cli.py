@@ -12,7 +12,9 @@ from mad.commands.flags import DeviceOption, ForceOption, ProtocolOption, StoreO
 from mad.messages import say
 from scaling.flags import (
     RATES,
+    ApproachOption,
     BaselineOption,
+    BatchOption,
     BootstrapOption,
     BudgetOption,
     BudgetsOption,
@@ -23,6 +25,7 @@ from scaling.flags import (
     CorpusOption,
     FormatOption,
     FormOption,
+    HoursOption,
     RatesOption,
     RepeatsOption,
     ResampleOption,
@@ -65,16 +68,12 @@ def plan(
     span: Annotated[float, typer.Option(help="Factor from the centre of a grid to its outer sizes.")] = 4.0,
     tokens_per_param: Annotated[float, typer.Option(help="At the centre of each grid.")] = 20.0,
     seq_len: Annotated[int, typer.Option(help="Length of the context.")] = 128,
-    batch_tokens: Annotated[
-        float, typer.Option(help="Tokens a step at 1e12 FLOPs; grows as C^(1/3).")
-    ] = 2048,
+    batch_tokens: BatchOption = 2048,
     evaluations: Annotated[int, typer.Option(help="Evaluations a run, the last at its end.")] = 4,
     evaluation_tokens: Annotated[int, typer.Option(help="Held-out tokens of each evaluation.")] = 2**17,
     lrs: RatesOption = RATES,
     lr: Annotated[float | None, typer.Option(help="One rate for all; tunes nothing.")] = None,
-    max_hours: Annotated[
-        float | None, typer.Option(help="Refuse a plan that takes longer, by measured steps.")
-    ] = None,
+    max_hours: HoursOption = None,
     allow_repeats: Annotated[
         bool, typer.Option("--allow-repeats", help="Let the text be read more than four times.")
     ] = False,
@@ -199,9 +198,7 @@ def fit(
     columns: ColumnsOption = None,
     train: TrainOption = None,
     window: WindowOption = None,
-    approach: Annotated[
-        str, typer.Option(help="all, law, isoflop, envelope, optima (rows are optima) or over-training.")
-    ] = "all",
+    approach: ApproachOption = "all",
     form: FormOption = "standard",
     objective: Annotated[str, typer.Option(help="huber, lad or log-mse, on log loss.")] = "huber",
     delta: Annotated[float, typer.Option(help="Threshold of huber.")] = 1e-3,

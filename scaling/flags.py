@@ -41,6 +41,13 @@ FormOption = Annotated[
         "--form", help="Of the law: standard, over-training or joint-exponent, see docs/scaling.md."
     ),
 ]
+ApproachOption = Annotated[
+    str, typer.Option(help="all, law, isoflop, envelope, optima (rows are optima) or over-training.")
+]
+BatchOption = Annotated[float, typer.Option(help="Tokens a step at 1e12 FLOPs; grows as C^(1/3).")]
+HoursOption = Annotated[
+    float | None, typer.Option(help="Refuse a plan that takes longer, by measured steps.")
+]
 SharedOption = Annotated[
     str | None, typer.Option(help="What architectures have in common: E, alpha, beta, comma-separated.")
 ]

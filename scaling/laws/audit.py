@@ -26,7 +26,8 @@ from scaling.laws.findings import (
     of_influential_set,
     of_outliers,
 )
-from scaling.laws.fitting import Allocation, FittedLaw, allocations, fit, repeated
+from scaling.laws.fitted import Allocation, FittedLaw, allocations
+from scaling.laws.fitting import fit, repeated
 from scaling.laws.forms import FORMS
 from scaling.laws.law import REPEAT_DECAY, Array
 from scaling.laws.objective import Mask, Points, Problem

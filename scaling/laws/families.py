@@ -17,15 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from scaling.laws.diagnose import REFUSE, at_bounds
-from scaling.laws.fitting import (
-    allocations,
-    check_delta,
-    conditioned,
-    ended,
-    parameter_intervals,
-    repeated,
-    row,
-)
+from scaling.laws.fitted import allocations, parameter_intervals, row
+from scaling.laws.fitting import check_delta, conditioned, ended, repeated
 from scaling.laws.forms import STANDARD, Form, form_of, known
 from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
 from scaling.laws.objective import Points, Problem

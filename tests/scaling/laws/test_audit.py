@@ -24,7 +24,8 @@ from scaling.laws.audit import (
     minimum_ratio_cuts,
 )
 from scaling.laws.findings import of_cuts, of_hold_out, of_influence
-from scaling.laws.fitting import Allocation, fit
+from scaling.laws.fitted import Allocation
+from scaling.laws.fitting import fit
 from scaling.laws.law import Interval, Law
 from scaling.laws.runs.cleaning import NotIdentified, Status
 
