@@ -214,7 +214,8 @@ class Batched:
 
 def _optimizer(objective: nn.Module, parameters: Any, run: RunConfig, hints: dict[str, Any]) -> Optimizer:
     bare = [(name.removeprefix("model."), p) for name, p in parameters]
-    return Optimizer(bare, hints, run.protocol, lr=run.lr, weight_decay=run.weight_decay)
+    betas, eps = run.protocol.betas, run.protocol.eps
+    return Optimizer(bare, hints, betas=betas, eps=eps, lr=run.lr, weight_decay=run.weight_decay)
 
 
 def _forget_compiled(versions: int) -> None:

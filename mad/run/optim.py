@@ -57,14 +57,15 @@ class Optimizer:
         self,
         parameters: Iterable[tuple[str, Tensor]],
         hints: dict[str, Hint],
-        protocol: Protocol,
         *,
+        betas: tuple[float, float],
+        eps: float,
         lr: float,
         weight_decay: float,
     ) -> None:
         groups = parameter_groups(parameters, hints, lr=lr, weight_decay=weight_decay)
         self.base = [group["lr"] for group in groups]
-        self.adamw = torch.optim.AdamW(groups, betas=protocol.betas, eps=protocol.eps, fused=True)
+        self.adamw = torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
 
     def step(self, factor: float) -> None:
         for group, base in zip(self.adamw.param_groups, self.base, strict=True):

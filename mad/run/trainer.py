@@ -170,8 +170,10 @@ def evaluation_steps(steps: int, evaluations: int) -> Iterator[int]:
     return iter(sorted({round(steps * (i + 1) / count) for i in range(count)}))
 
 
-def make_fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
-    """Device and precision; refuses what this machine does not have."""
+def make_fabric(
+    device: str = "auto", precision: str = "32-true", *, devices: int = 1, strategy: Any = "auto"
+) -> Fabric:
+    """Device and precision; refuses what this machine does not have. Of several devices one per process."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
     accelerator, colon, index = device.partition(":")
@@ -186,11 +188,11 @@ def make_fabric(device: str = "auto", precision: str = "32-true") -> Fabric:
         raise ValueError(
             f"device {device!r}: this machine has {count}, counted from 0; choose a smaller number"
         )
-    devices: Any = [int(index)] if numbered else 1
-    # One process, whatever a cluster's job or torchrun has put into the environment.
+    # Processes are ours to start, whatever a cluster's job or torchrun has put into the environment.
     return Fabric(
         accelerator=accelerator,
-        devices=devices,
+        devices=[int(index)] if numbered else devices,
+        strategy=strategy,
         precision=precision,  # type: ignore[arg-type]
         plugins=[LightningEnvironment()],
     )

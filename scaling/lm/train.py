@@ -8,13 +8,14 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.loggers import Logger
 
 from architectures.contract import causality
 from architectures.files import resolved
@@ -22,10 +23,11 @@ from mad.run.driver import one_driver
 from mad.run.runner import ROWS, environment_of
 from mad.run.trainer import make_fabric
 from mad.store import Store
+from scaling.lm import processes
+from scaling.lm.checkpoint import CHECKPOINT, set_aside_unusable
 from scaling.lm.config import LanguageConfig, language_config
 from scaling.lm.cost import build_model, cost_of
-from scaling.lm.learner import Text
-from scaling.lm.ranks import launch
+from scaling.lm.loop import Job, Text
 from scaling.lm.records import (
     FINAL,
     LARGEST_LOSS,
@@ -37,8 +39,6 @@ from scaling.lm.records import (
     Role,
     below_entropy,
 )
-from scaling.lm.resume import CHECKPOINT, set_aside_damaged
-from scaling.lm.trainer import Job, fit
 from scaling.lm.watch import check_loggers
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -63,7 +63,8 @@ def train(
     devices: int = 1,
     strategy: str = "auto",
     folder: str | Path | None = None,
-    loggers: tuple[str, ...] = ("csv",),
+    loggers: Sequence[str | Logger] = ("csv",),
+    callbacks: Sequence[Callable[[LanguagePoint], object]] = (),
     checkpoint_every: int | None = None,
     threads: int | None = None,
     progress: bool = True,
@@ -76,15 +77,18 @@ def train(
     devices           processes on this machine, one a device; each takes its part of every batch
     strategy          "ddp" or "fsdp" where there are several; "auto" is "ddp"
     folder            for checkpoints and logs; None: beside the store, where logs stay, else a temporary one
-    loggers           "csv", "wandb" (without a network unless WANDB_API_KEY or WANDB_MODE is set)
+    loggers           "csv", "wandb" (without a network unless WANDB_API_KEY or WANDB_MODE is set), or any
+                      logger of Lightning
+    callbacks         called in the first process with each `LanguagePoint`: at the first step, at every
+                      fiftieth and at each evaluation
     checkpoint_every  steps between two checkpoints; None: a minute
     threads           of each process on a CPU; None: as torch has it, shared among the processes
 
     A run that was broken off goes on from its last checkpoint, and ends as if it had not been; one that is
-    damaged is set aside, and the run begins anew. A loss that is not finite, or at the end above that of the
-    first step or 25 nats, makes the run "diverged"; what the training raises makes it "failed", and so does a
-    loss below the known entropy of the text by more than the error of its evaluation. What cannot work is
-    refused with a ValueError before any training.
+    damaged, or of an older version, is set aside, and the run begins anew. A loss that is not finite, or at
+    the end above that of the first step or 25 nats, makes the run "diverged"; what the training raises makes
+    it "failed", and so does a loss below the known entropy of the text by more than the error of its
+    evaluation. What cannot work is refused with a ValueError before any training.
     """
     device, devices = _check(config, corpus, device, devices, strategy)
     check_loggers(loggers)
@@ -101,7 +105,7 @@ def train(
             return held
         cost, failure = _try_out(config, corpus, device)
         where = stack.enter_context(_folder(folder, store, config.id))
-        if (damage := set_aside_damaged(where, config.id)) is not None:
+        if (damage := set_aside_unusable(where, config.id)) is not None:
             sys.stderr.write(f"{damage}\n")
         if devices > 1 and threads is None and device == "cpu":
             threads = max(1, (os.cpu_count() or 1) // devices)
@@ -113,6 +117,7 @@ def train(
             strategy=strategy,
             folder=where,
             loggers=tuple(loggers),
+            callbacks=tuple(callbacks),
             checkpoint_every=checkpoint_every,
             threads=threads,
             progress=progress,
@@ -135,7 +140,7 @@ def train(
         try:
             if failure is not None:
                 raise failure
-            found = fit(job, corpus) if devices == 1 else launch(fit, (job, corpus), devices)
+            found = processes.train(job, corpus)
         except KeyboardInterrupt:
             if store is not None:
                 store.commit([record])

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar or plain lines, and the loggers."""
+"""What is told of a training run while it goes on: to loggers, callbacks and a person."""
 
 from __future__ import annotations
 
@@ -6,48 +6,53 @@ import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from lightning.fabric.loggers import CSVLogger, Logger
 from rich.console import Console
 
 from mad.messages import printable
 from scaling.lm.config import LanguageConfig
 from scaling.lm.records import LanguagePoint
 
+if TYPE_CHECKING:
+    from scaling.lm.loop import Job
+
 LOGGERS = ("csv", "wandb")
 
 
-def check_loggers(names: Sequence[str]) -> None:
-    for name in names:
-        if name not in LOGGERS:
+def check_loggers(loggers: Sequence[str | Logger]) -> None:
+    for name in loggers:
+        if isinstance(name, str) and name not in LOGGERS:
             close = get_close_matches(name, LOGGERS, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"logger {name!r} is not one of {', '.join(LOGGERS)}{hint}")
 
 
-def make_loggers(names: Sequence[str], config: LanguageConfig, label: str, folder: Path) -> list[Any]:
-    """`logs/version_N/metrics.csv` and `wandb/` in the folder.
+def make_loggers(
+    given: Sequence[str | Logger], config: LanguageConfig, label: str, folder: Path
+) -> list[Logger]:
+    """`logs/version_N/metrics.csv` and `wandb/` in the folder, for their names; others as they are.
 
     W&B writes without a network unless a key (WANDB_API_KEY) or a mode (WANDB_MODE) is set.
     """
-    from lightning.pytorch.loggers import CSVLogger, WandbLogger
+    return [_logger(one, config, label, folder) if isinstance(one, str) else one for one in given]
 
-    loggers: list[Any] = []
-    if "csv" in names:
-        loggers.append(CSVLogger(folder, name="logs"))
-    if "wandb" in names:
-        told = [name for name in ("WANDB_API_KEY", "WANDB_MODE") if _stripped(name)]
-        loggers.append(
-            WandbLogger(
-                name=f"{label} {config.id[:6]}",
-                id=config.id,
-                project="mad-scaling",
-                save_dir=folder,
-                offline=not told,
-                config=config.model_dump(mode="json"),
-            )
-        )
-    return loggers
+
+def _logger(name: str, config: LanguageConfig, label: str, folder: Path) -> Logger:
+    if name == "csv":
+        return CSVLogger(folder, name="logs")
+    from lightning.pytorch.loggers import WandbLogger  # It takes seconds to load.
+
+    told = [name for name in ("WANDB_API_KEY", "WANDB_MODE") if _stripped(name)]
+    return WandbLogger(
+        name=f"{label} {config.id[:6]}",
+        id=config.id,
+        project="mad-scaling",
+        save_dir=folder,
+        offline=not told,
+        config=config.model_dump(mode="json"),
+    )
 
 
 def _stripped(name: str) -> str:
@@ -61,21 +66,39 @@ def _stripped(name: str) -> str:
 
 
 class Reporter:
-    """Tells the loggers every point, and a person on standard error those with a held-out loss."""
+    """Tells the loggers and callbacks every point, and a person on standard error those with a held-out loss.
 
-    def __init__(self, config: LanguageConfig, label: str, loggers: list[Any], *, show: bool) -> None:
-        self.config, self.label, self.loggers = config, label, loggers
-        self.console = Console(stderr=True, highlight=False) if show else None
+    As a context it ends the loggers: "success" or "failed". Ranks but the first tell nobody.
+    """
+
+    def __init__(self, job: Job, *, first: bool) -> None:
+        self.job, self.steps = job, job.config.steps
+        self.loggers = make_loggers(job.loggers, job.config, job.label, job.folder) if first else []
+        self.callbacks = job.callbacks if first else ()
+        self.console = Console(stderr=True, highlight=False) if job.progress and first else None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        for logger in self.loggers:
+            logger.finalize("success" if kind is None else "failed")
+        if self.loggers and "wandb" in self.job.loggers:
+            import wandb
+
+            wandb.finish(exit_code=int(kind is not None))
 
     def __call__(self, point: LanguagePoint) -> None:
-        values = {name: value for name, value in point.model_dump().items() if value is not None}
+        values = {n: value for n, value in point.model_dump(exclude={"step"}).items() if value is not None}
         for logger in self.loggers:
-            logger.log_metrics(values, step=values.pop("step", point.step))
+            logger.log_metrics(values, step=point.step)
+        for callback in self.callbacks:
+            callback(point)
         if self.console is None:
             return
         loss = "" if point.loss is None else f"  held-out {point.loss:.4f}"
         train = "-" if point.train_loss is None else f"{point.train_loss:.4f}"
-        line = f"{printable(self.label)}  step {point.step:,} of {self.config.steps:,}  loss {train}{loss}"
+        line = f"{printable(self.job.label)}  step {point.step:,} of {self.steps:,}  loss {train}{loss}"
         if self.console.is_terminal:  # One line that is written over, kept where it has a result.
             self.console.print(line, end="\n" if loss else "\r", markup=False, overflow="crop")
         elif loss:

@@ -67,8 +67,9 @@ def test_a_factorys_model_cannot_be_saved(tmp_path: Path) -> None:
 def test_the_trainers_optimiser_goes_on_after_growth() -> None:
     protocol = get_protocol("sound")
     model: Any = architectures.build("mh-attention swiglu", vocab_size=7, dim=16, max_len=8, seed=0)
+    how: Any = {"betas": protocol.betas, "eps": protocol.eps}
     optimizer = Optimizer(
-        model.named_parameters(), hints_of(model, protocol), protocol, lr=1e-2, weight_decay=0.1
+        model.named_parameters(), hints_of(model, protocol), **how, lr=1e-2, weight_decay=0.1
     )
     tokens = torch.randint(7, (4, 8), generator=torch.Generator().manual_seed(0))
 

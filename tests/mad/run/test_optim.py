@@ -22,7 +22,7 @@ def optimizer(parameters: Mapping[str, Tensor], **changes: Any) -> Optimizer:
     options: dict[str, Any] = {"hints": {name: Hint() for name in parameters}, "protocol": SOUND}
     options |= {"lr": 1e-2, "weight_decay": 0.1, **changes}
     hints, protocol = options.pop("hints"), options.pop("protocol")
-    return Optimizer(parameters.items(), hints, protocol, **options)
+    return Optimizer(parameters.items(), hints, betas=protocol.betas, eps=protocol.eps, **options)
 
 
 def rates(opt: Optimizer) -> list[float]:

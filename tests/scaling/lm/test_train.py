@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning.fabric.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -22,10 +23,10 @@ from architectures.primitive import Context, Hint, Primitive
 from architectures.registry import primitive
 from mad.store import Store
 from scaling.laws.runs.cleaning import clean
+from scaling.lm.checkpoint import CHECKPOINT
 from scaling.lm.cost import build_model, cost_of
-from scaling.lm.learner import LOOK, Batches, Learner, learning_rate
-from scaling.lm.records import LanguageRecord
-from scaling.lm.resume import CHECKPOINT
+from scaling.lm.loop import LOOK, Learner, learning_rate, make_optimizer, share
+from scaling.lm.records import LanguagePoint, LanguageRecord
 from scaling.lm.stored import language_frame
 from scaling.lm.train import train
 from scaling.lm.watch import make_loggers
@@ -80,11 +81,10 @@ def test_the_rate_that_was_applied_is_recorded() -> None:
 
 def test_ranks_share_the_batch_of_one_process() -> None:
     config = tiny(steps=3)
-    whole = list(Batches(config, StandIn(), lambda: 1, 0, 1))
-    parts = [list(Batches(config, StandIn(), lambda: 1, rank, 2)) for rank in (0, 1)]
-    assert len(whole) == 2
-    for batch, *shares in zip(whole, *parts, strict=True):
-        assert torch.equal(torch.cat(shares), batch)
+    for step in (1, 2):
+        whole = share(config, StandIn(), step, 0, 1)
+        assert torch.equal(torch.cat([share(config, StandIn(), step, rank, 2) for rank in (0, 1)]), whole)
+        assert whole.shape == (8, 17)
 
 
 def test_equal_runs_are_equal_and_leave_the_random_state_alone() -> None:
@@ -179,8 +179,8 @@ class Outlier(Primitive):
 
 def test_hints_auxiliary_losses_and_updates_of_a_layer_are_honoured(tmp_path: Path) -> None:
     config = tiny(spec="mh-attention test-scaling-outlier", steps=4, evaluations=1, lr=1e-2, warmup=0)
-    learner = Learner(build_model(config), config, StandIn().validation(16, 32))
-    groups = learner.configure_optimizers().param_groups
+    learner = Learner(build_model(config), config)
+    groups = make_optimizer(learner).adamw.param_groups
     bias = next(p for name, p in learner.named_parameters() if name.endswith("bias"))
     (own,) = (group for group in groups if any(p is bias for p in group["params"]))
     assert (own["lr"], own["weight_decay"]) == (pytest.approx(3e-2), 0.0)
@@ -401,6 +401,20 @@ def test_a_damaged_checkpoint_is_named_and_the_run_begins_anew(
     assert path.with_name("last.ckpt.damaged").read_bytes() == content and path.exists()
 
 
+def test_a_checkpoint_of_an_older_version_is_set_aside(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(folder=tmp_path)
+    path = tmp_path / CHECKPOINT
+    content = torch.load(path, weights_only=True)
+    content["optimizer_states"] = [content.pop("optimizer")]
+    torch.save(content, path)
+    found = run(folder=tmp_path)
+    assert capfd.readouterr().err.startswith(f"{path} is of an older version: the run begins anew")
+    assert "older version" in found.environment["note"] and found.metrics == run().metrics
+    assert path.with_name("last.ckpt.old").exists() and path.exists()
+
+
 def test_a_checkpoint_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / CHECKPOINT)
     before = (tmp_path / CHECKPOINT).read_bytes()
@@ -477,6 +491,38 @@ def test_the_csv_log_has_the_curve(tmp_path: Path) -> None:
     log = pd.read_csv(file)
     assert list(log["step"]) == [1, 10, 20, 30]
     assert list(log["loss"].dropna()) == [point.loss for point in metrics.curve]
+
+
+class Kept(Logger):
+    """A logger of the user's own."""
+
+    name, version = "kept", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int | None, dict[str, float]]] = []
+        self.ended: list[str] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append((step, metrics))
+
+    def log_hyperparams(self, *arguments: Any, **more: Any) -> None:
+        raise AssertionError
+
+    def finalize(self, status: str) -> None:
+        self.ended.append(status)
+
+
+def test_any_logger_of_lightning_and_any_callback_is_told(tmp_path: Path) -> None:
+    logger, points = Kept(), list[LanguagePoint]()
+    metrics = run(folder=tmp_path, loggers=("csv", logger), callbacks=(points.append,)).metrics
+    assert metrics is not None and logger.ended == ["success"]
+    assert [step for step, _ in logger.rows] == [point.step for point in points] == [1, 10, 20, 30]
+    assert tuple(points[1:]) == metrics.curve
+    assert [row.get("loss") for _, row in logger.rows] == [point.loss for point in points]
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus=Cut(17), loggers=(logger,))
+    assert logger.ended == ["success", "failed"]
 
 
 def test_progress_is_said_on_standard_error(capfd: pytest.CaptureFixture[str]) -> None:

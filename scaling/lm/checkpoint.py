@@ -21,8 +21,8 @@ def keep(folder: Path, save: Callable[[Path], None], *, first: bool) -> None:
         save(part)
 
 
-def set_aside_damaged(folder: Path, id: str) -> str | None:
-    """Make room for a new checkpoint where the folder's is damaged; returns what is to be said of it.
+def set_aside_unusable(folder: Path, id: str) -> str | None:
+    """Make room where the folder's checkpoint is damaged, or of an older version; returns what is to be said.
 
     ValueError for the checkpoint of another run.
     """
@@ -34,12 +34,16 @@ def set_aside_damaged(folder: Path, id: str) -> str | None:
     except OSError:
         raise
     except Exception as error:  # The unpickler answers a damaged file with whatever it stumbles over.
-        aside = path.with_name(f"{CHECKPOINT}.damaged")
-        os.replace(path, aside)
         reason = " ".join(str(error).split()) or type(error).__name__
-        return f"{path} is damaged ({reason}): the run begins anew, and the file is kept as {aside.name}"
+        return _set_aside(path, f"is damaged ({reason})", "damaged")
     other = content.get("run", {}).get("id") if isinstance(content, dict) else None
     if other != id:
         whose = "no run of ours" if other is None else f"run {other}"
         raise ValueError(f"{path} is the checkpoint of {whose}, and this is run {id}; pass another folder")
-    return None
+    return None if "optimizer" in content else _set_aside(path, "is of an older version", "old")
+
+
+def _set_aside(path: Path, what: str, end: str) -> str:
+    aside = path.with_name(f"{path.name}.{end}")
+    os.replace(path, aside)
+    return f"{path} {what}: the run begins anew, and the file is kept as {aside.name}"
