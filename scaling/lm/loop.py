@@ -108,6 +108,7 @@ def fit(job: Job, corpus: Text, model: SequenceModel, fabric: Fabric) -> dict[st
     loop = Loop(job, corpus, model, fabric)
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         diverged = loop.run()
+    found = asdict(loop.tally) | {"diverged": diverged, "peak_memory": peak_memory(fabric.device)}
     # Of weights that are sharded no process has all.
     if loop.rank == 0 and job.strategy != "fsdp" and not diverged:
         config = job.config
@@ -119,7 +120,7 @@ def fit(job: Job, corpus: Text, model: SequenceModel, fabric: Fabric) -> dict[st
             steps=config.steps,
             batch_size=config.batch_size,
         )
-    return asdict(loop.tally) | {"diverged": diverged, "peak_memory": peak_memory(fabric.device)}
+    return found
 
 
 class Learner(nn.Module):
