@@ -14,18 +14,7 @@ import numpy as np
 import pandas as pd
 
 from scaling.laws.diagnose import log_residuals, screen
-from scaling.laws.findings import (
-    SEVERITIES,
-    Finding,
-    of_allocation,
-    of_cuts,
-    of_design,
-    of_entropy,
-    of_hold_out,
-    of_influence,
-    of_influential_set,
-    of_outliers,
-)
+from scaling.laws.findings import Finding, verdicts
 from scaling.laws.fitted import Allocation, FittedLaw, allocations
 from scaling.laws.fitting import fit, repeated
 from scaling.laws.forms import FORMS
@@ -122,15 +111,11 @@ def influential_set(frame: pd.DataFrame, law: FittedLaw, *, at: float, size: int
 
 
 def minimum_ratio_cuts(
-    frame: pd.DataFrame,
-    *,
-    at: float,
-    cuts: Sequence[float] | None = None,
-    **method: Any,
+    frame: pd.DataFrame, *, at: float, cuts: Sequence[float] | None = None, **method: Any
 ) -> pd.DataFrame:
     """The fit to the runs with D/N above each cut: n, n_exponent, E, tokens_per_param at `at` FLOPs, status.
 
-    Runs of few tokens a parameter pull hard on the allocation. If the answer wanders from cut to cut, the
+    Runs of few tokens per parameter pull hard on the allocation. If the answer wanders from cut to cut, the
     law does not hold there, or the data cannot tell. Without `cuts`, none, 5, 10 and 20 % of the runs go.
     method: form, objective and delta of `fit`.
     """
@@ -138,44 +123,32 @@ def minimum_ratio_cuts(
     ratios = (runs["tokens"] / runs["params"]).to_numpy(float)
     if cuts is None:
         cuts = [0.0, *np.quantile(ratios, CUTS[1:])]
-    rows = []
+    rows: list[list[Any]] = []
     for cut in cuts:
         kept = runs[ratios > cut]
         law, status = _attempt(kept, method)
-        rows.append(
-            {
-                "above": float(cut),
-                "n": len(kept),
-                "n_exponent": law.n_exponent if law else np.nan,
-                "E": law.E if law else np.nan,
-                "tokens_per_param": float(law.tokens_per_param(at)) if law else np.nan,
-                "status": status,
-            }
-        )
-    return pd.DataFrame(rows)
+        said = [law.n_exponent, law.E, float(law.tokens_per_param(at))] if law else [np.nan] * 3
+        rows.append([float(cut), len(kept), *said, status])
+    return pd.DataFrame(rows, columns=["above", "n", "n_exponent", "E", "tokens_per_param", "status"])
 
 
 def hold_out(
-    frame: pd.DataFrame,
-    *,
-    below: Sequence[float] | None = None,
-    at: float | None = None,
-    **method: Any,
+    frame: pd.DataFrame, *, below: Sequence[float] | None = None, at: float | None = None, **method: Any
 ) -> pd.DataFrame:
     """Fit the runs below a compute, predict those at or above it; a row for each of `below`.
 
     Columns: below, n_train, n_test; `reach`, the largest compute over that of the training runs; `mape` and
     `bias` in percent of the loss (bias above 0: predicted too high), and `chance`, what the scatter of the
-    training runs makes of the bias in 95 of 100 cases; tokens_per_param at `at` FLOPs (the
-    largest run's unless given) by the training runs alone; status. Where they do not identify a law the row
-    says so and holds no numbers. Without `below` the largest budget is left out, then two, then three.
-    method: form, objective and delta of `fit`.
+    training runs makes of the bias in 95 of 100 cases; tokens_per_param at `at` FLOPs (the largest run's
+    unless given) by the training runs alone; status. Where they do not identify a law the row says so and
+    holds no numbers. Without `below` the largest budget is left out, then two, then three. method: form,
+    objective and delta of `fit`.
     """
     runs = clean(frame)
     flops = runs["flops"].to_numpy(float)
     target = float(flops.max()) if at is None else at
     parts = _parts(runs) if below is None else [(float(limit), flops < limit) for limit in below]
-    rows = []
+    rows: list[list[Any]] = []
     for limit, small in parts:
         if small.all() or not small.any():
             side = "below" if small.all() else "at or above"
@@ -183,23 +156,16 @@ def hold_out(
                 f"below = {limit:g}: all {len(runs)} runs are {side} it; choose a compute between "
                 f"{flops.min():.3g} and {flops.max():.3g}"
             )
-        law, status = _attempt(runs[small], method)
-        error = np.expm1(log_residuals(law, runs[~small])) * 100 if law else np.array([np.nan])
-        chance = _chance(law, runs[small], runs[~small]) if law else np.nan
-        rows.append(
-            {
-                "below": limit,
-                "n_train": int(small.sum()),
-                "n_test": int((~small).sum()),
-                "reach": float(flops.max() / flops[small].max()),
-                "mape": float(np.abs(error).mean()),
-                "bias": float(error.mean()),
-                "chance": chance,
-                "tokens_per_param": float(law.tokens_per_param(target)) if law else np.nan,
-                "status": status,
-            }
-        )
-    return pd.DataFrame(rows)
+        train, test = runs[small], runs[~small]
+        law, status = _attempt(train, method)
+        said = [np.nan] * 4
+        if law:
+            error = np.expm1(log_residuals(law, test)) * 100
+            ratio = float(law.tokens_per_param(target))
+            said = [float(np.abs(error).mean()), float(error.mean()), _chance(law, train, test), ratio]
+        rows.append([limit, len(train), len(test), float(flops.max() / flops[small].max()), *said, status])
+    names = ["mape", "bias", "chance", "tokens_per_param", "status"]
+    return pd.DataFrame(rows, columns=["below", "n_train", "n_test", "reach", *names])
 
 
 def audit(
@@ -227,16 +193,6 @@ def audit(
     together = influential_set(runs, law, at=at, size=min(5, len(runs) - len(FORMS[law.form].free)))
     cuts = minimum_ratio_cuts(runs, at=at, **method)
     held_out = hold_out(runs, at=at, **method)
-    findings = [
-        *of_design(law),
-        *of_entropy(runs, law),
-        *of_outliers(screened),
-        of_influence(moved),
-        of_influential_set(together),
-        *of_cuts(cuts, allocation),
-        *of_hold_out(held_out, allocation),
-        *of_allocation(allocation),
-    ]
     return Audit(
         law=law,
         allocation=allocation,
@@ -245,7 +201,7 @@ def audit(
         together=together,
         cuts=cuts,
         held_out=held_out,
-        findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
+        findings=verdicts(runs, law, allocation, screened, moved, together, cuts, held_out),
     )
 
 

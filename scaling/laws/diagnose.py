@@ -29,9 +29,8 @@ MIXED = 2.0
 OUTLIER = 5.0
 # Losses carry about six digits; scatter below that is not a scale.
 FINEST = 1e-6
-# A fitted parameter closer to its limit than this share is at it.
-AT_LIMIT = 1e-3
-NEAR = 0.995
+# E and terms below this share of the least loss are nothing; exponents above this share of a limit are at it.
+AT_LIMIT, NEAR = 1e-3, 0.995
 COUNTS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
 
 
@@ -111,7 +110,7 @@ def at_bounds(law: Law, frame: pd.DataFrame, form: Form = FORMS[STANDARD]) -> tu
         ("alpha", law.alpha, law.A * n**-law.alpha, "N", "sizes"),
         ("beta", law.beta, law.B * d**-law.beta, "D", "tokens"),
     ):
-        if _at_limit(name, exponent, form):
+        if at_limit(name, exponent, form):
             found.append(
                 f"{name} is {exponent:.3g}, at the limit: widen the range of {cure} at fixed compute"
             )
@@ -120,12 +119,13 @@ def at_bounds(law: Law, frame: pd.DataFrame, form: Form = FORMS[STANDARD]) -> tu
             found.append(
                 f"the term in {of} is at most {most:.2g} nats: the loss shows no dependence on {cure}"
             )
-    if _at_limit("gamma", law.gamma, form):
+    if at_limit("gamma", law.gamma, form):
         found.append(f"gamma is {law.gamma:.3g}, at the limit: fit the standard form, or add runs")
     return tuple(found)
 
 
-def _at_limit(name: str, value: float, form: Form) -> bool:
+def at_limit(name: str, value: float, form: Form) -> bool:
+    """Whether a free parameter of the form ended at a limit of the search."""
     limit = form.limit(name)
     return name in form.free and not limit.low < value < NEAR * limit.high
 
@@ -179,20 +179,19 @@ def _too_few(n: Array, d: Array, form: Form) -> list[str]:
     sizes, data = _levels(n), _levels(d)
     points = len(set(zip(sizes, data, strict=True)))
     faults = []
-    parameters = len(form.free)
-    if points <= parameters:
+    needed = len(form.free)
+    if points <= needed:
         faults.append(
             f"{len(n)} run{'s' if len(n) > 1 else ''} at {points} distinct (N, D) point"
-            f"{'s' if points > 1 else ''} cannot fix {COUNTS[parameters]} parameters: add runs at "
-            f"{parameters + 1 - points} other points or more (15 or more are usual)"
+            f"{'s' if points > 1 else ''} cannot fix {COUNTS.get(needed, needed)} parameters: add runs at "
+            f"{needed + 1 - points} other points or more (15 or more are usual)"
         )
     for name, values, level in (("N", n, sizes), ("D", d, data)):
         count = int(level.max()) + 1
         if count < FEWEST_LEVELS:
             faults.append(
                 f"{name} takes {count} value{'s' if count > 1 else ''} ({_range(values)}), too few for a "
-                f"power law and a constant: add runs at {name} below {_round(values.min() / 2)} and above "
-                f"{_round(values.max() * 2)}"
+                f"power law and a constant: {_wider(name, values)}"
             )
     return faults
 
@@ -213,14 +212,13 @@ def _one_line(n: Array, d: Array) -> list[str]:
         ratio = float(np.exp(np.mean(y - x)))
         return [
             f"{runs} lie {_about(d / n)}on D = {ratio:.3g} N: N and D grow as one, so A N^-alpha and "
-            f"B D^-beta cannot be told apart; add runs at D/N below {_round(ratio / 2)} and above "
-            f"{_round(ratio * 2)} at two or more budgets"
+            f"B D^-beta cannot be told apart; {_wider('D/N', np.array([ratio]))} at two or more budgets"
         ]
     for name, values in (("N", n), ("D", d)):
         if 1.01 <= _span(values) < SAME:
             return [
                 f"{runs} have nearly one {name}, {_range(values)}, too few for a power law and a constant: "
-                f"add runs at {name} below {_round(values.min() / 2)} and above {_round(values.max() * 2)}"
+                f"{_wider(name, values)}"
             ]
     # Scatter in N and scatter in D are found alike.
     for u, v in ((x, y), (y, x)):
@@ -263,12 +261,15 @@ def _weaknesses(frame: pd.DataFrame, n: Array, d: Array, form: Form) -> tuple[st
     return tuple(found)
 
 
+def _wider(name: str, values: Array) -> str:
+    return f"add runs at {name} below {_round(values.min() / 2)} and above {_round(values.max() * 2)}"
+
+
 def _cure(n: Array, d: Array) -> str:
-    low, high = float((d / n).min()), float((d / n).max())
     flops = np.exp(np.mean(np.log(6 * n * d)))
     return (
-        f"add runs at D/N below {_round(low / 2)} and above {_round(high * 2)}, each at 6 N D of "
-        f"{_round(flops / 3)} or below and {_round(flops * 3)} or above"
+        f"{_wider('D/N', d / n)}, each at 6 N D of {_round(flops / 3)} or below and {_round(flops * 3)} or "
+        "above"
     )
 
 

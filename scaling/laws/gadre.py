@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from scaling.laws.diagnose import at_limit
 from scaling.laws.forms import FORMS
 from scaling.laws.law import TRAINING, Law, Numbers
 from scaling.laws.objective import SQUARES, Points, Problem
 from scaling.laws.runs.cleaning import NotIdentified, Status, clean
 from scaling.laws.search import optimum
 
-# An exponent -b outside is at the limit of the search.
-LIMITS = (0.015, 1.995)
 # A term that owes the loss no more than this, in nats, is none.
 NOTHING = 1e-9
 
@@ -72,7 +71,7 @@ def fit_overtraining_law(frame: pd.DataFrame) -> OverTrainingLaw:
         raise NotIdentified(
             "in no such law does the loss fall with both params and tokens; check the losses, add runs"
         )
-    at_bound = e <= 0 or not LIMITS[0] < exponent < LIMITS[1]
+    at_bound = e <= 0 or at_limit("alpha", exponent, problem.form)
     return OverTrainingLaw(
         E=e,
         a=a,

@@ -68,7 +68,7 @@ class System:
         return System(**{name: chosen(part, vars(new)[name]) for name, part in vars(self).items()})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Problem:
     """The runs of one or more laws of a form, law after law, with p unknowns; `slots` (laws, parameters).
 
@@ -104,15 +104,7 @@ class Problem:
             names += [name] * own
         limits = [form.limit(name) for name in names]
         low, high, reach = np.array([[one.low, one.high, one.reach] for one in limits]).T
-        return cls(
-            form=form,
-            points=tuple(points),
-            slots=slots,
-            low=low,
-            high=high,
-            reach=reach,
-            relative=relative,
-        )
+        return cls(form, tuple(points), slots, low, high, reach, relative)
 
     @property
     def n(self) -> int:
@@ -148,8 +140,6 @@ class Problem:
 
     def residuals(self, theta: Array) -> tuple[Array, Array]:
         """Prediction less observation (k, n), in logs if relative, and its derivatives (k, p, n)."""
-        if self.is_plain:
-            return self._residuals(theta, self.points[0])[1:]
         r, jacobian = np.empty((len(theta), self.n)), np.zeros((len(theta), len(self.low), self.n))
         first = 0
         for points, slot in zip(self.points, self.slots, strict=True):

@@ -33,14 +33,12 @@ def stages(objective: str, delta: float) -> tuple[float, ...]:
     return {"huber": (delta,), "lad": LAD, "log-mse": (SQUARES,)}[objective]
 
 
-def optimum(
-    problem: Problem, thresholds: Sequence[float], weights: Array | None = None
-) -> tuple[Array, float, bool]:
+def optimum(problem: Problem, thresholds: Sequence[float]) -> tuple[Array, float, bool]:
     """The unknowns (p,) with the lowest objective over several starts, its value, and whether it converged.
 
     thresholds of the Huber objective: each from the optimum of the last. LAD ends at a vertex.
     """
-    weights = np.ones(problem.n) if weights is None else weights
+    weights = np.ones(problem.n)
     theta = starts(problem, weights)
     if not len(theta):
         raise NotIdentified(

@@ -80,7 +80,7 @@ def left_out(theta: Array, problem: Problem, weights: Array, delta: float) -> Ar
     matrix = now.newton if (np.linalg.eigvalsh(now.newton[0][np.ix_(free, free)]) > 0).all() else now.bound
     pull = weights * np.clip(r[0], -delta, delta)
     curve = np.where(np.abs(r[0]) <= delta, weights, 0.0) - pull
-    towards = np.zeros((5, problem.n))
+    towards = np.zeros((len(theta), problem.n))
     towards[free] = np.linalg.solve(matrix[0][np.ix_(free, free)], jacobian[0][free])
     rest = np.maximum(1 - curve * np.einsum("in,in->n", jacobian[0], towards), 1e-3)
     step = (towards * (pull / rest)).T

@@ -158,6 +158,20 @@ def test_influence_is_what_refits_without_each_run_say(form: str, objective: str
         assert table.loc[place, "tokens_per_param"] == pytest.approx(again.tokens_per_param(1e22), rel=rel)
 
 
+@pytest.mark.parametrize("form", ["over-training", "joint-exponent"])
+def test_of_many_runs_one_newton_step_ranks_as_refits_do(form: str) -> None:
+    frame = grid(TRUTHS[form], sizes=130, width=8.0, noise=0.01)
+    law = scaling.fit(frame, form=form, bootstrap=0)
+    table = influence(frame, law, at=1e22)
+    stepped = table[~table["refitted"]]
+    assert len(table) == 520 and table["refitted"].sum() == 64
+    most = abs(np.log(table["ratio"].iloc[0]))
+    for place in [*stepped.index[:2], *stepped.index[-2:]]:
+        again = scaling.fit(frame.drop(index=place - 1), form=form, bootstrap=0)
+        moved = np.log(again.tokens_per_param(1e22) / law.tokens_per_param(1e22))
+        assert np.log(table.loc[place, "ratio"]) == pytest.approx(moved, abs=0.02 * most)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_an_audit_refits_the_form_of_the_law(form: str) -> None:
     frame = study(form, noise=0.002)
