@@ -23,10 +23,12 @@ sys.path.insert(0, str(ROOT))
 
 from mad.store.exchange import read_records  # noqa: E402
 from mad.store.store import Store  # noqa: E402
+from scaling.commands.reading import read, read_scores  # noqa: E402
 from scaling.lm.records import LanguageRecord  # noqa: E402
-from scaling.reading import read, scores  # noqa: E402
-from scaling.report import answers, comparing, relating, report  # noqa: E402
-from scaling.report.methods import Request  # noqa: E402
+from scaling.report import study_page  # noqa: E402
+from scaling.report.approaches import DRAWN, Request, fitted  # noqa: E402
+from scaling.report.sections.ratios import compared  # noqa: E402
+from scaling.report.sections.relation import relation_section  # noqa: E402
 from scaling.scores.relation import relate  # noqa: E402
 
 RECORDS = ROOT / "results" / "scaling-two-cores.jsonl"
@@ -42,13 +44,12 @@ TITLE = "Three architectures on two CPU cores"
 def study(store: Path, *, bootstrap: int = 1000) -> dict[str, Any]:
     """Everything that the text states, from a store that holds the records."""
     frame, curves = read(None, store)
-    asked = Request(shared=("alpha", "beta"), bootstrap=bootstrap)
+    drawn = DRAWN | {"bootstrap": bootstrap}
+    asked = Request(shared=("alpha", "beta"), drawn=drawn)
     found = {
-        "fit": json.loads(answers.run(frame, asked, curves=curves, format="json")),
-        "compare": json.loads(
-            comparing.run(frame, baseline="transformer", bootstrap=bootstrap, format="json")
-        ),
-        "relate": json.loads(relating.render(relate(battery(store), frame), "json")),
+        "fit": fitted(frame, asked, curves=curves).data,
+        "compare": compared(frame, baseline="transformer", **drawn).data,
+        "relate": relation_section(relate(battery(store), frame)).data,
     }
     with Store(store, read_only=True) as opened:
         records = opened.records(LanguageRecord)
@@ -66,8 +67,8 @@ def study(store: Path, *, bootstrap: int = 1000) -> dict[str, Any]:
 def known_entropy(store: Path, *, bootstrap: int = 1000) -> dict[str, Any]:
     """The law of runs on generated text, and the entropy that its E should be."""
     frame, _ = read(None, store)
-    asked = Request(approach="law", bootstrap=bootstrap)
-    [law] = json.loads(answers.run(frame, asked, format="json"))
+    asked = Request(approach="law", drawn=DRAWN | {"bootstrap": bootstrap})
+    [law] = fitted(frame, asked).data
     return {"entropy": float(frame["floor"].iloc[0]), "law": law}
 
 
@@ -81,7 +82,7 @@ def filled(folder: Path, records: Path) -> Path:
 
 def battery(store: Path) -> pd.DataFrame:
     """Scores of the same three patterns, which `relate` knows by the layers that they repeat."""
-    return scores(None, store, suite="quick", protocol="sound")
+    return read_scores(None, store, suite="quick", protocol="sound")
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def main() -> None:
         RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         frame, curves = read(None, store)
         made = Path(folder) / "figures"
-        report.write(frame, PAGE, curves=curves, scores=battery(store), title=TITLE, figures=made)
+        study_page.write(frame, PAGE, curves=curves, scores=battery(store), title=TITLE, figures=made)
         for path in sorted(made.glob("*.svg")):
             if path.stem in SHOWN:
                 (FIGURES / f"scaling-{path.name}").write_bytes(path.read_bytes())

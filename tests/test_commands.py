@@ -59,7 +59,7 @@ WORK = {
     "grow": "mad.commands.grow.load",
     "export": "mad.store.store.Store.records",
     "scaling plan": "scaling.lm.corpus.load",
-    "scaling report": "scaling.reading.read",
+    "scaling report": "scaling.commands.reading.read",
 }
 STORING = ["bench", "train", "import", "rm", "scaling train"]
 

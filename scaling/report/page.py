@@ -7,18 +7,12 @@ All text is escaped here: names of architectures come from other people's tables
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import pandas as pd
 
 from mad.messages import printable
-from scaling.report.style import number, svg
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from scaling.report.figures.style import svg
+from scaling.report.numbers import shown
+from scaling.report.section import Section, Table
 
 STYLE = """
 :root { color-scheme: light dark; --rule: #8885; --soft: #8881; }
@@ -38,39 +32,15 @@ nav a { margin-right: 1rem; } ul { padding-left: 1.2rem; }
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-Drawn = tuple[str, str, "Figure"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A section of the page.
-
-    name      its anchor, [a-z-]
-    verdicts  sentences that stand on top of the page too
-    said      further sentences
-    tables    (caption, table) each; floats are written with four digits, NaN as "-"
-    figures   (name, caption, figure) each
-    why       why the part could not be made, in place of all else
-    """
-
-    name: str
-    title: str
-    verdicts: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
-    tables: tuple[tuple[str, pd.DataFrame], ...] = ()
-    figures: tuple[Drawn, ...] = ()
-    why: str = ""
-
-
-def page(title: str, about: str, parts: Sequence[Part]) -> str:
-    """The HTML of the page; equal parts give equal text."""
-    links = " ".join(f'<a href="#{part.name}">{_text(part.title)}</a>' for part in parts)
+def page(title: str, about: str, sections: Sequence[Section]) -> str:
+    """The HTML of the page; equal sections give equal text."""
+    links = " ".join(f'<a href="#{section.name}">{_text(section.title)}</a>' for section in sections)
     verdicts = [
-        f'<li><a href="#{part.name}">{_text(part.title)}</a>: {_text(sentence)}</li>'
-        for part in parts
-        for sentence in part.verdicts or ((f"not shown: {part.why}",) if part.why else ())
+        f'<li><a href="#{section.name}">{_text(section.title)}</a>: {_text(sentence)}</li>'
+        for section in sections
+        for sentence in section.verdicts or ((f"not shown: {section.why}",) if section.why else ())
     ]
-    body = "\n".join(_part(part) for part in parts)
+    body = "\n".join(_section(section) for section in sections)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -81,29 +51,28 @@ def page(title: str, about: str, parts: Sequence[Part]) -> str:
     )
 
 
-def _part(part: Part) -> str:
-    pieces = [f'<section id="{part.name}">\n<h2>{_text(part.title)}</h2>']
-    if part.why:
-        pieces.append(f'<p class="why">{_text(part.why)}</p>')
-    if said := (*part.verdicts, *part.said):
+def _section(section: Section) -> str:
+    pieces = [f'<section id="{section.name}">\n<h2>{_text(section.title)}</h2>']
+    if section.why:
+        pieces.append(f'<p class="why">{_text(section.why)}</p>')
+    if said := (*section.verdicts, *section.notes):
         pieces.append("<ul>\n" + "\n".join(f"<li>{_text(sentence)}</li>" for sentence in said) + "\n</ul>")
-    for name, caption, figure in part.figures:
-        pieces.append(
-            f"<figure>\n{svg(figure, name=name)}\n<figcaption>{_text(caption)}</figcaption>\n</figure>"
-        )
-    pieces += [_table(caption, table) for caption, table in part.tables]
+    for drawing in section.figures:
+        caption = f"<figcaption>{_text(drawing.caption)}</figcaption>"
+        pieces.append(f"<figure>\n{svg(drawing.figure, name=drawing.name)}\n{caption}\n</figure>")
+    pieces += map(_table, section.tables)
     return "\n".join([*pieces, "</section>"])
 
 
-def _table(caption: str, table: pd.DataFrame) -> str:
-    head = "".join(f"<th>{_text(column)}</th>" for column in table.columns)
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{_text(column)}</th>" for column in table.frame.columns)
     rows = "\n".join(
         "<tr>" + "".join(_cell(value) for value in row) + "</tr>"
-        for row in table.itertuples(index=False, name=None)
+        for row in table.frame.itertuples(index=False, name=None)
     )
     return (
-        f'<div class="wide"><table>\n<caption>{_text(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{rows}\n</tbody>\n</table></div>"
+        f'<div class="wide"><table>\n<caption>{_text(table.caption)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
     )
 
 
@@ -111,24 +80,6 @@ def _cell(value: object) -> str:
     if isinstance(value, str):
         return f'<td class="text">{_text(value)}</td>'
     return f"<td>{_text(shown(value))}</td>"
-
-
-def shown(value: object) -> str:
-    """A value as the tables write it."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return number(value, 4) if not value.is_integer() or abs(value) >= 1e5 else str(int(value))
-    return str(value)
-
-
-def span(value: float, low: float | None, high: float | None) -> str:
-    """'0.512 [0.48, 0.55]', without brackets where there is no interval."""
-    if low is None or high is None or math.isnan(low) or math.isnan(high):
-        return shown(float(value))
-    return f"{number(value)} [{number(low)}, {number(high)}]"
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from scaling.report.style import number
+from scaling.report.numbers import number
 from scaling.scores.table import MEAN
 
 # Below this many architectures a correlation speaks of rank at best.

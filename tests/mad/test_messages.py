@@ -16,7 +16,8 @@ from mad.messages import counted, one_line, printable
 from mad.score import score
 from mad.store import Store
 from scaling.lm.records import LanguageRecord
-from scaling.report.page import Part, page
+from scaling.report.page import page
+from scaling.report.section import Section, Table
 from tests.mad.language_records import language
 from tests.mad.records import SOUND, architecture, group, record
 from tests.mad.store.test_reading import call, reading
@@ -122,8 +123,8 @@ def test_a_cell_that_a_spreadsheet_would_run_is_text() -> None:
 
 def test_a_page_shows_names_without_marks() -> None:
     table = pd.DataFrame({"arch": list(NAMES.values()), "loss": 2.0})
-    part = Part(name="runs", title="Runs", said=("".join(HOSTILE),), tables=(("all", table),))
-    text = page("<b>", "a\x1b", [part])
+    section = Section(name="runs", title="Runs", notes=("".join(HOSTILE),), tables=(Table("all", table),))
+    text = page("<b>", "a\x1b", [section])
     assert printable(text, lines=True) == text and "<b>" not in text
 
 

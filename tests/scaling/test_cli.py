@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from mad.store import Store
 from mad.store.exchange import read_records
 from scaling.cli import app
+from scaling.commands.reading import read
 from scaling.laws.law import Law
-from scaling.reading import read
 from scaling.study import design
 from tests.scaling.study.fake_training import Training
 

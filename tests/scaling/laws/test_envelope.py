@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.laws.approaches import approaches
 from scaling.laws.envelope import envelope
 from scaling.laws.law import Law
 from scaling.laws.runs.cleaning import NotIdentified
+from scaling.report.allocations import side_by_side
 from tests.scaling.laws.designs import CHINCHILLA, FALLS_FAST, grid
 
 
@@ -75,7 +75,7 @@ def test_three_approaches_agree_on_a_law_and_stand_side_by_side() -> None:
     frame = curves()
     points = grid(width=1.5).drop(columns="arch")
     points["run"] = [f"point {row}" for row in points.index]
-    found = approaches(
+    found = side_by_side(
         pd.concat([frame, points.assign(run=points["run"])]),
         at=1e21,
         budgets=[1e18, 1e19, 1e20, 1e21],
@@ -94,14 +94,14 @@ def test_the_law_is_fitted_to_the_ends_of_the_curves() -> None:
     shape = np.resize([0.1, 0.3, 1.0], len(frame))  # ends off one ray, early rows off the law
     frame["tokens"] *= shape[frame["run"]]
     frame["loss"] = np.where(last, CHINCHILLA.loss(frame["params"], frame["tokens"]), 9.0)
-    found = approaches(frame, bootstrap=100).set_index("approach")
+    found = side_by_side(frame, bootstrap=100).set_index("approach")
     assert found.loc["law", "n_exponent"] == pytest.approx(CHINCHILLA.n_exponent, abs=1e-3)
 
 
 def test_an_approach_that_the_runs_cannot_serve_says_why() -> None:
-    found = approaches(grid(), bootstrap=100).set_index("approach")
+    found = side_by_side(grid(), bootstrap=100).set_index("approach")
     assert np.isnan(found.loc["envelope", "n_exponent"])
     assert "use isoflop" in found.loc["envelope", "note"]
     assert found.loc["law", "n_exponent"] == pytest.approx(CHINCHILLA.n_exponent, abs=1e-3)
     with pytest.raises(NotIdentified, match="envelope: .*isoflop: .*law: "):
-        approaches(grid(budgets=[1e18]), bootstrap=100)
+        side_by_side(grid(budgets=[1e18]), bootstrap=100)

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import scaling
-from scaling.laws.approaches import approaches
 from scaling.laws.law import Law
 from scaling.laws.runs.files import read_table
 from scaling.laws.runs.rows import ends, tidy
+from scaling.report.allocations import side_by_side
 
 LAW = Law(E=1.8, A=480.0, B=2080.0, alpha=0.35, beta=0.37)
 
@@ -561,7 +561,7 @@ def test_the_approaches_take_the_end_of_each_curve() -> None:
     """Checkpoints before the decay of the learning rate are too high, and no runs of their own."""
     frame = curves().iloc[::-1].reset_index(drop=True)
     frame.loc[frame.index >= 20, "loss"] += 0.02 * np.log(frame["params"])
-    found = approaches(frame, bootstrap=100).set_index("approach")
+    found = side_by_side(frame, bootstrap=100).set_index("approach")
     assert found.loc["law", "n_exponent"] == pytest.approx(LAW.n_exponent, abs=1e-3)
 
 

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scaling.reading import read
 
 from mad.store import Store
 from scaling.laws.fitting import repeated
 from scaling.laws.runs.cleaning import clean
 from scaling.lm.stored import curves_frame, language_frame
-from scaling.reading import read
 from tests.mad.language_records import CORPUS, language
 
 

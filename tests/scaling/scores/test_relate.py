@@ -13,7 +13,8 @@ import scaling
 from scaling.laws.comparison import compare
 from scaling.laws.law import Law
 from scaling.laws.runs.cleaning import NotIdentified
-from scaling.report.relating import render
+from scaling.report.formats import writer
+from scaling.report.sections.relation import relation_section
 from scaling.scores.relation import Relation, relate
 from tests.scaling.laws.designs import grid
 
@@ -380,9 +381,12 @@ def test_a_sign_that_is_the_opposite_within_every_class_is_the_headline(sign: in
     assert (
         f"WITHIN EVERY CLASS THE SIGN IS THE OPPOSITE: there higher scores go with {way}" in found.verdict[0]
     )
-    assert "WITHIN EVERY CLASS" in json.loads(render(found, "json"))["verdict"][0]
-    assert "WITHIN EVERY CLASS" in render(found).replace("\n  ", " ")
-    doubtful = render(dataclasses.replace(found, notes=("Something.", "serious: units are mixed")))
+    section = relation_section(found)
+    assert "WITHIN EVERY CLASS" in json.loads(writer("json")(section))["verdict"][0]
+    assert "WITHIN EVERY CLASS" in writer("text")(section).replace("\n  ", " ")
+    doubtful = writer("text")(
+        relation_section(dataclasses.replace(found, notes=("Something.", "serious: units are mixed")))
+    )
     assert (
         doubtful.startswith("about the table:\n- serious: units are mixed") and doubtful.count("units") == 1
     )

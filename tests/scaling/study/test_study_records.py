@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scaling.cli import app
-from scaling.reading import read
+from scaling.commands.reading import read
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "results"

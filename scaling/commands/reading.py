@@ -56,7 +56,7 @@ def read(
     return frame, curves
 
 
-def scores(
+def read_scores(
     csv: Path | None, store: Path | None, *, suite: str, protocol: str, where: str | None = None
 ) -> pd.DataFrame:
     """Synthetic scores by architecture: of a CSV, else of the store's leaderboard; rows of `where`."""

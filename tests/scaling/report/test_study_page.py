@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 
 from scaling.laws.law import Law
-from scaling.report.page import Part, page, shown, span
-from scaling.report.report import write
+from scaling.report.numbers import shown, span
+from scaling.report.page import page
+from scaling.report.section import Section
+from scaling.report.study_page import write
 
 NASTY = "<script>alert('x')</script> & $a_b$ \u6f22"
 VOID = {"meta", "br"}
@@ -176,8 +178,8 @@ def test_training_curves_add_the_envelope(tmp_path: Path) -> None:
     assert "8 runs of 1 architecture" in text
 
 
-def test_a_page_of_no_parts_is_a_page() -> None:
-    text = page("A & B", "about", [Part(name="x", title="<X>", why="because <")])
+def test_a_page_of_no_results_is_a_page() -> None:
+    text = page("A & B", "about", [Section(name="x", title="<X>", why="because <")])
     assert "<title>A &amp; B</title>" in text and "&lt;X&gt;" in text and "because &lt;" in text
 
 

@@ -15,7 +15,14 @@ from scaling.laws.isoflops import IsoFlop, isoflop
 from scaling.laws.law import Law
 from scaling.laws.penalty import overtraining
 from scaling.laws.state import state_law
-from scaling.report import comparisons, plots, style
+from scaling.report.figures import labels, style
+from scaling.report.figures.allocation import figure_allocation
+from scaling.report.figures.frontiers import figure_frontiers
+from scaling.report.figures.isoflops import figure_isoflop
+from scaling.report.figures.loss import figure_residuals, figure_surface
+from scaling.report.figures.penalty import figure_overtraining
+from scaling.report.figures.relation import figure_relate
+from scaling.report.numbers import number
 from scaling.scores.relation import relate
 
 NAMES = ("Alpha", "Beta $x^2$", "3*(gated-delta-net swiglu) gated-attention swiglu")
@@ -50,13 +57,13 @@ def laws() -> dict[str, FittedLaw]:
 def drawn(iso: IsoFlop, laws: dict[str, FittedLaw]) -> dict[str, Figure]:
     scores = pd.DataFrame({"arch": NAMES, "mad": [0.8, 0.7, 0.6], "compression": [0.5, 0.6, 0.4]})
     return {
-        "isoflop": plots.figure_isoflop(RUNS, iso),
-        "allocation": plots.figure_allocation(isoflop=iso, laws=laws),
-        "surface": plots.figure_surface(RUNS, laws),
-        "residuals": plots.figure_residuals(RUNS, laws),
-        "frontiers": comparisons.figure_frontiers(iso, state_law(RUNS)),
-        "overtraining": comparisons.figure_overtraining(overtraining(RUNS, bootstrap=100)),
-        "relate": comparisons.figure_relate(relate(scores, RUNS, bootstrap=100)),
+        "isoflop": figure_isoflop(RUNS, iso),
+        "allocation": figure_allocation(isoflop=iso, laws=laws),
+        "surface": figure_surface(RUNS, laws),
+        "residuals": figure_residuals(RUNS, laws),
+        "frontiers": figure_frontiers(iso, state_law(RUNS)),
+        "overtraining": figure_overtraining(overtraining(RUNS, bootstrap=100)),
+        "relate": figure_relate(relate(scores, RUNS, bootstrap=100)),
     }
 
 
@@ -98,12 +105,10 @@ def test_text_stays_text_and_dollar_signs_are_no_mathematics(texts: dict[str, st
 def test_figures_are_equal_byte_by_byte_and_carry_no_date(
     iso: IsoFlop, texts: dict[str, str], tmp_path: Path
 ) -> None:
-    again = style.svg(plots.figure_isoflop(RUNS, iso), name="isoflop")
+    again = style.svg(figure_isoflop(RUNS, iso), name="isoflop")
     assert again == texts["isoflop"]
     assert "Date" not in again and "date" not in again and "Matplotlib" not in again
-    first, second = (
-        style.save(comparisons.figure_frontiers(iso), tmp_path / name) for name in ("a.png", "b.png")
-    )
+    first, second = (style.save(figure_frontiers(iso), tmp_path / name) for name in ("a.png", "b.png"))
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -144,12 +149,12 @@ def test_labels_do_not_overlap_and_stay_in_the_figure(drawn: dict[str, Figure]) 
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda frame, iso, laws: plots.figure_isoflop(frame, iso),
-        lambda frame, iso, laws: plots.figure_allocation(isoflop=iso),
-        lambda frame, iso, laws: plots.figure_allocation(laws=laws),
-        lambda frame, iso, laws: plots.figure_surface(frame, laws),
-        lambda frame, iso, laws: plots.figure_residuals(frame, laws),
-        lambda frame, iso, laws: comparisons.figure_frontiers(iso),
+        lambda frame, iso, laws: figure_isoflop(frame, iso),
+        lambda frame, iso, laws: figure_allocation(isoflop=iso),
+        lambda frame, iso, laws: figure_allocation(laws=laws),
+        lambda frame, iso, laws: figure_surface(frame, laws),
+        lambda frame, iso, laws: figure_residuals(frame, laws),
+        lambda frame, iso, laws: figure_frontiers(iso),
     ],
 )
 def test_one_architecture_is_enough(draw: Callable[..., Figure]) -> None:
@@ -162,34 +167,34 @@ def test_an_optimum_that_is_not_used_is_hollow() -> None:
     lopsided = RUNS[(RUNS["arch"] != "Alpha") | (RUNS["params"] * RUNS["tokens"] > 2e17)]
     few = RUNS[(RUNS["arch"] == "Alpha") & (RUNS["params"] * RUNS["tokens"] < 2e17)].iloc[:3]
     frame = pd.concat([lopsided, few], ignore_index=True)
-    figure = plots.figure_isoflop(frame, isoflop(frame, bootstrap=100))
+    figure = figure_isoflop(frame, isoflop(frame, bootstrap=100))
     faces = [line.get_markerfacecolor() for line in figure.axes[1].lines if line.get_marker() == "*"]
     assert "15 runs" not in figure.axes[1].get_title(loc="left")
     assert faces.count("black") == 2
 
 
 def test_labels_are_moved_apart_and_no_further() -> None:
-    assert style.spread([0.0, 1.0, 2.0], 0.5) == [0.0, 1.0, 2.0]
-    assert style.spread([1.0, 1.0], 0.5) == [0.75, 1.25]
+    assert labels.spread([0.0, 1.0, 2.0], 0.5) == [0.0, 1.0, 2.0]
+    assert labels.spread([1.0, 1.0], 0.5) == [0.75, 1.25]
     rng = np.random.default_rng(0)
     for _ in range(20):
         given = rng.uniform(0, 1, 7)
-        found = np.array(style.spread(given, 0.1))
+        found = np.array(labels.spread(given, 0.1))
         assert (np.diff(np.sort(found)) >= 0.1 - 1e-9).all()
         assert (found[np.argsort(given, kind="stable")] == np.sort(found)).all()
         assert found.mean() == pytest.approx(given.mean())
-    assert style.spread([], 1.0) == []
+    assert labels.spread([], 1.0) == []
 
 
 def test_names_become_labels() -> None:
     assert style.plain("a$b") == r"a\$b"
     assert style.plain("\u6f22\n") == "??"
     assert style.plain("x" * 50, 10) == "xxxxxxx..."
-    assert [style.number(x) for x in (1e18, 12345.0, 0.5, 3e-7)] == ["1e18", "1.23e4", "0.5", "3e-7"]
+    assert [number(x) for x in (1e18, 12345.0, 0.5, 3e-7)] == ["1e18", "1.23e4", "0.5", "3e-7"]
 
 
 def test_only_png_and_svg_are_written(iso: IsoFlop, tmp_path: Path) -> None:
-    figure = comparisons.figure_frontiers(iso)
+    figure = figure_frontiers(iso)
     with pytest.raises(ValueError, match=r"'a.pdf' is neither .png nor .svg"):
         style.save(figure, tmp_path / "a.pdf")
     assert style.save(figure, tmp_path / "deep" / "a.svg").read_text("utf-8").startswith("<?xml")
@@ -197,4 +202,4 @@ def test_only_png_and_svg_are_written(iso: IsoFlop, tmp_path: Path) -> None:
 
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(ValueError, match="give isoflop=, laws= or envelope="):
-        plots.figure_allocation()
+        figure_allocation()

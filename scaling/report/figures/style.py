@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from architectures.files import whole_file
+from scaling.report.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-    from matplotlib.transforms import Transform
 
 Share = Literal["none", "all", "row", "col"]
 
@@ -29,6 +29,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 DASHES = ("-", "--", ":", "-.")
 GREY = "#666666"
+PARAMS, TOKENS, FLOPS = "parameters N", "training tokens D", "training FLOPs C"
+PPL = "perplexity exp(L)"
 LONGEST = 34
 FONT = 9.0
 # Beyond Latin, Greek and Cyrillic letters the font that comes with matplotlib has gaps.
@@ -75,8 +77,12 @@ def panels(
     height: float = 2.7,
     share_x: Share = "all",
     share_y: Share = "all",
+    log: str = "",
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of rows x columns panels of width x height inches, and its axes row by row."""
+    """A figure of rows x columns panels of width x height inches, and its axes row by row.
+
+    log: "x" or "xy", the axes that are logarithmic
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -88,12 +94,28 @@ def panels(
         for axis in axes.flat:
             axis.grid(True, which="major", color="#e4e4e4", linewidth=0.6)
             axis.set_axisbelow(True)
+            axis.set(**{f"{side}scale": "log" for side in log})
         return figure, list(axes.flat)
 
 
-def columns_for(n: int) -> int:
-    """Panels in a row: three at most, two where that leaves no gap."""
-    return n if n < 4 else 2 if n == 4 else 3
+def panel_each(n: int, x: str, y: str, *, log: str) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels that share their axes: three in a row at most, two where that leaves no gap."""
+    columns = n if n < 4 else 2 if n == 4 else 3
+    figure, axes = panels(-(-n // columns), columns, log=log)
+    for axis in axes[n:]:
+        axis.set_visible(False)
+    outer_labels(axes[:n], columns, x, y)
+    return figure, axes[:n]
+
+
+def outer_labels(axes: Sequence[Axes], columns: int, x: str, y: str) -> None:
+    """Labels on the outer panels only."""
+    for i, axis in enumerate(axes):
+        if i + columns >= len(axes):
+            axis.set_xlabel(x)
+            axis.tick_params(labelbottom=True)
+        if i % columns == 0 and y:
+            axis.set_ylabel(y)
 
 
 def finish(figure: Figure, text: str) -> Figure:
@@ -170,82 +192,3 @@ def save(figure: Figure, path: str | Path) -> Path:
             with mpl.rc_context(SIZES):
                 figure.savefig(part, dpi=200, metadata={"Software": None})
     return path
-
-
-def spread(positions: Iterable[float], least: float) -> list[float]:
-    """Positions at least `least` apart, in the same order, moved as little as that takes: for labels."""
-    order = sorted(range(len(given := list(positions))), key=lambda i: given[i])
-    blocks: list[tuple[float, list[int]]] = []  # centre and members, from below
-    for i in order:
-        centre, members = given[i], [i]
-        while blocks:
-            below, theirs = blocks[-1]
-            if centre - below >= least * (len(members) + len(theirs)) / 2 - 1e-12:
-                break
-            blocks.pop()
-            both = len(members) + len(theirs)
-            centre = (centre * len(members) + below * len(theirs)) / both
-            members = theirs + members
-        blocks.append((centre, members))
-    out = [0.0] * len(given)
-    for centre, members in blocks:
-        for place, i in enumerate(members):
-            out[i] = centre + least * (place - (len(members) - 1) / 2)
-    return out
-
-
-def number(value: float, digits: int = 3) -> str:
-    """1e+18 as 1e18, 12300 as 1.23e4."""
-    text = f"{value:.{digits}g}"
-    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
-
-
-def name_points(axis: Axes, names: Sequence[tuple[str, float, float, str]]) -> None:
-    """Names beside points (name, x, y, colour), towards the middle, moved apart where points stand close.
-
-    To be called when the limits of the axes are final.
-    """
-    to_axes = final_limits(axis)
-    places = [to_axes.transform((x, y)) for _, x, y, _ in names]
-    for left in (True, False):
-        here = [i for i, (x, _) in enumerate(places) if (x < 0.5) == left]
-        spots = spread([float(places[i][1]) for i in here], 0.052)
-        for i, spot in zip(here, spots, strict=True):
-            name, x, y, colour = names[i]
-            axis.annotate(
-                plain(name, 26),
-                (x, y),
-                xytext=(places[i][0] + (0.03 if left else -0.03), spot),
-                textcoords="axes fraction",
-                fontsize=FONT - 2,
-                color=colour,
-                va="center",
-                ha="left" if left else "right",
-                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2},
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3},
-            )
-
-
-def name_lines(axis: Axes, names: Sequence[tuple[str, float, float, str]]) -> None:
-    """Names to the right of the last points of lines (name, x, y, colour), moved apart in height."""
-    to_axes = final_limits(axis)
-    ends = [to_axes.transform((x, y)) for _, x, y, _ in names]
-    spots = spread([float(y) for _, y in ends], 0.06)
-    right = max((float(x) for x, _ in ends), default=1.0) + 0.025
-    for (name, _, _, colour), spot in zip(names, spots, strict=True):
-        axis.text(
-            right,
-            spot,
-            plain(name, 22),
-            transform=axis.transAxes,
-            fontsize=FONT - 2,
-            color=colour,
-            va="center",
-        )
-
-
-def final_limits(axis: Axes) -> Transform:
-    """From data to shares of the panel, once the limits that drawing would set are set."""
-    axis.set_xlim(axis.get_xlim())
-    axis.set_ylim(axis.get_ylim())
-    return axis.transData + axis.transAxes.inverted()

@@ -1,0 +1,36 @@
+"""Numbers as figures, pages and sentences write them."""
+
+from __future__ import annotations
+
+import math
+
+from scaling.laws.law import Interval
+
+
+def number(value: float, digits: int = 3) -> str:
+    """1e+18 as 1e18, 12300 as 1.23e4."""
+    text = f"{value:.{digits}g}"
+    return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+
+
+def shown(value: object) -> str:
+    """A value as the tables of a page write it."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value, 4) if not value.is_integer() or abs(value) >= 1e5 else str(int(value))
+    return str(value)
+
+
+def span(value: float, low: float | None, high: float | None) -> str:
+    """'0.512 [0.48, 0.55]', without brackets where there is no interval."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return shown(float(value))
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def within(value: float, interval: Interval | None) -> str:
+    """The same of an interval."""
+    return span(value, interval.low if interval else None, interval.high if interval else None)

@@ -1,0 +1,198 @@
+"""Laws of loss: of one architecture, of several with parameters in common, of training beyond the optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling.laws.audit import Audit
+from scaling.laws.families import Families
+from scaling.laws.fitting import COEFFICIENTS
+from scaling.laws.gadre import OverTrainingLaw
+from scaling.laws.runs.cleaning import NotIdentified, clean
+from scaling.report.data import intervals, records
+from scaling.report.figures.loss import figure_residuals, figure_surface
+from scaling.report.numbers import number, span, within
+from scaling.report.section import Drawing, Listing, Section, Table, stacked
+from scaling.report.text import brackets
+
+DRAWN = {"pairs": "rows drawn", "budget": "whole budgets drawn", "run": "whole runs drawn"}
+UNITS = {
+    "E": "irreducible loss, nats per token",
+    "A": "",
+    "B": "",
+    "alpha": "exponent of N",
+    "beta": "exponent of D",
+    "n_exponent": "N* ~ C^a",
+    "d_exponent": "D* ~ C^b",
+}
+HEADINGS = ("architecture", "severity", "finding", "remedy")
+ALLOCATED = ("flops", "params", "tokens", "tokens_per_param", "loss", "beyond")
+
+
+def law_section(
+    arch: str, found: Audit, targets: Sequence[float] = (), held_out: pd.DataFrame | None = None
+) -> Section:
+    """A fitted law with its audit, its optima at the targets, and its errors on runs that were not fitted."""
+    law, findings = found.law, [str(finding) for finding in found.findings]
+    data: dict[str, Any] = {
+        "status": str(law.status),
+        "runs": law.n,
+        "convention": law.convention,
+        "objective": law.objective,
+        "delta": law.delta,
+        "sum": law.value,
+        "condition": law.condition,
+        **{name: getattr(law, name) for name in UNITS},
+        "resample": law.resample,
+        "intervals": intervals(law.intervals),
+        "at": [
+            {name: getattr(at, name) for name in ALLOCATED} | {"intervals": intervals(at.intervals)}
+            for at in map(law.at, targets)
+        ],
+        "findings": findings,
+    }
+    threshold = f" (delta {law.delta:g})" if law.delta is not None else ""
+    level = f"{100 * law.confidence:g} % interval ({DRAWN.get(law.resample)})" if law.intervals else ""
+    coefficients = [
+        [name, f"{getattr(law, name):.6g}", brackets(law.intervals.get(name)), unit]
+        for name, unit in UNITS.items()
+    ]
+    errors, said = _errors(held_out, law.loss)
+    row: dict[str, object] = {"architecture": arch, "runs": law.n}
+    row |= {
+        name: within(getattr(law, name), law.intervals.get(name)) for name in (*COEFFICIENTS, "n_exponent")
+    }
+    row |= {"condition": law.condition, "status": str(law.status), "objective": law.objective}
+    audit = [(arch, finding.severity, finding.what, finding.remedy) for finding in found.findings]
+    grave = [finding.what for finding in found.findings if finding.severity == "serious"]
+    state = f"{len(grave)} serious findings; {grave[0]}" if grave else "no serious finding"
+    head = f"; Huber threshold {number(law.delta)} on log loss" if law.delta else ""
+    return Section(
+        verdicts=(f"{arch}: E = {row['E']}, N* as C to the {row['n_exponent']}; {state}.",),
+        tables=(
+            Table(f"L = E + A N^-alpha + B D^-beta{head}" if head else "Laws", pd.DataFrame([row])),
+            Table("Audit", pd.DataFrame(audit, columns=HEADINGS)),
+        ),
+        text=(
+            f"{arch}: L(N, D) = E + A N^-alpha + B D^-beta\n{law.n} runs; {law.convention}; "
+            f"{law.objective}{threshold} on log loss, sum {law.value:.7g}; {law.status}; condition number "
+            f"{law.condition:.3g}",
+            Table("", pd.DataFrame(coefficients, columns=["", "value", level, ""])),
+            "\n".join(str(law.at(target)) for target in targets),
+            Listing("verdicts:", findings),
+            said,
+        ),
+        data=data | errors,
+    )
+
+
+def laws_section(audits: Mapping[str, Audit], runs: pd.DataFrame, reasons: Sequence[str]) -> Section:
+    """The laws of all architectures, each its own."""
+    if not audits:
+        raise NotIdentified(" ".join(reasons))
+    parts = [law_section(arch, found) for arch, found in audits.items()]
+    laws = {arch: found.law for arch, found in audits.items()}
+    surface = "Contours of the fitted loss, the runs, and the optimum of each C (dashed)."
+    residual = "Loss over the law's prediction, in percent, against size, data and compute."
+    return Section(
+        verdicts=[sentence for part in parts for sentence in part.verdicts],
+        notes=reasons,
+        tables=stacked(parts),
+        figures=(
+            Drawing("surface", surface, lambda: figure_surface(runs, laws)),
+            Drawing("residuals", residual, lambda: figure_residuals(runs, laws)),
+        ),
+    )
+
+
+def families_section(
+    found: Families, targets: Sequence[float], *, reference: str, shared: Sequence[str]
+) -> Section:
+    """Laws with parameters in common, and the compute that each architecture needs for one loss."""
+    rows = pd.DataFrame([_coefficients(arch, found) for arch in found.laws])
+    shown = [name for name in rows if not name.startswith("d_exponent")]
+    table = found.multipliers(targets, reference=reference)
+    table = table[table["arch"] != reference]
+    sharing = None if found.sharing is None else str(found.sharing)
+    return Section(
+        verdicts=[
+            f"{row.arch} needs {span(row.multiplier, row.low, row.high)} times the compute of {reference} "
+            f"for its loss at {number(row.flops)} FLOPs."
+            for row in table.itertuples()
+        ],
+        notes=(*([sharing] if sharing else []), *found.warnings),
+        tables=(Table(f"Compute for the loss of {reference}; alpha and beta in common", table),),
+        text=(
+            Table(
+                f"all architectures with {' and '.join(shared)} in common: {found.n} runs; "
+                f"{found.convention}; {found.status}\n{sharing or ''}",
+                rows[shown],
+            ),
+            Table("", found.frontier(targets)),
+            Table(
+                f"compute for the loss of {reference}, over its compute (multiplier); below 1 is cheaper",
+                table.rename(columns={"low": "multiplier_low", "high": "multiplier_high"}),
+            ),
+            Listing("warnings:", found.warnings),
+        ),
+        data={
+            "status": str(found.status),
+            "runs": found.n,
+            "shared": list(shared),
+            "reference": reference,
+            "multipliers": records(table),
+            "laws": records(rows),
+            "sharing": sharing,
+            "warnings": list(found.warnings),
+        },
+    )
+
+
+def _coefficients(arch: str, found: Families) -> dict[str, Any]:
+    row = {"arch": arch} | {name: getattr(found.laws[arch], name) for name in (*COEFFICIENTS, "n_exponent")}
+    for name, interval in found.intervals[arch].items():
+        row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return row
+
+
+def overtraining_law_section(arch: str, law: OverTrainingLaw, held_out: pd.DataFrame | None) -> Section:
+    """The law of training beyond the optimum, and its errors on runs that were not fitted."""
+    errors, said = _errors(held_out, lambda n, d: law.loss(n, np.asarray(d) / np.asarray(n)))
+    values = {name: getattr(law, name) for name in ("E", "a", "b", "c", "eta")}
+    return Section(
+        text=(
+            f"{arch}: L = E + a N^b + c 6^(b/2) (M N)^b, M = D/N; least squares over {law.n} runs; "
+            f"{law.status}\nE {law.E:.5g}, a {law.a:.5g}, b {law.b:.4f}, c {law.c:.5g}, eta {law.eta:.4f}",
+            said,
+        ),
+        data={"status": str(law.status), "runs": law.n, **values, "sum": law.value} | errors,
+    )
+
+
+def _errors(rest: pd.DataFrame | None, predict: Callable[[Any, Any], Any]) -> tuple[dict[str, Any], str]:
+    """Errors of predicted losses in percent; a positive bias predicts too high."""
+    if rest is None:
+        return {}, ""
+    rest = clean(rest)
+    n, d, loss = (rest[name].to_numpy(float) for name in ("params", "tokens", "loss"))
+    errors = 100 * (np.asarray(predict(n, d)) / loss - 1)
+    worst = int(np.abs(errors).argmax())
+    found = {
+        "runs": len(rest),
+        "mape": float(np.abs(errors).mean()),
+        "bias": float(errors.mean()),
+        "worst": float(errors[worst]),
+        "worst_params": float(n[worst]),
+        "worst_tokens": float(d[worst]),
+        "errors": dict(zip(map(str, rest.index), map(float, errors), strict=True)),
+    }
+    said = (
+        f"{found['runs']} runs that were not fitted: mean absolute error of the loss {found['mape']:.3f} %, "
+        f"bias {found['bias']:+.3f} %, largest {found['worst']:+.3f} % (N = {found['worst_params']:.3g}, D = "
+        f"{found['worst_tokens']:.3g})"
+    )
+    return {"held_out": found}, said

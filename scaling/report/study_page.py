@@ -1,0 +1,186 @@
+"""The page of a study: all that its runs show, and why they do not show the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from architectures.files import check_target, whole_file
+from scaling.laws.comparison import compare
+from scaling.laws.families import fit_families
+from scaling.laws.penalty import overtraining
+from scaling.laws.runs.cleaning import NotIdentified
+from scaling.laws.state import state_law
+from scaling.report.allocations import side_by_side
+from scaling.report.evidence import Evidence
+from scaling.report.figures.style import save
+from scaling.report.page import page
+from scaling.report.section import Section, unidentified
+from scaling.report.sections.law import families_section, laws_section
+from scaling.report.sections.optima import allocations_section, isoflops_section
+from scaling.report.sections.overview import limits_section, runs_section
+from scaling.report.sections.ratios import penalty_section, ratios_section, state_section
+from scaling.report.sections.relation import relation_section
+from scaling.scores.relation import relate
+from scaling.scores.table import read_scores
+
+
+def write(
+    frame: pd.DataFrame,
+    out: str | Path,
+    *,
+    curves: pd.DataFrame | None = None,
+    scores: pd.DataFrame | None = None,
+    repeats: Literal["refuse", "effective"] = "refuse",
+    budget: float | None = None,
+    budgets: Sequence[float] | None = None,
+    title: str = "Scaling laws",
+    classes: Mapping[str, str] | None = None,
+    figures: str | Path | None = None,
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    force: bool = True,
+) -> Path:
+    """Write the page for a table of runs (`scaling.laws.runs`) to `out`; equal input makes equal files.
+
+    curves   training curves of the runs (column `run`), for the envelope; else the table's own
+    scores   synthetic scores by architecture, as `relate` reads them; without them that part says so
+    repeats  of text, as in `fit`
+    budget   training FLOPs at which allocations are given; without it those of the largest run
+    budgets  nominal FLOPs of the isoFLOP groups, as in `isoflop`; without them they are found
+    figures  a folder for every figure as PNG and SVG
+    classes  of the architectures, as in `relate`
+    force    whether files that exist are replaced; False refuses them, before anything is written
+
+    What the runs do not identify stands on the page as the reason. ValueError for tables that `clean` or
+    `read_scores` refuse, before anything is written.
+    """
+    check_target(out, force=force)
+    if figures is not None:
+        Path(figures).mkdir(parents=True, exist_ok=True)
+    if scores is not None:
+        read_scores(scores)
+    known = Evidence(
+        frame,
+        curves=curves,
+        repeats=repeats,
+        budget=budget,
+        budgets=budgets,
+        bootstrap=bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )
+    sections = [
+        _tried(name, heading, make, known)
+        for name, heading, make in (
+            ("runs", "Runs", runs_section),
+            ("isoflop", "IsoFLOP optima", _isoflops),
+            ("laws", "Laws of loss", lambda known: laws_section(known.audits, known.ends, known.why("law"))),
+            ("allocation", "Compute-optimal allocation", _allocations),
+            ("compare", "Architectures at equal compute", _ratios),
+            ("multipliers", "Compute multipliers", _multipliers),
+            ("state", "Architectures at equal state", _state),
+            ("overtraining", "Training off the optimum", _penalties),
+            ("relate", "Synthetic scores", lambda known: _relation(known, scores, classes)),
+            ("limits", "What these runs can and cannot show", limits_section),
+        )
+    ]
+    text = page(title, known.summary, sections)
+    if figures is not None:
+        drawn = {
+            Path(figures) / f"{drawing.name}{ending}": drawing.figure
+            for section in sections
+            for drawing in section.figures
+            for ending in (".png", ".svg")
+        }
+        for path in drawn:
+            check_target(path, force=force)
+        for path, figure in drawn.items():
+            save(figure, path)
+    with whole_file(out, force=force) as half:
+        half.write_text(text, encoding="utf-8")
+    return Path(out)
+
+
+def _tried(name: str, title: str, make: Callable[[Evidence], Section], known: Evidence) -> Section:
+    """A section, or the reason why these runs give none."""
+    try:
+        return replace(make(known), name=name, title=title)
+    except NotIdentified as error:
+        return unidentified(title, error, name)
+
+
+def _isoflops(known: Evidence) -> Section:
+    if known.iso is None:
+        raise NotIdentified(known.reasons["isoflop"])
+    return isoflops_section(known.iso, known.groups)
+
+
+def _allocations(known: Evidence) -> Section:
+    tables = {}
+    for arch in known.archs:
+        mine = known.runs[known.runs["arch"] == arch]
+        if known.convention != "C as given":  # then FLOPs are derived again
+            mine = mine.drop(columns="flops")
+        audited = known.audits.get(arch)
+        try:
+            tables[arch] = side_by_side(
+                mine,
+                at=known.target,
+                law=audited.law if audited else None,
+                budgets=known.budgets,
+                **known.drawn,
+            )
+        except NotIdentified:
+            continue
+    return allocations_section(tables, known.audits, known.iso, known.envelopes, known.target)
+
+
+def _ratios(known: Evidence) -> Section:
+    if len(known.archs) < 2:
+        raise NotIdentified("There is one architecture; train another at the same budgets to compare them.")
+    return _sentences(ratios_section(compare(known.groups, baseline=known.best, **known.drawn), known.iso))
+
+
+def _multipliers(known: Evidence) -> Section:
+    if len(known.archs) < 2:
+        raise NotIdentified("There is one architecture; compute multipliers need two.")
+    found = fit_families(known.ends, repeats=known.repeats, **known.drawn)
+    return families_section(found, (known.target,), reference=known.best, shared=found.shared)
+
+
+def _state(known: Evidence) -> Section:
+    if "state" not in known.ends:
+        raise NotIdentified("The runs have no column state (elements of recurrent state); add it.")
+    try:
+        law = state_law(known.groups, confidence=known.drawn["confidence"])
+    except ValueError as error:
+        # The runs were read before: what is left is that not all have a state, a fact that the page states.
+        raise NotIdentified(str(error)) from None
+    return _sentences(state_section(law, known.iso))
+
+
+def _penalties(known: Evidence) -> Section:
+    return _sentences(penalty_section(overtraining(known.groups, **known.drawn)))
+
+
+def _relation(known: Evidence, scores: pd.DataFrame | None, classes: Mapping[str, str] | None) -> Section:
+    if scores is None:
+        raise NotIdentified(
+            "no scores were given; give a leaderboard or a table of scores to relate them to these runs"
+        )
+    try:
+        found = relate(scores, known.groups, budget=known.budget, classes=classes, **known.drawn)
+    except ValueError as error:
+        # Both tables were read before: what is left is that they do not meet, a fact that the page states.
+        raise NotIdentified(str(error)) from None
+    return relation_section(found)
+
+
+def _sentences(section: Section) -> Section:
+    return replace(section, notes=[f"{note}." for note in section.notes])

@@ -1,0 +1,93 @@
+"""Sections as plain text: a number beside its interval, its unit and its n."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from mad.messages import printable
+from scaling.laws.law import Interval
+from scaling.report.section import Listing, Section, Table
+
+WIDTH = 100
+
+
+def as_text(section: Section) -> str:
+    """What a command prints."""
+    return "\n\n".join(filter(None, map(_block, section.text)))
+
+
+def _block(block: str | Table | Listing) -> str:
+    if isinstance(block, Table):
+        return "\n".join(filter(None, [block.caption, table(block.frame)]))
+    return block if isinstance(block, str) else listing(block.heading, block.sentences)
+
+
+def table(frame: pd.DataFrame) -> str:
+    """A frame as aligned text; intervals from columns NAME_low and NAME_high stand behind NAME."""
+    names = [str(name) for name in frame.columns]
+    ends = {
+        i: (names.index(f"{name}_low"), names.index(f"{name}_high"))
+        for i, name in enumerate(names)
+        if {f"{name}_low", f"{name}_high"} <= set(names)
+    }
+    kept = [i for i in range(len(names)) if i not in {end for pair in ends.values() for end in pair}]
+    rows = []
+    for row in frame.astype(object).itertuples(index=False, name=None):
+        cells = []
+        for i in kept:
+            low, high = (row[end] for end in ends[i]) if i in ends else (None, None)
+            between = f" [{_number(low)}, {_number(high)}]" if pd.notna(low) and pd.notna(high) else ""
+            cells.append(_number(row[i]) + between)
+        rows.append(cells)
+    return _columns([names[i].replace("_", " ") for i in kept], rows)
+
+
+def listing(heading: str, sentences: Iterable[str]) -> str:
+    """Sentences as a list, wrapped; nothing for none."""
+    wrapped = [
+        textwrap.fill(str(sentence), WIDTH, initial_indent="- ", subsequent_indent="  ")
+        for sentence in dict.fromkeys(sentences)
+    ]
+    return printable("\n".join([heading, *wrapped]), lines=True) if wrapped else ""
+
+
+def brackets(interval: Interval | None) -> str:
+    """An interval; what has no draws has none."""
+    return (
+        "" if interval is None or math.isnan(interval.low) else f"[{interval.low:.4g}, {interval.high:.4g}]"
+    )
+
+
+def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells in aligned columns: numbers to the right, words to the left."""
+    cells = [list(map(printable, row)) for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [all(map(_is_number, column[1:])) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join(lines)
+
+
+def _number(value: object) -> str:
+    """Four digits of a float; a dash for what is missing."""
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+def _is_number(text: str) -> bool:
+    word = text.split(" ")[0]
+    try:
+        float(word)
+    except ValueError:
+        return word in ("", "-")
+    return True
