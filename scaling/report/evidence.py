@@ -107,6 +107,7 @@ class Evidence:
         flops = self.ends["flops"]
         return (
             f"{counted(len(self.ends), 'run')} of {counted(len(self.archs), 'architecture')}, "
-            f"{number(flops.min())} to {number(flops.max())} training FLOPs ({self.convention}). Loss in nats per token, intervals of "
-            f"{100 * self.drawn['confidence']:g} %, allocations at {number(self.target)} FLOPs."
+            f"{number(flops.min())} to {number(flops.max())} training FLOPs ({self.convention}). "
+            f"Loss in nats per token, intervals of {100 * self.drawn['confidence']:g} %, "
+            f"allocations at {number(self.target)} FLOPs."
         )

@@ -57,9 +57,8 @@ def listing(heading: str, sentences: Iterable[str]) -> str:
 
 def brackets(interval: Interval | None) -> str:
     """An interval; what has no draws has none."""
-    return (
-        "" if interval is None or math.isnan(interval.low) else f"[{interval.low:.4g}, {interval.high:.4g}]"
-    )
+    known = interval is not None and not math.isnan(interval.low)
+    return f"[{interval.low:.4g}, {interval.high:.4g}]" if interval and known else ""
 
 
 def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
