@@ -27,6 +27,10 @@ def fit(
     approach: Annotated[
         str, typer.Option(help="all, law, isoflop, envelope, optima (rows are optima) or over-training.")
     ] = "all",
+    form: Annotated[
+        str,
+        typer.Option(help="Of the law: standard, over-training or joint-exponent, see docs/scaling.md."),
+    ] = "standard",
     objective: Annotated[str, typer.Option(help="huber, lad or log-mse, on log loss.")] = "huber",
     delta: Annotated[float, typer.Option(help="Threshold of huber.")] = 1e-3,
     resample: Annotated[
@@ -57,7 +61,13 @@ def fit(
         at=tuple(numbers(at, "target")) if at else (),
         budgets=tuple(numbers(budgets, "budget")) if budgets else None,
         window=window,
-        how={"objective": objective, "delta": delta, "resample": resample, "repeats": repeats},
+        how={
+            "form": form,
+            "objective": objective,
+            "delta": delta,
+            "resample": resample,
+            "repeats": repeats,
+        },
         drawn={"bootstrap": bootstrap, "confidence": confidence, "seed": seed},
     )
     write = writer(format)

@@ -17,6 +17,7 @@ from scaling.laws.audit import audit
 from scaling.laws.envelope import envelope
 from scaling.laws.families import fit_families
 from scaling.laws.fitting import fit
+from scaling.laws.forms import STANDARD, form_of
 from scaling.laws.gadre import fit_overtraining_law
 from scaling.laws.isoflops import isoflop
 from scaling.laws.powerlaw import power_law
@@ -36,7 +37,7 @@ class Request:
 
     train   a condition over the columns: these runs are fitted, and the others predicted
     at      training FLOPs at which optima are given
-    how     objective, delta, resample and repeats of `scaling.fit`
+    how     form, objective, delta, resample and repeats of `scaling.fit`
     drawn   bootstrap, confidence and seed
     """
 
@@ -48,6 +49,9 @@ class Request:
     window: float | None = None
     how: Mapping[str, Any] = field(default_factory=dict)
     drawn: Mapping[str, Any] = field(default_factory=lambda: DRAWN)
+
+    def __post_init__(self) -> None:
+        form_of(self.how.get("form", STANDARD))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from scaling.laws.fitting import FittedLaw
+    from scaling.laws.fitted import FittedLaw
 
 TITLES = (
     "Approach 1: envelope of all runs",

@@ -10,8 +10,9 @@ import pandas as pd
 
 from scaling.laws.audit import Audit
 from scaling.laws.families import Families
-from scaling.laws.fitting import COEFFICIENTS
+from scaling.laws.forms import FORMS, STANDARD
 from scaling.laws.gadre import OverTrainingLaw
+from scaling.laws.law import COEFFICIENTS
 from scaling.laws.runs.cleaning import NotIdentified, clean
 from scaling.report.data import intervals, records
 from scaling.report.figures.loss import figure_residuals, figure_surface
@@ -26,6 +27,7 @@ UNITS = {
     "B": "",
     "alpha": "exponent of N",
     "beta": "exponent of D",
+    "gamma": "exponent of the sum",
     "n_exponent": "N* ~ C^a",
     "d_exponent": "D* ~ C^b",
 }
@@ -42,11 +44,12 @@ def law_section(
         "status": str(law.status),
         "runs": law.n,
         "convention": law.convention,
+        **({"form": law.form} if law.form != STANDARD else {}),
         "objective": law.objective,
         "delta": law.delta,
         "sum": law.value,
         "condition": law.condition,
-        **{name: getattr(law, name) for name in UNITS},
+        **law.values,
         "resample": law.resample,
         "intervals": intervals(law.intervals),
         "at": [
@@ -58,8 +61,8 @@ def law_section(
     threshold = f" (delta {law.delta:g})" if law.delta is not None else ""
     level = f"{100 * law.confidence:g} % interval ({DRAWN.get(law.resample)})" if law.intervals else ""
     coefficients = [
-        [name, f"{getattr(law, name):.6g}", brackets(law.intervals.get(name)), unit]
-        for name, unit in UNITS.items()
+        [name, f"{value:.6g}", brackets(law.intervals.get(name)), UNITS[name]]
+        for name, value in law.values.items()
     ]
     errors, said = _errors(held_out, law.loss)
     row: dict[str, object] = {"architecture": arch, "runs": law.n}
@@ -78,7 +81,7 @@ def law_section(
             Table("Audit", pd.DataFrame(audit, columns=HEADINGS)),
         ),
         text=(
-            f"{arch}: L(N, D) = E + A N^-alpha + B D^-beta\n{law.n} runs; {law.convention}; "
+            f"{arch}: L(N, D) = {law.formula}\n{law.n} runs; {law.convention}; "
             f"{law.objective}{threshold} on log loss, sum {law.value:.7g}; {law.status}; condition number "
             f"{law.condition:.3g}",
             Table("", pd.DataFrame(coefficients, columns=["", "value", level, ""])),
@@ -153,7 +156,8 @@ def families_section(
 
 
 def _coefficients(arch: str, found: Families) -> dict[str, Any]:
-    row = {"arch": arch} | {name: getattr(found.laws[arch], name) for name in (*COEFFICIENTS, "n_exponent")}
+    names = (*FORMS[found.form].parameters, "n_exponent")
+    row = {"arch": arch} | {name: getattr(found.laws[arch], name) for name in names}
     for name, interval in found.intervals[arch].items():
         row |= {f"{name}_low": interval.low, f"{name}_high": interval.high}
     return row
