@@ -57,7 +57,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 index: $(VENV)/.installed
-	$(BIN)/python -m architectures.index
+	$(BIN)/python -m architectures.grammar.index
 
 docs: index
 	$(BIN)/python docs/generate.py

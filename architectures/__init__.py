@@ -10,18 +10,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from architectures.accounting import Account, account
+    from architectures.grammar.spec import Spec
+    from architectures.grammar.stripe import SpecError, parse, scale
     from architectures.model import SequenceModel, build
     from architectures.options import ModelOptions
     from architectures.primitive import Context, Hint, Primitive, State, option
     from architectures.registry import get, names
-    from architectures.solving import Solution, solve
-    from architectures.spec import Spec
-    from architectures.stripe import SpecError, parse, scale
+    from architectures.sizes.accounting import Account, account
+    from architectures.sizes.solving import Solution, solve
 
 _HOMES = {
-    "Account": "accounting",
-    "account": "accounting",
+    "Account": "sizes.accounting",
+    "account": "sizes.accounting",
     "SequenceModel": "model",
     "build": "model",
     "ModelOptions": "options",
@@ -32,12 +32,12 @@ _HOMES = {
     "option": "primitive",
     "get": "registry",
     "names": "registry",
-    "Solution": "solving",
-    "solve": "solving",
-    "Spec": "spec",
-    "SpecError": "stripe",
-    "parse": "stripe",
-    "scale": "stripe",
+    "Solution": "sizes.solving",
+    "solve": "sizes.solving",
+    "Spec": "grammar.spec",
+    "SpecError": "grammar.stripe",
+    "parse": "grammar.stripe",
+    "scale": "grammar.stripe",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.norms import RMSNorm
+from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Primitive, State
 
 

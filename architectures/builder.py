@@ -12,9 +12,9 @@ from torch import nn
 
 from architectures import registry
 from architectures.blocks import Block, Branches, Change, Part, owns_stream, twin
+from architectures.grammar.spec import Layer, Parallel, Spec
+from architectures.outside.surroundings import kept
 from architectures.primitive import Primitive
-from architectures.spec import Layer, Parallel, Spec
-from architectures.surroundings import kept
 
 
 def build_blocks(spec: Spec, *, dim: int, max_len: int, seed: int) -> nn.ModuleList:

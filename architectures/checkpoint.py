@@ -15,13 +15,13 @@ import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from architectures import registry
-from architectures.archive import check_tensors, read_archive
 from architectures.elastic import nested_layers, set_granularity
 from architectures.files import whole_file
+from architectures.grammar.stripe import parse
 from architectures.model import SequenceModel, build, check_model, sketch
 from architectures.options import ModelOptions
+from architectures.outside.archive import check_tensors, read_archive
 from architectures.stored import restore_numbers, stored_numbers
-from architectures.stripe import parse
 
 FORMAT, VERSION = "mad-suite model", 1
 OPTIMIZERS: dict[str, type[Optimizer]] = {"AdamW": AdamW, "Adam": Adam, "SGD": SGD}

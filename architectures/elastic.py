@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.nested import Nested, probabilities
+from architectures.families.nested import Nested, probabilities
+from architectures.grammar.spec import Layer, Parallel, Spec
 from architectures.model import SequenceModel, check_model
 from architectures.primitive import Context, Primitive, State
 from architectures.registry import get
-from architectures.spec import Layer, Parallel, Spec
 from architectures.stored import carry_numbers
 from architectures.vision import ImageModel
 

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from architectures import registry
 from architectures.blocks import Part, add, owns_stream
-from architectures.bounds import check_sizes
 from architectures.builder import Builder, on_meta
 from architectures.builder import build_blocks as build_blocks  # imported from here by users
-from architectures.functional.multiplicative import MultiplicativeLinear
-from architectures.functional.norms import RMSNorm
-from architectures.memory import machine_memory
+from architectures.grammar.presets import PRESETS
+from architectures.grammar.spec import Spec
+from architectures.grammar.stripe import parse
 from architectures.options import ModelOptions
-from architectures.presets import PRESETS
+from architectures.parts.linear import MultiplicativeLinear
+from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Hint, Primitive, State
-from architectures.spec import Spec
-from architectures.stripe import parse
+from architectures.sizes.bounds import check_sizes
+from architectures.sizes.memory import machine_memory
 
 READOUTS = ("every", "last")
 

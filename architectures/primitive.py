@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from architectures.lengths import state_after
+from architectures.sizes.lengths import state_after
 
 State = tuple[Tensor, ...]
 

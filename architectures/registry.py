@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from architectures.bounds import check_number
-from architectures.foreign import Foreign, foreign_config
-from architectures.identity import code_hash
+from architectures.outside.foreign import Foreign, foreign_config
+from architectures.outside.identity import code_hash
+from architectures.outside.surroundings import kept
 from architectures.primitive import Primitive
-from architectures.surroundings import kept
+from architectures.sizes.bounds import check_number
 
 MIXES = ("time", "channel", "stream")
 _KEBAB = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from architectures.blocks import Part, add
 from architectures.builder import build_blocks, seeded
-from architectures.functional.norms import RMSNorm
+from architectures.grammar.spec import Spec
+from architectures.grammar.stripe import parse
+from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context
-from architectures.spec import Spec
-from architectures.stripe import parse
 
 
 class ImageModel(nn.Module):

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch  # noqa: E402
 
 import architectures  # noqa: E402
-from architectures.memory import PeakMemory  # noqa: E402
+from architectures.sizes.memory import PeakMemory  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "long-context.json"

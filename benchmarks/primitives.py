@@ -33,8 +33,8 @@ from torch import Tensor  # noqa: E402
 
 import architectures  # noqa: E402
 from architectures.functional.delta import delta_rule, delta_step, unit  # noqa: E402
-from architectures.memory import PeakMemory  # noqa: E402
 from architectures.primitive import Primitive  # noqa: E402
+from architectures.sizes.memory import PeakMemory  # noqa: E402
 
 PEER = "mh-attention[heads=16]"
 SHAPE = (16, 512, 128)

@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import synthetic_tasks  # noqa: E402
-from architectures import index  # noqa: E402
 from architectures.files import whole_file  # noqa: E402
+from architectures.grammar import index  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 # Pages with marked tables in them.

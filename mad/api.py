@@ -279,7 +279,7 @@ def check(
 
 def scores_of(*, suite: str = "quick", protocol: str = "sound", store: str | Path | None = None) -> Scores:
     """Score everything in the store that belongs to a suite; needs no torch."""
-    from architectures.index import read
+    from architectures.grammar.index import read
 
     versions = {entry["name"]: entry["version"] for entry in read()}
     with Store(store, read_only=True) as opened:

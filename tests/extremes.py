@@ -94,7 +94,7 @@ class Drawer:
         return "(" * (deep := self.random.choice([1, 3, 30, 60, 3000])) + self.layer(3) + ")" * deep
 
     def spec(self, depth: int = 0) -> str:
-        from architectures.presets import PRESETS
+        from architectures.grammar.presets import PRESETS
 
         if depth == 0 and self.random.random() < 0.05:
             return self.random.choice(sorted(PRESETS))

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import architectures
-from architectures import index
+from architectures.grammar import index
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -64,10 +64,24 @@ def test_a_package_imports_only_what_it_may(package: str) -> None:
 
 
 def test_a_primitive_imports_no_other_primitive() -> None:
-    shared = ("architectures.primitive", "architectures.registry", "architectures.functional")
+    shared = ("primitive", "registry", "functional", "parts", "families")
     for path in sources("architectures/primitives"):
-        ours = {name for name in imports(path) if name.startswith("architectures")}
-        assert all(name.startswith(shared) and "primitives" not in name for name in ours), path
+        ours = {name.split(".")[1] for name in imports(path) if name.startswith("architectures")}
+        assert ours <= set(shared), path
+
+
+def test_functions_have_no_parameters() -> None:
+    for path in sources("architectures/functional"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        assert not any(isinstance(n, ast.Attribute) and n.attr == "Parameter" for n in nodes), path
+        bases = {ast.unparse(base) for n in nodes if isinstance(n, ast.ClassDef) for base in n.bases}
+        assert not bases & {"nn.Module", "Primitive"}, path
+
+
+def test_no_folder_but_the_primitives_is_long() -> None:
+    for folder in (ROOT / "architectures", *(ROOT / "architectures").rglob("*/")):
+        if folder.name != "primitives":
+            assert len(list(folder.glob("*.py"))) <= 20, folder
 
 
 def test_laws_are_pure() -> None:

@@ -23,9 +23,9 @@ from architectures.builder import seeded
 from architectures.contract.fault import REMEDIES, UNASKED, Fault, Kind
 from architectures.contract.twin import Moved, moved_twin
 from architectures.model import SequenceModel
+from architectures.outside.surroundings import kept
 from architectures.primitive import Context, Primitive
 from architectures.registry import get
-from architectures.surroundings import kept
 
 # Multiply-adds of one call, and numbers that it may hold: what bounds how many positions are asked. Fewer
 # than FEWEST are asked in training mode, and of a model above LARGE parameters, which stays in float32.

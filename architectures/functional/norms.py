@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def rms_norm(
@@ -19,16 +19,3 @@ def rms_norm(
     summed = high if over is None else over.to(high.dtype)
     scale = torch.rsqrt(summed.square().sum(-1, keepdim=True) / divisor + eps)
     return (high * scale).to(x.dtype) * weight.to(x.dtype)
-
-
-class RMSNorm(nn.Module):
-    """`rms_norm` with a learned weight (D,), initialised at 1."""
-
-    def __init__(self, dim: int, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.divisor = dim
-        self.eps = eps
-
-    def forward(self, x: Tensor, over: Tensor | None = None) -> Tensor:
-        return rms_norm(x, self.weight, divisor=self.divisor, eps=self.eps, over=over)

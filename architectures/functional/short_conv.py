@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, tail: Tensor | None = None) -> Tensor:
@@ -17,48 +17,18 @@ def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, tail: Tens
     """
     taps = weight.shape[-1]
     padded = F.pad(x, (0, 0, taps - 1, 0)) if tail is None else torch.cat([tail, x], dim=1)
-    y = _ShortConv.apply(padded, weight.to(x.dtype))
+    return conv_padded(padded, weight, bias)
+
+
+def conv_padded(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`short_conv` of x (B, taps - 1 + T, D), which begins with the inputs before the first."""
+    y = _ShortConv.apply(x, weight.to(x.dtype))
     return y if bias is None else y + bias.to(x.dtype)
 
 
 def next_tail(x: Tensor, tail: Tensor) -> Tensor:
     """The last taps - 1 inputs after x (B, T, D), given those before it."""
     return torch.cat([tail, x], dim=1)[:, x.shape[1] :]
-
-
-class ShortConv(nn.Module):
-    """`short_conv` and silu as a module that carries its tail; with 0 taps it passes x on unchanged.
-
-    Weights and bias start uniform in +-1/sqrt(taps), PyTorch's default for a depthwise convolution.
-    """
-
-    def __init__(self, channels: int, taps: int, *, bias: bool = False, activation: bool = True) -> None:
-        super().__init__()
-        self.channels, self.taps, self.activation = channels, taps, activation
-        self.weight: nn.Parameter | None = None
-        self.bias: nn.Parameter | None = None
-        if taps:
-            bound = taps**-0.5
-            self.weight = nn.Parameter(torch.empty(channels, taps).uniform_(-bound, bound))
-            if bias:
-                self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        """x (B, T, C) and the inputs before it (B, taps - 1, C) -> the output and the next tail."""
-        if self.weight is None:
-            return x, tail
-        joined = torch.cat([tail.to(x.dtype), x], dim=1)
-        y = _ShortConv.apply(joined, self.weight.to(x.dtype))
-        if self.bias is not None:
-            y = y + self.bias.to(x.dtype)
-        return F.silu(y) if self.activation else y, joined[:, x.shape[1] :]
-
-    def init_tail(self, like: Tensor, batch: int) -> Tensor:
-        """Zeros (B, taps - 1, C), on the device and of the dtype of `like`."""
-        return like.new_zeros(batch, max(self.taps - 1, 0), self.channels)
-
-    def flops(self, length: int) -> int:
-        return 2 * self.taps * length * self.channels
 
 
 class _ShortConv(torch.autograd.Function):

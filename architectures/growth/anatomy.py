@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 from architectures import registry
-from architectures.functional.key_values import KeyValueMemory
-from architectures.functional.memory import MatrixMemory
-from architectures.functional.nested import NestedInner
+from architectures.families.key_values import KeyValueMemory
+from architectures.families.matrix_memory import MatrixMemory
+from architectures.families.nested import NestedInner
+from architectures.grammar.spec import Layer
 from architectures.primitive import Primitive
 from architectures.primitives.mla import LatentAttention
 from architectures.primitives.mlp import MLP, ReLU2MLP, SwiGLU
 from architectures.primitives.moe_mlp import MoEMLP
 from architectures.primitives.sparse_mlp import SparseMLP
-from architectures.spec import Layer
 
 KNOWN = (
     "the attention family, mla, mlp, relu2-mlp, swiglu, those of matformer, moe-mlp, sparse-mlp without sru"

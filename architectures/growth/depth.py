@@ -10,14 +10,14 @@ import torch
 from torch.optim import Optimizer
 
 from architectures.blocks import Block, Branches
-from architectures.bounds import MAX_LAYERS, shown
-from architectures.functional.wrapper import Wrapper
+from architectures.families.wrapper import Wrapper
+from architectures.grammar.spec import Spec
+from architectures.grammar.stripe import parse
 from architectures.growth.engine import RULES, Grown, Rule, check_growable, check_same, check_total
 from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
 from architectures.model import SequenceModel
-from architectures.spec import Spec
+from architectures.sizes.bounds import MAX_LAYERS, shown
 from architectures.stored import carry_numbers
-from architectures.stripe import parse
 
 
 def add_layer(

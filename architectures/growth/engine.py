@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from architectures.blocks import Block
-from architectures.bounds import check_sizes, shown
 from architectures.elastic import nested_layers
-from architectures.functional.key_values import KeyValueMemory
-from architectures.functional.norms import RMSNorm
+from architectures.families.key_values import KeyValueMemory
+from architectures.grammar.spec import Layer, Parallel, Spec
 from architectures.growth.anatomy import KNOWN, Anatomy, describe, sized
 from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
 from architectures.model import SequenceModel, check_model
+from architectures.parts.norms import RMSNorm
 from architectures.primitive import Primitive
 from architectures.primitives.repeat import Repeat
 from architectures.primitives.value_residual import ValueResidual
-from architectures.spec import Layer, Parallel, Spec
+from architectures.sizes.bounds import check_sizes, shown
 from architectures.stored import Numbers, carry_numbers, stored_numbers
 
 Rule = Literal["keep", "rescale"]

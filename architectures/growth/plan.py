@@ -10,16 +10,16 @@ import torch
 from torch.optim import Optimizer
 
 from architectures import registry
-from architectures.bounds import check_sizes
+from architectures.grammar.spec import Layer, Parallel, Spec
+from architectures.grammar.stripe import parse
 from architectures.growth.anatomy import describe
 from architectures.growth.depth import insert
 from architectures.growth.engine import Grown, Rule, Sizes, check_growable, check_stream, widen
 from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
 from architectures.model import SequenceModel, build
 from architectures.primitive import Primitive, config_options
-from architectures.spec import Layer, Parallel, Spec
+from architectures.sizes.bounds import check_sizes
 from architectures.stored import carry_numbers
-from architectures.stripe import parse
 
 VERBS = (
     ("widen_mlp", ("F",)),

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from architectures.grammar.spec import Spec
 from architectures.model import SequenceModel, build
-from architectures.spec import Spec
 
 # The name of a parameter and its initial values -> values for its free entries.
 Fill = Callable[[str, Tensor], Tensor]

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.norms import RMSNorm
+from architectures.families.wrapper import Block, Run, Wrapper
 from architectures.functional.precision import full_precision
-from architectures.functional.wrapper import Block, Run, Wrapper
+from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Hint, at_least, option
 from architectures.registry import primitive, variant
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from architectures.families.key_values import KeyValueMemory
 from architectures.functional.attention import attend, attend_past, executed_pairs, visible_pairs
-from architectures.functional.key_values import KeyValueMemory, rotated_width
+from architectures.functional.rotary import rotated_width
 from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive, variant
 

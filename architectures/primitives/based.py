@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.feature_memory import FeatureMemory
+from architectures.families.matrix_memory import MatrixMemory, Tokens
 from architectures.functional.delta import delta_step
 from architectures.functional.feature_maps import pairs_of
-from architectures.functional.feature_memory import FeatureMemory
-from architectures.functional.memory import MatrixMemory, Tokens
 from architectures.functional.precision import full_precision
 from architectures.primitive import Context, State, option
 from architectures.registry import primitive, variant

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from architectures.families.matrix_memory import MatrixMemory, Tokens
 from architectures.functional.delta import unit
-from architectures.functional.memory import MatrixMemory, Tokens
 from architectures.functional.norms import rms_norm
-from architectures.functional.short_conv import ShortConv
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from architectures.families.key_values import KeyValueMemory
+from architectures.families.nested import NestedConfig, NestedHeads, nested_heads
 from architectures.functional.attention import attend_all
-from architectures.functional.key_values import KeyValueMemory, rotated_width
-from architectures.functional.nested import NestedConfig, NestedHeads, nested_heads
+from architectures.functional.rotary import rotated_width
 from architectures.primitive import Context, Primitive, State, option
 from architectures.registry import primitive
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.matrix_memory import MatrixMemory, Tokens
 from architectures.functional.delta import SCALAR_CHUNK, delta_flops, delta_rule, delta_step, unit
-from architectures.functional.memory import MatrixMemory, Tokens
 from architectures.functional.norms import rms_norm
-from architectures.functional.short_conv import ShortConv
 from architectures.functional.steps import draw_rate, draw_step_bias, softplus
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Hint, State, at_least, option
 from architectures.registry import primitive
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.matrix_memory import MatrixMemory, Tokens
 from architectures.functional.delta import LOG_DECAY_MIN
-from architectures.functional.memory import MatrixMemory, Tokens
 from architectures.functional.norms import rms_norm
-from architectures.functional.short_conv import ShortConv
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive, variant
 

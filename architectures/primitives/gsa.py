@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.matrix_memory import CELL, MatrixMemory, Tokens
 from architectures.functional.delta import (
     LOG_DECAY_MIN,
     VECTOR_CHUNK,
     delta_flops,
     delta_rule,
 )
-from architectures.functional.memory import CELL, MatrixMemory, Tokens
-from architectures.functional.norms import RMSNorm
 from architectures.functional.precision import full_precision
-from architectures.functional.short_conv import ShortConv
+from architectures.parts.norms import RMSNorm
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
 

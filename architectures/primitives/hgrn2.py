@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.matrix_memory import MatrixMemory, Tokens
 from architectures.functional.delta import LOG_DECAY_MIN
-from architectures.functional.memory import MatrixMemory, Tokens
-from architectures.functional.norms import RMSNorm
-from architectures.functional.short_conv import ShortConv
+from architectures.parts.norms import RMSNorm
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Hint, State, option
 from architectures.registry import primitive
 

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.implicit_filter import ImplicitFilter
 from architectures.functional.long_conv import long_conv, long_conv_flops
-from architectures.functional.short_conv import ShortConv
-from architectures.functional.tiled_linear import TiledLinear
+from architectures.parts.implicit_filter import ImplicitFilter
+from architectures.parts.linear import TiledLinear
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Hint, Primitive, State, at_least, option
 from architectures.registry import primitive
 

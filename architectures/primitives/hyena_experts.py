@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.gated_conv import GatedConv, GatedConvConfig
-from architectures.functional.implicit_filter import ImplicitFilter
+from architectures.families.gated_conv import GatedConv, GatedConvConfig
 from architectures.functional.long_conv import long_conv, long_conv_flops
-from architectures.functional.routing import Router, RoutingConfig
+from architectures.parts.implicit_filter import ImplicitFilter
+from architectures.parts.routing import Router, RoutingConfig
 from architectures.primitive import Context, Hint, State, at_least, option
 from architectures.registry import primitive
 

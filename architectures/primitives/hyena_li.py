@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.gated_conv import GatedConv, GatedConvConfig
+from architectures.families.gated_conv import GatedConv, GatedConvConfig
 from architectures.functional.toeplitz import modal_conv, modal_conv_flops
 from architectures.primitive import State, at_least, option
 from architectures.registry import primitive

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.gated_conv import GatedConv, GatedConvConfig, group_count
+from architectures.families.gated_conv import GatedConv, GatedConvConfig, group_count
 from architectures.functional.short_conv import next_tail
 from architectures.functional.toeplitz import grouped_conv, grouped_conv_flops
 from architectures.primitive import State, at_least, option

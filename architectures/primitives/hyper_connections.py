@@ -10,8 +10,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.norms import RMSNorm
-from architectures.functional.wrapper import Block, Run, Wrapper
+from architectures.families.wrapper import Block, Run, Wrapper
+from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Hint, at_least, option
 from architectures.registry import primitive
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from architectures.functional.channel_memory import ChannelMemory
-from architectures.functional.memory import Tokens
+from architectures.families.channel_memory import ChannelMemory
+from architectures.families.matrix_memory import Tokens
 from architectures.registry import primitive
 
 

@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.feature_maps import Hedgehog, Product, elu
-from architectures.functional.feature_memory import FeatureMemory
-from architectures.functional.memory import MatrixMemory, Tokens
+from architectures.families.feature_memory import FeatureMemory
+from architectures.families.matrix_memory import MatrixMemory, Tokens
+from architectures.functional.feature_maps import elu
 from architectures.functional.norms import rms_norm
+from architectures.parts.feature_maps import Hedgehog, Product
 from architectures.primitive import Context, Hint, State, option
 from architectures.registry import primitive, variant
 

@@ -21,8 +21,8 @@ from architectures.functional.lsh import (
 )
 from architectures.functional.precision import full_precision
 from architectures.functional.rotary import rotate
-from architectures.functional.short_conv import ShortConv
 from architectures.functional.value_residual import share_value
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import (
     Context,
     Hint,

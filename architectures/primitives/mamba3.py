@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.memory import Tokens
-from architectures.functional.norms import RMSNorm
-from architectures.functional.short_conv import ShortConv
-from architectures.functional.state_space import StateSpace
+from architectures.families.matrix_memory import Tokens
+from architectures.families.state_space import StateSpace
 from architectures.functional.steps import softplus
 from architectures.functional.value_residual import share_value
+from architectures.parts.norms import RMSNorm
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Hint, State, at_least, option
 from architectures.registry import primitive
 

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.key_values import KeyValueMemory
+from architectures.families.nested import NestedConfig, NestedHeads, NestedInner, nested_heads
 from architectures.functional.attention import attend, attend_past
-from architectures.functional.key_values import KeyValueMemory, rotated_width
-from architectures.functional.nested import NestedConfig, NestedHeads, NestedInner, nested_heads
+from architectures.functional.rotary import rotated_width
 from architectures.primitive import Context, State, at_least, option, round_up
 from architectures.registry import primitive
 

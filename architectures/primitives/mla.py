@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from architectures.functional.attention import attend, attend_past, visible_pairs
-from architectures.functional.norms import RMSNorm
 from architectures.functional.rotary import rotate
-from architectures.functional.short_conv import ShortConv
+from architectures.parts.norms import RMSNorm
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import (
     Context,
     Hint,

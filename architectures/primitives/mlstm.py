@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.matrix_memory import CELL, MatrixMemory, Tokens
 from architectures.functional.delta import SCALAR_CHUNK, delta_flops
-from architectures.functional.max_plus import decaying_max, decaying_max_flops
-from architectures.functional.memory import CELL, MatrixMemory, Tokens
-from architectures.functional.short_conv import ShortConv
+from architectures.functional.scan import decaying_max, decaying_max_flops
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Hint, Primitive, State, at_least, divisors, option
 from architectures.registry import primitive
 

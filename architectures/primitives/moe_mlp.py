@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.routing import Router, RoutingConfig
+from architectures.parts.routing import Router, RoutingConfig
 from architectures.primitive import Context, Primitive, State, at_least, option, round_up
 from architectures.registry import primitive
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.key_values import KeyValueMemory
 from architectures.functional.delta import unit
-from architectures.functional.key_values import KeyValueMemory
 from architectures.functional.precision import full_precision
-from architectures.functional.short_conv import ShortConv
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from architectures.functional.wrapper import Block, Run, Wrapper
+from architectures.families.wrapper import Block, Run, Wrapper
 from architectures.primitive import Context, at_least, option
 from architectures.registry import primitive
 

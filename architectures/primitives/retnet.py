@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.memory import MatrixMemory, Tokens
+from architectures.families.matrix_memory import MatrixMemory, Tokens
 from architectures.functional.norms import rms_norm
 from architectures.functional.rotary import rotate
-from architectures.functional.short_conv import ShortConv
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 

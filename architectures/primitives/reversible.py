@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from architectures.families.wrapper import Run, Wrapper
 from architectures.functional.reversible import reversible
-from architectures.functional.wrapper import Run, Wrapper
 from architectures.primitive import Context
 from architectures.registry import primitive
 

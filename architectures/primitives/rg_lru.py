@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.functional.scan import linear_scan
-from architectures.functional.short_conv import ShortConv
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Hint, Primitive, State, at_least, divisors, option
 from architectures.registry import primitive
 

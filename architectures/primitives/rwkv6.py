@@ -9,17 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.matrix_memory import MatrixMemory, Tokens
+from architectures.families.shifted_memory import ShiftedMemory
 from architectures.functional.delta import LOG_DECAY_MIN
-from architectures.functional.memory import MatrixMemory, Tokens
-from architectures.functional.token_shift import (
-    HeadNorm,
-    LowRank,
-    ShiftedMemory,
-    channel_power,
-    decay_and_bonus,
-    depth_ratios,
-    token_shift,
-)
+from architectures.functional.token_shift import channel_power, decay_and_bonus, depth_ratios, token_shift
+from architectures.parts.linear import LowRank
+from architectures.parts.norms import HeadNorm
 from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
 

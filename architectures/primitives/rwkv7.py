@@ -9,17 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from architectures.families.matrix_memory import MatrixMemory, Tokens
+from architectures.families.shifted_memory import ShiftedMemory
 from architectures.functional.delta import unit
-from architectures.functional.memory import MatrixMemory, Tokens
-from architectures.functional.token_shift import (
-    HeadNorm,
-    LowRank,
-    ShiftedMemory,
-    channel_power,
-    depth_ratios,
-    ramp,
-    token_shift,
-)
+from architectures.functional.token_shift import channel_power, depth_ratios, ramp, token_shift
+from architectures.parts.linear import LowRank
+from architectures.parts.norms import HeadNorm
 from architectures.primitive import Context, Primitive, State, at_least, option
 from architectures.registry import primitive
 

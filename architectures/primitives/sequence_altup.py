@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from architectures.functional.wrapper import Block, Wrapper, nominal, state_size
+from architectures.families.wrapper import Block, Wrapper, nominal, state_size
 from architectures.primitive import Context, Hint, State, at_least, option
 from architectures.registry import primitive
 

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.functional.attention import attend, attend_past, visible_pairs
-from architectures.functional.key_values import rotated_width
-from architectures.functional.multiplicative import MultiplicativeLinear
-from architectures.functional.rotary import rotate
+from architectures.functional.rotary import rotate, rotated_width
 from architectures.functional.value_residual import share_value
+from architectures.parts.linear import MultiplicativeLinear
 from architectures.primitive import Context, Primitive, State, at_least, divisors, head_widths, option
 from architectures.registry import primitive
 

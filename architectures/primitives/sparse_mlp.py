@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.functional.precision import full_precision
-from architectures.functional.sru import SRU
 from architectures.functional.weighted_rows import row_products, weighted_rows
+from architectures.parts.sru import SRU
 from architectures.primitive import Context, Primitive, State, at_least, choose, divisors, option, round_up
 from architectures.registry import primitive
 

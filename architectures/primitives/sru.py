@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from architectures.functional.short_conv import ShortConv
-from architectures.functional.sru import SRU
+from architectures.parts.short_conv import ShortConv
+from architectures.parts.sru import SRU
 from architectures.primitive import Context, Hint, Primitive, State, at_least, option
 from architectures.registry import primitive
 

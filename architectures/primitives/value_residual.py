@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from architectures.families.wrapper import Block, Run, Wrapper
 from architectures.functional.value_residual import FIRST, mix_key, unequal_values
-from architectures.functional.wrapper import Block, Run, Wrapper
 from architectures.primitive import Context, Primitive, option
 from architectures.registry import primitive
 

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import synthetic_tasks
-from architectures.index import read
-from architectures.presets import PRESETS
+from architectures.grammar.index import read
+from architectures.grammar.presets import PRESETS
 
 
 def list_tasks(console: Console) -> None:

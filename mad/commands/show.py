@@ -40,8 +40,8 @@ def find_run(what: str, store: str | Path | None) -> StoredRecord | None:
 def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, vocab_size: int) -> None:
     """The layer table: parameters, forward FLOPs per token, state by kind."""
     import architectures
-    from architectures.accounting import account_model
     from architectures.model import resolve_options
+    from architectures.sizes.accounting import account_model
 
     spec = architectures.parse(given)
     options = resolve_options(given)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from architectures import names, parse
+from architectures.grammar.spec import Layer, Spec
 from architectures.primitive import UnknownState
 from architectures.registry import get, unknown
-from architectures.spec import Layer, Spec
 from mad.contract import decoding, forward, statements, training
 from mad.contract.finding import Finding
 from mad.contract.subject import (

@@ -7,7 +7,7 @@ import inspect
 
 import torch
 
-from architectures.foreign import Foreign, counted_flops
+from architectures.outside.foreign import Foreign, counted_flops
 from architectures.primitive import SCALES
 from mad.contract.subject import NotApplicable, Size, Subject, Unbuildable, Violation, bare, noise
 

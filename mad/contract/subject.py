@@ -20,8 +20,8 @@ from torch import Tensor
 import architectures
 from architectures import Context, Primitive, Spec, State
 from architectures.builder import seeded
-from architectures.foreign import Foreign
-from architectures.spec import Layer
+from architectures.grammar.spec import Layer
+from architectures.outside.foreign import Foreign
 
 # Sequences are at most this long, where a question does not need longer ones.
 MAX_LEN = 80

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from architectures.surroundings import kept
+from architectures.outside.surroundings import kept
 
 FORKS = ("os.fork", "os.forkpty")
 # How deep in `one_driver` each process is.

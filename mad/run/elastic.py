@@ -15,7 +15,6 @@ from rich.console import Console
 from torch import Tensor
 
 from architectures import SequenceModel
-from architectures.bounds import shown
 from architectures.contract.causality import require_trained
 from architectures.elastic import (
     Sampling,
@@ -25,6 +24,7 @@ from architectures.elastic import (
     nested_layers,
 )
 from architectures.files import whole_file
+from architectures.sizes.bounds import shown
 from mad.commands.listings import new_table
 from mad.data.protocol import get_protocol, get_suite
 from mad.messages import Failed, counted, last_words

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import architectures
 from architectures.registry import unknown
-from architectures.solving import GOALS
+from architectures.sizes.solving import GOALS
 from mad.data.protocol import Protocol, Suite
 
 Goals = dict[str, float]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from architectures import SequenceModel
 from architectures.elastic import Sampling
+from architectures.outside.surroundings import kept
 from architectures.primitive import Context
-from architectures.surroundings import kept
 from mad.data.records import Measure, RunConfig
 from mad.run.batches import Split
 from mad.run.metrics import cross_entropy, measure

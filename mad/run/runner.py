@@ -17,11 +17,11 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from architectures import ModelOptions, SequenceModel, account
-from architectures.accounting import Account, account_model
 from architectures.contract import causality
 from architectures.elastic import Sampling
 from architectures.model import check_size
 from architectures.registry import get
+from architectures.sizes.accounting import Account, account_model
 from mad.data.records import Cost, Record, RunConfig, Status
 from mad.messages import last_words
 from mad.run.driver import one_driver

@@ -13,8 +13,8 @@ from torch import nn
 
 import architectures
 from architectures.builder import seeded
-from architectures.identity import code_hash
 from architectures.model import resolve_options
+from architectures.outside.identity import code_hash
 from architectures.registry import get, load_object
 from mad.data.protocol import Protocol, Setting, Suite
 from mad.data.records import ArchitectureConfig, RunConfig, content_hash, setting_fields

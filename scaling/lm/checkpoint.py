@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from architectures.archive import read_archive
 from architectures.files import whole_file
+from architectures.outside.archive import read_archive
 
 CHECKPOINT = "last.ckpt"
 

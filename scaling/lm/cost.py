@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 import architectures
-from architectures.accounting import account_model
 from architectures.model import SequenceModel
+from architectures.sizes.accounting import account_model
 from scaling.lm.config import LanguageConfig
 from scaling.lm.records import LanguageCost
 

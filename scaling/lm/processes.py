@@ -18,7 +18,7 @@ from lightning.fabric.utilities import rank_zero_only
 
 from architectures.elastic import nested_layers
 from architectures.model import SequenceModel
-from architectures.surroundings import kept
+from architectures.outside.surroundings import kept
 from mad.run.trainer import make_fabric
 from scaling.lm.cost import build_model
 from scaling.lm.loop import Job, Text, fit

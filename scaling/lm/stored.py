@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from architectures.outline import depth, outline
+from architectures.grammar.outline import depth, outline
 from mad.store import Store
 from scaling.lm.records import LARGEST_LOSS, LanguageRecord, Role, slack
 

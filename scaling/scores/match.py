@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 
-from architectures.outline import outline
+from architectures.grammar.outline import outline
 from mad.messages import printable
 
 

@@ -10,8 +10,8 @@ from typing import Literal
 import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 
-from architectures.bounds import check_sizes
 from architectures.files import whole_file
+from architectures.sizes.bounds import check_sizes
 from mad.data.bounds import Above, Amount, Positive, Text, Whole, reason
 from mad.data.protocol import Data
 from mad.data.records import content_hash

@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 
 import architectures
-from architectures.bounds import shown
 from architectures.contract import causality
 from architectures.model import resolve_options
+from architectures.sizes.bounds import shown
 from mad.messages import Failed, counted
 from mad.progress import clock
 from mad.run.driver import one_driver

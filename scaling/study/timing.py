@@ -58,7 +58,7 @@ def seconds_per_step(
     from torch.nn.functional import cross_entropy
 
     import architectures
-    from architectures.surroundings import kept
+    from architectures.outside.surroundings import kept
 
     found = architectures.account(size.spec, vocab_size=vocab_size, dim=size.dim, seq_len=seq_len)
     drawn = found.require_training_flops() / (3 * found.flops)

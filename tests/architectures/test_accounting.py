@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 import architectures
-from architectures import index, registry
-from architectures.accounting import KINDS, account, account_model
+from architectures import registry
 from architectures.blocks import Block
+from architectures.grammar import index
 from architectures.model import build
 from architectures.options import ModelOptions
 from architectures.primitive import Context, Primitive, State, option
 from architectures.registry import primitive
+from architectures.sizes.accounting import KINDS, account, account_model
 
 # Presets that differ in kind; all of them are counted in test_presets.py.
 KINDS_OF_PRESETS = ["transformer++", "striped-hyena", "mamba", "jamba", "kimi-linear", "falcon-h1"]
@@ -297,7 +298,7 @@ def test_a_huge_model_is_counted_at_once_and_without_its_memory(spec: str) -> No
 
 def test_the_index_is_the_registry() -> None:
     text = index.PATH.read_text(encoding="utf-8")
-    assert text == index.render(index.describe()), "run `python -m architectures.index`"
+    assert text == index.render(index.describe()), "run `python -m architectures.grammar.index`"
     assert index.read() == index.describe()
 
 
@@ -324,6 +325,7 @@ def test_writing_the_index_writes_what_is_described(tmp_path: Path, monkeypatch:
 
 
 def test_the_index_is_read_without_torch() -> None:
-    code = "import sys, architectures.index; print(len(architectures.index.read()), 'torch' in sys.modules)"
+    code = "from architectures.grammar import index; import sys; "
+    code += "print(len(index.read()), 'torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.stdout.split() == [str(len(index.read())), "False"], found.stderr

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
-from architectures.accounting import account
 from architectures.model import SequenceModel
 from architectures.primitive import Context
+from architectures.sizes.accounting import account
 
 BODY = "delta-net mlp mh-attention swiglu gated-delta-net"
 SMALL = "mh-attention mlp swiglu"

@@ -10,11 +10,11 @@ from torch import nn
 
 import architectures
 from architectures import registry
-from architectures.accounting import account_model
-from architectures.bounds import check_sizes
-from architectures.lengths import SETTLED
-from architectures.memory import machine_memory
 from architectures.model import check_size, sketch
+from architectures.sizes.accounting import account_model
+from architectures.sizes.bounds import check_sizes
+from architectures.sizes.lengths import SETTLED
+from architectures.sizes.memory import machine_memory
 
 WHERE: dict[str, Any] = {"vocab_size": 16, "dim": 64, "max_len": 32}
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 import architectures
 from architectures.contract.causality import find_fault, not_causal, require, require_trained
+from architectures.grammar.spec import Layer, Spec
 from architectures.registry import Entry, _allowed, _hints, get
-from architectures.spec import Layer, Spec
 
 LENGTH, VOCAB = 32, 11
 TOKENS = torch.randint(VOCAB, (40, LENGTH), generator=torch.Generator().manual_seed(0))

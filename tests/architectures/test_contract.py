@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import architectures
 from architectures.blocks import Block
 from architectures.builder import Builder
-from architectures.memory import PeakMemory
+from architectures.grammar.stripe import Layer, Parallel, Spec
 from architectures.primitive import Primitive, count_state
 from architectures.registry import get
-from architectures.stripe import Layer, Parallel, Spec
+from architectures.sizes.memory import PeakMemory
 
 NAMES = architectures.names()
 ROUTED = [n for n in NAMES if get(n).cls.routed]

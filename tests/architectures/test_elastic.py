@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import architectures
-from architectures.accounting import account_model
 from architectures.elastic import (
     Sampling,
     by_layer,
@@ -27,6 +26,7 @@ from architectures.elastic import (
     speculate,
 )
 from architectures.primitive import Context, Primitive
+from architectures.sizes.accounting import account_model
 
 SPECS = [
     "2*(mh-attention matformer-mlp)",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from architectures.identity import code_hash, spell
+from architectures.outside.identity import code_hash, spell
 
 FILES = {
     "own_layers/__init__.py": "from own_layers.base import Base\n",

@@ -13,8 +13,8 @@ from architectures.functional import lsh
 from architectures.functional.delta import unit
 from architectures.functional.lsh import attend_buckets, attend_near, hash_buckets
 from architectures.functional.rotary import rotate
-from architectures.memory import PeakMemory
 from architectures.primitive import Choices, Context, UnknownState
+from architectures.sizes.memory import PeakMemory
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import architectures
-from architectures.functional.nested import Nested, NestedHeads, NestedInner, probabilities
+from architectures.families.nested import Nested, NestedHeads, NestedInner, probabilities
 from architectures.functional.rotary import rotate
 from architectures.primitive import Context, Primitive
 

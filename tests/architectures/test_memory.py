@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from architectures.memory import PeakMemory
+from architectures.sizes.memory import PeakMemory
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

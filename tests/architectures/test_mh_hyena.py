@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import architectures
-from architectures.functional.implicit_filter import ImplicitFilter
+from architectures.parts.implicit_filter import ImplicitFilter
 from architectures.primitive import Primitive
 
 DIM = 16

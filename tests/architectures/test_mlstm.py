@@ -11,7 +11,7 @@ from torch import Tensor
 
 import architectures
 from architectures.functional.delta import delta_rule
-from architectures.functional.max_plus import decaying_max, decaying_max_flops
+from architectures.functional.scan import decaying_max, decaying_max_flops
 from architectures.functional.value_residual import FIRST, mix_key
 from architectures.primitive import Context
 from architectures.registry import get

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import architectures
 from architectures import registry
 from architectures.blocks import Block, Branches
+from architectures.grammar.presets import PRESETS
 from architectures.model import SequenceModel, build, resolve_options
 from architectures.options import ModelOptions
-from architectures.presets import PRESETS
 from architectures.primitive import Context, Hint, Primitive, State, option
 from architectures.registry import primitive
 

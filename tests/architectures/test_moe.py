@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import architectures
-from architectures.functional.routing import Router, RoutingConfig
+from architectures.parts.routing import Router, RoutingConfig
 from architectures.primitive import Context, Primitive
 
 DIM = 16

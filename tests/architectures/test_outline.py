@@ -3,8 +3,8 @@ import sys
 import pytest
 
 import architectures
-from architectures.outline import depth, outline
-from architectures.presets import PRESETS
+from architectures.grammar.outline import depth, outline
+from architectures.grammar.presets import PRESETS
 
 SPECS = [preset.spec for preset in PRESETS.values()] + [
     "2*(hyena swiglu) mh-attention[heads=4, rope=false] swiglu",

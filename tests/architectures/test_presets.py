@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import architectures
-from architectures.presets import PRESETS, _mad_study, _striped
+from architectures.grammar.presets import PRESETS, _mad_study, _striped
 from architectures.registry import get
 
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import architectures
-from architectures import index, registry
-from architectures.identity import code_hash
+from architectures import registry
+from architectures.grammar import index
+from architectures.outside.identity import code_hash
 from architectures.primitive import Primitive, option
 from architectures.registry import get, primitive, variant
 

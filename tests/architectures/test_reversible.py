@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import architectures
 from architectures.blocks import Block
-from architectures.functional import routing
-from architectures.functional.wrapper import Wrapper
-from architectures.memory import PeakMemory
+from architectures.families.wrapper import Wrapper
+from architectures.parts import routing
 from architectures.primitive import Context, Primitive, choose, option
 from architectures.primitives.reversible import Reversible
+from architectures.sizes.memory import PeakMemory
 
 BODIES = [
     "mh-attention mlp mh-attention mlp mlp",

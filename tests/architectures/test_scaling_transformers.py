@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import architectures
-from architectures.functional.multiplicative import MultiplicativeLinear
 from architectures.functional.weighted_rows import row_products
+from architectures.parts.linear import MultiplicativeLinear
 from architectures.primitive import Context, Primitive
 from architectures.primitives.sparse_attention import SparseAttention
 from architectures.primitives.sparse_mlp import SparseMLP

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
-from architectures.accounting import account
+from architectures.sizes.accounting import account
 
 BODY = "mh-attention mlp gated-delta-net swiglu"
 

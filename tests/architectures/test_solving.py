@@ -9,14 +9,15 @@ import pytest
 import torch
 
 import architectures
-from architectures import registry, solve, solving
-from architectures.accounting import account_model
-from architectures.dials import find_dials, nearest
+from architectures import registry, solve
+from architectures.grammar.presets import PRESETS
+from architectures.grammar.spec import Layer, Spec
 from architectures.model import sketch
-from architectures.presets import PRESETS
 from architectures.primitive import Primitive
-from architectures.solving import TOLERANCE
-from architectures.spec import Layer, Spec
+from architectures.sizes import solving
+from architectures.sizes.accounting import account_model
+from architectures.sizes.dials import find_dials, nearest
+from architectures.sizes.solving import TOLERANCE
 
 
 def measured(solution: architectures.Solution, seq_len: int = 128) -> architectures.Account:

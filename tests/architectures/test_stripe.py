@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import architectures
-from architectures import registry, stripe
-from architectures.accounting import account
+from architectures import registry
 from architectures.blocks import Block, state_size
+from architectures.grammar import stripe
+from architectures.grammar.presets import PRESETS
+from architectures.grammar.spec import Layer, Parallel, Spec
+from architectures.grammar.stripe import SpecError, parse, scale
 from architectures.model import build
-from architectures.presets import PRESETS
 from architectures.primitive import Context, Primitive, State, option
 from architectures.registry import primitive
-from architectures.spec import Layer, Parallel, Spec
-from architectures.stripe import SpecError, parse, scale
+from architectures.sizes.accounting import account
 
 # Only what ships: a user's package may have added layers.
 NAMES = [n for n in architectures.names() if registry.get(n).mixes != "stream"]

@@ -14,7 +14,7 @@ import torch
 
 import architectures
 import mad
-from architectures.surroundings import STATE, kept
+from architectures.outside.surroundings import STATE, kept
 from mad.api import prepare
 from mad.run.learners import Turns
 from mad.run.trainer import make_fabric

@@ -10,12 +10,12 @@ from torch import Tensor
 
 import architectures
 from architectures import registry
-from architectures.accounting import account, account_model
 from architectures.blocks import Block
 from architectures.functional.value_residual import FIRST, mix_key
 from architectures.model import SequenceModel
 from architectures.primitive import Context, Primitive
 from architectures.primitives.hyper_connections import doubly_stochastic
+from architectures.sizes.accounting import account, account_model
 
 NESTED = [
     "repeat[times=3]{delta-net (mlp + mamba)}",

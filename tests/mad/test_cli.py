@@ -154,7 +154,7 @@ def test_tasks_and_primitives_are_listed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import synthetic_tasks
-    from architectures.index import read
+    from architectures.grammar.index import read
 
     _, out, _ = run("tasks", monkeypatch=monkeypatch, capsys=capsys)
     assert all(name in out for name in synthetic_tasks.names())

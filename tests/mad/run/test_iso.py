@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import architectures
-from architectures.solving import TOLERANCE
+from architectures.sizes.solving import TOLERANCE
 from mad.data.protocol import get_protocol, get_suite
 from mad.run.iso import equalise, read_goals
 from mad.run.sweep import plan

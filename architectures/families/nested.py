@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.functional.key_values import KeyValueMemory
+from architectures.families.key_values import KeyValueMemory
 from architectures.functional.short_conv import next_tail, short_conv
 from architectures.primitive import Context, Primitive, at_least, config_options, divisors, option
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from architectures.families.matrix_memory import MatrixMemory, Tokens
 from architectures.functional.delta import LOG_DECAY_MIN, unit
-from architectures.functional.memory import MatrixMemory, Tokens
 from architectures.functional.norms import rms_norm
-from architectures.functional.short_conv import ShortConv
 from architectures.functional.steps import draw_rate, draw_step_bias, softplus
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Hint, State, option
 
 GATES = ("softplus", "bounded")

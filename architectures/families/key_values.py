@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from architectures.functional.attention import visible_pairs
-from architectures.functional.norms import RMSNorm
-from architectures.functional.rotary import rotate
-from architectures.functional.short_conv import ShortConv
+from architectures.functional.rotary import rotate_first
 from architectures.functional.value_residual import share_value
+from architectures.parts.norms import RMSNorm
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import (
     Context,
     Hint,
@@ -215,31 +215,3 @@ def count_kv_heads(heads: int, stated: int | None, group: int) -> int:
             f"heads {heads} is not divisible by kv_heads {stated}; choose kv_heads from {choices}"
         )
     return stated
-
-
-def rotated_width(key_dim: int, fraction: float) -> int:
-    """How many of a head's channels RoPE turns: an even number, about `fraction` of them."""
-    if not 0 < fraction <= 1:
-        raise ValueError(
-            f"rope_fraction={fraction} must be above 0 and at most 1; for no rotation, rope=false"
-        )
-    if fraction == 1 and key_dim % 2:
-        raise ValueError(
-            f"key width {key_dim} a head is odd, and RoPE rotates pairs; choose an even key_dim or rope=false"
-        )
-    width = 2 * round(fraction * key_dim / 2)
-    if not width:
-        raise ValueError(
-            f"rope_fraction={fraction} of key width {key_dim} is not a pair of channels; choose at least "
-            f"{2 / key_dim:g}, or rope=false"
-        )
-    return width
-
-
-def rotate_first(x: Tensor, positions: Tensor, count: int, width: int) -> Tensor:
-    """RoPE on the first `count` channels of x (B, T, H, K), with the angles of a `width`; the others carry
-    no position.
-    """
-    if count == x.shape[-1]:
-        return rotate(x, positions, width=width)
-    return torch.cat([rotate(x[..., :count], positions, width=width), x[..., count:]], dim=-1)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from architectures.families.matrix_memory import CELL, MatrixMemory, Tokens
 from architectures.functional.delta import SCALAR_CHUNK, delta_flops, delta_rule, delta_step
-from architectures.functional.memory import CELL, MatrixMemory, Tokens
-from architectures.functional.short_conv import ShortConv
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import State
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from architectures.presets import PRESETS
+from architectures.grammar.presets import PRESETS
 from architectures.registry import spell
 
 

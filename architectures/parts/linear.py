@@ -1,11 +1,50 @@
-"""A dense map of few parameters: each output is a sum over the inputs of products of two small factors."""
+"""Linear maps of fewer parameters: in two narrow factors, repeated, or made of products."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+
+class LowRank(nn.Module):
+    """W_outer act(W_inner z), plus a bias where there is one."""
+
+    def __init__(
+        self,
+        dim: int,
+        rank: int,
+        out: int,
+        activation: Callable[[Tensor], Tensor] | None = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.inner = nn.Linear(dim, rank, bias=False)
+        self.outer = nn.Linear(rank, out, bias=bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.inner(z)
+        return self.outer(h if self.activation is None else self.activation(h))
+
+
+class TiledLinear(nn.Linear):
+    """W x + b, `copies` times beside each other: (..., D) -> (..., width), with W (width / copies, D)."""
+
+    def __init__(self, dim: int, width: int, copies: int = 1) -> None:
+        if width % copies:
+            raise ValueError(
+                f"tied={copies} does not divide the {width} channels of q, k and v; choose a divisor of them"
+            )
+        super().__init__(dim, width // copies)
+        self.copies = copies
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if self.copies == 1 else y.repeat(*(1,) * (y.dim() - 1), self.copies)
 
 
 class MultiplicativeLinear(nn.Module):

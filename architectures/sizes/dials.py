@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from architectures import registry
-from architectures.bounds import MOST
+from architectures.grammar.spec import Layer, Parallel, Spec
 from architectures.primitive import Primitive
-from architectures.spec import Layer, Parallel, Spec
+from architectures.sizes.bounds import MOST
 
 # Numbers in a row that a layer may refuse with larger ones still allowed, such as widths between multiples.
 GAP = 1024

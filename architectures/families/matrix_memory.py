@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from architectures.functional.delta import SCALAR_CHUNK, VECTOR_CHUNK, delta_flops, delta_rule, delta_step
-from architectures.functional.short_conv import ShortConv
 from architectures.functional.value_residual import share_value
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import (
     Context,
     Hint,

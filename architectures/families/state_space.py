@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from architectures.functional.memory import MatrixMemory
+from architectures.families.matrix_memory import MatrixMemory
 from architectures.functional.steps import draw_step_bias
 from architectures.primitive import Hint, Primitive, at_least, divisors, option
 

@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from architectures import registry
-from architectures.bounds import MAX_CHARACTERS, MAX_LAYERS, MAX_NESTING, check_sizes, shown
-from architectures.outline import TOKEN
-from architectures.presets import PRESETS
-from architectures.spec import Layer, Parallel, Spec
+from architectures.grammar.outline import TOKEN
+from architectures.grammar.presets import PRESETS
+from architectures.grammar.spec import Layer, Parallel, Spec
+from architectures.sizes.bounds import MAX_CHARACTERS, MAX_LAYERS, MAX_NESTING, check_sizes, shown
 
 _WORDS = {"true": True, "false": False, "none": None}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from architectures.functional.short_conv import ShortConv
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Hint, Primitive, State, at_least, divisors, linear_flops, option
 
 

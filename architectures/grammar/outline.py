@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from architectures.bounds import MAX_LAYERS, MAX_NESTING
+from architectures.sizes.bounds import MAX_LAYERS, MAX_NESTING
 
 TOKEN = re.compile(
     r"\s*(?:(?P<number>-?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w.]))"

@@ -1,6 +1,6 @@
 """What the registry holds, written down, so that it can be listed without loading torch.
 
-`python -m architectures.index` writes `index.json` anew; a test compares the two.
+`python -m architectures.grammar.index` writes `index.json` anew; a test compares the two.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _row(entry: Any) -> dict[str, Any]:
     import dataclasses
     import inspect
 
-    from architectures.accounting import account
+    from architectures.sizes.accounting import account
 
     default = entry.config({})
     options = {

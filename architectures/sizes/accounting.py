@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from architectures.bounds import check_sizes
 from architectures.elastic import Sampling, as_submodel
-from architectures.functional.multiplicative import MultiplicativeLinear
+from architectures.grammar.spec import Layer, Spec
 from architectures.model import SequenceModel, check_model, sketch
 from architectures.options import ModelOptions
+from architectures.parts.linear import MultiplicativeLinear
 from architectures.primitive import Primitive, UnknownState
-from architectures.spec import Layer, Spec
+from architectures.sizes.bounds import check_sizes
 
 KINDS = ("recurrent", "conv", "growing", "total")
 

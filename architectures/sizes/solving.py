@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from architectures.accounting import Account, account, readout_flops
 from architectures.blocks import Part
-from architectures.bounds import check_goal, check_sizes
-from architectures.dials import Dial, around, find_dials, nearest, with_values
+from architectures.grammar.spec import Layer, Spec
+from architectures.grammar.stripe import parse
 from architectures.model import SequenceModel, sketch
 from architectures.primitive import Primitive
-from architectures.spec import Layer, Spec
-from architectures.stripe import parse
+from architectures.sizes.accounting import Account, account, readout_flops
+from architectures.sizes.bounds import check_goal, check_sizes
+from architectures.sizes.dials import Dial, around, find_dials, nearest, with_values
 
 TOLERANCE = 0.02
 # Widths are tried in these steps; most layers want multiples of 16, and refuse the others.

@@ -1,0 +1,1 @@
+"""Architectures as text: the striping grammar, its presets, and an index of the layers."""

@@ -1,0 +1,1 @@
+"""How large things are: accounts of models, sizes that reach a goal, bounds."""
