@@ -8,7 +8,7 @@
 steps    forward + backward at (B 16, T 512, D 128), over `mh-attention[heads=16]` (16 heads of 8)
 kernel   the chunked delta recurrence over the loop that defines it, T 1024, by size of the chunk
 memory   peak bytes a token of forward + backward at T 1024 to 8192, from the tensors alive at once
-decode   prefill seconds, tokens a second and state bytes at T 128, 1024, 8192, one row, D 128
+decode   prefill seconds, tokens per second and state bytes at T 128, 1024, 8192, one row, D 128
 
 Machines are noisy: contenders take turns with the peer, and a ratio is the median of the ratios within a
 round.

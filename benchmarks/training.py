@@ -315,7 +315,7 @@ def replicas(contest: Contest) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]], over: str) -> str:
-    lines = [f"| (width, length, batch) | contender | ms a step | over {over} |", "|---|---|---|---|"]
+    lines = [f"| (width, length, batch) | contender | ms per step | over {over} |", "|---|---|---|---|"]
     for r in rows:
         lines.append(
             f"| {r['size']} | {r['contender']} | {1e3 * r['seconds_per_step']:.2f} | {r['ratio']:.2f} |"

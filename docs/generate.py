@@ -126,7 +126,7 @@ def memory_table() -> str:
         [f"`{r['name']}`", *(f"{r['bytes'][n] / 1024:,.1f}" for n in lengths), f"{r['growth']:.2f}"]
         for r in sorted(measured("primitives-cpu")["memory"], key=lambda r: r["bytes"]["8192"])
     ]
-    return table(["layer", *(f"KiB a token at {n}" for n in lengths), "8192 over 1024"], rows)
+    return table(["layer", *(f"KiB per token at {n}" for n in lengths), "8192 over 1024"], rows)
 
 
 def decode_table() -> str:
@@ -141,7 +141,7 @@ def decode_table() -> str:
                 " / ".join(f"{c['state_bytes'] / 1024:,.1f}" for c in cells),
             ]
         )
-    return table(["layer", "prefill, ms", "tokens a second", "state, KiB"], rows)
+    return table(["layer", "prefill, ms", "tokens per second", "state, KiB"], rows)
 
 
 def published_table() -> str:

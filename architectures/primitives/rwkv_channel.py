@@ -120,7 +120,7 @@ class RWKV6ChannelMix(ShiftedMLP):
 
 @primitive("rwkv7-channel-mix", mixes="channel", version=1, paper="arXiv:2503.14456")
 class RWKV7ChannelMix(ShiftedMLP):
-    """y = W_v relu(W_k z)^2,  z = x_t + mu (x_{t-1} - x_t), mu one a channel: (B, T, D) -> (B, T, D).
+    """y = W_v relu(W_k z)^2,  z = x_t + mu (x_{t-1} - x_t), mu one per channel: (B, T, D) -> (B, T, D).
 
     No gate. W_k starts orthogonal and W_v at zero, so that the layer adds nothing at first. Differs from the
     paper: nothing in the map; its public code (BlinkDL/RWKV-LM) draws W_k uniformly.
