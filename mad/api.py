@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas
     from lightning.fabric import Fabric
 
-    from mad.contract.checkup import Finding
+    from architectures.contract.subject import Finding
     from mad.run.sweep import Cell, Group
     from mad.run.trainer import Progress
 
@@ -272,7 +272,7 @@ def check(
 
     What the layer raises is a finding. With MAD_TRACEBACK in the environment it is raised instead.
     """
-    from mad.contract.checkup import examine
+    from mad.run.checkup import examine
 
     return examine(spec, dim=dim, compile=compile, only=only, size=size, report=report)
 

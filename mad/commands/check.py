@@ -16,7 +16,7 @@ from rich.text import Text
 from mad.messages import printable
 
 if TYPE_CHECKING:
-    from mad.contract.checkup import Finding
+    from architectures.contract.subject import Finding
 
 STYLES = {"passed": "green", "failed": "bold red"}
 

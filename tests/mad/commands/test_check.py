@@ -13,7 +13,8 @@ import pytest
 
 import mad
 import mad.cli
-from mad.contract.checkup import CHECKS, Finding, examine
+from architectures.contract.checkup import CHECKS, examine
+from architectures.contract.subject import Finding
 
 LAYERS = '''
 from dataclasses import dataclass
@@ -432,6 +433,88 @@ class Cheap(Good):
         return self.flops(length) - 1
 
 
+class Order(Good):
+    def read(self, x):
+        return self.into(x) + torch.arange(len(x)).to(x).view(-1, *[1] * (x.dim() - 1))
+
+
+class Late(Good):
+    """A leak where it is trained, in float32, and nowhere else."""
+
+    step = Primitive.step
+
+    def forward(self, x, ctx=None):
+        y = super().forward(x)
+        return y if x.dtype == torch.float64 else y + x.sum(1, keepdim=True)
+
+
+class Blind(Good):
+    step = Primitive.step
+
+    def forward(self, x, ctx=None):
+        return self.logit.expand(x.shape).clone()
+
+
+class Total(Good):
+    def measure_state(self, length):
+        return {"recurrent": self.dim, "conv": 0, "growing": 0, "total": 2 * self.dim}
+
+
+class Unused(Good):
+    """Three experts that no token is sent to."""
+
+    routed = ("experts",)
+
+    def __init__(self, config, *, dim, **rest):
+        super().__init__(config, dim=dim, **rest)
+        self.experts = nn.Parameter(torch.ones(4, dim))
+
+    def read(self, x):
+        return self.into(x) * self.experts[0]
+
+
+class Estimate(Slope):
+    straight_through = True
+
+
+class Opened(Good):
+    """Away from its initial zero, what autocast rounds is large."""
+
+    def __init__(self, config, *, dim, **rest):
+        super().__init__(config, dim=dim, **rest)
+        self.shift = nn.Parameter(torch.zeros(dim))
+
+    def read(self, x):
+        u = self.into(x)
+        far = (1e5 * self.shift).to(u.dtype)
+        return u + far - far
+
+
+class Draws(Good):
+    def __init__(self, config, *, dim, **rest):
+        super().__init__(config, dim=dim, **rest)
+        np.random.rand()
+
+
+class Constant(Good):
+    def __init__(self, config, *, dim, **rest):
+        super().__init__(config, dim=dim, **rest)
+        nn.init.eye_(self.into.weight)
+
+
+class Thrice(Twice):
+    """Its rule for vmap is wrong in float32 alone."""
+
+    @staticmethod
+    def vmap(info, in_dims, x):
+        return (2 if x.dtype == torch.float64 else 3) * x, in_dims[0]
+
+
+class FoldsSingle(Good):
+    def read(self, x):
+        return Thrice.apply(self.into(x))
+
+
 class NoDefault(nn.Module):
     def __init__(self, dim, heads):
         super().__init__()
@@ -531,13 +614,20 @@ FURTHER = [
     ("Nominal", "state", (1, 1, 16), ["nominal_state(1) is 0.5"]),
     ("Squares", "growth", (1, 1024, 16), ["in proportion"]),
     ("Zeros", "gradients", (1, 80, 16), ["a zero gradient: logit"]),
+    ("Order", "rows", (2, 1, 16), ["in another order"]),
+    ("Late", "causality", (1, 2, 16), ["T=2", "before position 1 have a gradient of", "token 1"]),
+    ("Total", "state", (1, 1, 16), ["1 rows hold 16 total", "measure_state says 32"]),
+    ("Unused", "gradients", (1, 80, 16), ["3 of 4 slices of experts have no gradient over 96 rows"]),
+    ("Opened", "bfloat16", (1, 1, 16), ["under autocast", "differ"]),
+    ("Draws", "seed", None, ["building draws from the random state of numpy"]),
+    ("FoldsSingle", "vmap", (1, 1, 16), ["outputs under vmap differ from the loop by 0.5"]),
     ("Cheap", "flops", (1, 1, 16), ["at most executed"]),
 ]
 
 
 @pytest.mark.parametrize(("name", "check", "smallest", "words"), FURTHER, ids=[row[0] for row in FURTHER])
 def test_a_check_sees_every_side_of_its_question(
-    name: str, check: str, smallest: tuple[int, int, int], words: list[str]
+    name: str, check: str, smallest: tuple[int, int, int] | None, words: list[str]
 ) -> None:
     (found,) = mad.check(f"checked_layers:{name}", dim=32, only=[check])
     assert found.result == "failed" and found.smallest == smallest, found
@@ -547,6 +637,15 @@ def test_a_check_sees_every_side_of_its_question(
 def test_the_rounding_of_a_transform_is_no_leak_where_it_is_declared() -> None:
     (found,) = mad.check("checked_layers:Declared", dim=32, only=["causality"])
     assert found.result == "passed" and "rounding" in found.seen
+
+
+def test_what_is_declared_or_has_no_answer_is_said() -> None:
+    (slope,) = mad.check("checked_layers:Estimate", dim=16, only=["slope"])
+    assert slope.result == "not applicable" and "straight_through" in slope.seen
+    (causality,) = mad.check("checked_layers:Blind", dim=16, only=["causality"])
+    assert causality.result == "not applicable" and "no output has a gradient" in causality.seen
+    (seed,) = mad.check("checked_layers:Constant", dim=16, only=["seed"])
+    assert seed.result == "passed" and "as does any other" in seed.seen
 
 
 def test_every_check_has_a_layer_that_fails_it() -> None:

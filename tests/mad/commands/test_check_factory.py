@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mad
-from mad.contract.whole import QUESTIONS
+from architectures.contract.whole import QUESTIONS
 from mad.run.sweep import factory_named
 
 FACTORIES = '''

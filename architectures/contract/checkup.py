@@ -9,24 +9,22 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from architectures import names, parse
-from architectures.grammar.spec import Layer, Spec
-from architectures.primitive import UnknownState
-from architectures.registry import get, unknown
-from mad.contract import decoding, forward, statements, training
-from mad.contract.finding import Finding
-from mad.contract.subject import (
+from architectures.contract import decoding, forward, statements, training
+from architectures.contract.subject import (
     MAX_LEN,
+    Finding,
     NotApplicable,
     Size,
     Subject,
     Unbuildable,
     Violation,
+    chosen,
     describe,
 )
-from mad.contract.whole import QUESTIONS, examine_factory
-from mad.run.driver import one_driver
-from mad.run.sweep import factory_named
+from architectures.grammar.spec import Layer, Spec
+from architectures.grammar.stripe import parse
+from architectures.primitive import UnknownState
+from architectures.registry import get, names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class Check:
 CHECKS = {
     "builds": Check(ask=statements.builds, needs=()),
     "shape": Check(
-        ask=forward.shape, lengths=(1, 2, 3, 5, 16, 37, 65, MAX_LEN), widths=(16, 48), needs=("builds",)
+        ask=forward.shape, lengths=(1, 2, 3, 5, 16, 37, 65, MAX_LEN), widths=(16, 48, 80), needs=("builds",)
     ),
     "repeatable": Check(ask=forward.repeatable, lengths=(9,), needs=("builds", "shape")),
     "float64": Check(ask=forward.float64, lengths=(1, 37)),
@@ -62,7 +60,7 @@ CHECKS = {
     "recurrence": Check(ask=decoding.recurrence, lengths=(1, 5, 37, 67)),
     "prefill": Check(ask=decoding.prefill, lengths=(1, 2, 5, 41)),
     "step": Check(ask=decoding.step, lengths=(9,)),
-    "state": Check(ask=decoding.state, lengths=(1, 33)),
+    "state": Check(ask=decoding.state, lengths=(1, 66, 33)),
     "growth": Check(ask=decoding.growth, lengths=(1024,), batch=1, shrinks=("dim",)),
     "max-len": Check(ask=decoding.refusal, needs=("builds",)),
     # All of max_len: a parameter may act on late positions only.
@@ -75,13 +73,12 @@ CHECKS = {
     "vmap": Check(ask=training.replicas, lengths=(2, 21)),
     "compile": Check(ask=training.compiled, lengths=(1, 21), shrinks=("batch", "dim")),
     "meta": Check(ask=statements.meta, lengths=(9,), shrinks=("dim",)),
-    "flops": Check(ask=statements.flops, lengths=(2, 37, MAX_LEN), batch=1),
+    "flops": Check(ask=statements.flops, lengths=(1, 2, 37, MAX_LEN), batch=1),
     "hints": Check(ask=statements.hints, needs=("builds",)),
     "options": Check(ask=statements.options, needs=("builds",)),
 }
 
 
-@one_driver()
 def examine(
     spec: str,
     *,
@@ -91,18 +88,8 @@ def examine(
     size: tuple[int, int, int] | None = None,
     report: Callable[[str], None] = lambda check: None,
 ) -> list[Finding]:
-    """Put every question, or `only` some, to the layer of a spec or a factory's models; see `mad.check`."""
-    factory = factory_named(spec)
-    known = CHECKS if factory is None else QUESTIONS
-    wanted = set(known if only is None else only)
-    for name in wanted - set(known):
-        raise ValueError(f"unknown check {unknown(name, known)}")
-    if not wanted:
-        raise ValueError(f"no check is named; available: {', '.join(known)}")
-    if factory is not None:
-        if size is not None:
-            raise ValueError(f"{spec} makes models for tasks, which have a size of their own; leave size out")
-        return examine_factory(factory, only=only, report=report)
+    """Put every question, or `only` some, to the layer of a spec; see `mad.check` for the arguments."""
+    wanted = chosen(only, CHECKS)
     if only is None and not compile:
         wanted.remove("compile")
     given = Size(*size) if size is not None else None

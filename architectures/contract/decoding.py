@@ -5,8 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from architectures.contract.subject import (
+    NotApplicable,
+    Size,
+    Subject,
+    Violation,
+    advance,
+    gap,
+    run,
+    unroll,
+    where,
+)
 from architectures.primitive import Context, State, count_state
-from mad.contract.subject import NotApplicable, Size, Subject, Violation, advance, gap, run, unroll, where
 
 KINDS = ("recurrent", "conv", "growing")
 
@@ -40,7 +50,7 @@ def prefill(subject: Subject, size: Size) -> str:
 
 def _same(found: Tensor, expected: Tensor, subject: Subject, what: str, length: int) -> float:
     difference = gap(found, expected)
-    if difference > subject.near(1e-9):
+    if difference > subject.near(1e-11):
         raise Violation(
             f"T={length}: {what} differ by {float((found - expected).abs().max()):.2g} at position "
             f"{where(found, expected)} (largest output {float(expected.abs().max()):.2g})"
@@ -80,7 +90,7 @@ def state(subject: Subject, size: Size) -> str:
     if count_state(many, kinds)["total"] != size.batch * count_state(one, kinds)["total"]:
         raise Violation(f"init_state({size.batch}) does not hold {size.batch} times what init_state(1) holds")
     found, measured = count_state(after, kinds), layer.measure_state(size.length)
-    for kind in KINDS:
+    for kind in (*KINDS, "total"):
         if found[kind] != size.batch * measured[kind]:
             raise Violation(
                 f"T={size.length}: {size.batch} rows hold {found[kind]} {kind} elements after as many steps, "

@@ -10,18 +10,20 @@ from __future__ import annotations
 import inspect
 import math
 import traceback
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-import architectures
-from architectures import Context, Primitive, Spec, State
 from architectures.builder import seeded
-from architectures.grammar.spec import Layer
+from architectures.grammar.spec import Layer, Spec
+from architectures.model import build
 from architectures.outside.foreign import Foreign
+from architectures.primitive import Context, Primitive, State
+from architectures.registry import get, unknown
 
 # Sequences are at most this long, where a question does not need longer ones.
 MAX_LEN = 80
@@ -51,6 +53,20 @@ class Size(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What one check came to.
+
+    seen      where it passed, what was measured; where it failed, what the smallest input shows; else why not
+    smallest  (batch, length, width) of that input; None where the check has no input or was given one
+    """
+
+    check: str
+    result: Literal["passed", "failed", "not applicable", "not run"]
+    seen: str
+    smallest: Size | None = None
+
+
+@dataclass(frozen=True)
 class Subject:
     """One layer as a spec of one item; `dtype` is the widest in which it computes exactly."""
 
@@ -71,7 +87,7 @@ class Subject:
 
     @property
     def cls(self) -> type[Primitive]:
-        return architectures.get(self.item.name).cls
+        return get(self.item.name).cls
 
     @property
     def file(self) -> str:
@@ -80,9 +96,7 @@ class Subject:
     def build(self, dim: int, *, seed: int = 0, max_len: int | None = None) -> Primitive:
         """The layer as a model holds it, in float32; a plain module without its noise."""
         try:
-            model = architectures.build(
-                self.spec, vocab_size=2, dim=dim, max_len=max_len or self.max_len, seed=seed
-            )
+            model = build(self.spec, vocab_size=2, dim=dim, max_len=max_len or self.max_len, seed=seed)
         except (Exception, SystemExit) as error:
             raise Unbuildable(describe(error, self.file)) from error
         layer = model.layers()[0][1]
@@ -111,9 +125,23 @@ class Subject:
     def noise(self, *shape: int, seed: int = 1) -> Tensor:
         return noise(*shape, seed=seed).to(self.dtype)
 
-    def near(self, tolerance: float) -> float:
+    def precisions(self) -> list[Subject]:
+        """The layer in the widest dtype, and in the one that it is trained in."""
+        return [self] if self.dtype == torch.float32 else [self, replace(self, dtype=torch.float32)]
+
+    def near(self, tolerance: float, single: float = 1e-4) -> float:
         """A relative tolerance of float64; float32 is allowed what a few sums lose."""
-        return tolerance if self.dtype == torch.float64 else 1e-4
+        return tolerance if self.dtype == torch.float64 else single
+
+
+def chosen(only: Collection[str] | None, known: Collection[str]) -> set[str]:
+    """The checks that are asked: those that are named, else all."""
+    wanted = set(known if only is None else only)
+    for name in wanted - set(known):
+        raise ValueError(f"unknown check {unknown(name, known)}")
+    if not wanted:
+        raise ValueError(f"no check is named; available: {', '.join(known)}")
+    return wanted
 
 
 def noise(*shape: int, seed: int = 1) -> Tensor:

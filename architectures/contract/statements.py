@@ -7,9 +7,10 @@ import inspect
 
 import torch
 
+from architectures.contract.forward import random_states
+from architectures.contract.subject import NotApplicable, Size, Subject, Unbuildable, Violation, bare, noise
 from architectures.outside.foreign import Foreign, counted_flops
 from architectures.primitive import SCALES
-from mad.contract.subject import NotApplicable, Size, Subject, Unbuildable, Violation, bare, noise
 
 WIDTHS = (16, 48, 64, 80)
 
@@ -34,15 +35,23 @@ def builds(subject: Subject, size: Size) -> str:
 
 
 def seed(subject: Subject, size: Size) -> str:
-    """The same seed gives the same weights."""
-    first, second = subject.build(size.dim, seed=3), subject.build(size.dim, seed=3)
+    """The same seed gives the same weights, whatever was drawn before, and draws nothing from elsewhere."""
+    torch.manual_seed(1)
+    before = random_states()
+    first = subject.build(size.dim, seed=3)
+    drawn = [name for name, state in random_states().items() if state != before.get(name, state)]
+    torch.manual_seed(2)
+    second, other = subject.build(size.dim, seed=3), subject.build(size.dim, seed=4)
     ours, theirs = dict(first.named_parameters()), dict(second.named_parameters())
     if list(ours) != list(theirs):
         raise Violation("two layers of one seed have different parameters")
     for name in ours:
         if not torch.equal(ours[name], theirs[name]):
             raise Violation(f"{bare(name)} differs between two layers of one seed; draw from torch")
-    return "the same seed gives the same weights"
+    if drawn:
+        raise Violation(f"building draws from the random state of {drawn[0]}; draw from torch")
+    same = all(torch.equal(p, ours[name]) for name, p in other.named_parameters())
+    return f"the same seed gives the same weights{', as does any other' if same and ours else ''}"
 
 
 def meta(subject: Subject, size: Size) -> str:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from architectures import Primitive
-from mad.contract.subject import NotApplicable, Size, Subject, Violation, bare, gap, name_of, noise, run
+from architectures.contract.subject import (
+    NotApplicable,
+    Size,
+    Subject,
+    Violation,
+    bare,
+    gap,
+    name_of,
+    noise,
+    run,
+)
+from architectures.primitive import Primitive
 
 
 def shape(subject: Subject, size: Size) -> str:
@@ -29,9 +39,9 @@ def shape(subject: Subject, size: Size) -> str:
 def repeatable(subject: Subject, size: Size) -> str:
     """Two calls are equal, and no random number is drawn from a global generator."""
     layer, x = subject.build(size.dim), noise(*size).float()
-    before = _random_states()
+    before = random_states()
     first, second = layer(x.clone()), layer(x.clone())
-    after = _random_states()
+    after = random_states()
     drawn = [name for name in before if before[name] != after[name]]
     if drawn:
         raise Violation(
@@ -52,12 +62,11 @@ def repeatable(subject: Subject, size: Size) -> str:
     return "two calls are equal; in training, with the same torch seed"
 
 
-def _random_states() -> dict[str, str]:
-    return {
-        "torch": str(torch.get_rng_state().tolist()),
-        "numpy": str(np.random.get_state()),
-        "Python": str(random.getstate()),
-    }
+def random_states() -> dict[str, str]:
+    """The global generators that a layer may have drawn from; numpy's where something has loaded it."""
+    states = {"torch": str(torch.get_rng_state().tolist()), "Python": str(random.getstate())}
+    numpy = sys.modules.get("numpy")
+    return states if numpy is None else states | {"numpy": str(numpy.random.get_state())}
 
 
 def kept(subject: Subject, size: Size) -> str:
@@ -120,21 +129,23 @@ def float64(subject: Subject, size: Size) -> str:
 
 def bfloat16(subject: Subject, size: Size) -> str:
     """Autocast to bfloat16 stays close to float32, with finite gradients."""
-    layer, x = subject.build(size.dim), noise(*size).float()
-    exact = run(layer, x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = run(layer, x)
+    x, differences = noise(*size).float(), []
+    # As it starts, and away from there: zeros stay zero in any precision.
+    for layer in (subject.build(size.dim), subject.layer(size.dim).float()):
+        exact = run(layer, x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            low = run(layer, x)
         loss = low.float().square().mean()
-    if loss.requires_grad:
-        loss.backward()
-    difference = gap(low.float(), exact)
-    # 8 bits of mantissa: a handful of products in a row keeps two decimal digits.
-    if not difference < 0.05:
-        raise Violation(f"under autocast outputs differ from float32 by {difference:.2g} of the largest")
-    for name, p in layer.named_parameters():
-        if p.grad is not None and not bool(torch.isfinite(p.grad).all()):
-            raise Violation(f"under autocast the gradient of {bare(name)} is not finite")
-    return f"under autocast within {difference:.1g} of float32"
+        if loss.requires_grad:
+            loss.backward()
+        differences.append(difference := gap(low.float(), exact))
+        # 8 bits of mantissa: a handful of products in a row keeps two decimal digits.
+        if not difference < 0.05:
+            raise Violation(f"under autocast outputs differ from float32 by {difference:.2g} of the largest")
+        for name, p in layer.named_parameters():
+            if p.grad is not None and not bool(torch.isfinite(p.grad).all()):
+                raise Violation(f"under autocast the gradient of {bare(name)} is not finite")
+    return f"under autocast within {differences[0]:.1g} of float32"
 
 
 def causality(subject: Subject, size: Size) -> str:
@@ -143,10 +154,11 @@ def causality(subject: Subject, size: Size) -> str:
     if not layer.causal:
         raise NotApplicable("the layer declares causal = False")
     for mode in _modes(subject):
-        layer = subject.layer(size.dim).train(mode != "eval")
-        x = subject.noise(*size)
-        _values_leak(subject, layer, x, mode)
-        _gradients_leak(subject, layer, x, mode)
+        _values_leak(subject, subject.layer(size.dim).train(mode != "eval"), subject.noise(*size), mode)
+        for asked in subject.precisions():
+            layer = asked.layer(size.dim).train(mode != "eval")
+            if not _gradients_leak(asked, layer, asked.noise(*size), mode):
+                raise NotApplicable("no output has a gradient with respect to the input")
     rounding = "" if layer.exact_causality else ", but for rounding"
     return f"no output moves when a later token does{rounding} (up to length {size.length})"
 
@@ -177,20 +189,22 @@ def _values_leak(subject: Subject, layer: Primitive, x: Tensor, mode: str) -> No
         raise Violation(f"T={length}: {text}{_note(mode)}")
 
 
-def _gradients_leak(subject: Subject, layer: Primitive, x: Tensor, mode: str) -> None:
-    length, exact = x.shape[1], layer.exact_causality
+def _gradients_leak(subject: Subject, layer: Primitive, x: Tensor, mode: str) -> bool:
+    """Refuse a gradient with respect to a later token; whether there is one with respect to an earlier."""
+    length, exact, follows = x.shape[1], layer.exact_causality, x.shape[1] == 1
     x = x.requires_grad_()
     y = run(layer, x)
     if not y.requires_grad:
-        return
+        return False
     # Every cut of a short sequence, every seventh of a long one.
     for cut in range(1, length, 1 if length <= 16 else 7):
         (gradient,) = torch.autograd.grad(y[:, :cut].square().sum(), x, retain_graph=True, allow_unused=True)
         if gradient is None:
             continue
+        follows |= bool(gradient[:, :cut].any())
         leak = gradient[:, cut:].abs().amax(dim=(0, 2)).nan_to_num(nan=torch.inf)
         largest, token = float(leak.max()), cut + int(leak.argmax())
-        if largest > (0.0 if exact else subject.near(1e-12) * float(gradient.abs().max())):
+        if largest > (0.0 if exact else subject.near(1e-12, 1e-6) * float(gradient.abs().max())):
             remedy = (
                 "; an FFT convolution declares exact_causality = False" if exact and largest < 1e-9 else ""
             )
@@ -198,6 +212,7 @@ def _gradients_leak(subject: Subject, layer: Primitive, x: Tensor, mode: str) ->
                 f"T={length}: the outputs before position {cut} have a gradient of {largest:.2g} with "
                 f"respect to token {token}{remedy}{_note(mode)}"
             )
+    return follows
 
 
 def rows(subject: Subject, size: Size) -> str:
@@ -211,15 +226,17 @@ def rows(subject: Subject, size: Size) -> str:
             changed = x.clone()
             changed[-1] = subject.noise(*size[1:], seed=9)
             worst = max(worst, found := gap(run(layer, changed)[:-1], y[:-1]))
-            if found > subject.near(1e-10):
+            if found > subject.near(1e-12):
                 row = int((run(layer, changed) - y)[:-1].abs().amax(dim=(1, 2)).argmax())
                 raise Violation(
                     f"row {row} changes with row {size.batch - 1}, by {found:.2g} of the largest output"
                     f"{_note(mode)}"
                 )
-            # Noise is drawn for the whole batch, so a training module's row alone has other noise.
-            if mode != "training":
-                worst = max(worst, found := gap(run(layer, x[:1]), y[:1]))
-            if found > subject.near(1e-10):
+            if mode == "training":
+                continue  # Noise is drawn for the whole batch, so a row alone or elsewhere has other noise.
+            worst = max(worst, found := gap(run(layer, x[:1]), y[:1]))
+            if found > subject.near(1e-12):
                 raise Violation(f"row 0 alone differs by {found:.2g} from row 0 in a batch of {size.batch}")
+            if (found := gap(run(layer, x.flip(0)), y.flip(0))) > subject.near(1e-12):
+                raise Violation(f"rows in another order differ by {found:.2g} of the largest output")
     return f"rows differ by at most {worst:.1g} alone and beside others"
