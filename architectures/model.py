@@ -287,11 +287,18 @@ def check_size(
     return size
 
 
+@functools.lru_cache(maxsize=8)
+def sketched(
+    spec: Spec, vocab_size: int, dim: int, max_len: int, readout: str, options: ModelOptions
+) -> SequenceModel:
+    """The `sketch` that is shared by all who only count in it."""
+    return sketch(spec, vocab_size=vocab_size, dim=dim, max_len=max_len, readout=readout, options=options)
+
+
 @functools.lru_cache(maxsize=256)
 def _bytes(spec: Spec, vocab_size: int, dim: int, max_len: int, readout: str, options: ModelOptions) -> int:
-    given = {"vocab_size": vocab_size, "dim": dim, "max_len": max_len, "readout": readout, "options": options}
     try:
-        model = sketch(spec, **given)  # type: ignore[arg-type]
+        model = sketched(spec, vocab_size, dim, max_len, readout, options)
     except Exception:
         # A layer of the user's own need not run on the meta device; built in earnest, it says what is wrong.
         if any(registry.get(layer.name).source for layer in spec.walk()):

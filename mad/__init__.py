@@ -10,11 +10,14 @@ The functions are imported on first use: importing this is cheap.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mad.api import bench, check, leaderboard, train
+
+    __version__: str
 
 __all__ = ["bench", "check", "leaderboard", "train"]
 
@@ -25,11 +28,22 @@ for _name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in __all__:
+        value = getattr(importlib.import_module("mad.api"), name)
+    else:
         raise AttributeError(f"module 'mad' has no attribute {name!r}")
-    value = getattr(importlib.import_module("mad.api"), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """As installed, from pyproject.toml; "0+unknown" where the package runs from a folder that was not."""
+    try:
+        return importlib.metadata.version("mad-suite")
+    except importlib.metadata.PackageNotFoundError:
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +57,11 @@ def bench(
     precision  "32-true" or "bf16-mixed"; part of a run's identity, as is `compile`
     replicas   "batched" trains a group's grid as one model, "turns" one after another, "auto" what is faster
     iso        sizes that every spec is brought to at the suite's width, within 2 %: "state=4096" (nominal
-    elements of the whole model), "total-state=", "params=" (without embedding and readout), "flops=" (a
+    elements of the whole model), "total-state=", "params=" (without embedding and readout), "flops=" (per
     token); several separated by commas, or a mapping
 
-    Runs that the store holds are not repeated. What cannot work is refused with a ValueError before any
-    training.
+    The columns are those of `leaderboard`. Runs that the store holds are not repeated. What cannot work is
+    refused with a ValueError before any training.
     """
     prepared = prepare(
         specs,
@@ -84,7 +86,7 @@ class Prepared:
     protocol: str
     fabric: Fabric
 
-    @property
+    @functools.cached_property
     def groups(self) -> list[Group]:
         return [group for cell in self.cells for group in cell.groups()]
 
@@ -153,25 +155,24 @@ def execute(
     ended: Ended = lambda group, records: None,
 ) -> Finished:
     """Run what the store does not hold yet; every group's records are committed as it ends."""
-    from mad.run.engines import inline
+    from mad.run.engines import ENGINES, Options, missing
 
     records: list[Record] = []
-    needed = any(cell.architecture.stored for cell in prepared.cells)
-    opened = Store(store) if needed else None
-    try:
+    options = Options(fabric=prepared.fabric, replicas=replicas, report=report)
+    with _store_of(prepared.cells, store) as opened:
         if opened is not None:
             for group in prepared.groups:
-                inline.missing(group, opened)  # What cannot be understood is said before any work.
-        for group, found in inline.run(
-            prepared.groups, opened, fabric=prepared.fabric, replicas=replicas, report=report
-        ):
+                missing(group, opened)  # What cannot be understood is said before any work.
+        for group, found in ENGINES["inline"](prepared.groups, opened, options):
             records += found
             ended(group, found)
-    finally:
-        if opened is not None:
-            opened.close()
     scores = score(records, get_suite(prepared.suite), get_protocol(prepared.protocol))
     return Finished(records, scores)
+
+
+def _store_of(cells: list[Cell], path: str | Path | None) -> contextlib.AbstractContextManager[Store | None]:
+    """The store, where one of the cells is stored."""
+    return Store(path) if any(cell.architecture.stored for cell in cells) else contextlib.nullcontext()
 
 
 def train(
@@ -197,13 +198,27 @@ def train(
 ) -> Record:
     """Train one architecture on one setting with one configuration, and return its record.
 
-    `task` is a task with its options, such as "in-context-recall[vocab_size=32]"; `dim` is the model's width.
-    The run is stored like those of `bench`, and not repeated where the store holds it. `save` writes the
-    trained model to a file that `architectures.checkpoint.load` reads; for that the run is repeated. With
-    `force=False` a file that exists is refused, before the training; else it is replaced.
+    spec            as in `bench`, one
+    task            a task with its options, such as "in-context-recall[vocab_size=32]"
+    lr              learning rate at the start of the protocol's schedule
+    weight_decay    of the parameters that decay, as AdamW applies it
+    train_examples  number of sequences that are trained on
+    epochs          passes over them, each in a new order
+    batch_size      sequences per step
+    evaluations     points of the curve, evenly spread over the steps
+    dim             the model's width; a factory has its own
+    seed            of data, order and initial weights
+    protocol, store, device, precision, compile   as in `bench`
+    save            file for the trained model, which `architectures.checkpoint.load` reads; for that a run is
+                    repeated that the store holds
+    force           replace a file that exists; else it is refused, before the training
+    report          called with the group and its `Progress` while it trains
+
+    The run is stored like those of `bench`, and not repeated where the store holds it. One that fails raises
+    `mad.messages.Failed`, after its record is stored.
     """
     from architectures.checkpoint import save as save_model
-    from mad.run.engines import inline
+    from mad.run.engines import ENGINES, Options
     from mad.run.runner import check_cell
     from mad.run.sweep import Cell, resolve
     from mad.run.trainer import make_fabric
@@ -218,32 +233,29 @@ def train(
         weight_decays=(weight_decay,),
         evaluations=evaluations,
     )
-    cell = Cell(
-        architecture=resolve(spec, dim=dim, protocol=referee),
-        setting=setting,
-        protocol=referee,
-        seeds=(seed,),
-        precision=precision,
-        compile=compile,
-    )
-    if save is not None and cell.architecture.config.dim is None:
-        raise ValueError(
-            f"{cell.architecture.given} makes whole models, which no spec spells; leave save out"
-        )
+    architecture = resolve(spec, dim=dim, protocol=referee)
     if save is not None:
+        if architecture.spec is None:
+            raise ValueError(f"{architecture.given} makes whole models, which no spec spells; leave save out")
         check_target(save, force=force, sources=[store or default_path()])
-    cell = check_cell(cell)
-    fabric = make_fabric(device, precision)
-    opened = Store(store) if cell.architecture.stored else None
+    cell = check_cell(
+        Cell(
+            architecture=architecture,
+            setting=setting,
+            protocol=referee,
+            seeds=(seed,),
+            precision=precision,
+            compile=compile,
+        )
+    )
     kept: list[Any] = []
-    keep = None if save is None else kept.append
-    try:
-        ((_, (record,)),) = inline.run(cell.groups(), opened, fabric=fabric, report=report, keep=keep)
-    finally:
-        if opened is not None:
-            opened.close()
+    options = Options(
+        fabric=make_fabric(device, precision), report=report, keep=None if save is None else kept.append
+    )
+    with _store_of([cell], store) as opened:
+        ((_, (record,)),) = ENGINES["inline"](cell.groups(), opened, options)
     if record.status == "failed":
-        shown = f"; `mad show {record.id}` prints all of it" if cell.architecture.stored else ""
+        shown = f"; `mad show {record.id}` prints all of it" if architecture.stored else ""
         raise Failed(f"training {record.given} on {task} failed: {last_words(record.error)}{shown}")
     if save is not None:  # The record is stored by now: a full disk costs the file alone.
         save_model(kept[0], save, force=force)
@@ -289,7 +301,7 @@ def scores_of(*, suite: str = "quick", protocol: str = "sound", store: str | Pat
 def leaderboard(
     *, suite: str = "quick", protocol: str = "sound", store: str | Path | None = None
 ) -> pandas.DataFrame:
-    """The leaderboard of a suite: one row an architecture, best first; scores from 0 to 1 with 95 %
+    """The leaderboard of a suite: one row per architecture, best first; scores from 0 to 1 with 95 %
     intervals.
     """
     return frame(scores_of(suite=suite, protocol=protocol, store=store))

@@ -261,9 +261,9 @@ def run(seed: int, count: int, tell: Callable[[str], None]) -> int:
 
     import architectures
     import mad.run.elastic
-    import mad.run.engines.inline
-    import mad.run.plan
+    import mad.run.estimate
     from architectures import checkpoint, model
+    from mad.run.engines import ENGINES
 
     def train(*_: Any, **__: Any) -> Any:
         raise ValueError("nothing is trained here")
@@ -272,8 +272,8 @@ def run(seed: int, count: int, tell: Callable[[str], None]) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     model.machine_memory = lambda: MACHINE  # type: ignore[attr-defined]
     sys.modules["synthetic_tasks.task"].MOST_NUMBERS = MACHINE // 32  # type: ignore[attr-defined]
-    mad.run.engines.inline.run = mad.run.elastic._train = train  # type: ignore[assignment]
-    mad.run.plan._seconds_per_step = lambda *_: 1.0  # type: ignore[assignment]
+    ENGINES["inline"] = mad.run.elastic._train = train  # type: ignore[assignment]
+    mad.run.estimate._flops_per_second = lambda *_: 1e9  # type: ignore[assignment]
     # What is imported on first use is not a cost of an input.
     architectures.account("mlp", vocab_size=16, seq_len=16)
     failed = 0

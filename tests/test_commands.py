@@ -54,9 +54,9 @@ COMMANDS = {
 }
 # Where the work of those that write a file begins, which must not be reached in vain.
 WORK = {
-    "train": "mad.run.engines.inline.run",
+    "train": "mad.run.engines.inline.run_group",
     "elastic": "mad.run.elastic.compare",
-    "grow": "mad.commands.grow.load",
+    "grow": "architectures.checkpoint.load",
     "export": "mad.store.store.Store.records",
     "scaling plan": "scaling.lm.corpus.load",
     "scaling report": "scaling.commands.reading.read",

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from architectures.builder import seeded
-from architectures.contract.causality import Fault, Kind, find_fault
+from architectures.contract.causality import find_fault
+from architectures.contract.fault import Fault, Kind
 from architectures.contract.subject import Finding, Violation, chosen, describe, name_of
 
 

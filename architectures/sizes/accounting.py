@@ -9,7 +9,8 @@ from typing import Any
 
 from architectures.elastic import Sampling, as_submodel
 from architectures.grammar.spec import Layer, Spec
-from architectures.model import SequenceModel, check_model, sketch
+from architectures.grammar.stripe import parse
+from architectures.model import SequenceModel, check_model, resolve_options, sketched
 from architectures.options import ModelOptions
 from architectures.parts.linear import MultiplicativeLinear
 from architectures.primitive import Primitive, UnknownState
@@ -85,7 +86,8 @@ def account(
 ) -> Account:
     """Count a spec at a vocabulary, width and length without building it in memory."""
     check_sizes(seq_len=seq_len)
-    model = sketch(spec, vocab_size=vocab_size, dim=dim, max_len=seq_len, readout=readout, options=options)
+    options = resolve_options(spec) if options is None else options
+    model = sketched(parse(spec), vocab_size, dim, seq_len, readout, options)
     return _count(model, seq_len, fresh=True)
 
 

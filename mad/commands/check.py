@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from mad import terminal
+from mad.commands.flags import listed
 from mad.messages import printable
 
 if TYPE_CHECKING:
@@ -39,23 +40,22 @@ def check(
 
     if format not in ("table", "json"):
         raise ValueError(f"format {format!r} is not one of table, json")
-    chosen = [name.strip() for name in only.split(",") if name.strip()] if only is not None else None
     sides = _sides(size) if size is not None else None
     with Console(stderr=True).status("importing") as status:
-        findings = api.check(spec, dim=dim, compile=compile, only=chosen, size=sides, report=status.update)
+        findings = api.check(
+            spec, dim=dim, compile=compile, only=listed(only), size=sides, report=status.update
+        )
     if format == "json":
         sys.stdout.write(json.dumps([dataclasses.asdict(found) for found in findings], indent=2) + "\n")
     else:
-        show_findings(spec, findings, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
+        show_findings(spec, findings, terminal.console())
     if any(found.result == "failed" for found in findings):
         raise typer.Exit(1)
 
 
 def show_findings(spec: str, findings: list[Finding], console: Console) -> None:
     """One row a check; under a failure the smallest input and the command that asks it alone."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("check", "result", "what was seen"):
-        table.add_column(name, overflow="fold")
+    table = terminal.new_table("check", "result", "what was seen")
     for found in findings:
         seen = Text(printable(found.seen, lines=True))
         if found.smallest is not None:

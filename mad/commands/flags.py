@@ -23,3 +23,8 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that 
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Train with torch.compile; part of a run's identity.")
 ]
+
+
+def listed(text: str | None) -> list[str] | None:
+    """The names of a comma-separated option; None where it is not given."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]

@@ -1,25 +1,44 @@
-"""`mad grow`: enlarge the model in a checkpoint, and say what was done and that it computes the same."""
+"""The command `mad grow`: enlarge the model in a checkpoint, and say what was done and that it computes the
+same.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-import torch
+import typer
 
-from architectures.checkpoint import load, save
-from architectures.files import check_target
-from architectures.growth import grow, plan
+from mad.commands.flags import ForceOption
+from mad.messages import say
+
+
+def grow(
+    checkpoint: Annotated[Path, typer.Argument(help="A model that `mad train --save` wrote.")],
+    to: Annotated[str, typer.Option(help="The larger architecture.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it.")],
+    dim: Annotated[int | None, typer.Option(help="Its width; default that of the model.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Enlarge a trained model without changing what it computes."""
+    say(grow_file(checkpoint, to=to, dim=dim, out=out, force=force))
 
 
 def grow_file(
     checkpoint: Path, *, to: str, dim: int | None, out: Path, force: bool = False, seed: int = 0
 ) -> str:
     """Grow the model of a file, and its optimiser if it holds one, into another file; returns the report."""
+    import torch
+
+    from architectures import growth
+    from architectures.checkpoint import load, save
+    from architectures.files import check_target
+
     check_target(out, force=force, sources=[checkpoint])
     model, optimizer = load(checkpoint)
-    steps = plan(model, to, dim=dim)
+    steps = growth.plan(model, to, dim=dim)
     generator = torch.Generator().manual_seed(seed)
-    grown, carried = grow(model, to, optimizer, dim=dim, generator=generator)
+    grown, carried = growth.grow(model, to, optimizer, dim=dim, generator=generator)
     tokens = torch.randint(model.vocab_size, (2, min(model.max_len, 256)), generator=generator)
     with torch.no_grad():
         before, after = model.eval()(tokens), grown.eval()(tokens)

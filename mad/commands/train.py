@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from mad import terminal
 from mad.commands.flags import (
     CompileOption,
     DeviceOption,
@@ -75,8 +74,8 @@ def train(
     finally:
         for shown in display:
             shown.__exit__(None, None, None)
-    from mad.commands.show import show_record
+    from mad.commands.record import show_record
 
-    show_record(record, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
+    show_record(record, terminal.console())
     if save is not None:
         say(f"\nmodel written to {save}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -87,11 +88,7 @@ class Setting(Data):
 
     def resolve(self, protocol: Protocol) -> Task:
         """The task of this setting, with the generators that the protocol wants."""
-        task = synthetic_tasks.parse(self.task)
-        if "variant" in {field.name for field in dataclasses.fields(task)}:
-            changes: dict[str, Any] = {"variant": protocol.variant}
-            task = dataclasses.replace(task, **changes)
-        return task
+        return _resolved(self.task, protocol.variant)
 
     @property
     def steps(self) -> int:
@@ -101,6 +98,15 @@ class Setting(Data):
     def grid(self) -> list[tuple[float, float]]:
         """Every (learning rate, weight decay)."""
         return [(lr, wd) for lr in self.lrs for wd in self.weight_decays]
+
+
+@functools.lru_cache
+def _resolved(text: str, variant: str) -> Task:
+    task = synthetic_tasks.parse(text)
+    if "variant" in {field.name for field in dataclasses.fields(task)}:
+        changes: dict[str, Any] = {"variant": variant}
+        task = dataclasses.replace(task, **changes)
+    return task
 
 
 class Suite(Data):

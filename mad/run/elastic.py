@@ -5,27 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
-from rich.console import Console
 from torch import Tensor
 
 from architectures import SequenceModel
 from architectures.contract.causality import require_trained
-from architectures.elastic import (
-    Sampling,
-    common_count,
-    consistency,
-    extract,
-    nested_layers,
-)
-from architectures.files import whole_file
+from architectures.elastic import Sampling, common_count, consistency, extract, nested_layers
 from architectures.sizes.bounds import shown
-from mad.commands.listings import new_table
 from mad.data.protocol import get_protocol, get_suite
 from mad.messages import Failed, counted, last_words
 from mad.run.batches import Split, load, order
@@ -217,39 +207,3 @@ def summarise(points: list[Point]) -> list[dict[str, Any]]:
     ]
     order_of = list(KINDS)
     return sorted(rows, key=lambda row: (order_of.index(row["kind"]), row["params"]))
-
-
-def show(points: list[Point], console: Console) -> None:
-    table = new_table("", "sizes", "parameters", "accuracy", "loss", "agrees", "KL", "steps")
-    for row in summarise(points):
-        sizes = row["sizes"]
-        label = str(sizes[0]) if len(set(sizes)) == 1 else "-".join(map(str, sizes))
-        numbers = [f"{row[n]:.3f}" for n in ("accuracy", "loss", "agreement", "kl")]
-        table.add_row(row["kind"], label, f"{row['params']:,.0f}", *numbers, f"{row['steps']:,}")
-    console.print(table)
-    for kind, about in KINDS.items():
-        console.print(f"{kind}: {about}")
-    console.print("agrees, KL: beside the whole model of the same training, nested or alone")
-
-
-def draw(points: list[Point], path: Path, *, force: bool = True) -> None:
-    """Accuracy against parameters, one curve a kind."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "mad"  # the same picture, the same file
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5.2, 3.4))
-    styles = {"nested": "o-", "mixed": "D", "alone": "s--", "cut": "x:"}
-    for kind, style in styles.items():
-        rows = [row for row in summarise(points) if row["kind"] == kind]
-        if rows:
-            axes.plot([r["params"] for r in rows], [r["accuracy"] for r in rows], style, label=kind)
-    axes.set(xlabel="parameters without embedding and readout", ylabel="test accuracy")
-    axes.set_xscale("log")
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    with whole_file(path, force=force) as part:
-        figure.savefig(part, metadata={"Date": None} if path.suffix == ".svg" else None)
-    pyplot.close(figure)

@@ -12,12 +12,13 @@ from typing import Any
 from torch import nn
 
 import architectures
+import synthetic_tasks
 from architectures.builder import seeded
 from architectures.model import resolve_options
 from architectures.outside.identity import code_hash
 from architectures.registry import get, load_object
 from mad.data.protocol import Protocol, Setting, Suite
-from mad.data.records import ArchitectureConfig, RunConfig, content_hash, setting_fields
+from mad.data.records import ArchitectureConfig, Cost, RunConfig, content_hash, setting_fields
 from mad.run.iso import Goals, equalise
 from synthetic_tasks import Task
 
@@ -26,18 +27,22 @@ Factory = Callable[[Task], nn.Module]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Who answers: `config` identifies it, `build` makes it. `stored` is False for a nameless factory."""
+    """Who answers: `config` identifies it, `build` makes it from a spec or by a factory of whole models.
+
+    `given` is what was typed. `stored` is False for a nameless factory.
+    """
 
     given: str
     config: ArchitectureConfig
+    spec: architectures.Spec | None = None
     factory: Factory | None = None
     stored: bool = True
 
     def build(self, task: Task, seed: int) -> nn.Module:
         if self.factory is None:
-            assert self.config.dim is not None
+            assert self.spec is not None and self.config.dim is not None
             return architectures.build(
-                self.config.spec,
+                self.spec,
                 vocab_size=task.vocab_size,
                 dim=self.config.dim,
                 max_len=task.seq_len,
@@ -108,7 +113,7 @@ def _from_spec(
         sources={name: entry.source for name, entry in sorted(entries.items()) if entry.source},
     )
     # An architecture that was resized is no longer the one that was typed.
-    return Architecture(given=str(given).strip() if spec == asked else str(spec), config=config)
+    return Architecture(given=str(given).strip() if spec == asked else config.spec, config=config, spec=spec)
 
 
 def _from_factory(factory: Factory, name: str) -> Architecture:
@@ -124,9 +129,10 @@ def _from_factory(factory: Factory, name: str) -> Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One (architecture, setting): the unit of work. It holds one group a seed.
+    """One (architecture, setting): the unit of work. It holds one group per seed.
 
-    failure   what the model raised when it was built and tried: the runs are not trained, and recorded so
+    cost      of its model, once that was built and tried
+    failure   what the model raised then: the runs are not trained, and recorded so
     """
 
     architecture: Architecture
@@ -136,9 +142,10 @@ class Cell:
     suite: str | None = None
     precision: str = "32-true"
     compile: bool = False
+    cost: Cost | None = None
     failure: str | None = None
 
-    @property
+    @functools.cached_property
     def task(self) -> Task:
         return self.setting.resolve(self.protocol)
 
@@ -153,7 +160,7 @@ class Group:
     cell: Cell
     seed: int
 
-    @property
+    @functools.cached_property
     def runs(self) -> list[RunConfig]:
         cell = self.cell
         fixed: dict[str, Any] = {
@@ -165,9 +172,13 @@ class Group:
         }
         return [RunConfig(lr=lr, weight_decay=wd, **fixed) for lr, wd in cell.setting.grid]
 
-    @property
+    @functools.cached_property
+    def run_ids(self) -> list[str]:
+        return [run.id for run in self.runs]
+
+    @functools.cached_property
     def id(self) -> str:
-        return content_hash([run.id for run in self.runs])
+        return content_hash(self.run_ids)
 
 
 def plan(
@@ -188,7 +199,7 @@ def plan(
     """
     if seeds is not None and seeds < 1:
         raise ValueError(f"seeds={seeds} must be at least 1")
-    settings = list(_chosen(suite, tasks))
+    settings = list(_chosen(suite, tasks, protocol))
     resized = functools.partial(equalise, goals=iso, suite=suite, protocol=protocol) if iso else None
     cells, seen = [], set()
     for given in specs:
@@ -211,14 +222,14 @@ def plan(
     return cells
 
 
-def _chosen(suite: Suite, tasks: list[str] | None) -> Iterator[Setting]:
-    import synthetic_tasks
-
-    present = {synthetic_tasks.parse(s.task).name: None for s in suite.settings}
+def _chosen(suite: Suite, tasks: list[str] | None, protocol: Protocol) -> Iterator[Setting]:
+    present = [setting.resolve(protocol).name for setting in suite.settings]
     for name in tasks or []:
         if name not in present:
             synthetic_tasks.get(name)  # An unknown name is answered with the nearest one.
-            raise ValueError(f"task {name!r} is not in suite {suite.label}, which has {', '.join(present)}")
-    for setting in suite.settings:
-        if not tasks or synthetic_tasks.parse(setting.task).name in tasks:
+            raise ValueError(
+                f"task {name!r} is not in suite {suite.label}, which has {', '.join(dict.fromkeys(present))}"
+            )
+    for setting, name in zip(suite.settings, present, strict=True):
+        if not tasks or name in tasks:
             yield setting

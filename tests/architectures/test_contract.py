@@ -15,6 +15,7 @@ from architectures.contract.checkup import CHECKS, examine, one_layer
 from architectures.contract.forward import shape
 from architectures.contract.subject import Size, Subject
 from architectures.contract.training import compiled
+from architectures.grammar.stripe import Layer, Parallel, Spec
 from architectures.primitive import Primitive
 from architectures.registry import get
 from architectures.sizes.memory import PeakMemory

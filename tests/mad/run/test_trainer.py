@@ -23,11 +23,12 @@ from architectures.primitive import Context, Primitive
 from mad.data.protocol import Protocol, get_protocol
 from mad.data.records import Metrics, Record
 from mad.run.batches import load, order
-from mad.run.engines import inline
+from mad.run.cost import cost_of
+from mad.run.engines import ENGINES, Options
+from mad.run.estimate import work
 from mad.run.learners import Batched, Turns
 from mad.run.optim import learning_rate
-from mad.run.plan import work
-from mad.run.runner import check_cell, cost_of, run_group
+from mad.run.runner import check_cell, run_group
 from mad.run.sweep import Cell, Group, resolve
 from mad.run.trainer import Outcome, Progress, Replicas, evaluation_steps, make_fabric, train
 from mad.store import Store
@@ -663,23 +664,23 @@ def test_the_cost_of_a_model_counts_every_parameter() -> None:
     for who in ("mamba swiglu", own("Branching"), plain):
         at = cell(who)
         model = at.architecture.build(at.task, 0)
-        assert cost_of(at, at.task).params == sum(p.numel() for p in model.parameters())
+        assert cost_of(at).params == sum(p.numel() for p in model.parameters())
 
 
 def test_a_nested_model_costs_one_pass_to_run_and_those_of_its_draw_to_train() -> None:
     at = cell("matformer-swiglu[draw=joint] matformer-mlp[draw=joint]")
-    cost = cost_of(at, at.task)
+    cost = cost_of(at)
     assert cost.flops_per_token and cost.training_flops_per_token
     assert 1.8 < cost.training_flops_per_token / (3 * cost.flops_per_token) < 4
     assert work(at) == cost.training_flops_per_token * work(cell("mlp")) / (
-        3 * (cost_of(cell("mlp"), at.task).flops_per_token or 0)
+        3 * (cost_of(cell("mlp")).flops_per_token or 0)
     )
 
 
 @pytest.mark.parametrize("given", [plain, own("Noisy")], ids=["factory", "layer"])
 def test_flops_that_nobody_defines_are_unknown_and_no_failure(given: Any) -> None:
     at = cell(given)
-    assert cost_of(at, at.task).flops_per_token is None
+    assert cost_of(at).flops_per_token is None
     assert {r.status for r in run_group(Group(at, 0), fabric=CPU)} == {"ok"}
 
 
@@ -744,7 +745,7 @@ class Engine:
                 report(group, progress)
 
         groups = [group for at in cells for group in at.groups()]
-        return [found for _, found in inline.run(groups, self.store, fabric=CPU, report=note)]
+        return [found for _, found in ENGINES["inline"](groups, self.store, Options(fabric=CPU, report=note))]
 
 
 @pytest.fixture

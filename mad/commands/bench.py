@@ -1,0 +1,150 @@
+"""The command `mad bench`: train architectures on the tasks of a suite, and print their scores."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mad import terminal
+from mad.commands.flags import (
+    CompileOption,
+    DeviceOption,
+    PrecisionOption,
+    ProtocolOption,
+    StoreOption,
+    SuiteOption,
+    listed,
+)
+from mad.messages import counted, last_words, one_line, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mad.api import Prepared
+
+
+def bench(
+    specs: Annotated[
+        list[str],
+        typer.Argument(metavar="SPEC...", help="Architectures: '2*(hyena swiglu)', a preset, module:Class."),
+    ],
+    suite: SuiteOption = "quick",
+    protocol: ProtocolOption = "sound",
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds; default the suite's.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks of the suite, comma-separated.")] = None,
+    store: StoreOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "32-true",
+    compile: CompileOption = False,
+    replicas: Annotated[
+        str, typer.Option(help="auto, batched or turns: how a grid's runs share the device.")
+    ] = "auto",
+    iso: Annotated[
+        str | None,
+        typer.Option(help="Equal sizes for all: state=4096, total-state=, params= or flops=, by commas."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run and how long it takes; train nothing.")
+    ] = False,
+) -> None:
+    """Run the battery on architectures and print their scores. What is stored is not repeated."""
+    from mad import api
+
+    if replicas not in ("auto", "batched", "turns"):
+        raise ValueError(f"replicas {replicas!r} is not one of auto, batched, turns")
+    prepared = api.prepare(
+        specs,
+        suite=suite,
+        protocol=protocol,
+        seeds=seeds,
+        tasks=listed(tasks),
+        device=device,
+        precision=precision,
+        compile=compile,
+        iso=iso,
+        dry=dry_run,
+    )
+    if dry_run:
+        show_plan(prepared, store, terminal.console())
+        return
+    from mad.board import render
+    from mad.progress import Display
+    from mad.run.estimate import work
+    from mad.run.iso import read_goals
+
+    console = terminal.errors()
+    console.print(printable(headline(prepared, store)), soft_wrap=True)
+    with Display(
+        prepared.groups, lambda group: work(group.cell) * len(group.cell.setting.grid), console
+    ) as display:
+        finished = api.execute(
+            prepared,
+            store=store,
+            replicas=replicas,  # type: ignore[arg-type]
+            report=display.report,
+            ended=display.ended,
+        )
+    color, equal = sys.stdout.isatty(), tuple(read_goals(iso))
+    sys.stdout.write(render(finished.scores, "table", width=terminal.width(), color=color, iso=equal))
+    if finished.failures:
+        first = finished.failures[0]
+        own = sorted({name for record in finished.failures for name in record.config.architecture.sources})
+        tests = "".join(f"; `mad check {name}` tests it by itself" for name in own)
+        text = (
+            f"{counted(len(finished.failures), 'run')} failed; the first, {first.id} of {first.given}: "
+            f"{last_words(first.error)} (`mad show {first.id}` prints all of it{tests}). "
+            "Run the same command again to repeat them."
+        )
+        console.print(one_line(text), soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def headline(prepared: Prepared, store: Path | None) -> str:
+    """One line: what is about to run, and where its results go."""
+    from mad.store import default_path
+
+    suite, protocol = prepared.cells[0].suite, prepared.cells[0].protocol
+    names = len({cell.architecture.given for cell in prepared.cells})
+    runs = sum(len(group.cell.setting.grid) for group in prepared.groups)
+    return (
+        f"{suite}, protocol {protocol.name}@{protocol.version}: {counted(names, 'architecture')}, "
+        f"{counted(len(prepared.groups), 'group')}, {counted(runs, 'run')}; store {store or default_path()}"
+    )
+
+
+def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
+    """Print the cells, what is stored already, and how long the rest takes."""
+    from mad.progress import clock
+    from mad.run.engines import missing
+    from mad.run.estimate import estimate
+    from mad.store import Store, default_path
+
+    path = store or default_path()
+    groups = prepared.groups
+    if path.exists():
+        with Store(path, read_only=True) as opened:
+            groups = [g for g in groups if not g.cell.architecture.stored or missing(g, opened)]
+    table = terminal.new_table("architecture", "task", "examples", "grid", "seeds", "steps a run")
+    for cell in prepared.cells:
+        setting = cell.setting
+        table.add_row(
+            printable(cell.architecture.given),
+            printable(str(cell.task)),
+            f"{setting.train_examples:,}",
+            str(len(setting.grid)),
+            str(len(cell.seeds)),
+            f"{setting.steps:,}",
+        )
+    console.print(table, markup=False)
+    found = estimate(groups, prepared.fabric)
+    cached = len(prepared.groups) - len(groups)
+    console.print(
+        f"{counted(len(prepared.cells), 'cell')}, {counted(found.groups, 'group')} to run "
+        f"({cached} stored already), {counted(found.runs, 'run')}, {counted(found.steps, 'step')}\n"
+        f"about {clock(found.seconds)} here, give or take a factor of two; less where a task is solved early"
+    )
+    for name in found.unknown:
+        console.print(printable(f"without the time of {name}"), markup=False, soft_wrap=True)

@@ -1,0 +1,25 @@
+"""The command `mad export`: the records of a store as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mad.commands.flags import ForceOption, StoreOption
+from mad.messages import counted, say
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="Where to write: .jsonl or .parquet.")],
+    store: StoreOption = None,
+    force: ForceOption = False,
+) -> None:
+    """Write every record of the store to a file, one line a run."""
+    from mad.store import Store
+    from mad.store.exchange import export_records
+
+    with Store(store, read_only=True) as opened:
+        count = export_records(opened, file, overwrite=force)
+    say(f"{counted(count, 'run')} written to {file}\n")

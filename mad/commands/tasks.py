@@ -1,0 +1,72 @@
+"""The commands `mad tasks` and `mad tasks show`: what is asked, and an example of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from mad import terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from synthetic_tasks import Task
+
+# Lines of an example at its beginning, and as many at its end.
+SHOWN = 100
+
+tasks = typer.Typer(help="List the tasks, or show one.", rich_markup_mode=None)
+
+
+@tasks.callback(invoke_without_command=True)
+def list_tasks(ctx: typer.Context) -> None:
+    """List the tasks, or show one."""
+    if ctx.invoked_subcommand is not None:
+        return
+    import synthetic_tasks
+
+    table = terminal.new_table("task", "defaults", "chance", "answers at", "what is asked")
+    for name in synthetic_tasks.names():
+        task = synthetic_tasks.get(name)
+        options = ", ".join(f"{k}={v}" for k, v in task.content().items() if k not in ("name", "version"))
+        where = {"every": "each position", "last": "the end, all at once"}[task.readout]
+        about = (type(task).__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, options, f"{task.chance:.3f}", where, about)
+    terminal.console().print(table)
+
+
+@tasks.command("show")
+def show_task(
+    name: Annotated[str, typer.Argument(help="A task, with options if you like: 'compression[seq_len=8]'.")],
+    seed: Annotated[int, typer.Option(help="Seed of the example.")] = 0,
+) -> None:
+    """Draw an example of a task and explain it."""
+    import synthetic_tasks
+
+    draw_example(synthetic_tasks.parse(name), seed, terminal.console())
+
+
+def draw_example(task: Task, seed: int, console: Console) -> None:
+    """The task's description and one test example: what goes in, and the answers under the scored
+    positions.
+    """
+    from synthetic_tasks import IGNORE
+
+    console.print(f"{task}   version {task.version}, chance {task.chance:.4f}", style="bold", markup=False)
+    console.print((type(task).__doc__ or "").split(">>>")[0].rstrip(), markup=False)
+    batch = task.draw(seed, "test", 1)
+    inputs, targets = batch.inputs[0], batch.targets[0]
+    width = len(str(task.vocab_size - 1)) + 1
+    per_line = max(8, (console.width - 9) // width)
+    console.print(f"\nAn example (seed {seed}): tokens, and below them what is to be answered there.\n")
+    lines = range(0, task.seq_len, per_line)
+    for start in [*lines[:SHOWN], *lines[max(SHOWN, len(lines) - SHOWN) :]]:
+        if start == lines[-SHOWN:][0] and len(lines) > 2 * SHOWN:
+            console.print(f"... {(len(lines) - 2 * SHOWN) * per_line:,} tokens left out\n")
+        part = slice(start, start + per_line)
+        console.print("tokens  " + "".join(f"{t:>{width}}" for t in inputs[part]), soft_wrap=True)
+        answers = "".join(f"{'.' if t == IGNORE else t:>{width}}" for t in targets[part])
+        console.print(Text("answer  " + answers, style="green"), soft_wrap=True)
+        console.print("")
