@@ -21,10 +21,11 @@ sys.path.insert(0, str(ROOT))
 import synthetic_tasks  # noqa: E402
 from architectures.files import whole_file  # noqa: E402
 from architectures.grammar import index  # noqa: E402
+from mad.board.columns import columns as board_columns  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 # Pages with marked tables in them.
-MARKED = ("architecture", "performance", "scaling", "scaling-study")
+MARKED = ("architecture", "performance", "protocol", "scaling", "scaling-study")
 TITLES = {"time": "Time mixers", "channel": "Channel mixers", "stream": "Around layers"}
 INTRODUCTION = """# Layers
 
@@ -233,6 +234,14 @@ def rooms_table() -> str:
     return table(["room", "what is in it"], rows)
 
 
+def columns_table() -> str:
+    """Every column of the leaderboard, its heading in a terminal and what it says."""
+    rows = [
+        [f"`{column.name}`", column.heading.strip(), column.about] for column in board_columns(("TASK",))
+    ]
+    return table(["column", "heading", "what it says"], rows)
+
+
 def study_optima() -> str:
     """The vertices of the parabolas of the two-core study."""
     rows = [
@@ -346,6 +355,7 @@ def coefficient(answer: dict[str, Any], name: str) -> str:
 
 TABLES = {
     "rooms": rooms_table,
+    "columns": columns_table,
     "optima": study_optima,
     "exponents": study_exponents,
     "laws": study_laws,

@@ -1,4 +1,4 @@
-"""The leaderboard, as a table."""
+"""The leaderboard: its columns, and their table in every format."""
 
 from mad.board.table import frame, render
 
