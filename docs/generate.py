@@ -236,9 +236,7 @@ def rooms_table() -> str:
 
 def columns_table() -> str:
     """Every column of the leaderboard, its heading in a terminal and what it says."""
-    rows = [
-        [f"`{column.name}`", column.heading.strip(), column.about] for column in board_columns(("TASK",))
-    ]
+    rows = [[f"`{column.name}`", column.heading.strip(), column.about] for column in board_columns(("TASK",))]
     return table(["column", "heading", "what it says"], rows)
 
 

@@ -7,7 +7,7 @@ import re
 import sys
 
 # Printable to Python, shown as nothing: fillers, joiners, selectors of variants, the empty braille cell.
-UNSEEN = re.compile(
+INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
@@ -20,7 +20,7 @@ def printable(text: str, *, lines: bool = False) -> str:
     Names and errors come from other people's records and files: control characters, marks that turn the
     direction of writing and characters without width can make a table say what is not there.
     """
-    text = UNSEEN.sub("?", text)
+    text = INVISIBLE.sub("?", text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or (lines and c == "\n") else "?" for c in text)

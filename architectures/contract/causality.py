@@ -28,19 +28,20 @@ from architectures.primitive import Context, Primitive
 from architectures.registry import get
 
 # Multiply-adds of one call, and numbers that it may hold: what bounds how many positions are asked. Fewer
-# than FEWEST are asked in training mode, and of a model above LARGE parameters, which stays in float32.
-WORK, HELD, FEWEST, LARGE = 2**27, 2**22, 8, 2**25
+# than FEWEST_ROWS are asked in training mode, and of a model above LARGE_MODEL parameters, which stays in
+# float32.
+MOST_WORK, MOST_NUMBERS, FEWEST_ROWS, LARGE_MODEL = 2**27, 2**22, 8, 2**25
 # Multiply-adds of all calls on a trained model.
-TRAINED = 2**34
+MOST_WORK_TRAINED = 2**34
 # By how much a log-probability may move, relative to 1 nat or to its own size: layers of ours in float64, a
 # user's, which may compute in float32 inside, and anything in float32.
-OURS, THEIRS, SINGLE = 1e-9, 1e-5, 1e-4
+TOLERANCE_OURS, TOLERANCE_THEIRS, TOLERANCE_FLOAT32 = 1e-9, 1e-5, 1e-4
 # The same where rounding moves them more, and only what is worth seeing counts: in float32 at weights that
 # nothing bounds.
-COARSE = 1e-2
+TOLERANCE_COARSE = 1e-2
 # How far from those of float64 the log-probabilities of float32 may be on average, for a path between
 # positions to be no rounding of numbers that have grown without bounds.
-STEADY = 0.05
+STEADY_GAP = 0.05
 
 Call = Callable[[Tensor], Tensor]
 
@@ -95,14 +96,14 @@ def find_fault(
                 return fault
             return fault if fault.kind != "nan" and _steady(twin, tokens) else UNASKED
 
-    fine = OURS if ours else THEIRS
+    fine = TOLERANCE_OURS if ours else TOLERANCE_THEIRS
     attempts: list[tuple[torch.dtype, Moved, float]] = [
         (torch.float64, "far", fine),
         (torch.float64, "near", fine),
-        (torch.float32, "near", SINGLE),
-        (torch.float32, "not", SINGLE),
+        (torch.float32, "near", TOLERANCE_FLOAT32),
+        (torch.float32, "not", TOLERANCE_FLOAT32),
     ]
-    for dtype, moved, limit in attempts[2 * (size > LARGE) :]:
+    for dtype, moved, limit in attempts[2 * (size > LARGE_MODEL) :]:
         try:
             fault = found(dtype, moved, limit)
         except Exception:  # A user's layer may hold constants of float32; what it cannot do at all is raised.
@@ -113,13 +114,13 @@ def find_fault(
             break
     if moved == "not":
         return fault
-    plain = found(torch.float32, "not", COARSE)
+    plain = found(torch.float32, "not", TOLERANCE_COARSE)
     if fault is not None:
         return dataclasses.replace(fault, hidden=fault.kind == "later" and plain is None)
     if plain is not None and plain.kind in ("later", "rows"):
         # Rounding may turn a choice between two that are nearly equal, but hardly for other tokens, too.
         tokens = (tokens + 1) % vocab_size
-        return found(torch.float32, "not", COARSE)
+        return found(torch.float32, "not", TOLERANCE_COARSE)
     return plain
 
 
@@ -140,12 +141,14 @@ def require_trained(
     took and a matter of seconds.
     """
     size = sum(p.numel() for p in model.parameters())
-    positions = min(steps, TRAINED // (tokens.shape[1] * max(size, 1)))
-    asked: Any = (tokens, vocab_size, size, who, COARSE, causal, positions, batch_size)
+    positions = min(steps, MOST_WORK_TRAINED // (tokens.shape[1] * max(size, 1)))
+    asked: Any = (tokens, vocab_size, size, who, TOLERANCE_COARSE, causal, positions, batch_size)
     mode = model.training
     with seeded(0, "probe"):
         try:
-            fault = _first_fault(model if size > LARGE else moved_twin(model, torch.float64, "not"), *asked)
+            fault = _first_fault(
+                model if size > LARGE_MODEL else moved_twin(model, torch.float64, "not"), *asked
+            )
         except Exception:  # It holds constants of float32, or what cannot be copied.
             fault = _first_fault(model, *asked)
     model.train(mode)
@@ -165,7 +168,7 @@ def _steady(model: nn.Module, tokens: Tensor) -> bool:
     with torch.no_grad(), _keyed(device):
         other = _caller(copy.deepcopy(model).float(), False)(x)
     gap = torch.where(one == other, 0.0, (one - other).abs()).nan_to_num(nan=torch.inf).clamp(max=1.0)
-    return float(gap.mean()) < STEADY
+    return float(gap.mean()) < STEADY_GAP
 
 
 def _first_fault(
@@ -183,10 +186,10 @@ def _first_fault(
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(length)
     for training in (False, True):
-        fewest = 2 if size > LARGE else FEWEST // (1 + training)
-        rows = fewest if training else max(fewest, WORK // (length * max(size, 1)))
-        rows = max(batch_size if size <= LARGE else 2, min(rows, length))
-        rows = max(2, min(rows, HELD // (length * vocab_size)))
+        fewest = 2 if size > LARGE_MODEL else FEWEST_ROWS // (1 + training)
+        rows = fewest if training else max(fewest, MOST_WORK // (length * max(size, 1)))
+        rows = max(batch_size if size <= LARGE_MODEL else 2, min(rows, length))
+        rows = max(2, min(rows, MOST_NUMBERS // (length * vocab_size)))
         x = tokens.repeat(-(-rows // len(tokens)), 1)[:rows].to(device)
         if causal:
             cuts = _cuts(max(rows, 0 if training else min(positions + 1, length)), length, generator)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from synthetic_tasks import Task
 
 # Lines of an example at its beginning, and as many at its end.
-SHOWN = 100
+LINES_SHOWN = 100
 
 tasks = typer.Typer(help="List the tasks, or show one.", rich_markup_mode=None)
 
@@ -62,9 +62,9 @@ def draw_example(task: Task, seed: int, console: Console) -> None:
     per_line = max(8, (console.width - 9) // width)
     console.print(f"\nAn example (seed {seed}): tokens, and below them what is to be answered there.\n")
     lines = range(0, task.seq_len, per_line)
-    for start in [*lines[:SHOWN], *lines[max(SHOWN, len(lines) - SHOWN) :]]:
-        if start == lines[-SHOWN:][0] and len(lines) > 2 * SHOWN:
-            console.print(f"... {(len(lines) - 2 * SHOWN) * per_line:,} tokens left out\n")
+    for start in [*lines[:LINES_SHOWN], *lines[max(LINES_SHOWN, len(lines) - LINES_SHOWN) :]]:
+        if start == lines[-LINES_SHOWN:][0] and len(lines) > 2 * LINES_SHOWN:
+            console.print(f"... {(len(lines) - 2 * LINES_SHOWN) * per_line:,} tokens left out\n")
         part = slice(start, start + per_line)
         console.print("tokens  " + "".join(f"{t:>{width}}" for t in inputs[part]), soft_wrap=True)
         answers = "".join(f"{'.' if t == IGNORE else t:>{width}}" for t in targets[part])

@@ -13,16 +13,16 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 # The largest whole number up to which floats are exact, the largest float, and the limits of nested values.
-EXACT, LARGEST = 2**53, 1e40
-DEEPEST, MOST = 8, 1000
+LARGEST_WHOLE, LARGEST_FLOAT = 2**53, 1e40
+DEEPEST_NESTING, MOST_ENTRIES = 8, 1000
 
-Whole = Annotated[int, Field(ge=0, le=EXACT)]
-Positive = Annotated[int, Field(ge=1, le=EXACT)]
+Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Amount = Annotated[float, Field(ge=0, le=LARGEST)]
-Above = Annotated[float, Field(gt=0, le=LARGEST)]
-Signed = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Amount = Annotated[float, Field(ge=0, le=LARGEST_FLOAT)]
+Above = Annotated[float, Field(gt=0, le=LARGEST_FLOAT)]
+Signed = Annotated[float, Field(ge=-LARGEST_FLOAT, le=LARGEST_FLOAT)]
 Word = Annotated[str, Field(min_length=1, max_length=256)]
 Text = Annotated[str, Field(max_length=2**16)]
 Id = Annotated[str, Field(pattern="^[0-9a-f]{20}$")]
@@ -59,8 +59,10 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return value
     else:
         raise ValueError(f"a {type(value).__name__} in it is not what JSON holds, or too long")
-    if depth > DEEPEST or len(inner) > MOST:
-        raise ValueError(f"it holds more than {MOST} values, or values more than {DEEPEST} levels deep")
+    if depth > DEEPEST_NESTING or len(inner) > MOST_ENTRIES:
+        raise ValueError(
+            f"it holds more than {MOST_ENTRIES} values, or values more than {DEEPEST_NESTING} levels deep"
+        )
     for part in inner:
         _plain(part, depth + 1)
     return value

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 import synthetic_tasks
-from mad.data.bounds import MOST, Amount, Fraction, Seed, Signed, Whole, Word
+from mad.data.bounds import MOST_ENTRIES, Amount, Fraction, Seed, Signed, Whole, Word
 from synthetic_tasks import Task
 
 _T = TypeVar("_T")
@@ -43,7 +43,7 @@ class Protocol(Data):
     hints: bool
     variant: Literal["repaired", "public"]
     # Model options under this protocol, where they differ from the architecture's own.
-    model: dict[Word, Signed] = Field(default_factory=dict, max_length=MOST)
+    model: dict[Word, Signed] = Field(default_factory=dict, max_length=MOST_ENTRIES)
     # Keys the validation and test data, which are the same for every architecture and seed.
     data_seed: Seed = 0
 

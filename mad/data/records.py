@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from mad.data.bounds import (
-    MOST,
+    MOST_ENTRIES,
     Amount,
     Content,
     Fraction,
@@ -40,7 +40,7 @@ DONE: tuple[Status, ...] = ("ok", "stopped", "diverged")
 # A layer's name in a spec: of ours, of a package's, or module:Class.
 NAME = re.compile(r"[\w.:-]+")
 # Of a whole number of hits; of a curve's end and a score, which a device without fixed order adds up anew.
-WHOLE, CLOSE = 1e-5, 0.01
+HITS_TOLERANCE, ACCURACY_TOLERANCE = 1e-5, 0.01
 
 
 def content_hash(content: Any) -> str:
@@ -60,8 +60,8 @@ class ArchitectureConfig(Data):
     spec: Annotated[Text, Field(min_length=1)]
     dim: Positive | None
     options: Content = Field(default_factory=dict)
-    versions: dict[Word, Whole] = Field(default_factory=dict, max_length=MOST)
-    sources: dict[Word, Word] = Field(default_factory=dict, max_length=MOST)
+    versions: dict[Word, Whole] = Field(default_factory=dict, max_length=MOST_ENTRIES)
+    sources: dict[Word, Word] = Field(default_factory=dict, max_length=MOST_ENTRIES)
 
     @property
     def label(self) -> str:
@@ -101,7 +101,7 @@ class RunConfig(Data):
     def setting_key(self) -> str:
         """What is asked, apart from who answers and how it is tuned: runs with equal keys are comparable."""
         return content_hash(
-            {name: getattr(self, name) for name in _SETTING}
+            {name: getattr(self, name) for name in SETTING_FIELDS}
             | {"protocol": self.protocol.model_dump(mode="json")}
         )
 
@@ -116,7 +116,7 @@ class RunConfig(Data):
         return self.epochs * -(-self.train_examples // self.batch_size)
 
 
-_SETTING = (
+SETTING_FIELDS = (
     "task",
     "train_examples",
     "epochs",
@@ -130,7 +130,7 @@ _SETTING = (
 def setting_fields(setting: Setting, protocol: Protocol) -> dict[str, Any]:
     """The part of a `RunConfig` that a setting decides."""
     task = setting.resolve(protocol)
-    budget = {name: getattr(setting, name) for name in _SETTING if name != "task"}
+    budget = {name: getattr(setting, name) for name in SETTING_FIELDS if name != "task"}
     return {"task": task.content() | {"train_targets": task.train_targets}, "protocol": protocol, **budget}
 
 
@@ -138,7 +138,7 @@ def setting_key(setting: Setting, protocol: Protocol) -> str:
     """The `RunConfig.setting_key` that the runs of this setting have."""
     fields = setting_fields(setting, protocol)
     return content_hash(
-        {name: fields[name] for name in _SETTING} | {"protocol": protocol.model_dump(mode="json")}
+        {name: fields[name] for name in SETTING_FIELDS} | {"protocol": protocol.model_dump(mode="json")}
     )
 
 
@@ -247,14 +247,14 @@ class Record(StoredRecord):
             hits = found.micro * found.targets
             if found.rows != rows:
                 yield f"measured {found.rows} rows of {split}, and its configuration has {rows}"
-            if abs(hits - round(hits)) > WHOLE:
+            if abs(hits - round(hits)) > HITS_TOLERANCE:
                 whole = f"not a whole number of {found.targets} targets"
                 yield f"has a {split} accuracy of {found.micro}: {whole}"
             if len({(value == 0, value == 1) for value in (found.micro, found.macro)}) > 1:
                 yield f"has a {split} accuracy of {found.micro}, but {found.macro} over classes"
         protocol = config.protocol
         watched = getattr(metrics, protocol.select_on).accuracy(protocol.metric)
-        if metrics.curve and abs(metrics.curve[-1].accuracy - watched) > CLOSE:
+        if metrics.curve and abs(metrics.curve[-1].accuracy - watched) > ACCURACY_TOLERANCE:
             yield f"ends its curve at an accuracy of {metrics.curve[-1].accuracy}, and scores {watched}"
         if metrics.solved != (watched >= protocol.solved_at):
             yield f"is {'solved' if metrics.solved else 'not solved'} at an accuracy of {watched}"

@@ -21,10 +21,10 @@ from mad.messages import Failed, counted, last_words
 from mad.run.batches import Split, load, order
 from mad.run.driver import one_driver
 from mad.run.learners import Turns
-from mad.run.metrics import BATCH, measure
+from mad.run.metrics import EVALUATION_BATCH, measure
 from mad.run.runner import check_cell
 from mad.run.sweep import Architecture, Cell, Group, plan, resolve
-from mad.run.trainer import ROWS, make_fabric
+from mad.run.trainer import PROBE_ROWS, make_fabric
 from synthetic_tasks import IGNORE
 
 Kind = Literal["nested", "mixed", "alone", "cut"]
@@ -169,7 +169,7 @@ def _train(cell: Cell, who: Architecture, seed: int, times: int, fabric: Fabric)
     assert isinstance(trained, SequenceModel)
     require_trained(
         trained,
-        data.inputs[:ROWS],
+        data.inputs[:PROBE_ROWS],
         cell.task.vocab_size,
         who=who.given,
         steps=run.steps,
@@ -188,7 +188,7 @@ def _mixes(layers: int, count: int) -> list[tuple[int, ...]]:
 def _consistency(small: SequenceModel, whole: SequenceModel, data: Split) -> tuple[float, float]:
     """Agreement and divergence on the scored positions, in batches."""
     logits: list[tuple[Tensor, Tensor]] = []
-    for x, y in zip(data.inputs.split(BATCH), data.targets.split(BATCH), strict=True):
+    for x, y in zip(data.inputs.split(EVALUATION_BATCH), data.targets.split(EVALUATION_BATCH), strict=True):
         logits.append((small(x)[y != IGNORE], whole(x)[y != IGNORE]))
     found = consistency(torch.cat([a for a, _ in logits]), torch.cat([b for _, b in logits]))
     return found.agreement, found.kl

@@ -15,7 +15,7 @@ from mad.run.sweep import Cell, Group
 
 # A step takes 1.4 to 4 times its FLOPs at the speed of a product, 2.3 in the middle: six architectures on the
 # quick and baseline settings, one CPU core.
-SLOWER = 2.3
+STEP_OVERHEAD = 2.3
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def estimate(groups: list[Group], fabric: Fabric) -> Estimate:
             continue
         dim = cell.architecture.config.dim or 128
         speed = _flops_per_second(_tokens(cell), dim, fabric.device)
-        seconds += SLOWER * work(cell, cost) * len(cell.setting.grid) / speed
+        seconds += STEP_OVERHEAD * work(cell, cost) * len(cell.setting.grid) / speed
     runs = sum(len(group.cell.setting.grid) for group in groups)
     steps = sum(len(group.cell.setting.grid) * group.cell.setting.steps for group in groups)
     return Estimate(len(groups), runs, steps, seconds, tuple(sorted(unknown)))

@@ -12,7 +12,7 @@ from mad.data.records import Measure
 from synthetic_tasks import IGNORE
 
 # The public code's batch; its accuracy is an average over these, so the size is part of the metric.
-BATCH = 128
+EVALUATION_BATCH = 128
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def measure(
     """
     tallies = [
         _tally(predict(x), y, vocab_size)
-        for x, y in zip(inputs.split(BATCH), targets.split(BATCH), strict=True)
+        for x, y in zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True)
     ]
     counts = torch.stack([t[0] for t in tallies], dim=1).cpu().double()  # (R, batches, 3, V)
     losses = torch.stack([t[1] for t in tallies], dim=1).cpu().double()  # (R, batches)

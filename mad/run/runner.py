@@ -21,10 +21,10 @@ from mad.data.records import Cost, Record, Status
 from mad.run.cost import cost_of, require_memory, sketch_cell
 from mad.run.driver import one_driver
 from mad.run.sweep import Cell, Group
-from mad.run.trainer import ROWS, Outcome, Progress, Replicas, train
+from mad.run.trainer import PROBE_ROWS, Outcome, Progress, Replicas, train
 from synthetic_tasks import Task
 
-REMEDY = "use a causal layer, or a task that is answered after its last token, such as compression"
+CAUSAL_REMEDY = "use a causal layer, or a task that is answered after its last token, such as compression"
 
 
 @one_driver()
@@ -95,7 +95,7 @@ def check_sketch(cell: Cell) -> None:
     """
     model, task = sketch_cell(cell), cell.task
     if isinstance(model, nn.Module) and task.readout == "every":
-        causality.require_declared(model, task=_asked(task), remedy=REMEDY)
+        causality.require_declared(model, task=_asked(task), remedy=CAUSAL_REMEDY)
 
 
 @one_driver()
@@ -116,7 +116,7 @@ def check_cell(cell: Cell) -> Cell:
 def _check_model(cell: Cell) -> Cost:
     task = cell.task
     require_memory(cell)  # Before any is taken.
-    rows = torch.from_numpy(task.draw(0, "train", ROWS).inputs)
+    rows = torch.from_numpy(task.draw(0, "train", PROBE_ROWS).inputs)
     model = cell.architecture.build(task, 0)
     Sampling.of(model)
     with torch.no_grad():
@@ -135,7 +135,7 @@ def _check_model(cell: Cell) -> Cost:
         who=cell.architecture.given,
         task=_asked(task),
         causal=task.readout == "every",
-        remedy=REMEDY,
+        remedy=CAUSAL_REMEDY,
     )
     return cost_of(cell, model)
 

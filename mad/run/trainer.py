@@ -28,7 +28,7 @@ from mad.run.optim import learning_rate
 from synthetic_tasks import Task
 
 # Of a task's inputs, to look for later tokens that are seen.
-ROWS = 64
+PROBE_ROWS = 64
 Replicas = Literal["auto", "batched", "turns"]
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -126,7 +126,7 @@ def train(
         if alive[r]:
             require_trained(
                 learner.model_of(r),
-                splits[protocol.select_on].inputs[:ROWS],
+                splits[protocol.select_on].inputs[:PROBE_ROWS],
                 task.vocab_size,
                 who=run.architecture.spec,
                 steps=step,

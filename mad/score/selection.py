@@ -16,9 +16,9 @@ Point = tuple[float, float]  # (learning rate, weight decay)
 Group = dict[Point, Record]
 
 # An optimum at the edge of the grid matters only where the axis matters by more than this.
-FLAT = 0.01
+FLAT_AXIS = 0.01
 # Standard errors by which test may lie above validation.
-APART = 6
+APART_ERRORS = 6
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def choose(group: Group, setting: Setting, protocol: Protocol) -> Choice | None:
 def _apart(test: float, validation: float, setting: Setting) -> bool:
     """Whether test lies above validation by more than rows of one kind can: tokens of a row may depend."""
     mean, rows = (test + validation) / 2, min(setting.test_examples, setting.validation_examples)
-    return test - validation > APART * math.sqrt(2 * max(mean * (1 - mean), 1 / rows) / rows)
+    return test - validation > APART_ERRORS * math.sqrt(2 * max(mean * (1 - mean), 1 / rows) / rows)
 
 
 def _edges(best: Point, accuracy: dict[Point, float], setting: Setting) -> Iterator[str]:
@@ -76,7 +76,7 @@ def _edges(best: Point, accuracy: dict[Point, float], setting: Setting) -> Itera
     for i, (name, axis) in enumerate((("lr", setting.lrs), ("weight_decay", setting.weight_decays))):
         along = [value for point, value in accuracy.items() if point[1 - i] == best[1 - i]]
         at_end = best[i] in (min(axis), max(axis)) and best[i] != 0
-        if len(set(axis)) >= 3 and at_end and accuracy[best] - min(along) > FLAT:
+        if len(set(axis)) >= 3 and at_end and accuracy[best] - min(along) > FLAT_AXIS:
             yield f"{name}={best[i]:g}"
 
 

@@ -18,8 +18,8 @@ from mad.store.checking import LONGEST, kinds, understood
 from mad.store.store import ImportReport, Store
 
 # Of parquet: the rows of a part that we write; the rows of a file and the bytes of a part that we read.
-GROUP, ROWS, LARGEST_GROUP = 256, 10**6, 2**30
-TEXT = "dictionary<values=string, indices=int32, ordered=0>"
+ROWS_PER_GROUP, MOST_ROWS, MOST_GROUP_BYTES = 256, 10**6, 2**30
+PARQUET_TEXT = "dictionary<values=string, indices=int32, ordered=0>"
 
 
 def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -> int:
@@ -119,7 +119,7 @@ def _write_parquet(path: Path, records: list[StoredRecord]) -> None:
     rows = [{name: getattr(r, name, None) for name in columns} | {"record": _line(r)} for r in records]
     with _pyarrow_needed():
         pandas.DataFrame(rows, columns=[*columns, "record"]).to_parquet(
-            path, index=False, row_group_size=GROUP
+            path, index=False, row_group_size=ROWS_PER_GROUP
         )
 
 
@@ -132,15 +132,15 @@ def _read_parquet(path: Path) -> Iterator[bytes]:
         file = parquet.ParquetFile(path, read_dictionary=["record"])
         about = file.metadata
         kinds = dict(zip(file.schema_arrow.names, map(str, file.schema_arrow.types), strict=True))
-        if kinds.get("record") != TEXT:
+        if kinds.get("record") != PARQUET_TEXT:
             raise ValueError(f"{path} has no column 'record' of text; give a file that `mad export` wrote")
         largest = max((about.row_group(i).total_byte_size for i in range(about.num_row_groups)), default=0)
-        if about.num_rows > ROWS or largest > LARGEST_GROUP:
+        if about.num_rows > MOST_ROWS or largest > MOST_GROUP_BYTES:
             raise ValueError(
-                f"{path} unpacks to {about.num_rows:,} rows, {largest:,} bytes in one part; at most {ROWS:,} "
-                f"and {LARGEST_GROUP:,} are read: export it in parts, or as .jsonl"
+                f"{path} unpacks to {about.num_rows:,} rows, {largest:,} bytes in one part; at most "
+                f"{MOST_ROWS:,} and {MOST_GROUP_BYTES:,} are read: export it in parts, or as .jsonl"
             )
-        for batch in file.iter_batches(batch_size=GROUP, columns=["record"]):
+        for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=["record"]):
             texts = batch.column(0)
             for place in texts.indices.to_pylist():
                 text = b"" if place is None else texts.dictionary[place].as_buffer()

@@ -58,13 +58,13 @@ def network_file_system(path: Path, mounts: str | None = None) -> str | None:
 
 
 # A store and what SQLite and the lock put beside it.
-BESIDE = ("", "-wal", "-shm", "-journal", ".lock")
+SIDE_FILES = ("", "-wal", "-shm", "-journal", ".lock")
 KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFLNK: "link"}
 
 
 def check_regular(path: Path) -> None:
     """Refuse a store that is not a file, before anything waits on it or writes beside it."""
-    for end in BESIDE:
+    for end in SIDE_FILES:
         place = path.with_name(f"{path.name}{end}")
         if not os.path.lexists(place):
             continue

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
 
-from mad.data.bounds import EXACT
+from mad.data.bounds import LARGEST_WHOLE
 from mad.data.records import DONE, Record
 from mad.data.stored import StoredRecord
 from mad.messages import note
@@ -27,11 +27,11 @@ from mad.store.location import default_path
 __all__ = ["Entry", "ImportReport", "Store", "check", "default_path"]
 
 # Characters of an error that are kept, its end: what a layer raises may hold a tensor.
-ERROR = 2**16
+LONGEST_ERROR = 2**16
 # How many records that were set aside are named.
-NAMED = 3
+MOST_NAMED = 3
 # How much a record says: an import keeps ours unless the other one says more.
-WORTH = {"failed": 0, "interrupted": 0, "stopped": 1, "diverged": 2, "ok": 2}
+COMPLETENESS = {"failed": 0, "interrupted": 0, "stopped": 1, "diverged": 2, "ok": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +100,8 @@ class Store:
         lost = [entry for entry in entries if entry.record is None and entry.id not in self._named]
         if lost:
             self._named |= {entry.id for entry in lost}
-            said = "; ".join(map(self._lost, lost[:NAMED]))
-            more = f"; and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+            said = "; ".join(map(self._lost, lost[:MOST_NAMED]))
+            more = f"; and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
             note(f"{said}{more}. Set aside; `mad rm --unreadable` removes what cannot be understood")
         return [entry.record for entry in entries if entry.record is not None]
 
@@ -164,7 +164,7 @@ class Store:
                 old = self.get(record.id, type(record))
                 if old is None:
                     added += 1
-                elif WORTH[record.status] > WORTH[old.status]:
+                elif COMPLETENESS[record.status] > COMPLETENESS[old.status]:
                     replaced += 1
                 else:
                     known += 1
@@ -216,8 +216,8 @@ class Store:
         return f"run {entry.id} in store {self.path} cannot be understood ({entry.reason})"
 
     def _put(self, record: StoredRecord) -> None:
-        if record.error is not None and len(record.error) > ERROR:
-            record = record.model_copy(update={"error": f"...{record.error[-ERROR:]}"})
+        if record.error is not None and len(record.error) > LONGEST_ERROR:
+            record = record.model_copy(update={"error": f"...{record.error[-LONGEST_ERROR:]}"})
         text = record.model_dump_json()
         # What is written must be readable, and a copy that was changed was never validated.
         understood(type(record), text)
@@ -241,7 +241,7 @@ def _entry(table: str, row: int, id: Any, text: Any) -> Entry:
 def _successor(old: StoredRecord, new: StoredRecord) -> StoredRecord:
     """What is stored when `new` arrives where `old` is; refuses to lose a result."""
     if old.status not in DONE:
-        return new.model_copy(update={"attempts": min(old.attempts + 1, EXACT)})
+        return new.model_copy(update={"attempts": min(old.attempts + 1, LARGEST_WHOLE)})
     if old.gives_way_to(new):
         return new
     raise ValueError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from mad.data.bounds import EXACT, Above, Amount, Fraction, Positive, Text, Whole, Word
+from mad.data.bounds import LARGEST_WHOLE, Above, Amount, Fraction, Positive, Text, Whole, Word
 from mad.data.protocol import PROTOCOLS, Data
 from mad.data.records import ArchitectureConfig, content_hash
 
@@ -34,7 +34,7 @@ class CorpusConfig(Data):
     name: Text
     sha256: Word
     tokenizer: Literal["bytes", "bpe", "none"]
-    vocab_size: int = Field(ge=2, le=EXACT)
+    vocab_size: int = Field(ge=2, le=LARGEST_WHOLE)
     tokenizer_sha256: Word | None = None
     validation: float = Field(ge=0, lt=1)
     train_tokens: Positive | None = None

@@ -20,7 +20,7 @@ from lightning.fabric.loggers import Logger
 from architectures.contract import causality
 from architectures.files import resolved
 from mad.run.driver import one_driver
-from mad.run.runner import ROWS, environment_of
+from mad.run.runner import PROBE_ROWS, environment_of
 from mad.run.trainer import make_fabric
 from mad.store import Store
 from scaling.lm import processes
@@ -209,7 +209,9 @@ def _try_out(
     """
     try:
         model = build_model(config, seed=0)
-        rows = corpus.validation(config.seq_len, min(config.evaluation_tokens, ROWS * config.seq_len))[:, :-1]
+        rows = corpus.validation(config.seq_len, min(config.evaluation_tokens, PROBE_ROWS * config.seq_len))[
+            :, :-1
+        ]
         causality.require(
             model.to(device),
             torch.from_numpy(rows.astype("int64")),

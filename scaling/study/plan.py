@@ -24,7 +24,7 @@ from architectures.sizes.bounds import shown
 from mad.messages import Failed, counted
 from mad.progress import clock
 from mad.run.driver import one_driver
-from mad.run.runner import ROWS
+from mad.run.runner import PROBE_ROWS
 from scaling.laws.diagnose import check_design
 from scaling.laws.runs.cleaning import NotIdentified
 from scaling.lm.config import CorpusConfig
@@ -169,7 +169,9 @@ def _try_out(label: str, spec: str, size: Size, seq_len: int, corpus: CorpusConf
             seed=0,
             options=resolve_options(spec),
         )
-        tokens = torch.randint(corpus.vocab_size, (ROWS, seq_len), generator=torch.Generator().manual_seed(0))
+        tokens = torch.randint(
+            corpus.vocab_size, (PROBE_ROWS, seq_len), generator=torch.Generator().manual_seed(0)
+        )
         task = f"next-token prediction of {corpus.name}"
         causality.require(model, tokens, corpus.vocab_size, who=spec, task=task)
     except (ValueError, KeyboardInterrupt):

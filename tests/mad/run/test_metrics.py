@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from mad.data.records import Measure
-from mad.run.metrics import BATCH, cross_entropy, measure
+from mad.run.metrics import EVALUATION_BATCH, cross_entropy, measure
 from synthetic_tasks import IGNORE
 
 T, V = 5, 7
@@ -23,7 +23,7 @@ def questions(rows: int, *, scored: float, seed: int = 0, vocab_size: int = V) -
     targets = torch.randint(vocab_size, (rows, T), generator=g)
     logits = torch.randn(rows, T, vocab_size, generator=g) + F.one_hot(targets, vocab_size)
     blank = torch.rand(rows, T, generator=g) >= scored
-    blank[::BATCH, 0] = False  # A batch scores something.
+    blank[::EVALUATION_BATCH, 0] = False  # A batch scores something.
     return logits, targets.masked_fill(blank, IGNORE)
 
 
@@ -45,10 +45,10 @@ def naive(logits: Tensor, targets: Tensor) -> dict[str, float]:
     hits: dict[int, list[int]] = defaultdict(list)
     loss = 0.0
     batches = []
-    for first in range(0, len(targets), BATCH):
+    for first in range(0, len(targets), EVALUATION_BATCH):
         seen: dict[int, list[int]] = defaultdict(list)
         guessed = set()
-        for row in range(first, min(first + BATCH, len(targets))):
+        for row in range(first, min(first + EVALUATION_BATCH, len(targets))):
             for t in range(targets.shape[1]):
                 truth = int(targets[row, t])
                 if truth == IGNORE:
@@ -71,7 +71,7 @@ def naive(logits: Tensor, targets: Tensor) -> dict[str, float]:
     }
 
 
-@pytest.mark.parametrize("rows", [1, 3, BATCH, BATCH + 1, 2 * BATCH + 37])
+@pytest.mark.parametrize("rows", [1, 3, EVALUATION_BATCH, EVALUATION_BATCH + 1, 2 * EVALUATION_BATCH + 37])
 @pytest.mark.parametrize("scored", [1.0, 0.5, 0.02], ids=["all", "half", "few"])
 def test_it_is_a_naive_count(rows: int, scored: float) -> None:
     logits, targets = questions(rows, scored=scored, seed=rows)
@@ -89,15 +89,15 @@ def test_it_is_a_naive_count_of_anything(rows: int, scored: float, seed: int, vo
 
 
 def test_replicas_at_once_are_replicas_one_by_one() -> None:
-    _, targets = questions(BATCH + 50, scored=0.4)
-    replicas = [questions(BATCH + 50, scored=1.0, seed=seed)[0] for seed in range(3)]
+    _, targets = questions(EVALUATION_BATCH + 50, scored=0.4)
+    replicas = [questions(EVALUATION_BATCH + 50, scored=1.0, seed=seed)[0] for seed in range(3)]
     together = score(*replicas, targets=targets)
     assert together == [score(logits, targets=targets)[0] for logits in replicas]
     assert len({found.micro for found in together}) == 3
 
 
 def test_the_order_of_rows_matters_to_the_average_over_batches_only() -> None:
-    logits, targets = questions(3 * BATCH + 1, scored=0.3)
+    logits, targets = questions(3 * EVALUATION_BATCH + 1, scored=0.3)
     (found,), (turned,) = score(logits, targets=targets), score(logits.flip(0), targets=targets.flip(0))
     assert (found.micro, found.macro, found.targets) == (turned.micro, turned.macro, turned.targets)
     assert found.loss == pytest.approx(turned.loss)
@@ -122,27 +122,27 @@ def test_the_public_macro_falls_for_a_class_that_was_only_guessed(errors: int, p
     assert found.macro == pytest.approx(1 - errors / 8000)
 
 
-@pytest.mark.parametrize("rows", [64, BATCH, 3 * BATCH + 20])
+@pytest.mark.parametrize("rows", [64, EVALUATION_BATCH, 3 * EVALUATION_BATCH + 20])
 @pytest.mark.parametrize("scored", [1.0, 0.05], ids=["all", "few"])
 def test_the_public_macro_is_that_of_torchmetrics_averaged_over_batches(rows: int, scored: float) -> None:
     logits, targets = questions(rows, scored=scored)
     peer = [
         multiclass_accuracy(x.mT, y, num_classes=V, average="macro", ignore_index=IGNORE)
-        for x, y in zip(logits.split(BATCH), targets.split(BATCH), strict=True)
+        for x, y in zip(logits.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True)
     ]
     assert score(logits, targets=targets)[0].macro_batches == pytest.approx(float(torch.stack(peer).mean()))
 
 
 def test_micro_is_that_of_torchmetrics_over_the_whole_set() -> None:
-    logits, targets = questions(2 * BATCH + 9, scored=0.3)
+    logits, targets = questions(2 * EVALUATION_BATCH + 9, scored=0.3)
     peer = multiclass_accuracy(logits.mT, targets, num_classes=V, average="micro", ignore_index=IGNORE)
     assert score(logits, targets=targets)[0].micro == pytest.approx(float(peer))
 
 
 def test_loss_is_weighted_by_token_not_by_row_or_batch() -> None:
-    logits = torch.zeros(BATCH + 1, T, 2)
+    logits = torch.zeros(EVALUATION_BATCH + 1, T, 2)
     logits[-1, :, 0] = 3.0
-    targets = torch.full((BATCH + 1, T), IGNORE)
+    targets = torch.full((EVALUATION_BATCH + 1, T), IGNORE)
     targets[0, 0] = 0  # One target in the first batch at log 2, T in the last batch at log(1 + e^3).
     targets[-1] = 1
     (found,) = score(logits, targets=targets)
@@ -153,7 +153,7 @@ def test_loss_is_weighted_by_token_not_by_row_or_batch() -> None:
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_logits_that_are_not_finite_leave_no_loss_and_no_trace_in_others(poison: float) -> None:
-    sane, targets = questions(BATCH + 3, scored=0.5)
+    sane, targets = questions(EVALUATION_BATCH + 3, scored=0.5)
     sick = sane.clone()
     sick[-1] = poison
     targets[-1] = 1
@@ -187,10 +187,10 @@ def test_measuring_builds_no_graph_and_asks_for_each_row_once() -> None:
         assert not logits.requires_grad
         return logits[None]
 
-    rows = torch.arange(2 * BATCH + 1)[:, None].expand(-1, T)
+    rows = torch.arange(2 * EVALUATION_BATCH + 1)[:, None].expand(-1, T)
     (found,) = measure(predict, rows, rows % V, V)
     assert found.micro == found.macro == found.macro_batches == 1.0
-    assert torch.cat(asked).equal(rows) and [len(x) for x in asked] == [BATCH, BATCH, 1]
+    assert torch.cat(asked).equal(rows) and [len(x) for x in asked] == [EVALUATION_BATCH, EVALUATION_BATCH, 1]
 
 
 def test_accuracy_is_found_by_the_name_that_a_protocol_uses() -> None:
