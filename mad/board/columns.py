@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mad.score import ArchitectureScore, Scores
-from mad.score.interval import Estimate
 
 # Headings that let the six tasks fit a terminal; a task without one keeps its name.
 HEADINGS = {
@@ -19,168 +18,40 @@ HEADINGS = {
     "memorization": "memor.",
 }
 
-Of = Callable[[ArchitectureScore], Estimate | None]
-Shown = Callable[[Scores, Collection[str]], bool]
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """One column: in Python and CSV by its name; in the table and Markdown under its heading.
 
+    name     of the column, and of the row's field where there is no `value`
     about    what it says, for the documentation
-    value    of a row; None where there is none
-    number   the dtype in a data frame, which can be missing; "" for texts and marks
+    number   its dtype in a data frame, where it may be missing; "" for texts and marks
     heading  in the table and Markdown; "" where it is not shown there
+    spell    the text of a value there; `text`: of a row, where that takes more than its value
+    value    of a row; None where there is none
     shown    whether it is shown there, of the scores and of the sizes that were made equal (--iso)
-    text     a cell of it there; the row's value by default
-    wraps    its cells may be broken there; `left`: they are read from the left
+    wraps    its cells may be broken there
+    left     they are read from the left
     """
 
     name: str
     about: str
-    value: Callable[[ArchitectureScore], Any]
     number: Literal["Int64", "float64", ""] = ""
     heading: str = ""
-    shown: Shown = lambda scores, iso: True
+    spell: Callable[[Any], str] = str
     text: Callable[[ArchitectureScore, Scores], str] | None = None
+    value: Callable[[ArchitectureScore], Any] | None = None
+    shown: Callable[[Scores, Collection[str]], bool] = lambda scores, iso: True
     wraps: bool = False
     left: bool = False
 
+    def of(self, row: ArchitectureScore) -> Any:
+        """The value of a row."""
+        return getattr(row, self.name) if self.value is None else self.value(row)
+
     def cell(self, row: ArchitectureScore, scores: Scores) -> str:
         """Of the table and Markdown."""
-        return str(self.value(row)) if self.text is None else self.text(row, scores)
-
-
-def columns(tasks: Collection[str]) -> list[Column]:
-    """Every column of a board with these tasks, in the order of all formats."""
-    scores = [
-        _part(
-            task,
-            "value",
-            _of_task(task),
-            "the score of this task, the mean of its settings",
-            heading=HEADINGS.get(task, task),
-            wraps=task not in HEADINGS,
-        )
-        for task in tasks
-    ]
-    return [*FIRST, *scores, *(end for task in tasks for end in _ends(task, _of_task(task))), *LAST]
-
-
-def _of_task(task: str) -> Of:
-    return lambda row: row.tasks.get(task)
-
-
-def _part(name: str, part: str, of: Of, about: str, **more: Any) -> Column:
-    """A column that is a number of an estimate."""
-
-    def value(row: ArchitectureScore) -> float | None:
-        estimate = of(row)
-        return None if estimate is None else float(getattr(estimate, part))
-
-    def text(row: ArchitectureScore, scores: Scores) -> str:
-        return percent(value(row))
-
-    return Column(name=name, about=about, value=value, number="float64", **({"text": text} | more))
-
-
-def _ends(name: str, of: Of) -> list[Column]:
-    return [
-        _part(f"{name}_{end}", end, of, f"the {side} end of the 95 % interval of `{name}`")
-        for end, side in (("low", "lower"), ("high", "upper"))
-    ]
-
-
-def _field(name: str, about: str, **more: Any) -> Column:
-    """A column that is a field of the row."""
-    return Column(name=name, about=about, value=lambda row: getattr(row, name), **more)
-
-
-def _how(name: str, about: str) -> Column:
-    """How it was computed is shown only where it differs between rows."""
-    return _field(
-        name,
-        about,
-        heading=name,
-        shown=lambda scores, iso: len({getattr(row, name) for row in scores.architectures}) > 1,
-    )
-
-
-def _size(name: str, about: str, heading: str, shown: Shown, number: str = "Int64") -> Column:
-    def text(row: ArchitectureScore, scores: Scores) -> str:
-        return short(getattr(row, name))
-
-    return _field(name, about, number=number, heading=heading, shown=shown, text=text)
-
-
-FIRST = [
-    _field("rank", "1 + the number of rows whose interval lies wholly above", number="Int64", heading="#"),
-    Column(
-        name="architecture",
-        about="the preset's name where one was typed, else the canonical spec",
-        value=lambda row: row.label,
-        heading="architecture",
-        text=lambda row, scores: name_of(row, scores),
-        wraps=True,
-        left=True,
-    ),
-    _field("given", "what was typed"),
-    _field("spec", "the canonical spec, with the model options that differ from their default"),
-    _how("precision", "of the arithmetic"),
-    _how("backend", "of the layers"),
-    _how("compile", "whether torch.compile was used"),
-    _size("params", "parameters", "params", lambda _, iso: "params" not in iso),
-    _size("core_params", "parameters without embedding and readout", "core", lambda _, iso: "params" in iso),
-    _size("flops_per_token", "forward FLOPs per token", "FLOPs", lambda _, iso: "flops" in iso, "float64"),
-    _size(
-        "state", "state elements with the tails of convolutions", "state", lambda _, iso: "state" not in iso
-    ),
-    _size(
-        "nominal_state", "state elements as iso-state counts them", "nominal", lambda _, iso: "state" in iso
-    ),
-    _part(
-        "mad",
-        "value",
-        lambda row: row.mad,
-        "the MAD score: the mean of the tasks, from 0 to 1",
-        heading="  MAD",  # padded to its numbers
-        text=lambda row, scores: _mad(row),
-        left=True,
-    ),
-    *_ends("mad", lambda row: row.mad),
-]
-LAST = [
-    _field("seeds", "the smallest number of seeds of a setting", number="Int64"),
-    _field("imported", "runs that came out of a file", number="Int64"),
-    Column(
-        name="interval",
-        about="`seeds`: bootstrap over seeds; `rows`: binomial over test rows of one seed",
-        value=lambda row: row.interval_kind,
-    ),
-    _field("stale", "whether a layer in it has a newer version by now"),
-    Column(name="missing", about="what was not run", value=lambda row: "; ".join(row.missing)),
-    Column(name="notes", about="what to know before trusting it", value=lambda row: "; ".join(row.notes)),
-]
-# What `--iso` makes equal, by the name of its column.
-EQUAL = {
-    "params": "core_params",
-    "flops": "flops_per_token",
-    "state": "nominal_state",
-    "total-state": "state",
-}
-
-
-def name_of(row: ArchitectureScore, scores: Scores) -> str:
-    """The label, with a mark where the row is stale or lacks tasks."""
-    complete = sum(task.complete for task in row.tasks.values())
-    marks = ["stale"] if row.stale else []
-    marks += [] if row.complete else [f"{complete}/{len(scores.tasks)} tasks"]
-    return f"{row.label} ({', '.join(marks)})" if marks else row.label
-
-
-def _mad(row: ArchitectureScore) -> str:
-    value = f"{percent(row.mad.value if row.mad else None):>5}"
-    return f"{value} +-{percent(row.mad.half)}" if row.mad else value
+        return self.spell(self.of(row)) if self.text is None else self.text(row, scores)
 
 
 def percent(value: float | None) -> str:
@@ -196,3 +67,123 @@ def short(number: float | None) -> str:
         if number >= size:
             return f"{number / size:.0f}{unit}" if number >= 99.95 * size else f"{number / size:.1f}{unit}"
     return f"{number:.0f}"
+
+
+def name_of(row: ArchitectureScore, scores: Scores) -> str:
+    """The label, with a mark where the row is stale or lacks tasks."""
+    complete = sum(task.complete for task in row.tasks.values())
+    marks = ["stale"] if row.stale else []
+    marks += [] if row.complete else [f"{complete}/{len(scores.tasks)} tasks"]
+    return f"{row.label} ({', '.join(marks)})" if marks else row.label
+
+
+def _with_interval(row: ArchitectureScore, scores: Scores) -> str:
+    value = f"{percent(row.mad and row.mad.value):>5}"
+    return f"{value} +-{percent(row.mad.half)}" if row.mad else value
+
+
+def columns(tasks: Collection[str]) -> list[Column]:
+    """Every column of a board with these tasks, in the order of all formats."""
+    scores, ends = [], []
+    for task in tasks:
+        heading, *interval = _estimate(task, "the score of this task, the mean of its settings", task)
+        short_heading = HEADINGS.get(task, task)
+        scores.append(replace(heading, heading=short_heading, wraps=short_heading == task))
+        ends += interval
+    return [*FIRST, *scores, *ends, *LAST]
+
+
+def _estimate(name: str, about: str, task: str | None = None) -> list[Column]:
+    """The columns of a task's score, or of the MAD score: the value and the ends of its interval."""
+
+    def part(which: str) -> Callable[[ArchitectureScore], float | None]:
+        return lambda row: getattr(row.mad if task is None else row.tasks.get(task), which, None)
+
+    return [
+        Column(name, about, "float64", spell=percent, value=part("value")),
+        Column(
+            f"{name}_low", f"the lower end of the 95 % interval of `{name}`", "float64", value=part("low")
+        ),
+        Column(
+            f"{name}_high", f"the upper end of the 95 % interval of `{name}`", "float64", value=part("high")
+        ),
+    ]
+
+
+def _differs(name: str) -> Callable[[Scores, Collection[str]], bool]:
+    """How it was computed is shown only where it differs between rows."""
+    return lambda scores, iso: len({getattr(row, name) for row in scores.architectures}) > 1
+
+
+_MAD, *_MAD_ENDS = _estimate("mad", "the MAD score: the mean of the tasks, from 0 to 1")
+FIRST = [
+    Column("rank", "1 + the number of rows whose interval lies wholly above", "Int64", "#"),
+    Column(
+        "architecture",
+        "the preset's name where one was typed, else the canonical spec",
+        heading="architecture",
+        value=lambda row: row.label,
+        text=name_of,
+        wraps=True,
+        left=True,
+    ),
+    Column("given", "what was typed"),
+    Column("spec", "the canonical spec, with the model options that differ from their default"),
+    Column("precision", "of the arithmetic", heading="precision", shown=_differs("precision")),
+    Column("backend", "of the layers", heading="backend", shown=_differs("backend")),
+    Column("compile", "whether torch.compile was used", heading="compile", shown=_differs("compile")),
+    Column("params", "parameters", "Int64", "params", short, shown=lambda _, iso: "params" not in iso),
+    Column(
+        "core_params",
+        "parameters without embedding and readout",
+        "Int64",
+        "core",
+        short,
+        shown=lambda _, iso: "params" in iso,
+    ),
+    Column(
+        "flops_per_token",
+        "forward FLOPs per token",
+        "float64",
+        "FLOPs",
+        short,
+        shown=lambda _, iso: "flops" in iso,
+    ),
+    Column(
+        "state",
+        "state elements with the tails of convolutions",
+        "Int64",
+        "state",
+        short,
+        shown=lambda _, iso: "state" not in iso,
+    ),
+    Column(
+        "nominal_state",
+        "state elements as iso-state counts them",
+        "Int64",
+        "nominal",
+        short,
+        shown=lambda _, iso: "state" in iso,
+    ),
+    replace(_MAD, heading="  MAD", text=_with_interval, left=True),  # padded to its numbers
+    *_MAD_ENDS,
+]
+LAST = [
+    Column("seeds", "the smallest number of seeds of a setting", "Int64"),
+    Column("imported", "runs that came out of a file", "Int64"),
+    Column(
+        "interval",
+        "`seeds`: bootstrap over seeds; `rows`: binomial over test rows of one seed",
+        value=lambda row: row.interval_kind,
+    ),
+    Column("stale", "whether a layer in it has a newer version by now"),
+    Column("missing", "what was not run", value=lambda row: "; ".join(row.missing)),
+    Column("notes", "what to know before trusting it", value=lambda row: "; ".join(row.notes)),
+]
+# What `--iso` makes equal, by the name of its column.
+EQUAL = {
+    "params": "core_params",
+    "flops": "flops_per_token",
+    "state": "nominal_state",
+    "total-state": "state",
+}

@@ -35,7 +35,7 @@ def frame(scores: Scores) -> pandas.DataFrame:
     import pandas
 
     found = columns(scores.tasks)
-    rows = [[column.value(row) for column in found] for row in scores.architectures]
+    rows = [[column.of(row) for column in found] for row in scores.architectures]
     table = pandas.DataFrame(rows, columns=[column.name for column in found])
     # A pandas integer can be missing without becoming a float.
     return table.astype({column.name: column.number for column in found if column.number})

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from mad import terminal
 from mad.commands.flags import StoreOption
-from mad.terminal import new_table
+from mad.messages import brief, printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from architectures import Account
+    from mad.data.stored import StoredRecord
 
 
 def show(
@@ -26,13 +28,45 @@ def show(
     store: StoreOption = None,
 ) -> None:
     """Show an architecture layer by layer (parameters, FLOPs, state), or a stored run."""
-    from mad.commands.record import find_run, show_record
-
     record = find_run(what, store)
     if record is not None:
         show_record(record, terminal.console())
     else:
         show_architecture(what, terminal.console(), dim=dim, seq_len=seq_len, vocab_size=vocab_size)
+
+
+def find_run(what: str, store: str | Path | None) -> StoredRecord | None:
+    """The stored run with this id, or with an id that begins so (6 digits or more); None where `what` is not
+    an id. Runs of every kind are looked through alike.
+    """
+    from mad.store import Store
+
+    if not re.fullmatch(r"[0-9a-f]{6,20}", what):
+        return None
+    with Store(store, read_only=True) as opened:
+        found = opened.find(what)
+    if found.record is None:
+        raise ValueError(
+            f"run {found.id} cannot be understood ({found.reason}); `mad rm {found.id}` removes it"
+        )
+    return found.record
+
+
+def show_record(record: StoredRecord, console: Console) -> None:
+    """A run: what it was, its curve, its scores and its cost."""
+    sheet = record.sheet()
+    for name, value in sheet.facts:
+        console.print(f"{name:13} {brief(value)}", markup=False, soft_wrap=True)
+    if sheet.columns:
+        table = terminal.new_table(numbers=sheet.columns)
+        for row in sheet.curve:
+            table.add_row(*row)
+        console.print("")
+        console.print(table)
+    if sheet.result is not None:
+        console.print(f"\n{sheet.result}", soft_wrap=True)
+    if record.error is not None:
+        console.print(f"\n{printable(record.error, lines=True)}", markup=False)
 
 
 def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, vocab_size: int) -> None:
@@ -53,7 +87,7 @@ def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, v
         found = architectures.account(spec, vocab_size=vocab_size, dim=dim, seq_len=seq_len, options=options)
     console.print(f"{spec}   width {dim}, length {seq_len}, vocabulary {vocab_size}\n", markup=False)
     numbers = ("parameters", "FLOPs per token", "state", "recurrent", "conv", "growing", "nominal")
-    table = new_table("layer", numbers=numbers)
+    table = terminal.new_table("layer", numbers=numbers)
     readout = found.flops - sum(layer.flops for layer in found.layers)
     table.add_row("embedding, readout", f"{found.embedding:,}", f"{readout:,.0f}")
     for layer in found.layers:

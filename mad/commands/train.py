@@ -74,7 +74,7 @@ def train(
     finally:
         for shown in display:
             shown.__exit__(None, None, None)
-    from mad.commands.record import show_record
+    from mad.commands.show import show_record
 
     show_record(record, terminal.console())
     if save is not None:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from mad.commands.record import find_run, show_record
+from mad.commands.show import find_run, show_record
 from mad.data.records import ArchitectureConfig
 from mad.store.exchange import export_records, import_records, read_records
 from mad.store.store import ImportReport, Store
