@@ -78,7 +78,7 @@ def name_of(row: ArchitectureScore, scores: Scores) -> str:
 
 
 def _with_interval(row: ArchitectureScore, scores: Scores) -> str:
-    value = f"{percent(row.mad and row.mad.value):>5}"
+    value = f"{percent(row.mad.value if row.mad else None):>5}"
     return f"{value} +-{percent(row.mad.half)}" if row.mad else value
 
 
