@@ -21,7 +21,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
 
 from architectures.contract.causality import require_trained
-from mad.data.records import CLOSE, Metrics, Point, RunConfig
+from mad.data.records import ACCURACY_TOLERANCE, Metrics, Point, RunConfig
 from mad.run.batches import Split, load, order
 from mad.run.learners import Batched, Turns
 from mad.run.optim import learning_rate
@@ -145,7 +145,7 @@ def train(
             status = "stopped"
         scored = status == "ok"
         now = final[protocol.select_on][r].accuracy(protocol.metric)
-        if scored and abs(now - curves[r][-1].accuracy) > CLOSE:
+        if scored and abs(now - curves[r][-1].accuracy) > ACCURACY_TOLERANCE:
             raise ValueError(
                 f"{run.architecture.spec} has an accuracy of {curves[r][-1].accuracy:.4f} at the end of its "
                 f"training, and of {now:.4f} when the same rows are asked again; use layers that draw no "
