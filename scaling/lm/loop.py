@@ -25,7 +25,7 @@ from architectures.contract.causality import require_trained
 from architectures.model import SequenceModel
 from mad.run.learners import Objective, write_updates
 from mad.run.optim import Optimizer
-from mad.run.trainer import ROWS, evaluation_steps, peak_memory
+from mad.run.trainer import PROBE_ROWS, evaluation_steps, peak_memory
 from scaling.lm.checkpoint import CHECKPOINT, keep
 from scaling.lm.config import CorpusConfig, LanguageConfig
 from scaling.lm.records import LanguagePoint
@@ -114,7 +114,7 @@ def fit(job: Job, corpus: Text, model: SequenceModel, fabric: Fabric) -> dict[st
         config = job.config
         require_trained(
             model,
-            loop.windows[:ROWS, :-1],
+            loop.windows[:PROBE_ROWS, :-1],
             config.corpus.vocab_size,
             who=config.architecture.spec,
             steps=config.steps,
