@@ -20,8 +20,8 @@ import pandas as pd
 from scipy import stats
 
 from scaling.laws.bias import EXACT
-from scaling.laws.optima import grouped, interval, lost, optima
-from scaling.laws.parabola import variances
+from scaling.laws.frontiers import Frontier
+from scaling.laws.optima import by_architecture, grouped, interval
 from scaling.laws.powerlaw import check_confidence
 from scaling.laws.runs.cleaning import NotIdentified
 
@@ -29,8 +29,6 @@ Array = npt.NDArray[np.float64]
 
 # The chance that a ratio which is the same at all budgets is said to differ.
 DIFFERS = 0.05
-# The slope that carries a frontier beyond its data is that of so many of its nearest budgets.
-NEAREST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,153 +76,48 @@ def compare(
     """
     check_confidence(confidence, bootstrap)
     table, notes = grouped(frame, budgets=budgets, within=within)
-    names = [str(name) for name in sorted(table["arch"].unique())]
-    pairs = _pairs(names, baseline)
-    rows, draws, points = [], {}, {}
-    for arch, mine in table.groupby("arch"):
-        found, made, points[str(arch)] = optima(
-            mine, window=window, keep=(), bootstrap=bootstrap, confidence=confidence, seed=seed
-        )
-        rows.append(found)
-        draws.update(made)
-        notes += [f"{found['arch'].iloc[0]}: {text}" for text in lost(found)]
-    every = pd.concat(rows, ignore_index=True)
-    fronts = {
-        name: Frontier.of(every[(every["arch"] == name) & every["used"]], draws, points[name])
-        for name in names
-    }
-    if at is not None:
-        found = [
-            _row(arch, other, at, fronts[arch].at(at, arch), fronts[other].at(at, other), confidence)
-            for arch, other in pairs
-        ]
-        for row in found:
-            row["n"] = int(fronts[row["arch"]].n.sum() + fronts[row["baseline"]].n.sum())
-            row["beyond"] = max(fronts[row["arch"]].beyond(at), fronts[row["baseline"]].beyond(at))
-        far = max(row["beyond"] for row in found)
-        if far > 1:
-            notes.append(f"C = {at:.3g} lies {far:.3g} times outside the budgets: the ratio is extrapolated")
-        return Comparison(
-            table=pd.DataFrame(found),
-            overall=None,
-            optima=every,
-            warnings=tuple(notes),
-            confidence=confidence,
-        )
-    parts, overall = [], []
+    pairs = _pairs([str(name) for name in sorted(table["arch"].unique())], baseline)
+    each = by_architecture(table, window=window, bootstrap=bootstrap, confidence=confidence, seed=seed)
+    notes += [f"{arch}: {text}" for arch, found in each.items() for text in found.lost]
+    every = pd.concat([found.table for found in each.values()], ignore_index=True)
+    fronts = {arch: Frontier.of(found) for arch, found in each.items()}
+    rows, overall = [], []
     for arch, other in pairs:
-        one, two = fronts[arch], fronts[other]
+        named, one, two = {"arch": arch, "baseline": other}, fronts[arch], fronts[other]
+        if at is not None:
+            ratio = _ratio(one.at(at), two.at(at), confidence)
+            n = int(one.optima["n"].sum() + two.optima["n"].sum())
+            beyond = max(one.beyond(at), two.beyond(at))
+            rows.append(named | {"flops": at} | ratio | {"n": n, "beyond": beyond})
+            continue
         common = sorted(set(one.budgets) & set(two.budgets))
         if not common:
             raise NotIdentified(_no_budget(arch, other, every))
-        estimates, spread = [], []
-        for budget in common:
-            i, j = one.budgets.index(budget), two.budgets.index(budget)
+        own, spread = [], []
+        places = [(one.budgets.index(budget), two.budgets.index(budget)) for budget in common]
+        for i, j in places:
             c = float(np.exp((one.logs[i] + two.logs[j]) / 2))
-            row = _row(arch, other, c, one.moved(i, c), two.moved(j, c), confidence)
-            parts.append(row | {"beyond": 1.0, "n": int(one.n[i] + two.n[j])})
-            estimates.append(float(np.log(row["ratio"])))
-            spread.append(one.moved(i, c)[1] - two.moved(j, c)[1])
-        mean, drawn = float(np.mean(estimates)), np.mean(spread, axis=0)
-        runs = sum(row["n"] for row in parts[-len(common) :])
-        overall.append(
-            {"arch": arch, "baseline": other}
-            | _verdict(mean, drawn, confidence)
-            | {"budgets": len(common), "n": runs}
-        )
-        scatter = [
-            (front.variances[[front.budgets.index(budget) for budget in common]], front.df)
-            for front in (one, two)
-        ]
-        notes += _changing(arch, other, np.array(estimates), scatter)
+            here, there = one.moved(i, c), two.moved(j, c)
+            n = int(one.optima["n"][i] + two.optima["n"][j])
+            ratio = _ratio(here, there, confidence)
+            own.append(named | {"flops": c} | ratio | {"beyond": 1.0, "n": n})
+            spread.append(here[1] - there[1])
+        rows += own
+        estimates = np.array([float(np.log(row["ratio"])) for row in own])
+        mean = _verdict(float(np.mean(estimates)), np.mean(spread, axis=0), confidence)
+        overall.append(named | mean | {"budgets": len(common), "n": sum(row["n"] for row in own)})
+        sides = zip((one, two), zip(*places, strict=True), strict=True)
+        scatter = [(front.variances[list(at_these)], front.df) for front, at_these in sides]
+        notes += _changing(arch, other, estimates, scatter)
+    if at is not None and (far := max(row["beyond"] for row in rows)) > 1:
+        notes.append(f"C = {at:.3g} lies {far:.3g} times outside the budgets: the ratio is extrapolated")
     return Comparison(
-        table=pd.DataFrame(parts),
-        overall=pd.DataFrame(overall),
+        table=pd.DataFrame(rows),
+        overall=pd.DataFrame(overall) if at is None else None,
         optima=every,
         warnings=tuple(notes),
         confidence=confidence,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frontier:
-    """L*(C) of one architecture, for comparisons and relations alike, from its usable optima by rising C.
-
-    logs, losses, draws, n   ln C, L*, draws of L* (draw, budget) and runs of each
-    variances, df            of L* by the scatter of the runs, and its degrees of freedom
-    """
-
-    budgets: list[float]
-    logs: Array
-    losses: Array
-    draws: Array
-    n: npt.NDArray[np.int64]
-    variances: Array
-    df: int
-
-    @classmethod
-    def of(
-        cls,
-        rows: pd.DataFrame,
-        draws: dict[tuple[str, float], Array],
-        points: dict[float, tuple[Array, Array]],
-    ) -> Frontier:
-        """Of the rows of one architecture, and (ln N, loss) of its runs by budget; there may be none."""
-        found = [draws[row.arch, row.budget][:, 2] for row in rows.itertuples()]
-        used = [points[budget] for budget in rows["budget"]]
-        scatter, df = variances([x for x, _ in used], [y for _, y in used])
-        return cls(
-            budgets=rows["budget"].tolist(),
-            logs=np.log(rows["flops"].to_numpy(float)),
-            losses=rows["loss"].to_numpy(float),
-            draws=np.stack(found, axis=1) if found else np.empty((0, 0)),
-            n=rows["n"].to_numpy(),
-            variances=scatter,
-            df=df,
-        )
-
-    def moved(self, i: int, c: float) -> tuple[float, Array]:
-        """L* of the i-th budget and its draws, moved to C along the slope of the frontier."""
-        if len(self.logs) < 2:
-            return float(self.losses[i]), self.draws[:, i]
-        slope = np.gradient(self.losses, self.logs, edge_order=2 if len(self.logs) > 2 else 1)[i]
-        shift = float(slope * (np.log(c) - self.logs[i]))
-        return float(self.losses[i] + shift), self.draws[:, i] + shift
-
-    def at(self, c: float, name: str) -> tuple[float, Array]:
-        """L*(C) and its draws."""
-        if len(self.logs) < 2 and self.beyond(c) > 1.01:
-            raise NotIdentified(
-                f"{name} has {len(self.logs)} usable budgets, so its loss at C = {c:.3g} is open; train it "
-                "at budgets on both sides"
-            )
-        weights = self.weights(np.log(c))
-        return float(np.exp(weights @ np.log(self.losses))), np.exp(
-            np.log(np.where(self.draws > 0, self.draws, np.nan)) @ weights
-        )
-
-    def beyond(self, c: float) -> float:
-        """How many times C lies outside the budgets; 1 within, or within rounding."""
-        if not len(self.logs):
-            return float("inf")
-        out = max(np.log(c) - self.logs.max(), self.logs.min() - np.log(c), 0.0)
-        return float(np.exp(out)) if out > 1e-9 else 1.0
-
-    def weights(self, log_c: float) -> Array:
-        """What each budget counts in ln L*(C): interpolation within them, a line from the last beyond."""
-        weights = np.zeros(len(self.logs))
-        if len(weights) == 1:
-            return np.ones(1)
-        if self.logs.min() <= log_c <= self.logs.max():
-            upper = min(max(int(np.searchsorted(self.logs, log_c)), 1), len(weights) - 1)
-            share = (log_c - self.logs[upper - 1]) / (self.logs[upper] - self.logs[upper - 1])
-            weights[upper - 1], weights[upper] = 1 - share, share
-            return weights
-        near = np.argsort(np.abs(self.logs - log_c))[:NEAREST]
-        u = self.logs[near] - self.logs[near].mean()
-        weights[near] = (log_c - self.logs[near[0]]) * u / (u @ u)
-        weights[near[0]] += 1
-        return weights
 
 
 def _pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
@@ -242,12 +135,8 @@ def _pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
     return [(name, baseline) for name in names if name != baseline]
 
 
-def _row(
-    arch: str, other: str, c: float, one: tuple[float, Array], two: tuple[float, Array], confidence: float
-) -> dict[str, Any]:
-    return {"arch": arch, "baseline": other, "flops": c} | _verdict(
-        one[0] - two[0], one[1] - two[1], confidence
-    )
+def _ratio(one: tuple[float, Array], two: tuple[float, Array], confidence: float) -> dict[str, Any]:
+    return _verdict(one[0] - two[0], one[1] - two[1], confidence)
 
 
 def _verdict(log_ratio: float, draws: Array, confidence: float) -> dict[str, Any]:

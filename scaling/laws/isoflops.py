@@ -19,7 +19,7 @@ from scipy import stats
 
 from scaling.laws.bias import EXACT, Bias, bias
 from scaling.laws.law import Interval, Law
-from scaling.laws.optima import OUTSIDE, THREE, grouped, interval, lost, optima
+from scaling.laws.optima import OUTSIDE, THREE, Optima, by_architecture, grouped, interval
 from scaling.laws.powerlaw import Sharing, check_confidence, power, sharing, slopes
 from scaling.laws.runs.cleaning import NotIdentified, Status
 
@@ -130,51 +130,37 @@ def isoflop(
     if window is not None and window <= 1:
         raise ValueError(f"window = {window} is a factor of size, so above 1; 4 is usual")
     table, notes = grouped(frame, budgets=budgets, within=within)
-    parts = {
-        str(arch): optima(
-            mine, window=window, keep=keep, bootstrap=bootstrap, confidence=confidence, seed=seed
-        )
-        for arch, mine in table.groupby("arch")
-    }
-    poor = {arch: rows for arch, (rows, *_) in parts.items() if rows["used"].sum() < 2}
+    parts = by_architecture(
+        table, window=window, keep=keep, bootstrap=bootstrap, confidence=confidence, seed=seed
+    )
+    poor = {arch: _too_few(part) for arch, part in parts.items() if len(part.used) < 2}
     if len(poor) == len(parts):
-        reasons = "; ".join(f"{arch}: {_too_few(rows)}" for arch, rows in poor.items())
+        reasons = "; ".join(f"{arch}: {reason}" for arch, reason in poor.items())
         raise NotIdentified(
             f"a power law of the optimum needs two budgets ({reasons}); train four or more sizes on both "
             "sides of the optimum at each of two budgets, better three"
         )
+    convention = table.attrs["convention"]
     found = {
-        arch: _alone(arch, *part, law, confidence, table.attrs["convention"])
-        for arch, part in parts.items()
-        if arch not in poor
+        arch: _alone(part, law, confidence, convention) for arch, part in parts.items() if arch not in poor
     }
     if len(parts) == 1:
         (only,) = found.values()
         return replace(only, warnings=(*notes, *only.warnings))
-    notes += [f"{arch} has no power law: {_too_few(rows)}" for arch, rows in poor.items()]
-    draws = {key: values for _, made, _ in parts.values() for key, values in made.items()}
-    return _together(found, pd.concat([part[0] for part in parts.values()], ignore_index=True), draws, notes)
+    notes += [f"{arch} has no power law: {reason}" for arch, reason in poor.items()]
+    return _together(found, parts, notes)
 
 
-def _alone(
-    arch: str,
-    rows: pd.DataFrame,
-    draws: dict[tuple[str, float], Array],
-    points: dict[float, tuple[Array, Array]],
-    law: Law | None,
-    confidence: float,
-    convention: str,
-) -> IsoFlop:
+def _alone(part: Optima, law: Law | None, confidence: float, convention: str) -> IsoFlop:
     """The power laws of one architecture with at least two usable budgets."""
-    used, notes = rows[rows["used"]], lost(rows)
+    used, drawn, notes = part.used, part.used_draws(), part.lost
     c = np.log(used["flops"].to_numpy())
-    drawn = np.stack([draws[arch, budget] for budget in used["budget"]], axis=1)
-    lines, values = [], []
-    freedom = sum(len(points[budget][1]) - 3 for budget in used["budget"])
+    xs, ys = part.used_points
+    freedom = sum(len(y) - 3 for y in ys)
+    values, lines = [], []
     for axis, name in enumerate(("params", "tokens")):
         y = np.log(used[name].to_numpy())
-        value = _line(c, y)
-        factor = _scatter(c, y, drawn[..., axis], freedom)
+        value, factor = _line(c, y), _scatter(c, y, drawn[..., axis], freedom)
         if factor > 1:
             notes.append(
                 f"the optimal {name} scatter around their power law {factor:.2g} times as much as the noise "
@@ -183,44 +169,40 @@ def _alone(
         values.append(value)
         lines.append(value + factor * (_line(c, drawn[..., axis]) - value))
     notes += _doubts(used, drawn, confidence)
-    xs, ys = zip(*(points[budget] for budget in used["budget"]), strict=True)
     found = bias(xs, ys, np.exp(c), None if law is None else (law.alpha, law.beta))
     notes += found.warnings() if found else []
     (n, ln_n), (d, ln_d) = values
-    line = np.stack([lines[0][:, 0], lines[1][:, 0], lines[0][:, 1], lines[1][:, 1]], axis=1)
+    line = np.stack(lines, axis=-1).reshape(len(drawn), 4)
     names = ("exponent", "tokens_exponent", "coefficient", "tokens_coefficient")
     ends = {
         name: interval(draw, confidence, logs="coefficient" in name)
         for name, draw in zip(names, line.T, strict=True)
     }
     result = IsoFlop(
-        optima=rows,
+        optima=part.table,
         exponent=float(n),
         tokens_exponent=float(d),
-        coefficients={arch: float(np.exp(ln_n))},
-        tokens_coefficients={arch: float(np.exp(ln_d))},
+        coefficients={part.arch: float(np.exp(ln_n))},
+        tokens_coefficients={part.arch: float(np.exp(ln_d))},
         intervals=_known(ends),
         sharing=None,
         by_arch={},
-        biases={arch: found} if found else {},
+        biases={part.arch: found} if found else {},
         warnings=tuple(notes),
         status=Status.CONVERGED,
         n=int(used["n"].sum()),
         confidence=confidence,
         convention=convention,
-        draws=draws,
-        lines={arch: line},
+        draws={(part.arch, budget): values for budget, values in part.draws.items()},
+        lines={part.arch: line},
     )
-    return replace(result, by_arch={arch: result})
+    return replace(result, by_arch={part.arch: result})
 
 
-def _together(
-    found: dict[str, IsoFlop], rows: pd.DataFrame, draws: dict[tuple[str, float], Array], notes: list[str]
-) -> IsoFlop:
+def _together(found: dict[str, IsoFlop], parts: dict[str, Optima], notes: list[str]) -> IsoFlop:
     """One exponent for all: their own ones, weighted by the squared spread of ln C, as least squares does."""
     first = next(iter(found.values()))
-    used = {arch: one.optima[one.optima["used"]] for arch, one in found.items()}
-    logs = {arch: np.log(part["flops"].to_numpy()) for arch, part in used.items()}
+    logs = {arch: np.log(parts[arch].used["flops"].to_numpy()) for arch in found}
     weights = np.array([((c - c.mean()) ** 2).sum() for c in logs.values()])
     weights /= weights.sum()
     shared = np.einsum("g,gij->ij", weights, [one.lines[arch][:, :2] for arch, one in found.items()])
@@ -234,34 +216,30 @@ def _together(
         tokens_coefficients[arch] = float(one.tokens_coefficient * np.exp((one.tokens_exponent - d) * centre))
     test = None
     if len(found) > 1:
-        c, y = np.concatenate(list(logs.values())), np.log(pd.concat(used.values())["params"].to_numpy())
-        test = sharing(c, y, np.repeat(np.arange(len(used)), [len(part) for part in used.values()]))
+        y = np.concatenate([np.log(parts[arch].used["params"].to_numpy()) for arch in found])
+        group = np.repeat(np.arange(len(found)), [len(c) for c in logs.values()])
+        test = sharing(np.concatenate(list(logs.values())), y, group)
         if test.allowed is False:
             notes.append(
                 f"the architectures do not share an exponent of N* (F = {test.f:.3g}, p = {test.p:.2g}); "
                 "use by_arch"
             )
     notes += [f"{arch}: {text}" for arch, one in found.items() for text in one.warnings]
-    ends = {
-        "exponent": interval(shared[:, 0], first.confidence),
-        "tokens_exponent": interval(shared[:, 1], first.confidence),
-    }
-    return IsoFlop(
-        optima=rows,
+    ends = zip(("exponent", "tokens_exponent"), shared.T, strict=True)
+    return replace(
+        first,
+        optima=pd.concat([part.table for part in parts.values()], ignore_index=True),
         exponent=n,
         tokens_exponent=d,
         coefficients=coefficients,
         tokens_coefficients=tokens_coefficients,
-        intervals=_known(ends),
+        intervals=_known({name: interval(draw, first.confidence) for name, draw in ends}),
         sharing=test,
         by_arch=found,
         biases={arch: one.biases[arch] for arch, one in found.items() if one.biases},
         warnings=tuple(notes),
-        status=Status.CONVERGED,
         n=sum(one.n for one in found.values()),
-        confidence=first.confidence,
-        convention=first.convention,
-        draws=draws,
+        draws={(arch, budget): made for arch, part in parts.items() for budget, made in part.draws.items()},
         lines=lines,
     )
 
@@ -312,8 +290,8 @@ def _doubts(used: pd.DataFrame, drawn: Array, confidence: float) -> list[str]:
     return notes
 
 
-def _too_few(rows: pd.DataFrame) -> str:
-    return "; ".join([f"of its budgets, {int(rows['used'].sum())} of {len(rows)} can be used", *lost(rows)])
+def _too_few(part: Optima) -> str:
+    return "; ".join([f"of its budgets, {len(part.used)} of {len(part.table)} can be used", *part.lost])
 
 
 def _known(ends: dict[str, Interval]) -> dict[str, Interval]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,20 +55,77 @@ def grouped(
     return table, [*attrs["notes"], *notes]
 
 
-def optima(
-    mine: pd.DataFrame,
+@dataclass(frozen=True, kw_only=True)
+class Optima:
+    """The optima of one architecture.
+
+    runs    its grouped runs
+    table   one row a budget, with intervals; `flag` says why one is not `used`
+    draws   by budget, shape (bootstrap, 3): ln N*, ln D*, L*; NaN where no residual is left, or not convex
+    points  by budget, ln N and loss of the runs
+    """
+
+    arch: str
+    runs: pd.DataFrame
+    table: pd.DataFrame
+    draws: dict[float, Array]
+    points: dict[float, tuple[Array, Array]]
+
+    @property
+    def used(self) -> pd.DataFrame:
+        return self.table[self.table["used"]]
+
+    @property
+    def used_points(self) -> tuple[list[Array], list[Array]]:
+        """ln N and losses of the runs of each budget that is used."""
+        found = [self.points[budget] for budget in self.used["budget"]]
+        return [x for x, _ in found], [y for _, y in found]
+
+    def used_draws(self) -> Array:
+        """Shape (bootstrap, budget, 3) over the budgets that are used."""
+        found = [self.draws[budget] for budget in self.used["budget"]]
+        return np.stack(found, axis=1) if found else np.empty((0, 0, 3))
+
+    @property
+    def lost(self) -> list[str]:
+        """Which budgets are not used and why, and which are used all the same."""
+        found = []
+        for row in self.table[self.table["flag"] != ""].itertuples():
+            if row.used:
+                found.append(f"the budget {row.flops:.3g} is used though flagged: {row.flag}")
+            else:
+                sizes = {THREE: "", FEW: f" ({row.sizes})"}.get(row.flag, f" ({row.sizes} sizes)")
+                reason = f"{row.flag}{sizes}; {MENDED[row.flag]}"
+                found.append(f"the budget {row.flops:.3g} is left out: {reason}")
+        return found
+
+
+def by_architecture(
+    table: pd.DataFrame,
     *,
+    window: float | None = None,
+    keep: Sequence[str] = (),
+    bootstrap: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Optima]:
+    """The optima of each architecture of grouped runs; the arguments are those of `isoflop`."""
+    return {
+        str(arch): _optima(str(arch), mine, window, keep, bootstrap, confidence, seed)
+        for arch, mine in table.groupby("arch")
+    }
+
+
+def _optima(
+    arch: str,
+    mine: pd.DataFrame,
     window: float | None,
     keep: Sequence[str],
     bootstrap: int,
     confidence: float,
     seed: int,
-) -> tuple[pd.DataFrame, dict[tuple[str, float], Array], dict[float, tuple[Array, Array]]]:
-    """The optima of one architecture's grouped runs, one row a budget; their draws; (ln N, loss) by budget.
-
-    Draws have shape (bootstrap, 3): ln N*, ln D*, L*; NaN where no residual is left, or not convex.
-    """
-    arch, rows = str(mine["arch"].iloc[0]), []
+) -> Optima:
+    rows: list[dict[str, Any]] = []
     groups: dict[float, tuple[Array, Array, Array]] = {}
     for budget, group in mine.groupby("budget"):
         if window is not None:
@@ -75,21 +133,17 @@ def optima(
             group = group[np.abs(np.log(group["params"] / best)) <= np.log(window) + 1e-9]
         x, z = np.log(group["params"].to_numpy()), np.log(group["tokens"].to_numpy())
         y, sizes = group["loss"].to_numpy(), group["params"].nunique()
-        row: dict[str, Any] = {
-            "arch": arch,
-            "budget": float(budget),
-            "flops": float(group["compute"].iloc[0]),
-        }
-        row |= {"n": len(y), "sizes": sizes, "flag": FEW if min(sizes, group["tokens"].nunique()) < 3 else ""}
-        if not row["flag"]:
+        few = min(sizes, group["tokens"].nunique()) < 3
+        row = {"arch": arch, "budget": float(budget), "flops": float(group["compute"].iloc[0])}
+        row |= {"n": len(y), "sizes": sizes, "flag": FEW if few else ""}
+        if not few:
             (n, loss, h), (d, _, hd) = vertex(x, y), vertex(z, y)
             row |= {"params": np.exp(n), "tokens": np.exp(d), "loss": float(loss), "curvature": float(h)}
             inside = x.min() <= n <= x.max() and z.min() <= d <= z.max()
             flags = {CONCAVE: min(h, hd) <= 0, OUTSIDE: not inside, THREE: sizes < 4}
             row["flag"] = next((flag for flag, true in flags.items() if true), "")
             groups[float(budget)] = (x, z, y)
-        row["used"] = row["flag"] == "" or row["flag"] in keep
-        rows.append(row)
+        rows.append(row | {"used": row["flag"] in ("", *keep)})
     draws = _draws(groups, bootstrap, np.random.default_rng([seed, zlib.crc32(arch.encode())]))
     names = ["params", "tokens", "loss"]
     for row in rows:
@@ -99,9 +153,13 @@ def optima(
                 row |= {f"{name}_low": end.low, f"{name}_high": end.high}
     ends = [f"{name}_{end}" for name in names for end in ("low", "high")]
     columns = ["arch", "budget", "flops", *names, *ends, "curvature", "n", "sizes", "used", "flag"]
-    table = pd.DataFrame(rows).reindex(columns=columns)
-    points = {budget: (x, y) for budget, (x, _, y) in groups.items()}
-    return table, {(arch, budget): values for budget, values in draws.items()}, points
+    return Optima(
+        arch=arch,
+        runs=mine,
+        table=pd.DataFrame(rows).reindex(columns=columns),
+        draws=draws,
+        points={budget: (x, y) for budget, (x, _, y) in groups.items()},
+    )
 
 
 def _draws(
@@ -122,20 +180,6 @@ def _draws(
         budget: np.stack([by_n[0], by_d[0], by_n[1]], axis=1)
         for budget, by_n, by_d in zip(groups, *found, strict=True)
     }
-
-
-def lost(optima: pd.DataFrame) -> list[str]:
-    """Which budgets are not used and why, which are used all the same, and whose curvature is in doubt."""
-    found = []
-    for row in optima[optima["flag"] != ""].itertuples():
-        if row.used:
-            found.append(f"the budget {row.flops:.3g} is used though flagged: {row.flag}")
-        else:
-            count = (
-                "" if row.flag == THREE else f" ({row.sizes})" if row.flag == FEW else f" ({row.sizes} sizes)"
-            )
-            found.append(f"the budget {row.flops:.3g} is left out: {row.flag}{count}; {MENDED[row.flag]}")
-    return found
 
 
 def interval(draws: Array, confidence: float, *, logs: bool = False) -> Interval:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from scaling.laws.bias import EXACT, Packed, basin
 from scaling.laws.law import Interval
-from scaling.laws.optima import grouped, interval, lost, optima
+from scaling.laws.optima import by_architecture, grouped, interval
 from scaling.laws.powerlaw import check_confidence, slopes
 from scaling.laws.runs.cleaning import NotIdentified
 
@@ -118,10 +118,9 @@ def overtraining(
     check_confidence(confidence, bootstrap)
     table, notes = grouped(frame, budgets=budgets, within=within)
     used: dict[str, pd.DataFrame] = {}
-    for arch, mine in table.groupby("arch"):
-        found, *_ = optima(mine, window=None, keep=(), bootstrap=0, confidence=confidence, seed=seed)
-        notes += [f"{arch}: {text}" for text in lost(found)]
-        used[str(arch)] = mine[mine["budget"].isin(found.loc[found["used"], "budget"])]
+    for arch, found in by_architecture(table).items():
+        notes += [f"{arch}: {text}" for text in found.lost]
+        used[arch] = found.runs[found.runs["budget"].isin(found.used["budget"])]
     common = set.intersection(*(set(mine["budget"]) for mine in used.values()))
     if not common:
         raise NotIdentified(

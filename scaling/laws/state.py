@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from scaling.laws.law import Interval
-from scaling.laws.optima import grouped, lost, optima
+from scaling.laws.optima import by_architecture, grouped
 from scaling.laws.powerlaw import Sharing, power, power_laws
 from scaling.laws.runs import cleaning as runs
 from scaling.laws.runs.cleaning import NotIdentified, Status, rows_text
@@ -172,13 +172,13 @@ def _points(
     table, notes = grouped(frame, budgets=budgets, within=within)
     table["class"] = _classes(table)
     rows = []
-    for arch, mine in table.groupby("arch"):
-        if mine["class"].nunique() > 1:
-            raise ValueError(f"{arch} is in {mine['class'].nunique()} classes; give it one")
-        found, *_ = optima(mine, window=window, keep=(), bootstrap=0, confidence=0.95, seed=0)
-        notes += [f"{arch}: {text}" for text in lost(found)]
-        for row in found[found["used"]].itertuples():
-            group = mine[mine["budget"] == row.budget]
+    classes = table.groupby("arch")["class"].nunique()
+    for arch, count in classes[classes > 1].items():
+        raise ValueError(f"{arch} is in {count} classes; give it one")
+    for arch, found in by_architecture(table, window=window).items():
+        notes += [f"{arch}: {text}" for text in found.lost]
+        for row in found.used.itertuples():
+            group = found.runs[found.runs["budget"] == row.budget]
             sizes = np.log(group["state"]).groupby(np.log(group["params"])).mean()
             state = float(np.exp(np.interp(np.log(row.params), sizes.index, sizes)))
             rows.append((group["class"].iloc[0], arch, state, row.loss))

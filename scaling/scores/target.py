@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.laws.comparison import Frontier
-from scaling.laws.optima import OUTSIDE, THREE, grouped, interval, lost, optima
+from scaling.laws.frontiers import Frontier
+from scaling.laws.optima import OUTSIDE, THREE, by_architecture, grouped, interval
 from scaling.laws.runs.cleaning import NotIdentified, clean
 from scaling.laws.runs.columns import folded
 from scaling.laws.runs.rows import tidy
@@ -107,31 +107,26 @@ def _found(
 ) -> Target:
     table, notes = grouped(frame)
     notes = [*notes, f"FLOPs of the runs: {table.attrs['convention']}."]
-    optima_of: dict[str, pd.DataFrame] = {}
     fronts: dict[str, Frontier] = {}
-    for arch, mine in table.groupby("arch"):
-        found, draws, points = optima(
-            mine, window=None, keep=KEPT, bootstrap=bootstrap, confidence=confidence, seed=seed
-        )
-        usable = found[found["used"]].reset_index(drop=True)
-        if usable.empty:
-            notes.append(f"{arch} has no optimum at any budget ({'; '.join(lost(found))}).")
-            continue
-        optima_of[str(arch)] = usable
-        fronts[str(arch)] = Frontier.of(usable, draws, points)
-    if not optima_of:
+    each = by_architecture(table, keep=KEPT, bootstrap=bootstrap, confidence=confidence, seed=seed)
+    for arch, found in each.items():
+        if found.used.empty:
+            notes.append(f"{arch} has no optimum at any budget ({'; '.join(found.lost)}).")
+        else:
+            fronts[arch] = Frontier.of(found)
+    if not fronts:
         raise NotIdentified("no architecture has an optimum at any budget: " + " ".join(notes[-3:]))
-    common = _common([found["flops"].to_numpy(float) for found in optima_of.values()])
+    common = _common([front.flops for front in fronts.values()])
     if budget is None and not len(common):
         have = "; ".join(
-            f"{arch}: {', '.join(f'{c:.3g}' for c in found['flops'])}" for arch, found in optima_of.items()
+            f"{arch}: {', '.join(f'{c:.3g}' for c in front.flops)}" for arch, front in fronts.items()
         )
         raise NotIdentified(
             f"no budget has an optimum of every architecture ({have}); train them at one, or name a budget"
         )
     at = float(common[-1]) if budget is None else float(budget)
     short = float(common[0]) if len(common) and common[0] * (1 + SAME) < at else None
-    rows = {arch: _read(found, fronts[arch], at, short, confidence) for arch, found in optima_of.items()}
+    rows = {arch: _read(front, at, short, confidence) for arch, front in fronts.items()}
     out = pd.DataFrame.from_dict(rows, orient="index")
     out = out[out["ppl"].notna()].rename_axis("arch")
     silent = [
@@ -168,27 +163,22 @@ def _at_equal_state(
     return Target(kind="state-optimal", budget=at, frame=out, notes=tuple(notes))
 
 
-def _read(
-    found: pd.DataFrame, front: Frontier, at: float, short: float | None, confidence: float
-) -> dict[str, object]:
+def _read(front: Frontier, at: float, short: float | None, confidence: float) -> dict[str, object]:
     """One architecture at `at` FLOPs, by its frontier; of a single budget what is within SAME of it."""
-    flops = found["flops"].to_numpy(float)
-    blank = {"ppl": np.nan, "low": np.nan, "high": np.nan, "params": np.nan, "short": np.nan}
+    row: dict[str, object] = dict.fromkeys(("ppl", "low", "high", "params", "short"), np.nan)
     if short is not None:
-        blank["short"] = float(np.exp(found["loss"].iloc[_nearest(flops, short)]))
-    here = _nearest(flops, at)
-    near = abs(np.log(flops[here] / at)) <= np.log1p(SAME)
-    if len(flops) < 2 and not near:
-        return blank | {"flags": f"one optimum, at {flops[0]:.3g}, so none at this budget"}
-    c = float(flops[0]) if len(flops) < 2 else at
-    loss, drawn = front.at(c, str(found["arch"].iloc[0]))
-    ends = interval(drawn, confidence)
-    beyond = front.beyond(at)
+        row["short"] = float(np.exp(front.losses[front.nearest(short)]))
+    here, single = front.nearest(at), len(front.flops) < 2
+    near = abs(np.log(front.flops[here] / at)) <= np.log1p(SAME)
+    if single and not near:
+        return row | {"flags": f"one optimum, at {front.flops[0]:.3g}, so none at this budget"}
+    c = float(front.flops[0]) if single else at
+    loss, drawn = front.at(c)
+    ends, beyond = interval(drawn, confidence), front.beyond(at)
     flags = f"extrapolated {beyond:.3g} times in compute" if beyond > 1 else "between two budgets"
-    size = float(np.exp(front.weights(np.log(c)) @ np.log(found["params"].to_numpy(float))))
     low, high = np.exp([ends.low, ends.high])
-    own = {"ppl": np.exp(loss), "low": low, "high": high, "params": size}
-    return blank | own | {"flags": str(found["flag"].iloc[here]) if near else flags}
+    row |= {"ppl": np.exp(loss), "low": low, "high": high, "params": front.params(c)}
+    return row | {"flags": str(front.optima["flag"][here]) if near else flags}
 
 
 def _common(each: list[Array]) -> Array:
@@ -198,7 +188,3 @@ def _common(each: list[Array]) -> Array:
 
 def _has(flops: Array, c: float) -> bool:
     return bool(np.abs(np.log(flops / c)).min() <= np.log1p(SAME))
-
-
-def _nearest(flops: Array, c: float) -> int:
-    return int(np.abs(np.log(flops / c)).argmin())

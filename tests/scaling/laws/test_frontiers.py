@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.laws.frontier import frontier
+from scaling.laws.frontiers import frontier
 from scaling.laws.runs.cleaning import NotIdentified
 from tests.scaling.laws.designs import CHINCHILLA, grid
 
