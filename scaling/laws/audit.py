@@ -57,6 +57,7 @@ class Audit:
         return "\n".join([head, str(self.allocation), *map(str, self.findings)])
 
 
+@np.errstate(over="ignore", divide="ignore")
 def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame:
     """What leaving out each run does to D/N at `at` FLOPs and to the exponents; the most influential first.
 
@@ -83,6 +84,7 @@ def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame
     return table.iloc[np.argsort(-np.abs(np.log(table["ratio"].to_numpy())), kind="stable")]
 
 
+@np.errstate(over="ignore", divide="ignore")
 def influential_set(frame: pd.DataFrame, law: FittedLaw, *, at: float, size: int = 5) -> pd.DataFrame:
     """Runs that, left out one after the other, move D/N at `at` FLOPs furthest; in the order they go.
 

@@ -176,6 +176,7 @@ def of_allocation(allocation: Allocation) -> list[Finding]:
     return found
 
 
+@np.errstate(divide="ignore")
 def _factor(ratio: float) -> float:
     """A ratio as a factor of 1 or more."""
     return float(np.exp(np.abs(np.log(ratio))))

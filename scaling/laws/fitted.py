@@ -95,6 +95,7 @@ class FittedLaw(Law):
         return Allocation(flops=float(c), beyond=float(c) / self.largest, intervals=intervals, **values)
 
 
+@np.errstate(over="ignore", divide="ignore")
 def allocations(parameters: Array, c: float) -> Array:
     """N*, D*, D*/N* and the loss there (4, k), of rows of parameters (k, p)."""
     e, a, b, alpha, beta, *gamma = parameters.T

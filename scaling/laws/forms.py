@@ -71,6 +71,9 @@ class Form:
         return self.limits.get(name, PARAMETERS[name])
 
 
+# A sum of terms is at least this, so that it has a logarithm.
+TINY = 1e-300
+
 STANDARD = "standard"
 FORMS = {
     STANDARD: Form(formula="E + A N^-alpha + B D^-beta", source="arXiv 2203.15556"),
@@ -100,8 +103,8 @@ def known(name: str, value: str, choices: Collection[str], cutoff: float = 0.6) 
     return value
 
 
-def value(theta: Array, x: Array, y: Array, *, relative: bool = True) -> tuple[Array, Array]:
-    """The prediction (k, n) at rows of unknowns (k, p), and its derivatives (k, p, n).
+def value(theta: Array, x: Array, y: Array, *, relative: bool = True) -> tuple[Array, Array, Array]:
+    """The prediction (k, n) at rows of unknowns (k, p), its derivatives (k, p, n), and what gamma raises.
 
     relative  derivatives of its logarithm
     """
@@ -109,9 +112,9 @@ def value(theta: Array, x: Array, y: Array, *, relative: bool = True) -> tuple[A
     part_n = np.exp(theta[:, 1:2] - theta[:, 3:4] * x)
     part_d = np.exp(theta[:, 2:3] - theta[:, 4:5] * y)
     if theta.shape[1] == 5:
-        predicted = theta[:, :1] + part_n + part_d
+        predicted = total = theta[:, :1] + part_n + part_d
     else:
-        total, gamma = part_n + part_d, theta[:, 5:]
+        total, gamma = np.maximum(part_n + part_d, TINY), theta[:, 5:]
         raised = total**gamma
         predicted = theta[:, :1] + raised
         slope = gamma * raised / total
@@ -124,16 +127,16 @@ def value(theta: Array, x: Array, y: Array, *, relative: bool = True) -> tuple[A
     np.multiply(part_d, jacobian[:, 0], out=jacobian[:, 2])
     np.multiply(jacobian[:, 1], -x, out=jacobian[:, 3])
     np.multiply(jacobian[:, 2], -y, out=jacobian[:, 4])
-    return predicted, jacobian
+    return predicted, jacobian, total
 
 
 def curvature(
-    theta: Array, x: Array, y: Array, predicted: Array, jacobian: Array, pull: Array, gradient: Array
+    theta: Array, x: Array, y: Array, total: Array, jacobian: Array, pull: Array, gradient: Array
 ) -> Array:
     """The second derivatives of the prediction (k, p, p), summed over the runs with weights pull (k, n).
 
-    predicted and jacobian are those of `value`, and the derivatives are relative where those are; gradient
-    (k, p) is jacobian @ pull.
+    total and jacobian are those of `value`, and the derivatives are relative where those are; gradient (k, p)
+    is jacobian @ pull.
     """
     found = np.zeros((len(theta), theta.shape[1], theta.shape[1]))
     # Each power law curves in its own two unknowns.
@@ -145,10 +148,8 @@ def curvature(
         found[:, 3 + i, 3 + i] = curves[:, i]
     if theta.shape[1] == 5:
         return found
-    gamma, inner = theta[:, 5:], jacobian[:, 1:5]
-    raised = predicted - theta[:, :1]
-    logs = np.log(raised) / gamma
-    curl = pull * (1 - 1 / gamma) / (raised * jacobian[:, 0])
+    gamma, inner, logs = theta[:, 5:], jacobian[:, 1:5], np.log(total)
+    curl = pull * (1 - 1 / gamma) / np.maximum(total**gamma * jacobian[:, 0], TINY)
     found[:, 1:5, 1:5] += np.matmul(inner * curl[:, None], inner.swapaxes(1, 2))
     cross = np.matmul(inner, (pull * (1 / gamma + logs))[:, :, None])[:, :, 0]
     found[:, 1:5, 5] = found[:, 5, 1:5] = cross

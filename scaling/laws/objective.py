@@ -144,7 +144,7 @@ class Problem:
         first = 0
         for points, slot in zip(self.points, self.slots, strict=True):
             here = slice(first, first := first + points.n)
-            _, r[:, here], own = self._residuals(theta[:, slot], points)
+            r[:, here], own, _ = self._residuals(theta[:, slot], points)
             jacobian[:, :, here] = self._places(slot).T @ own
         return r, jacobian
 
@@ -171,13 +171,13 @@ class Problem:
         return np.eye(len(self.low))[slot]
 
     def _residuals(self, theta: Array, points: Points) -> tuple[Array, Array, Array]:
-        predicted, jacobian = forms.value(theta, points.x, points.y, relative=self.relative)
+        predicted, jacobian, total = forms.value(theta, points.x, points.y, relative=self.relative)
         if self.relative:
-            return predicted, np.log(predicted) - points.log_loss, jacobian
-        return predicted, predicted - np.exp(points.log_loss), jacobian
+            return np.log(predicted) - points.log_loss, jacobian, total
+        return predicted - np.exp(points.log_loss), jacobian, total
 
     def _system(self, theta: Array, points: Points, weights: Array, delta: float) -> System:
-        predicted, r, jacobian = self._residuals(theta, points)
+        r, jacobian, total = self._residuals(theta, points)
         size = np.abs(r)
         value = np.einsum("kn,kn->k", weights, huber(r, delta))
         pull = weights * np.clip(r, -delta, delta)
@@ -186,7 +186,7 @@ class Problem:
         bound = np.matmul(jacobian * (weights * (delta / np.maximum(size, delta)))[:, None], across)
         inside = np.where(size <= delta, weights, 0.0)
         newton = np.matmul(jacobian * (inside - pull if self.relative else inside)[:, None], across)
-        newton += forms.curvature(theta, points.x, points.y, predicted, jacobian, pull, gradient)
+        newton += forms.curvature(theta, points.x, points.y, total, jacobian, pull, gradient)
         return System(value=value, gradient=gradient, newton=newton, bound=bound)
 
 

@@ -107,6 +107,7 @@ def scaled_condition(theta: Array, problem: Problem, weights: Array) -> Array:
     return np.sqrt(largest / np.maximum(least, 1e-20))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def vertex(theta: Array, problem: Problem, weights: Array) -> Array:
     """The unknowns (p,) nearby with the lowest sum of absolute residuals.
 
@@ -120,7 +121,7 @@ def vertex(theta: Array, problem: Problem, weights: Array) -> Array:
     for _ in range(20):
         r, jacobian = problem.residuals(there[None])
         square = jacobian[0][np.ix_(free, zero)].T
-        if np.linalg.matrix_rank(square) < len(zero):
+        if not np.isfinite(square).all() or np.linalg.matrix_rank(square) < len(zero):
             return theta
         there[free] -= np.linalg.solve(square, r[0, zero])
         there = np.clip(there, problem.low, problem.high)
