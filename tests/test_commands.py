@@ -22,7 +22,7 @@ from mad.store.exchange import export_records
 from scaling import cli as scaling_cli
 from scaling.lm.corpus import load
 from scaling.lm.stored import language_frame
-from scaling.study.plan import plan
+from scaling.study.layout import plan
 from tests.mad.stores import filled
 from tests.scaling.study.fake_training import Training
 

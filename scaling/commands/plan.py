@@ -11,7 +11,7 @@ from architectures.files import check_target
 from mad.commands.flags import DeviceOption, ForceOption
 from mad.messages import say
 from scaling.commands import flags
-from scaling.study.rates import LRS
+from scaling.study import LRS
 
 if TYPE_CHECKING:
     from scaling.study.sizes import Size
@@ -60,16 +60,20 @@ def plan(
     from scaling.commands.reading import numbers
     from scaling.lm.corpus import load
     from scaling.report.text import table
-    from scaling.study.plan import plan as make
+    from scaling.study.layout import plan as make
     from scaling.study.timing import seconds_per_step
 
     check_target(out, force=force, sources=[corpus])
     text = load(corpus, tokenizer=tokenizer, vocab_size=vocab_size, cache=cache, validation=validation)
 
     def measure(size: Size, rows: int) -> float:
-        threads = 1 if workers > 1 else None
         return seconds_per_step(
-            size, vocab_size=text.vocab_size, seq_len=seq_len, batch_size=rows, device=device, threads=threads
+            size,
+            vocab_size=text.config.vocab_size,
+            seq_len=seq_len,
+            batch_size=rows,
+            device=device,
+            threads=1 if workers > 1 else None,
         )
 
     made = make(

@@ -37,9 +37,10 @@ def train(
     from mad.store import Store
     from scaling.lm.corpus import load
     from scaling.report.text import listing, table
-    from scaling.study import design, run
+    from scaling.study import run
+    from scaling.study.plan import read
 
-    made = design.read(plan, allow_code=allow_code)
+    made = read(plan, allow_code=allow_code)
     held = made.corpus
     text = load(
         corpus or held.name,

@@ -113,22 +113,16 @@ def language_config(
     precision: Precision | Literal["auto"] = "auto",
     device: str = "auto",
     compile: bool = False,
+    size: str | None = None,
 ) -> LanguageConfig:
     """The configuration of a spec or a preset's name at a width, on a corpus; see `LanguageConfig`.
 
     `warmup=None` is a twentieth of the steps. `precision="auto"` is what suits `device`: bf16-mixed on CUDA
-    with bfloat16, else 32-true. What a run is made with is part of what it is.
+    with bfloat16, else 32-true. What a run is made with is part of what it is. `size` is the spec at another
+    size, which takes its place: the model options are those of the given one.
     """
-    from mad.run.sweep import resolve
-
-    architecture = resolve(spec, dim=dim, protocol=PROTOCOLS["sound"])
-    if architecture.config.dim is None:
-        raise ValueError(
-            f"{architecture.given} makes whole models for a task; a language model is built from a spec or a "
-            "preset's name"
-        )
     return LanguageConfig(
-        architecture=architecture.config,
+        architecture=resolve_architecture(spec, dim, size),
         corpus=corpus,
         seq_len=seq_len,
         batch_size=batch_size,
@@ -146,6 +140,23 @@ def language_config(
         precision=resolve_precision(device) if precision == "auto" else precision,
         compile=compile,
     )
+
+
+def resolve_architecture(
+    spec: str | architectures.Spec, dim: int, size: str | None = None
+) -> ArchitectureConfig:
+    """What a spec or a preset's name is, with the versions and sources of its layers."""
+    import architectures
+    from mad.run.sweep import resolve
+
+    equalise = None if size is None else lambda asked: architectures.parse(size)
+    found = resolve(spec, dim=dim, protocol=PROTOCOLS["sound"], equalise=equalise)
+    if found.config.dim is None:
+        raise ValueError(
+            f"{found.given} makes whole models for a task; a language model is built from a spec or a "
+            "preset's name"
+        )
+    return found.config
 
 
 def resolve_precision(device: str = "auto") -> Precision:

@@ -21,7 +21,7 @@ from architectures.files import resolved
 from scaling.lm import grammar, shards, text
 from scaling.lm.config import CorpusConfig
 from scaling.lm.tokenizer import Bytes, Encoder, Given, check_bpe, fingerprint, train_bpe
-from scaling.lm.windows import Tokens, count, held_out_windows, train_windows
+from scaling.lm.windows import Tokens, held_out_windows, train_windows
 
 # Raise it whenever the same text would give other tokens, or another split, than before.
 VERSION = 1
@@ -31,17 +31,10 @@ CONFIG, TRAIN, VALIDATION, TOKENIZER = "config.json", "train.bin", "validation.b
 
 
 class Corpus(Protocol):
-    """What language models are trained and evaluated on."""
+    """What language models are trained and evaluated on; `config` says what it is."""
 
     @property
     def config(self) -> CorpusConfig: ...
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def train_tokens(self) -> int | None:
-        """Tokens of an epoch; None: without end."""
 
     def batch(self, step: int, *, batch_size: int, seq_len: int, seed: int) -> Tokens:
         """Windows (batch_size, seq_len + 1) of a training step, a pure function of its arguments.
@@ -52,17 +45,13 @@ class Corpus(Protocol):
     def validation(self, seq_len: int, tokens: int | None = None) -> Tokens:
         """Fixed windows (n, seq_len + 1) that training never reads, with about `tokens` targets."""
 
-    def epochs(self, step: int, *, batch_size: int, seq_len: int) -> float:
-        """How many times the steps before `step` have gone through the training tokens."""
-
 
 class Text:
     """A corpus of tokens in two mapped files; `folder` holds them, and the tokenizer if one was trained."""
 
     def __init__(self, config: CorpusConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        self.vocab_size, self.train_tokens = config.vocab_size, cast(int, config.train_tokens)
-        self._train = shards.read(folder / TRAIN, config.vocab_size, self.train_tokens)
+        self._train = shards.read(folder / TRAIN, config.vocab_size, cast(int, config.train_tokens))
         self._held_out = shards.read(folder / VALIDATION, config.vocab_size, config.validation_tokens)
 
     def __reduce__(self) -> tuple[type[Text], tuple[CorpusConfig, Path]]:
@@ -76,10 +65,6 @@ class Text:
     def validation(self, seq_len: int, tokens: int | None = None) -> Tokens:
         """Fixed windows (n, seq_len + 1), evenly spread over the held-out documents; None: all of them."""
         return held_out_windows(self._held_out, seq_len, tokens)
-
-    def epochs(self, step: int, *, batch_size: int, seq_len: int) -> float:
-        """How many times the steps before `step` have gone through the training tokens."""
-        return step * batch_size / count(self.train_tokens, seq_len)
 
 
 def load(

@@ -134,11 +134,6 @@ class Grammar:
             version=VERSION,
         )
 
-    @property
-    def train_tokens(self) -> None:
-        """None: there is no end."""
-        return None
-
     def batch(self, step: int, *, batch_size: int, seq_len: int, seed: int) -> Tokens:
         """Rows (batch_size, seq_len + 1) of a training step: a pure function of its arguments."""
         check_draw(step, batch_size, seq_len, seed)
@@ -155,10 +150,6 @@ class Grammar:
         rows = max(1, (tokens or VALIDATION_TOKENS) // seq_len)
         rng, n = np.random.default_rng(VALIDATION), rows * seq_len
         return self._rows(((rng.permutation(n) + rng.random(n)) / n).reshape(rows, seq_len))
-
-    def epochs(self, step: int, *, batch_size: int, seq_len: int) -> float:
-        """0: no token comes twice but by chance."""
-        return 0.0
 
     def oracle_loss(self, tokens: Tokens) -> float:
         """Mean log loss in nats of the true probabilities on rows (n, T + 1); inf where one is impossible."""

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,24 +27,14 @@ from mad.run.learners import Objective, write_updates
 from mad.run.optim import Optimizer
 from mad.run.trainer import PROBE_ROWS, evaluation_steps, peak_memory
 from scaling.lm.checkpoint import CHECKPOINT, keep
-from scaling.lm.config import CorpusConfig, LanguageConfig
+from scaling.lm.config import LanguageConfig
+from scaling.lm.corpus import Corpus
 from scaling.lm.records import LanguagePoint
 from scaling.lm.watch import Reporter
 
 # Steps between two looks at what the device holds; in between nothing is read from it.
 LOOK = 50
 SAVE_SECONDS = 60.0
-
-
-class Text(Protocol):
-    """What is read of a corpus, as `scaling.lm.corpus.Corpus` offers it: rows of `seq_len + 1` tokens."""
-
-    @property
-    def config(self) -> CorpusConfig: ...
-
-    def batch(self, step: int, *, batch_size: int, seq_len: int, seed: int) -> np.ndarray: ...
-
-    def validation(self, seq_len: int, tokens: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +83,14 @@ def learning_rate(config: LanguageConfig, step: int) -> float:
     return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def share(config: LanguageConfig, corpus: Text, step: int, rank: int, world: int) -> Tensor:
+def share(config: LanguageConfig, corpus: Corpus, step: int, rank: int, world: int) -> Tensor:
     """The rows of one rank in the batch that all share: (n, T + 1) tokens."""
     rows = config.batch_size // world
     batch = corpus.batch(step, batch_size=config.batch_size, seq_len=config.seq_len, seed=config.seed)
     return torch.from_numpy(np.ascontiguousarray(batch[rank * rows : (rank + 1) * rows], dtype=np.int64))
 
 
-def fit(job: Job, corpus: Text, model: SequenceModel, fabric: Fabric) -> dict[str, Any]:
+def fit(job: Job, corpus: Corpus, model: SequenceModel, fabric: Fabric) -> dict[str, Any]:
     """Train in this process, alone or as one of several ranks, from the folder's checkpoint if it has one.
 
     Returns, as JSON, what `Tally` has, whether the run `diverged`, and `peak_memory`.
@@ -169,7 +159,7 @@ def make_optimizer(learner: Learner) -> Optimizer:
 class Loop:
     """A run in this process: its model and optimiser, and what was measured so far."""
 
-    def __init__(self, job: Job, corpus: Text, model: SequenceModel, fabric: Fabric) -> None:
+    def __init__(self, job: Job, corpus: Corpus, model: SequenceModel, fabric: Fabric) -> None:
         config, device = job.config, fabric.device
         self.job, self.config, self.corpus, self.fabric = job, config, corpus, fabric
         self.rank, self.world = fabric.global_rank, fabric.world_size

@@ -20,11 +20,12 @@ from architectures.elastic import nested_layers
 from architectures.model import SequenceModel
 from architectures.outside.surroundings import kept
 from mad.run.trainer import make_fabric
+from scaling.lm.corpus import Corpus
 from scaling.lm.cost import build_model
-from scaling.lm.loop import Job, Text, fit
+from scaling.lm.loop import Job, fit
 
 
-def train(job: Job, corpus: Text) -> dict[str, Any]:
+def train(job: Job, corpus: Corpus) -> dict[str, Any]:
     """What `fit` returns, of the first rank where there are several.
 
     These are fresh processes that can reach each other over loopback. Where one of them fails, all are ended
@@ -41,7 +42,7 @@ def train(job: Job, corpus: Text) -> dict[str, Any]:
         return dict(json.loads(answer.read_text()))
 
 
-def _rank(rank: int, job: Job, corpus: Text, port: int, answer: Path) -> None:
+def _rank(rank: int, job: Job, corpus: Corpus, port: int, answer: Path) -> None:
     # Lightning's environment reads these, and then starts no processes itself.
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.devices)}
@@ -53,7 +54,7 @@ def _rank(rank: int, job: Job, corpus: Text, port: int, answer: Path) -> None:
         answer.write_text(json.dumps(found))
 
 
-def _fit_here(job: Job, corpus: Text, rank: int) -> dict[str, Any]:
+def _fit_here(job: Job, corpus: Corpus, rank: int) -> dict[str, Any]:
     model = build_model(job.config)
     with kept(), contextlib.ExitStack() as stack:
         torch.set_num_threads(job.threads or torch.get_num_threads())

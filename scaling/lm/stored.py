@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,36 @@ import pandas as pd
 
 from architectures.grammar.outline import depth, outline
 from mad.store import Store
-from scaling.lm.records import LARGEST_LOSS, LanguageRecord, Role, slack
+from scaling.lm.records import LARGEST_LOSS, LanguageCost, LanguageMetrics, LanguageRecord, Role, slack
 
 ROLES: tuple[Role, ...] = ("grid", "single")
-COLUMNS = (
-    *(
-        "arch",
-        "params",
-        "tokens",
-        "flops",
-        "loss",
-        "ppl",
-        "state",
-        "budget",
-        "status",
-        "spec",
-        "dim",
-        "depth",
-    ),
-    *("lr", "batch_tokens", "seed", "unique_tokens", "epochs", "floor", "slack", "params_total"),
-    *("params_core", "seconds", "id"),
-)
+Fact = Callable[[LanguageRecord, LanguageMetrics, LanguageCost], Any]
+COLUMNS: dict[str, Fact] = {
+    "arch": lambda run, found, cost: run.label,
+    "params": lambda run, found, cost: float(cost.params_counted),
+    # A run that diverged ended early, or might have.
+    "tokens": lambda run, found, cost: float(run.config.tokens),
+    "flops": lambda run, found, cost: cost.flops,
+    "loss": lambda run, found, cost: _number(found.loss),
+    "ppl": lambda run, found, cost: math.exp(_number(found.loss)),
+    "state": lambda run, found, cost: _number((cost.state or {}).get("total")),
+    "budget": lambda run, found, cost: _number(run.budget),
+    "status": lambda run, found, cost: run.status,
+    "spec": lambda run, found, cost: run.config.architecture.spec,
+    "dim": lambda run, found, cost: run.config.architecture.dim,
+    "depth": lambda run, found, cost: _depth(run.config.architecture.spec),
+    "lr": lambda run, found, cost: run.config.lr,
+    "batch_tokens": lambda run, found, cost: run.config.batch_size * run.config.seq_len,
+    "seed": lambda run, found, cost: run.config.seed,
+    "unique_tokens": lambda run, found, cost: float(found.unique_tokens),
+    "epochs": lambda run, found, cost: found.epochs,
+    "floor": lambda run, found, cost: _number(run.config.corpus.entropy),
+    "slack": lambda run, found, cost: slack(run.config, found),
+    "params_total": lambda run, found, cost: float(cost.params),
+    "params_core": lambda run, found, cost: float(cost.core),
+    "seconds": lambda run, found, cost: cost.seconds,
+    "id": lambda run, found, cost: run.id,
+}
 
 
 def language_frame(
@@ -50,7 +60,10 @@ def language_frame(
 
     `study=None` takes the runs of every study; runs that only tuned something are left out unless asked for.
     """
-    rows = [_row(record) for record in _chosen(store, study, roles)]
+    rows = [
+        {name: fact(record, metrics, cost) for name, fact in COLUMNS.items()}
+        for record, metrics, cost in _chosen(store, study, roles)
+    ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame.attrs = {"name": "the store" if study is None else f"study {study}", "ids": True}
     return frame
@@ -60,76 +73,39 @@ def curves_frame(
     store: Store | str | Path | None, *, study: str | None = None, roles: Sequence[Role] = ROLES
 ) -> pd.DataFrame:
     """One row an evaluation: run, step, arch, params, tokens, flops and held-out loss so far, lr."""
-    rows: list[dict[str, Any]] = []
-    for record in _chosen(store, study, roles):
-        assert record.cost is not None and record.metrics is not None
-        for point in record.metrics.curve:
-            if point.loss is None or point.loss > LARGEST_LOSS:  # As no fit would take it.
-                continue
-            rows.append(
-                {
-                    "run": record.id,
-                    "step": point.step,
-                    "arch": record.label,
-                    "params": float(record.cost.params_counted),
-                    "tokens": float(point.tokens),
-                    "flops": record.cost.flops_per_token * point.tokens,
-                    "loss": point.loss,
-                    "lr": point.lr,
-                }
-            )
+    rows = [
+        {
+            "run": record.id,
+            "step": point.step,
+            "arch": record.label,
+            "params": float(cost.params_counted),
+            "tokens": float(point.tokens),
+            "flops": cost.flops_per_token * point.tokens,
+            "loss": point.loss,
+            "lr": point.lr,
+        }
+        for record, metrics, cost in _chosen(store, study, roles)
+        for point in metrics.curve
+        if point.loss is not None and point.loss <= LARGEST_LOSS  # As no fit would take it.
+    ]
     columns = ["run", "step", "arch", "params", "tokens", "flops", "loss", "lr"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _chosen(
     store: Store | str | Path | None, study: str | None, roles: Sequence[Role]
-) -> list[LanguageRecord]:
-    if isinstance(store, Store):
-        records = store.records(LanguageRecord)
-    else:
-        with Store(store, read_only=True) as opened:
-            records = opened.records(LanguageRecord)
-    return [
-        record
-        for record in records
-        if record.cost is not None
-        and record.metrics is not None
-        and record.role in roles
-        and study in (None, record.study)
-    ]
+) -> Iterator[tuple[LanguageRecord, LanguageMetrics, LanguageCost]]:
+    with nullcontext(store) if isinstance(store, Store) else Store(store, read_only=True) as opened:
+        records = opened.records(LanguageRecord)
+    for record in records:
+        if record.cost is None or record.metrics is None or record.role not in roles:
+            continue
+        if study in (None, record.study):
+            yield record, record.metrics, record.cost
 
 
-def _row(record: LanguageRecord) -> dict[str, Any]:
-    config, metrics, cost = record.config, record.metrics, record.cost
-    assert metrics is not None and cost is not None
-    loss = math.nan if metrics.loss is None else metrics.loss
-    return {
-        "arch": record.label,
-        "params": float(cost.params_counted),
-        # A run that diverged ended early, or might have.
-        "tokens": float(config.tokens),
-        "flops": cost.flops,
-        "loss": loss,
-        "ppl": math.exp(loss),
-        "state": math.nan if cost.state is None else float(cost.state["total"]),
-        "budget": math.nan if record.budget is None else record.budget,
-        "status": record.status,
-        "spec": config.architecture.spec,
-        "dim": config.architecture.dim,
-        "depth": _depth(config.architecture.spec),
-        "lr": config.lr,
-        "batch_tokens": config.batch_size * config.seq_len,
-        "seed": config.seed,
-        "unique_tokens": float(metrics.unique_tokens),
-        "epochs": metrics.epochs,
-        "slack": slack(config, metrics),
-        "floor": math.nan if config.corpus.entropy is None else config.corpus.entropy,
-        "params_total": float(cost.params),
-        "params_core": float(cost.core),
-        "seconds": cost.seconds,
-        "id": record.id,
-    }
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _depth(spec: str) -> float:

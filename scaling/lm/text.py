@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling.laws.runs.files import once
 from scaling.lm.tokenizer import LARGEST, Given
 
 BLOCK = 10_000
@@ -132,6 +131,8 @@ def _blocks(text: str) -> Iterator[str]:
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
+    from scaling.laws.runs.files import once  # It loads pandas.
+
     # Not splitlines: it also splits at U+2028 and others, which JSON leaves inside strings.
     for number, line in enumerate(_utf8(path, path.read_bytes()).split("\n"), 1):
         if not line.strip():
@@ -147,6 +148,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _sidecar(path: Path) -> tuple[Given, str | None]:
+    from scaling.laws.runs.files import once
+
     beside = path.with_suffix(".json")
     example = 'write {"vocab_size": 50257, "separator": 50256}, or separator null'
     if not beside.is_file():

@@ -25,9 +25,10 @@ from mad.run.trainer import make_fabric
 from mad.store import Store
 from scaling.lm import processes
 from scaling.lm.checkpoint import CHECKPOINT, set_aside_unusable
-from scaling.lm.config import LanguageConfig, language_config
+from scaling.lm.config import LanguageConfig, resolve_architecture
+from scaling.lm.corpus import Corpus
 from scaling.lm.cost import build_model, cost_of
-from scaling.lm.loop import Job, Text
+from scaling.lm.loop import Job
 from scaling.lm.records import (
     FINAL,
     LARGEST_LOSS,
@@ -51,7 +52,7 @@ RANK: dict[Role, int] = {"single": 0, "tuning": 1, "grid": 2}
 @one_driver()
 def train(
     config: LanguageConfig,
-    corpus: Text,
+    corpus: Corpus,
     *,
     store: Store | str | Path | None = None,
     study: str | None = None,
@@ -163,7 +164,9 @@ def train(
     return record
 
 
-def _check(config: LanguageConfig, corpus: Text, device: str, devices: int, strategy: str) -> tuple[str, int]:
+def _check(
+    config: LanguageConfig, corpus: Corpus, device: str, devices: int, strategy: str
+) -> tuple[str, int]:
     """The device by its name; refuses what cannot be trained, or would not be what `config` says."""
     if strategy not in STRATEGIES:
         close = get_close_matches(strategy, STRATEGIES, n=1)
@@ -201,7 +204,7 @@ def _check(config: LanguageConfig, corpus: Text, device: str, devices: int, stra
 
 
 def _try_out(
-    config: LanguageConfig, corpus: Text, device: str
+    config: LanguageConfig, corpus: Corpus, device: str
 ) -> tuple[LanguageCost | None, BaseException | None]:
     """What the run costs, after a look at whether its model sees later tokens, which is refused.
 
@@ -229,16 +232,7 @@ def _try_out(
 def _check_source(config: LanguageConfig) -> None:
     """The code at hand is the code that the configuration names."""
     assert config.architecture.dim is not None
-    here = language_config(
-        config.architecture.spec,
-        dim=config.architecture.dim,
-        corpus=config.corpus,
-        seq_len=config.seq_len,
-        batch_size=config.batch_size,
-        steps=config.steps,
-        lr=config.lr,
-        precision=config.precision,
-    ).architecture
+    here = resolve_architecture(config.architecture.spec, config.architecture.dim)
     for name in ("spec", "versions", "sources"):
         asked, found = getattr(config.architecture, name), getattr(here, name)
         if asked != found:

@@ -21,7 +21,7 @@ def train_windows(data: np.ndarray, *, step: int, batch_size: int, seq_len: int,
     """
     check_draw(step, batch_size, seq_len, seed)
     _long_enough(len(data), seq_len, "training")
-    windows = count(len(data), seq_len)
+    windows = len(data) // seq_len
     place = step * batch_size + np.arange(batch_size)
     starts = np.empty(batch_size, np.int64)
     for epoch in range(int(place[0]) // windows, int(place[-1]) // windows + 1):
@@ -39,11 +39,6 @@ def held_out_windows(data: np.ndarray, seq_len: int, tokens: int | None) -> Toke
     n = windows if tokens is None else min(windows, max(1, tokens // seq_len))
     starts = np.arange(n) * windows // n * seq_len
     return data[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64)
-
-
-def count(tokens: int, seq_len: int) -> int:
-    """Training windows of an epoch."""
-    return tokens // seq_len
 
 
 def check_window(seq_len: int, tokens: int | None) -> None:

@@ -1,23 +1,32 @@
-"""The learning-rate rule: tuned at two sizes of an architecture, a power of N in between.
+"""The learning rates of a study, from the tuning runs that its store holds and from nothing else.
 
     lr(N) = c N^-p
 
-At each of the two sizes the best rate is the vertex of a parabola in ln lr through the best point of a short
-grid and its neighbours. A best point on the grid's edge extends the grid once; if it is on the edge still,
-that point is taken and flagged. Outside of the tuned sizes the power law goes on, by at most a factor CAP.
+An architecture is tuned at two sizes. At each the best rate is the vertex of a parabola in ln lr through the
+best point of a short grid and its neighbours. A best point on the grid's edge extends the grid once; if it is
+on the edge still, that point is taken and flagged. Outside of the tuned sizes the power law goes on, by at
+most a factor CAP.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
-# The rates that are tuned over, where none are named.
-LRS = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
+from mad.store import Store
+from scaling.lm.config import LanguageConfig, Precision, language_config
+from scaling.lm.records import FINAL, LanguageRecord
+from scaling.study.plan import Plan, PlannedRun
+
 CAP = 2.0
 # How many points an extension adds.
 FURTHER = 2
+
+
+class NotTuned(ValueError):
+    """Tuning runs of an architecture are missing, or all of them diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +54,7 @@ def extension(losses: Mapping[float, float | None], grid: tuple[float, ...]) -> 
 
 
 def optimum(losses: Mapping[float, float | None], *, params: float) -> Optimum:
-    """The best rate among those that were tried at one size; ValueError where every run diverged."""
+    """The best rate among those that were tried at one size; NotTuned where every run diverged."""
     best, rates = _best(losses), sorted(losses)
     at = rates.index(best)
     on_edge = at in (0, len(rates) - 1)
@@ -95,7 +104,7 @@ class RateRule:
 def _best(losses: Mapping[float, float | None]) -> float:
     finite = {lr: loss for lr, loss in losses.items() if loss is not None}
     if not finite:
-        raise ValueError(
+        raise NotTuned(
             f"every run diverged at learning rates {', '.join(f'{lr:g}' for lr in sorted(losses))}; give "
             "smaller ones"
         )
@@ -110,3 +119,71 @@ def _loss(losses: Mapping[float, float | None], lr: float) -> float:
 
 def _tidy(lr: float) -> float:
     return float(f"{lr:.3g}")
+
+
+def configure(plan: Plan, run: PlannedRun, lr: float, precision: Precision) -> LanguageConfig:
+    """The configuration of a planned run at a learning rate."""
+    return language_config(
+        plan.archs[run.arch],
+        size=run.size.spec,
+        dim=run.size.dim,
+        corpus=plan.corpus,
+        seq_len=run.seq_len,
+        batch_size=run.batch_size,
+        steps=run.steps,
+        lr=lr,
+        evaluations=plan.evaluations,
+        evaluation_tokens=plan.evaluation_tokens,
+        seed=plan.seed,
+        precision=precision,
+    )
+
+
+def further_runs(plan: Plan, store: Store, precision: Precision) -> list[PlannedRun]:
+    """The runs that extend a tuning grid whose best point is on its edge."""
+    found = []
+    for arch in plan.archs:
+        for runs in _by_size(plan, arch):
+            with suppress(NotTuned):
+                found += _beyond(plan, runs, _losses(plan, store, runs, precision))
+    return found
+
+
+def rate_rule(plan: Plan, arch: str, store: Store, precision: Precision) -> RateRule:
+    """The rule of an architecture; NotTuned where its tuning runs are missing or all diverged."""
+    optima = []
+    for runs in _by_size(plan, arch):
+        losses = _losses(plan, store, runs, precision)
+        losses |= _losses(plan, store, _beyond(plan, runs, losses), precision)
+        optima.append(optimum(losses, params=runs[0].size.params))
+    return RateRule(optima=tuple(optima))
+
+
+def _beyond(plan: Plan, runs: list[PlannedRun], losses: dict[float, float | None]) -> list[PlannedRun]:
+    assert plan.lrs is not None
+    return [runs[0].model_copy(update={"lr": lr}) for lr in extension(losses, plan.lrs)]
+
+
+def _by_size(plan: Plan, arch: str) -> Iterator[list[PlannedRun]]:
+    """The tuning runs of an architecture, one list a size, the small one first."""
+    own = [run for run in plan.tuning if run.arch == arch]
+    for params in sorted({run.size.params for run in own}):
+        yield [run for run in own if run.size.params == params]
+
+
+def _losses(
+    plan: Plan, store: Store, runs: list[PlannedRun], precision: Precision
+) -> dict[float, float | None]:
+    """Held-out loss by learning rate, None for a run that diverged."""
+    found: dict[float, float | None] = {}
+    for run in runs:
+        assert run.lr is not None
+        record = store.get(configure(plan, run, run.lr, precision).id, LanguageRecord)
+        if record is None or record.status not in FINAL:
+            raise NotTuned(
+                f"its tuning run of {run.size.params:,} parameters at learning rate {run.lr:g} is "
+                f"{'missing' if record is None else record.status}; run the study again"
+            )
+        assert record.metrics is not None
+        found[run.lr] = record.metrics.loss
+    return found

@@ -15,54 +15,36 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
 
 from mad.messages import last_words, one_line, printable
 from mad.progress import clock
 from mad.store import Store
 from scaling.lm.config import LanguageConfig, resolve_precision
-from scaling.lm.records import FINAL, LanguageRecord, Role
-from scaling.study.design import Plan, PlannedRun
+from scaling.lm.records import FINAL, LanguageRecord
+from scaling.lm.stored import language_frame
+from scaling.study.plan import Plan, PlannedRun
 from scaling.study.pool import Outcome, run_all
-from scaling.study.rates import RateRule
-from scaling.study.tuning import NotTuned, configure, further_runs, rate_rule
+from scaling.study.rates import NotTuned, RateRule, configure, further_runs, rate_rule
 
-if TYPE_CHECKING:
-    import pandas as pd
-
+# As `scaling.lm.train.train`, and importable by name where there are several workers.
+Train = Callable[..., LanguageRecord]
 # A run whose process dies is begun this often in one call.
 ATTEMPTS = 2
 
 
-class Train(Protocol):
-    """What `scaling.lm.train.train` is called with; importable by name where there are several workers."""
-
-    def __call__(
-        self,
-        config: LanguageConfig,
-        corpus: Any,
-        *,
-        study: str,
-        role: Role,
-        budget: float,
-        label: str,
-        given: str,
-        device: str,
-        devices: int,
-        strategy: str,
-        folder: Path,
-        loggers: tuple[str, ...],
-        threads: int | None,
-        progress: bool,
-    ) -> LanguageRecord: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run with its learning rate; `note` says what is unusual about it."""
+    """A run with its learning rate, and what it counts to; `note` says what is unusual about it."""
 
     run: PlannedRun
     config: LanguageConfig
+    labels: dict[str, Any]
+    given: str
+    folder: Path
     note: str | None = None
 
 
@@ -86,7 +68,7 @@ def run(
     devices    of one run, each with its part of every batch, by `strategy` "ddp" or "fsdp"; with one worker
     max_hours  after so long no run is begun; the next call goes on
     say        gets a line as each run ends, with the time left; None prints to standard error
-    train      `scaling.lm.train.train`, or what stands for it in a test
+    train      as `scaling.lm.train.train`
 
     A run that diverges is kept as such, and repeated once at half its learning rate as a run of its own, with
     a note in its record's environment. One whose process dies is begun again once, then kept as failed; the
@@ -116,11 +98,13 @@ def run(
         "strategy": strategy,
         "loggers": loggers,
         "threads": 1 if workers > 1 else None,
+        "progress": False,
     }
     deadline = math.inf if max_hours is None else time.monotonic() + 3600 * max_hours
     driver = _Driver(plan, corpus, store, train, fixed, workers, deadline, _Progress(plan, say))
     rates, problems = driver.everything()
-    frame = driver.frame()
+    frame = language_frame(store)  # Without tuning runs.
+    frame = frame[frame["id"].isin(driver.jobs)].reset_index(drop=True)
     frame.attrs |= {"rates": rates, "problems": problems}
     return frame
 
@@ -166,8 +150,12 @@ class _Driver:
 
     def job(self, run: PlannedRun, lr: float | None, note: str | None = None) -> Job:
         assert lr is not None
-        made = Job(run=run, config=configure(self.plan, run, lr, self.precision), note=note)
-        self.jobs[made.config.id] = made
+        config = configure(self.plan, run, lr, self.precision)
+        labels = {"study": self.plan.id, "role": run.role, "budget": run.budget, "label": run.arch}
+        folder = self.store.path.with_name(f"{self.store.path.name}.runs") / config.id
+        given = self.plan.archs[run.arch]
+        made = Job(run=run, config=config, labels=labels, given=given, folder=folder, note=note)
+        self.jobs[config.id] = made
         return made
 
     def gentler(self, job: Job) -> Job:
@@ -202,12 +190,14 @@ class _Driver:
         """A run of the grid may be stored for less: a tuning run at the very rate, or a single run."""
         held = self.store.get(job.config.id, LanguageRecord)
         if held is not None and job.run.role == "grid" and held.role != "grid":
-            about = {name: self.about(job)[name] for name in ("study", "role", "budget", "label")}
-            self.store.relabel(held, **about)
+            self.store.relabel(held, **job.labels)
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         shared = self.train, self.corpus
-        tasks = [(job.config, self.about(job) | self.fixed) for job in jobs]
+        tasks = [
+            (job.config, {**job.labels, "given": job.given, "folder": job.folder, **self.fixed})
+            for job in jobs
+        ]
         if self.workers > 1:
             for number, outcome in run_all(
                 _task, shared, tasks, workers=self.workers, go_on=lambda: time.monotonic() < self.deadline
@@ -225,46 +215,27 @@ class _Driver:
                 outcome = Outcome(error="".join(traceback.format_exception(error)))
             yield job, outcome
 
-    def about(self, job: Job) -> dict[str, Any]:
-        run = job.run
-        return {
-            "study": self.plan.id,
-            "role": run.role,
-            "budget": run.budget,
-            "label": run.arch,
-            "given": self.plan.archs[run.arch],
-            "folder": self.store.path.with_name(f"{self.store.path.name}.runs") / job.config.id,
-            "progress": False,
-        }
-
     def keep(self, job: Job, outcome: Outcome) -> None:
         """Write the record; a run that came to nothing has one that says so."""
         record: LanguageRecord | None = outcome.value
         if record is None:
-            about = {name: self.about(job)[name] for name in ("study", "role", "budget", "label", "given")}
             record = LanguageRecord(
                 id=job.config.id,
                 status="failed",
                 config=job.config,
                 error=outcome.error,
+                given=job.given,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
-                **about,
+                **job.labels,
             )
         if job.note is not None:
             record = record.model_copy(update={"environment": record.environment | {"note": job.note}})
         self.store.commit([record])
-        folder: Path = self.about(job)["folder"]
         if record.status in FINAL and not self.fixed["loggers"]:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(job.folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # Others are still in use.
-                folder.parent.rmdir()
+                job.folder.parent.rmdir()
         self.progress.ended(job, record)
-
-    def frame(self) -> pd.DataFrame:
-        from scaling.lm.stored import language_frame
-
-        frame = language_frame(self.store)  # Without tuning runs.
-        return frame[frame["id"].isin(self.jobs)].reset_index(drop=True)
 
 
 def _task(shared: tuple[Train, Any], task: tuple[LanguageConfig, dict[str, Any]]) -> LanguageRecord:
@@ -324,6 +295,4 @@ def words(job: Job) -> str:
 
 
 def _print(line: str) -> None:
-    from rich.console import Console
-
     Console(stderr=True).print(printable(line), highlight=False, markup=False, soft_wrap=True)

@@ -8,12 +8,23 @@ The first term is what each layer's operators cost however small they are, the s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
 
+import architectures
+from architectures.outside.surroundings import kept
+from mad.messages import counted
+from mad.progress import clock
+from mad.run.trainer import make_fabric
+from scaling.study.plan import Plan, PlannedRun
 from scaling.study.sizes import Size
+
+# (size, sequences a step) -> seconds a step
+Measure = Callable[[Size, int], float]
 
 # Timed after one step that is not: at least this many, and for this long.
 STEPS, SECONDS = 3, 0.5
@@ -54,15 +65,9 @@ def seconds_per_step(
 
     Steps of the whole model are timed; those of a nested one under its draw take time in proportion.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    import architectures
-    from architectures.outside.surroundings import kept
-
     found = architectures.account(size.spec, vocab_size=vocab_size, dim=size.dim, seq_len=seq_len)
     drawn = found.require_training_flops() / (3 * found.flops)
-    where = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else _name(device))
+    where = make_fabric(device).device
     with kept():
         torch.set_num_threads(threads or torch.get_num_threads())
         model = architectures.build(size.spec, vocab_size=vocab_size, dim=size.dim, max_len=seq_len, seed=0)
@@ -87,5 +92,43 @@ def seconds_per_step(
         return drawn * (time.perf_counter() - start) / steps
 
 
-def _name(device: str) -> str:
-    return {"auto": "cpu", "gpu": "cuda"}.get(device, device)
+def timed(made: Plan, measure: Measure, max_hours: float | None) -> Plan:
+    """The plan with predicted seconds, from the smallest and the largest step of each architecture.
+
+    Refuses one that would take longer than `max_hours`.
+    """
+    found: list[PlannedRun] = []
+    for arch in made.archs:
+        runs = [run for run in (*made.tuning, *made.runs) if run.arch == arch]
+        ends = [min(runs, key=_step_flops), max(runs, key=_step_flops)]
+        steps = pace(
+            [(run.size, run.batch_size * run.seq_len, measure(run.size, run.batch_size)) for run in ends]
+        )
+        for run in runs:
+            seconds = run.steps * steps.seconds(run.size, run.batch_size * run.seq_len)
+            # An evaluation is a third of the arithmetic of as many training tokens.
+            read = made.evaluations * min(made.evaluation_tokens, made.corpus.validation_tokens)
+            seconds += steps.per_flop * run.size.flops * read / 3
+            found.append(run.model_copy(update={"seconds": float(f"{seconds:.3g}")}))
+    each = [run.seconds or 0.0 for run in found]
+    hours = max(sum(each) / made.workers, max(each)) / 3600
+    if max_hours is not None and hours > max_hours:
+        top = made.budgets[-1]
+        share = sum(run.seconds or 0.0 for run in found if run.budget == top) / sum(each)
+        raise ValueError(
+            f"the plan would take about {clock(3600 * hours)} on {counted(made.workers, 'worker')}, more "
+            f"than max_hours={max_hours:g}; {share:.0%} of that is the budget {top:.3g}: lower it, use fewer "
+            "sizes or architectures, more workers, or allow more hours"
+        )
+    return made.model_copy(
+        update={
+            "runs": tuple(run for run in found if run.role == "grid"),
+            "tuning": tuple(run for run in found if run.role == "tuning"),
+            "hours": round(hours, 3),
+        }
+    )
+
+
+def _step_flops(run: PlannedRun) -> float:
+    """FLOPs of a step."""
+    return run.flops / run.steps

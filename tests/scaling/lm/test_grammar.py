@@ -134,7 +134,6 @@ def test_the_configuration_knows_the_entropy_and_hashes_the_table() -> None:
     config = SMALL.config
     assert config.entropy == SMALL.entropy and config.train_tokens is None and config.tokenizer == "none"
     assert config.sha256 != Grammar(vocab_size=12, order=2, successors=5, seed=4).config.sha256
-    assert SMALL.epochs(10, batch_size=8, seq_len=8) == 0
 
 
 def test_the_default_grammar_stays_what_it_is() -> None:

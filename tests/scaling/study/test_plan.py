@@ -14,7 +14,8 @@ import pytest
 from mad.data.records import content_hash
 from scaling.laws.diagnose import check_design
 from scaling.laws.runs.cleaning import NotIdentified
-from scaling.study.plan import Plan, plan, read
+from scaling.study.layout import plan
+from scaling.study.plan import Plan, read
 from scaling.study.sizes import Size, ladder
 from scaling.study.timing import pace, seconds_per_step
 from tests.scaling.study.fake_training import CORPUS

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from scaling.cli import app
-from scaling.study.plan import plan
+from scaling.study.layout import plan
 from scaling.study.rates import CAP, Optimum, RateRule, extension, optimum
 
 GRID = (1e-3, 2e-3, 4e-3, 8e-3)

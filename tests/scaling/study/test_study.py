@@ -17,10 +17,10 @@ from mad.store import Store
 from scaling.laws.runs import cleaning as runs
 from scaling.lm.records import LanguageRecord
 from scaling.study import run as study
-from scaling.study.design import Plan
-from scaling.study.plan import plan
+from scaling.study.layout import plan
+from scaling.study.plan import Plan
 from scaling.study.pool import Outcome
-from scaling.study.tuning import configure
+from scaling.study.rates import configure
 from tests.scaling.study.fake_training import CORPUS, Training, Words
 
 GRID = (1e-3, 2e-3, 4e-3, 8e-3)
@@ -261,7 +261,7 @@ import sys
 from pathlib import Path
 from mad.store import Store
 from scaling.study import run as study
-from scaling.study.plan import plan
+from scaling.study.layout import plan
 from tests.scaling.lm.stand_in import StandIn
 
 def main():
