@@ -21,7 +21,7 @@ from mad.store.exchange import read_records
 from scaling.cli import app
 from scaling.commands.reading import read
 from scaling.laws.law import Law
-from scaling.study.plan import read
+from scaling.study.plan import read as read_plan
 from tests.scaling.study.fake_training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -328,7 +328,7 @@ def test_a_small_corpus_is_planned_with_a_fraction_of_ones_own(
     with pytest.raises(ValueError, match="0 for validation; .*another fraction"):
         run(*words, "--validation", "0.001")
     run(*words, "--validation", "0.4")
-    assert read(plan).corpus.validation == 0.4
+    assert read_plan(plan).corpus.validation == 0.4
 
 
 @pytest.mark.parametrize("form", ["text", "json"])

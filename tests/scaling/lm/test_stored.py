@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from scaling.reading import read
 
 from mad.store import Store
+from scaling.commands.reading import read
 from scaling.laws.fitting import repeated
 from scaling.laws.runs.cleaning import clean
 from scaling.lm.stored import curves_frame, language_frame
