@@ -2,8 +2,8 @@
 
     python benchmarks/scaling_fit.py --write          # about a minute on one core
 
-point      scaling.fit without a bootstrap, for each objective
-bootstrap  scaling.fit with 4,000 resamples of pairs, and with 4,000 of budgets
+point      scaling.fit without a bootstrap, for each objective, and for each form of the law
+bootstrap  scaling.fit with 4,000 resamples of pairs, with 4,000 of budgets, and for each form
 grid       the published procedure (arXiv 2203.15556): L-BFGS from 4,500 starts, on the same objective, with
            scipy; with finite differences as published, and with the gradient. Every k-th start is run, and
            the time for all 4,500 is that of these times k.
@@ -29,6 +29,7 @@ import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from statistics import median  # noqa: E402
 from typing import Any  # noqa: E402
@@ -41,6 +42,7 @@ from scipy.optimize import minimize  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import scaling  # noqa: E402
+from scaling.laws.forms import FORMS  # noqa: E402
 from scaling.laws.law import Array, Law  # noqa: E402
 from scaling.laws.objective import Points, Problem, huber  # noqa: E402
 from scaling.laws.solver import descend  # noqa: E402
@@ -181,6 +183,11 @@ def main() -> None:
             return scaling.fit(frame, bootstrap=args.resamples, resample=resample)
 
         rows.append((f"{args.resamples:,} resamples, {resample}", seconds(drawn, 1)))
+    for form in list(FORMS)[1:]:
+        formed = partial(scaling.fit, frame, form=form)
+        rows.append((f"point fit, {form}", seconds(partial(formed, bootstrap=0), args.rounds)))
+        taken = seconds(partial(formed, bootstrap=args.resamples), 1)
+        rows.append((f"{args.resamples:,} resamples, {form}", taken))
     law, grid = scaling.fit(frame, bootstrap=0), Grid(frame)
     ends: dict[str, Array] = {}
     for kind, exact in (("finite differences", False), ("its gradient", True)):
