@@ -27,8 +27,8 @@ from scaling.commands.reading import read, read_scores  # noqa: E402
 from scaling.lm.records import LanguageRecord  # noqa: E402
 from scaling.report import study_page  # noqa: E402
 from scaling.report.approaches import DRAWN, Request, fitted  # noqa: E402
-from scaling.report.sections.ratios import compared  # noqa: E402
-from scaling.report.sections.relation import relation_section  # noqa: E402
+from scaling.report.results.ratios import compared  # noqa: E402
+from scaling.report.results.relation import relation_section  # noqa: E402
 from scaling.scores.relation import relate  # noqa: E402
 
 RECORDS = ROOT / "results" / "scaling-two-cores.jsonl"

@@ -30,8 +30,8 @@ def compare(
 ) -> None:
     """Perplexity of architectures at equal compute, and the penalty off the optimum, with intervals."""
     from scaling.commands.reading import numbers, read
-    from scaling.report.formats import writer
-    from scaling.report.sections.ratios import compared
+    from scaling.report.printing import writer
+    from scaling.report.results.ratios import compared
 
     frame, _ = read(runs, store, study=study, by=by, where=where, columns=columns)
     nominal = tuple(numbers(budgets, "budget")) if budgets else None

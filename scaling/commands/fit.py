@@ -51,7 +51,7 @@ def fit(
     """Fit scaling laws, each architecture its own, by three approaches, with intervals and verdicts."""
     from scaling.commands.reading import numbers, read
     from scaling.report.approaches import Request, fitted
-    from scaling.report.formats import writer
+    from scaling.report.printing import writer
 
     frame, curves = read(runs, store, study=study, by=by, where=where, columns=columns)
     asked = Request(

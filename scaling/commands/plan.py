@@ -59,7 +59,7 @@ def plan(
 
     from scaling.commands.reading import numbers
     from scaling.lm.corpus import load
-    from scaling.report.text import table
+    from scaling.report.printing import table
     from scaling.study.layout import plan as make
     from scaling.study.timing import seconds_per_step
 

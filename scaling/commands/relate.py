@@ -33,8 +33,8 @@ def relate(
 ) -> None:
     """Do the synthetic scores predict the perplexity? Correlations with exact p, and what n allows to say."""
     from scaling.commands.reading import read, read_scores
-    from scaling.report.formats import writer
-    from scaling.report.sections.relation import relation_section
+    from scaling.report.printing import writer
+    from scaling.report.results.relation import relation_section
     from scaling.scores import relation
 
     frame, _ = read(runs, None if runs else store, study=study, by=by, where=where, columns=columns)

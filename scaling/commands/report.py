@@ -51,7 +51,7 @@ def report(
         out,
         curves=curves,
         scores=known,
-        repeats=repeats,  # type: ignore[arg-type]
+        repeats=repeats,
         budget=budget,
         budgets=reading.numbers(budgets, "budget") if budgets else None,
         title=title,

@@ -36,7 +36,7 @@ def train(
     """Train the runs of a plan that the store lacks: learning rates first, then the grid. Resumes."""
     from mad.store import Store
     from scaling.lm.corpus import load
-    from scaling.report.text import listing, table
+    from scaling.report.printing import listing, table
     from scaling.study import run
     from scaling.study.plan import read
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any
 
 import pandas as pd
@@ -17,16 +16,16 @@ from scaling.laws.audit import audit
 from scaling.laws.envelope import envelope
 from scaling.laws.families import fit_families
 from scaling.laws.fitting import fit
-from scaling.laws.forms import STANDARD, form_of
+from scaling.laws.forms import STANDARD, form_of, known
 from scaling.laws.gadre import fit_overtraining_law
 from scaling.laws.isoflops import isoflop
 from scaling.laws.powerlaw import power_law
 from scaling.laws.runs.cleaning import NotIdentified, clean
 from scaling.laws.runs.columns import chosen
 from scaling.laws.runs.rows import without_notes
+from scaling.report.results.law import families_section, law_section, overtraining_law_section
+from scaling.report.results.optima import envelope_section, isoflop_section, optima_section
 from scaling.report.section import Section, about_table, unidentified
-from scaling.report.sections.law import families_section, law_section, overtraining_law_section
-from scaling.report.sections.optima import envelope_section, isoflop_section, optima_section
 
 DRAWN: dict[str, Any] = {"bootstrap": 1000, "confidence": 0.95, "seed": 0}
 
@@ -51,6 +50,7 @@ class Request:
     drawn: Mapping[str, Any] = field(default_factory=lambda: DRAWN)
 
     def __post_init__(self) -> None:
+        known("approach", self.approach, ("all", *APPROACHES))
         form_of(self.how.get("form", STANDARD))
 
 
@@ -90,7 +90,7 @@ def _answers(
     frame: pd.DataFrame, curves: pd.DataFrame | None, asked: Request
 ) -> Iterator[tuple[str, str, Section]]:
     """Each with its architecture and approach."""
-    names = ("law", "isoflop", "envelope") if asked.approach == "all" else (_known(asked.approach),)
+    names = ("law", "isoflop", "envelope") if asked.approach == "all" else (asked.approach,)
     if frame.empty:
         raise ValueError("there are no runs; name a table, or train some with `mad scaling train`")
     train = frame if asked.train is None else chosen(frame, asked.train)
@@ -114,14 +114,6 @@ def _answers(
             yield str(arch), name, answer
     if asked.shared:
         yield "all", "shared", _families(rows, asked)
-
-
-def _known(approach: str) -> str:
-    if approach not in APPROACHES:
-        close = get_close_matches(approach, APPROACHES, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"approach {approach!r} is unknown; {hint}choose from all, {', '.join(APPROACHES)}")
-    return approach
 
 
 def _law(arch: str, runs: Runs, asked: Request) -> Section:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import pandas as pd
 
 from mad.messages import counted
 from scaling.laws.audit import Audit, audit
 from scaling.laws.envelope import Envelope, envelope
+from scaling.laws.fitted import FittedLaw
 from scaling.laws.fitting import fit
-from scaling.laws.isoflops import isoflop
+from scaling.laws.isoflops import IsoFlop, isoflop
 from scaling.laws.runs.cleaning import NotIdentified, clean
 from scaling.laws.runs.cleaning import budgets as snapped
 from scaling.laws.runs.rows import ends as last
 from scaling.laws.runs.rows import without_notes
 from scaling.report.numbers import number
-
-Fit = TypeVar("Fit")
 
 
 class Evidence:
@@ -27,7 +26,7 @@ class Evidence:
     runs     all rows; `ends` one row per run: of training curves (column `run`) the last
     groups   those of them that belong to an isoFLOP budget
     notes    on the table: what was set aside, merged or assumed
-    target   FLOPs at which allocations are given; `budget` is that as asked
+    target   FLOPs at which allocations are given
     drawn    bootstrap, confidence and seed
     """
 
@@ -37,14 +36,20 @@ class Evidence:
         *,
         curves: pd.DataFrame | None = None,
         repeats: Literal["refuse", "effective"] = "refuse",
-        budget: float | None,
-        budgets: Sequence[float] | None,
-        **drawn: Any,
+        budget: float | None = None,
+        budgets: Sequence[float] | None = None,
+        bootstrap: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
     ) -> None:
         """Fit all that the sections share. ValueError for a table that `clean` refuses.
 
-        curves: the training curves of the runs, where the frame has no column `run` of its own
+        curves   the training curves of the runs, where the frame has no column `run` of its own
+        repeats  of text, as in `fit`
+        budget   training FLOPs at which allocations are given; without it those of the largest run
+        budgets  nominal FLOPs of the isoFLOP groups, as in `isoflop`; without them they are found
         """
+        drawn: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
         frame, notes = without_notes(frame)
         # A column model may name a run or an architecture: only `run` is read as a run's name.
         self.runs = clean(frame.drop(columns="model", errors="ignore"), duplicates="run" in frame)
@@ -56,35 +61,37 @@ class Evidence:
             nominal = snapped(self.ends, given=budgets)
             self.groups = self.ends.assign(budget=nominal)[nominal.notna()]
         self.target = float(self.ends["flops"].max()) if budget is None else float(budget)
-        self.budget, self.budgets, self.repeats = budget, budgets, repeats
-        self.drawn = drawn
+        self.budget, self.budgets, self.repeats, self.drawn = budget, budgets, repeats, drawn
         self.archs = sorted(self.runs["arch"].unique())
         self.convention: str = self.runs.attrs["convention"]
         self.reasons: dict[str, str] = {}
-        self.iso = self._tried("isoflop", lambda: isoflop(self.groups, **self.drawn))
+        self.iso: IsoFlop | None = self._tried("isoflop", isoflop, self.groups, **drawn)
         self.audits: dict[str, Audit] = {}
         self.envelopes: dict[str, Envelope] = {}
         for arch, mine in self.ends.groupby("arch"):
-            checked = self._tried(f"law of {arch}", lambda mine=mine: self._audit(mine))  # type: ignore[misc]
-            if checked is not None:
+            if checked := self._tried(f"law of {arch}", self._audit, mine):
                 self.audits[str(arch)] = checked
-            if len(self.ends) == len(self.runs):
-                continue
             rows = self.runs[self.runs["arch"] == arch]
-            found = self._tried(f"envelope of {arch}", lambda rows=rows: envelope(rows, **drawn))  # type: ignore[misc]
-            if found is not None:
+            if len(self.ends) < len(self.runs) and (
+                found := self._tried(f"envelope of {arch}", envelope, rows, **drawn)
+            ):
                 self.envelopes[str(arch)] = found
 
     def _audit(self, mine: pd.DataFrame) -> Audit:
         law = fit(mine, repeats=self.repeats, **self.drawn)
         return audit(mine, at=self.target, law=law, repeats=self.repeats)
 
-    def _tried(self, name: str, make: Callable[[], Fit]) -> Fit | None:
+    def _tried(self, name: str, make: Callable[..., Any], rows: pd.DataFrame, **drawn: Any) -> Any:
         try:
-            return make()
+            return make(rows, **drawn)
         except NotIdentified as error:
             self.reasons[name] = str(error)
             return None
+
+    @property
+    def laws(self) -> dict[str, FittedLaw]:
+        """The laws that were audited."""
+        return {arch: found.law for arch, found in self.audits.items()}
 
     def why(self, start: str) -> list[str]:
         """The reasons of fits by the start of their names."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pandas as pd
 
@@ -15,16 +15,15 @@ from scaling.laws.families import fit_families
 from scaling.laws.penalty import overtraining
 from scaling.laws.runs.cleaning import NotIdentified
 from scaling.laws.state import state_law
-from scaling.report.allocations import side_by_side
 from scaling.report.evidence import Evidence
 from scaling.report.figures.style import save
 from scaling.report.page import page
+from scaling.report.results.law import families_section, laws_section
+from scaling.report.results.optima import allocations_section, isoflops_section
+from scaling.report.results.overview import limits_section, runs_section
+from scaling.report.results.ratios import penalty_section, ratios_section, state_section
+from scaling.report.results.relation import relation_section
 from scaling.report.section import Section, unidentified
-from scaling.report.sections.law import families_section, laws_section
-from scaling.report.sections.optima import allocations_section, isoflops_section
-from scaling.report.sections.overview import limits_section, runs_section
-from scaling.report.sections.ratios import penalty_section, ratios_section, state_section
-from scaling.report.sections.relation import relation_section
 from scaling.scores.relation import relate
 from scaling.scores.table import read_scores
 
@@ -33,29 +32,20 @@ def write(
     frame: pd.DataFrame,
     out: str | Path,
     *,
-    curves: pd.DataFrame | None = None,
     scores: pd.DataFrame | None = None,
-    repeats: Literal["refuse", "effective"] = "refuse",
-    budget: float | None = None,
-    budgets: Sequence[float] | None = None,
     title: str = "Scaling laws",
     classes: Mapping[str, str] | None = None,
     figures: str | Path | None = None,
-    bootstrap: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
     force: bool = True,
+    **how: Any,
 ) -> Path:
     """Write the page for a table of runs (`scaling.laws.runs`) to `out`; equal input makes equal files.
 
-    curves   training curves of the runs (column `run`), for the envelope; else the table's own
     scores   synthetic scores by architecture, as `relate` reads them; without them that part says so
-    repeats  of text, as in `fit`
-    budget   training FLOPs at which allocations are given; without it those of the largest run
-    budgets  nominal FLOPs of the isoFLOP groups, as in `isoflop`; without them they are found
-    figures  a folder for every figure as PNG and SVG
     classes  of the architectures, as in `relate`
+    figures  a folder for every figure as PNG and SVG
     force    whether files that exist are replaced; False refuses them, before anything is written
+    how      what `Evidence` takes: curves, repeats, budget, budgets, bootstrap, confidence, seed
 
     What the runs do not identify stands on the page as the reason. ValueError for tables that `clean` or
     `read_scores` refuse, before anything is written.
@@ -65,23 +55,14 @@ def write(
         Path(figures).mkdir(parents=True, exist_ok=True)
     if scores is not None:
         read_scores(scores)
-    known = Evidence(
-        frame,
-        curves=curves,
-        repeats=repeats,
-        budget=budget,
-        budgets=budgets,
-        bootstrap=bootstrap,
-        confidence=confidence,
-        seed=seed,
-    )
+    known = Evidence(frame, **how)
     sections = [
         _tried(name, heading, make, known)
         for name, heading, make in (
             ("runs", "Runs", runs_section),
-            ("isoflop", "IsoFLOP optima", _isoflops),
-            ("laws", "Laws of loss", lambda known: laws_section(known.audits, known.ends, known.why("law"))),
-            ("allocation", "Compute-optimal allocation", _allocations),
+            ("isoflop", "IsoFLOP optima", isoflops_section),
+            ("laws", "Laws of loss", laws_section),
+            ("allocation", "Compute-optimal allocation", allocations_section),
             ("compare", "Architectures at equal compute", _ratios),
             ("multipliers", "Compute multipliers", _multipliers),
             ("state", "Architectures at equal state", _state),
@@ -113,32 +94,6 @@ def _tried(name: str, title: str, make: Callable[[Evidence], Section], known: Ev
         return replace(make(known), name=name, title=title)
     except NotIdentified as error:
         return unidentified(title, error, name)
-
-
-def _isoflops(known: Evidence) -> Section:
-    if known.iso is None:
-        raise NotIdentified(known.reasons["isoflop"])
-    return isoflops_section(known.iso, known.groups)
-
-
-def _allocations(known: Evidence) -> Section:
-    tables = {}
-    for arch in known.archs:
-        mine = known.runs[known.runs["arch"] == arch]
-        if known.convention != "C as given":  # then FLOPs are derived again
-            mine = mine.drop(columns="flops")
-        audited = known.audits.get(arch)
-        try:
-            tables[arch] = side_by_side(
-                mine,
-                at=known.target,
-                law=audited.law if audited else None,
-                budgets=known.budgets,
-                **known.drawn,
-            )
-        except NotIdentified:
-            continue
-    return allocations_section(tables, known.audits, known.iso, known.envelopes, known.target)
 
 
 def _ratios(known: Evidence) -> Section:

@@ -27,23 +27,18 @@ TITLES = (
 
 
 def figure_allocation(
-    *,
     isoflop: IsoFlop | None = None,
     laws: Mapping[str, FittedLaw] | None = None,
     envelope: Mapping[str, Envelope] | None = None,
-    span: tuple[float, float] | None = None,
 ) -> Figure:
-    """N* and D* against C with bands, by the approaches that are given, side by side on shared axes.
-
-    span  range of C to draw; without it that of the optima, or of a factor 100 below the largest run
-    """
+    """N* and D* against C with bands, by the approaches that are given, side by side on shared axes."""
     second = {} if isoflop is None else isoflop.by_arch or {"all": isoflop}
     given: tuple[Mapping[str, Any] | None, ...] = (envelope, second, laws)
     parts = [(title, of) for title, of in zip(TITLES, given, strict=True) if of]
     if not parts:
         raise ValueError("there is nothing to draw; give isoflop=, laws= or envelope=")
     look = looks({arch for _, of in parts for arch in of})
-    grid = np.geomspace(*(span or _span(isoflop, laws, envelope)), 60)
+    grid = np.geomspace(*_span(isoflop, laws, envelope), 60)
     figure, axes = panels(2, len(parts), share_y="row", log="xy")
     ends: list[list[Label]] = [[] for _ in axes]
     drawn: dict[str, list[float]] = {"params": [], "tokens": []}

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from scaling.laws.fitting import FittedLaw, fit
 from scaling.laws.isoflops import IsoFlop, isoflop
-from scaling.laws.law import Law
 from scaling.laws.penalty import overtraining
 from scaling.laws.state import state_law
 from scaling.report.figures import labels, style
@@ -24,23 +23,12 @@ from scaling.report.figures.penalty import figure_overtraining
 from scaling.report.figures.relation import figure_relate
 from scaling.report.numbers import number
 from scaling.scores.relation import relate
+from tests.scaling.report.simulated import scores, simulated
 
 NAMES = ("Alpha", "Beta $x^2$", "3*(gated-delta-net swiglu) gated-attention swiglu")
 
 
-def simulated() -> pd.DataFrame:
-    rng, rows = np.random.default_rng(0), []
-    for k, name in enumerate(NAMES):
-        law = Law(E=1.8, A=400 * (1 + 0.1 * k), B=1200 * (1 + 0.15 * k), alpha=0.34, beta=0.33)
-        for c in (1e18, 3e18, 1e19):
-            for factor in np.geomspace(0.25, 4, 5):
-                n = float(law.n_opt(c)) * factor
-                loss = float(law.loss(n, c / (6 * n))) * np.exp(0.001 * rng.normal())
-                rows.append((name, n, c / (6 * n), loss, (1 + k) * np.sqrt(n)))
-    return pd.DataFrame(rows, columns=["arch", "params", "tokens", "loss", "state"])
-
-
-RUNS = simulated()
+RUNS = simulated(NAMES)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +43,6 @@ def laws() -> dict[str, FittedLaw]:
 
 @pytest.fixture(scope="module")
 def drawn(iso: IsoFlop, laws: dict[str, FittedLaw]) -> dict[str, Figure]:
-    scores = pd.DataFrame({"arch": NAMES, "mad": [0.8, 0.7, 0.6], "compression": [0.5, 0.6, 0.4]})
     return {
         "isoflop": figure_isoflop(RUNS, iso),
         "allocation": figure_allocation(isoflop=iso, laws=laws),
@@ -63,7 +50,7 @@ def drawn(iso: IsoFlop, laws: dict[str, FittedLaw]) -> dict[str, Figure]:
         "residuals": figure_residuals(RUNS, laws),
         "frontiers": figure_frontiers(iso, state_law(RUNS)),
         "overtraining": figure_overtraining(overtraining(RUNS, bootstrap=100)),
-        "relate": figure_relate(relate(scores, RUNS, bootstrap=100)),
+        "relate": figure_relate(relate(scores(NAMES), RUNS, bootstrap=100)),
     }
 
 

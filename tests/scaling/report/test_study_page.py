@@ -15,32 +15,22 @@ from scaling.report.numbers import shown, span
 from scaling.report.page import page
 from scaling.report.section import Section
 from scaling.report.study_page import write
+from tests.scaling.report.simulated import scores, simulated
 
 NASTY = "<script>alert('x')</script> & $a_b$ \u6f22"
+NAMES = ("Alpha", "Beta", NASTY)
 VOID = {"meta", "br"}
-
-
-def simulated(names: tuple[str, ...] = ("Alpha", "Beta", NASTY)) -> pd.DataFrame:
-    rng, rows = np.random.default_rng(0), []
-    for k, name in enumerate(names):
-        law = Law(E=1.8, A=400 * (1 + 0.1 * k), B=1200 * (1 + 0.15 * k), alpha=0.34, beta=0.33)
-        for c in (1e18, 3e18, 1e19):
-            for factor in np.geomspace(0.25, 4, 5):
-                n = float(law.n_opt(c)) * factor
-                loss = float(law.loss(n, c / (6 * n))) * np.exp(0.001 * rng.normal())
-                rows.append((name, n, c / (6 * n), loss, (1 + k) * np.sqrt(n)))
-    return pd.DataFrame(rows, columns=["arch", "params", "tokens", "loss", "state"])
-
-
-def scores(names: tuple[str, ...] = ("Alpha", "Beta", NASTY)) -> pd.DataFrame:
-    return pd.DataFrame({"arch": names, "mad": [0.8, 0.7, 0.6], "compression": [0.5, 0.6, 0.4]})
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("report")
     path = write(
-        simulated(), folder / "page.html", scores=scores(), figures=folder / "figures", bootstrap=100
+        simulated(NAMES),
+        folder / "page.html",
+        scores=scores(NAMES),
+        figures=folder / "figures",
+        bootstrap=100,
     )
     return path.read_text("utf-8"), folder
 
@@ -152,9 +142,9 @@ def test_scores_of_other_architectures_are_a_reason_too(tmp_path: Path) -> None:
 
 def test_bad_tables_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="column 'loss'"):
-        write(simulated().drop(columns="loss"), tmp_path / "page.html")
+        write(simulated(NAMES).drop(columns="loss"), tmp_path / "page.html")
     with pytest.raises(ValueError, match="there are no scores"):
-        write(simulated(), tmp_path / "page.html", scores=scores().iloc[:0])
+        write(simulated(NAMES), tmp_path / "page.html", scores=scores(NAMES).iloc[:0])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -13,10 +13,10 @@ from scaling.laws.penalty import RATIOS, OverTraining, overtraining
 from scaling.laws.runs.cleaning import NotIdentified
 from scaling.laws.runs.rows import without_notes
 from scaling.laws.state import StateLaw
-from scaling.report.data import records
 from scaling.report.figures.frontiers import figure_frontiers
 from scaling.report.figures.penalty import figure_overtraining
 from scaling.report.numbers import number, span, within
+from scaling.report.printing import records
 from scaling.report.section import Drawing, Listing, Section, Table, about_table
 
 WORDS = {"not resolved": "not told apart"}

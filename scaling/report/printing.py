@@ -1,10 +1,12 @@
-"""Sections as plain text: a number beside its interval, its unit and its n."""
+"""Sections as commands print them: text, where a number stands beside its interval, or JSON."""
 
 from __future__ import annotations
 
+import json
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -15,8 +17,15 @@ from scaling.report.section import Listing, Section, Table
 WIDTH = 100
 
 
+def writer(format: str) -> Callable[[Section], str]:
+    """What writes a section as "text" or "json"."""
+    if format not in FORMATS:
+        raise ValueError(f"format {format!r} is not one of {', '.join(FORMATS)}")
+    return FORMATS[format]
+
+
 def as_text(section: Section) -> str:
-    """What a command prints."""
+    """Its blocks, with a blank line between them."""
     return "\n\n".join(filter(None, map(_block, section.text)))
 
 
@@ -53,6 +62,24 @@ def listing(heading: str, sentences: Iterable[str]) -> str:
         for sentence in dict.fromkeys(sentences)
     ]
     return printable("\n".join([heading, *wrapped]), lines=True) if wrapped else ""
+
+
+def as_json(section: Section) -> str:
+    """Its data; a number that JSON has no word for is refused."""
+    return json.dumps(section.data, indent=1, allow_nan=False)
+
+
+FORMATS = {"text": as_text, "json": as_json}
+
+
+def intervals(found: Mapping[str, Interval]) -> dict[str, list[float]]:
+    """Intervals as JSON holds them; what has no draws has none."""
+    return {name: [end.low, end.high] for name, end in found.items() if not math.isnan(end.low)}
+
+
+def records(frame: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Rows as JSON holds them: what is missing is null."""
+    return [] if frame is None else list(json.loads(frame.to_json(orient="records", double_precision=15)))
 
 
 def brackets(interval: Interval | None) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from scaling.laws.runs.doubts import SERIOUS
-from scaling.report.data import records
 from scaling.report.figures.relation import figure_relate
+from scaling.report.printing import records
 from scaling.report.section import Drawing, Listing, Section, Table, about_table
 from scaling.scores.relation import Relation
 

@@ -8,19 +8,18 @@ from typing import Any
 import pandas as pd
 
 from mad.messages import counted
-from scaling.laws.audit import Audit
 from scaling.laws.envelope import Envelope
 from scaling.laws.isoflops import IsoFlop
 from scaling.laws.law import Interval
 from scaling.laws.powerlaw import PowerLaw
 from scaling.laws.runs.cleaning import NotIdentified, Status
-from scaling.report.allocations import allocation, exponents
-from scaling.report.data import intervals, records
+from scaling.report.allocations import allocation, exponents, side_by_side
+from scaling.report.evidence import Evidence
 from scaling.report.figures.allocation import figure_allocation
 from scaling.report.figures.isoflops import figure_isoflop
 from scaling.report.numbers import number, span, within
+from scaling.report.printing import brackets, intervals, records
 from scaling.report.section import Drawing, Listing, Section, Table, stacked
-from scaling.report.text import brackets
 
 # How far beyond the largest run the page looks, to show how little is known there.
 BEYOND = 100.0
@@ -58,8 +57,11 @@ def isoflop_section(arch: str, found: IsoFlop, targets: Sequence[float] = ()) ->
     )
 
 
-def isoflops_section(found: IsoFlop, runs: pd.DataFrame) -> Section:
+def isoflops_section(known: Evidence) -> Section:
     """The same of all architectures, and whether they may share an exponent."""
+    found = known.iso
+    if found is None:
+        raise NotIdentified(known.reasons["isoflop"])
     parts = [isoflop_section(arch, own) for arch, own in found.by_arch.items()]
     verdicts = [sentence for part in parts for sentence in part.verdicts]
     if len(parts) > 1 and found.sharing is not None:
@@ -82,7 +84,7 @@ def isoflops_section(found: IsoFlop, runs: pd.DataFrame) -> Section:
         verdicts=verdicts,
         notes=[f"{text}." for text in found.warnings],
         tables=(*stacked(parts), Table("Optima", optima)),
-        figures=(Drawing("isoflop", caption, lambda: figure_isoflop(runs, found)),),
+        figures=(Drawing("isoflop", caption, lambda: figure_isoflop(known.groups, found)),),
     )
 
 
@@ -116,40 +118,39 @@ def optima_section(arch: str, found: PowerLaw, lacking: int, targets: Sequence[f
     return Section(**_printed(head, data, {"N": (found.exponent, found.interval)}, at, warnings))
 
 
-def allocations_section(
-    tables: Mapping[str, pd.DataFrame],
-    audits: Mapping[str, Audit],
-    isoflop: IsoFlop | None,
-    envelopes: Mapping[str, Envelope],
-    target: float,
-) -> Section:
-    """N* and D* by the approaches side by side; tables: those of `side_by_side`, by architecture."""
-    if isoflop is None and not audits and not envelopes:
+def allocations_section(known: Evidence) -> Section:
+    """N* and D* by the approaches side by side."""
+    tables = []
+    for arch in known.archs:
+        mine = known.runs[known.runs["arch"] == arch]
+        if known.convention != "C as given":  # then FLOPs are derived again
+            mine = mine.drop(columns="flops")
+        law = known.laws.get(arch)
+        try:
+            table = side_by_side(mine, at=known.target, law=law, budgets=known.budgets, **known.drawn)
+        except NotIdentified:
+            continue
+        table.insert(0, "architecture", arch)
+        tables.append(table.drop(columns="flops"))
+    if known.iso is None and not known.laws and not known.envelopes:
         raise NotIdentified("Neither an isoFLOP power law nor a law of loss is identified; see above.")
     caption = (
         "Lines beyond the largest run are extrapolations: their bands hold only if the law does. An approach "
         "that is absent could not be used."
     )
-    laws = {arch: found.law for arch, found in audits.items()}
-    far = {arch: law.at(BEYOND * target).intervals.get("params") for arch, law in laws.items()}
-    rows = [table.drop(columns="flops").assign(architecture=arch) for arch, table in tables.items()]
-    both = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["architecture"])
-    front = ["architecture", *(name for name in both if name != "architecture")]
+    far = {arch: law.at(BEYOND * known.target).intervals.get("params") for arch, law in known.laws.items()}
+    head = f"Three approaches, at {number(known.target)} FLOPs"
     return Section(
-        verdicts=[f"{arch} at {found.allocation}." for arch, found in audits.items()],
+        verdicts=[f"{arch} at {found.allocation}." for arch, found in known.audits.items()],
         notes=[
             f"{arch} at {number(BEYOND)} times that compute: N* between {number(ends.low)} and "
             f"{number(ends.high)}, if the law holds."
             for arch, ends in far.items()
             if ends
         ],
-        tables=(Table(f"Three approaches, at {number(target)} FLOPs", both[front]),) if rows else (),
+        tables=(Table(head, pd.concat(tables, ignore_index=True)),) if tables else (),
         figures=(
-            Drawing(
-                "allocation",
-                caption,
-                lambda: figure_allocation(isoflop=isoflop, laws=laws, envelope=envelopes),
-            ),
+            Drawing("allocation", caption, lambda: figure_allocation(known.iso, known.laws, known.envelopes)),
         ),
     )
 

@@ -7,8 +7,8 @@ import pandas as pd
 from scaling.laws.runs.doubts import SERIOUS
 from scaling.report.evidence import Evidence
 from scaling.report.numbers import number
+from scaling.report.results.optima import BEYOND
 from scaling.report.section import Section, Table
-from scaling.report.sections.optima import BEYOND
 
 
 def runs_section(known: Evidence) -> Section:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,11 @@ from scaling.laws.forms import FORMS, STANDARD
 from scaling.laws.gadre import OverTrainingLaw
 from scaling.laws.law import COEFFICIENTS
 from scaling.laws.runs.cleaning import NotIdentified, clean
-from scaling.report.data import intervals, records
+from scaling.report.evidence import Evidence
 from scaling.report.figures.loss import figure_residuals, figure_surface
 from scaling.report.numbers import number, span, within
+from scaling.report.printing import brackets, intervals, records
 from scaling.report.section import Drawing, Listing, Section, Table, stacked
-from scaling.report.text import brackets
 
 DRAWN = {"pairs": "rows drawn", "budget": "whole budgets drawn", "run": "whole runs drawn"}
 UNITS = {
@@ -93,12 +93,12 @@ def law_section(
     )
 
 
-def laws_section(audits: Mapping[str, Audit], runs: pd.DataFrame, reasons: Sequence[str]) -> Section:
+def laws_section(known: Evidence) -> Section:
     """The laws of all architectures, each its own."""
-    if not audits:
+    reasons = known.why("law")
+    if not known.audits:
         raise NotIdentified(" ".join(reasons))
-    parts = [law_section(arch, found) for arch, found in audits.items()]
-    laws = {arch: found.law for arch, found in audits.items()}
+    parts = [law_section(arch, found) for arch, found in known.audits.items()]
     surface = "Contours of the fitted loss, the runs, and the optimum of each C (dashed)."
     residual = "Loss over the law's prediction, in percent, against size, data and compute."
     return Section(
@@ -106,8 +106,8 @@ def laws_section(audits: Mapping[str, Audit], runs: pd.DataFrame, reasons: Seque
         notes=reasons,
         tables=stacked(parts),
         figures=(
-            Drawing("surface", surface, lambda: figure_surface(runs, laws)),
-            Drawing("residuals", residual, lambda: figure_residuals(runs, laws)),
+            Drawing("surface", surface, lambda: figure_surface(known.ends, known.laws)),
+            Drawing("residuals", residual, lambda: figure_residuals(known.ends, known.laws)),
         ),
     )
 
