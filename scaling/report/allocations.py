@@ -19,8 +19,7 @@ from scaling.laws.runs.cleaning import NotIdentified, clean, ends
 def allocation(found: IsoFlop | Envelope | FittedLaw, c: float) -> dict[str, Any]:
     """N* and D* at C (params, tokens), and their intervals where there are any."""
     if isinstance(found, FittedLaw):
-        here = found.at(c)
-        return {"flops": c, "params": here.params, "tokens": here.tokens, "intervals": here.intervals}
+        return vars(found.at(c))
     row: dict[str, Any] = {"flops": c, "params": float(found.n_opt(c)), "tokens": float(found.d_opt(c))}  # type: ignore[arg-type]
     if isinstance(found, IsoFlop):
         row["intervals"] = {"params": found.n_interval(c), "tokens": found.d_interval(c)}

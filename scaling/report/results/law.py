@@ -32,7 +32,6 @@ UNITS = {
     "d_exponent": "D* ~ C^b",
 }
 HEADINGS = ("architecture", "severity", "finding", "remedy")
-ALLOCATED = ("flops", "params", "tokens", "tokens_per_param", "loss", "beyond")
 
 
 def law_section(
@@ -40,6 +39,7 @@ def law_section(
 ) -> Section:
     """A fitted law with its audit, its optima at the targets, and its errors on runs that were not fitted."""
     law, findings = found.law, [str(finding) for finding in found.findings]
+    at = [law.at(target) for target in targets]
     data: dict[str, Any] = {
         "status": str(law.status),
         "runs": law.n,
@@ -52,10 +52,7 @@ def law_section(
         **law.values,
         "resample": law.resample,
         "intervals": intervals(law.intervals),
-        "at": [
-            {name: getattr(at, name) for name in ALLOCATED} | {"intervals": intervals(at.intervals)}
-            for at in map(law.at, targets)
-        ],
+        "at": [vars(point) | {"intervals": intervals(point.intervals)} for point in at],
         "findings": findings,
     }
     threshold = f" (delta {law.delta:g})" if law.delta is not None else ""
@@ -85,7 +82,7 @@ def law_section(
             f"{law.objective}{threshold} on log loss, sum {law.value:.7g}; {law.status}; condition number "
             f"{law.condition:.3g}",
             Table("", pd.DataFrame(coefficients, columns=["", "value", level, ""])),
-            "\n".join(str(law.at(target)) for target in targets),
+            "\n".join(map(str, at)),
             Listing("verdicts:", findings),
             said,
         ),
