@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -96,7 +97,7 @@ def agree(
         ours, theirs = (slopes(z, list(named.values())) for z in (y, expected))
         for name, a, b in zip(named, ours, theirs, strict=True):
             close(a, b, slope, least=1e-3, name=name)
-    close(layer.float()(x.float()).detach(), expected.detach(), low)
+    close(copy.deepcopy(layer).float()(x.float()).detach(), expected.detach(), low)
 
 
 def slopes(y: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:

@@ -14,45 +14,38 @@ import architectures
 from architectures.model import SequenceModel
 from architectures.primitive import Context
 from architectures.sizes.accounting import account
+from tests.architectures.helpers import (
+    close,
+    decodes_and_learns,
+    in_pieces,
+    moved,
+    noise,
+    parameters_in,
+    random_tokens,
+    wrapper_of,
+)
 
 BODY = "delta-net mlp mh-attention swiglu gated-delta-net"
 SMALL = "mh-attention mlp swiglu"
 FORMS = ["altup", "altup[recycled=true]", "gemma3n-altup[k=2]"]
 
 
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def tokens(*shape: int, vocab: int = 5) -> Tensor:
-    return torch.randint(vocab, shape, generator=torch.Generator().manual_seed(2))
+def tokens(*shape: int) -> Tensor:
+    return random_tokens(*shape, seed=2)
 
 
 def build(spec: str, *, dim: int = 32, **options: Any) -> SequenceModel:
     return architectures.build(spec, vocab_size=5, dim=dim, max_len=64, seed=0, **options)
 
 
-def make(spec: str, *, dim: int = 32, away: float = 0.3) -> Any:
-    """The one wrapper of a spec, in float64, away from its initialisation."""
-    wrapper = build(spec, dim=dim).double().blocks[0]
-    with torch.no_grad():
-        for i, p in enumerate(wrapper.parameters()):
-            p.add_(away * noise(*p.shape, seed=i))
-    return wrapper
-
-
 def pair(wrapper: str, body: str, **options: Any) -> tuple[SequenceModel, SequenceModel]:
     """A model, and the same weights inside of a wrapper."""
     base, wrapped = build(body, **options), build(f"{wrapper}{{{body}}}", **options)
-    wrapped.blocks[0].body.load_state_dict(base.blocks.state_dict())
+    wrapped.get_submodule("blocks.0.body").load_state_dict(base.blocks.state_dict())
     for part in ("embedding", "norm", "head", "decoder"):
         if getattr(base, part) is not None:
             getattr(wrapped, part).load_state_dict(getattr(base, part).state_dict())
     return base, wrapped
-
-
-def close(a: Tensor, b: Tensor, atol: float = 1e-11) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=atol * max(1.0, float(b.detach().abs().max())))
 
 
 @pytest.mark.parametrize("wrapper", ["altup[k=1]", "altup[k=1, recycled=true]", "altup[k=1, schedule=same]"])
@@ -72,7 +65,7 @@ def test_recycled_slices_start_as_the_base(k: int, schedule: str, body: str) -> 
 
 
 def test_copies_stay_copies_under_the_identity() -> None:
-    wrapper = build("altup[k=3]{mlp mlp mlp mlp}").double().blocks[0]
+    wrapper = wrapper_of("altup[k=3]{mlp mlp mlp mlp}", away=0)
     x = noise(2, 5, 32)
     assert torch.equal(*wrapper(torch.cat([x, x, x], -1)).split(32, -1)[:2])
 
@@ -108,7 +101,7 @@ def by_definition(wrapper: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 @torch.no_grad()
 def test_it_is_its_definition(k: int, recycled: str, schedule: str) -> None:
-    wrapper = make(f"altup[k={k}, recycled={recycled}, schedule={schedule}]{{{BODY}}}")
+    wrapper = wrapper_of(f"altup[k={k}, recycled={recycled}, schedule={schedule}]{{{BODY}}}")
     assert [n for n, _ in wrapper.named_parameters()][:2] == ["p", "g"]
     x = noise(2, 7, wrapper.stream_width)
     assert wrapper.stream_width == (32 if recycled == "true" else 32 * k)
@@ -116,7 +109,7 @@ def test_it_is_its_definition(k: int, recycled: str, schedule: str) -> None:
 
 
 def test_each_block_runs_once_on_its_slice() -> None:
-    wrapper = make("altup[k=3]{mlp mlp mlp mlp mlp}")
+    wrapper = wrapper_of("altup[k=3]{mlp mlp mlp mlp mlp}")
     seen: list[Tensor] = []
     for block in wrapper.body:
         block.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -128,12 +121,12 @@ def test_each_block_runs_once_on_its_slice() -> None:
     assert [s.shape for s in seen] == 5 * [(2, 5, 32)]
     for given, active in zip(seen, [0, 1, 2, 0, 1], strict=True):
         assert torch.equal(given, x.split(32, -1)[active])
-    fixed = make("altup[k=3, schedule=same]{mlp mlp}")
+    fixed = wrapper_of("altup[k=3, schedule=same]{mlp mlp}")
     assert wrapper.active == [0, 1, 2, 0, 1] and fixed.active == [0, 0]
 
 
 def test_the_active_slice_is_what_its_layer_gives_whatever_was_predicted() -> None:
-    wrapper = make("altup[k=2]{mlp}")
+    wrapper = wrapper_of("altup[k=2]{mlp}")
     with torch.no_grad():
         wrapper.g.fill_(1.0)
     x = noise(2, 5, 64)
@@ -178,7 +171,7 @@ def test_flops_are_those_of_the_base_and_of_the_mixing(k: int) -> None:
     "spec", ["altup[k=3]", "altup[k=4, recycled=true]", "gemma3n-altup[k=3]", "altup[k=1]"]
 )
 def test_flops_agree_with_the_counter(spec: str) -> None:
-    wrapper = make(f"{spec}{{delta-net mlp}}").float()
+    wrapper = wrapper_of(f"{spec}{{delta-net mlp}}").float()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         wrapper(noise(1, 21, wrapper.stream_width).float())
     assert counter.get_total_flops() == wrapper.executed(21) - wrapper.unseen(21)
@@ -186,22 +179,17 @@ def test_flops_agree_with_the_counter(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", FORMS)
 def test_decoding_is_the_forward_and_the_cache_that_of_the_base(spec: str) -> None:
-    model = build(f"{spec}{{{BODY}}}").double()
-    with torch.no_grad():
-        for i, p in enumerate(model.blocks.parameters()):
-            p.add_(0.1 * noise(*p.shape, seed=i))
-    seq, state, outputs = tokens(2, 23), model.init_state(2), []
-    for t in range(9):
-        logits, state = model.step(seq[:, t], state)
-        outputs.append(logits)
-    rest, state = model.prefill(seq[:, 9:], state)
-    close(torch.cat([torch.stack(outputs, 1), rest], 1), model(seq))
+    model, seq = build(f"{spec}{{{BODY}}}").double(), tokens(2, 23)
+    moved(model.blocks)
+    logits, state = in_pieces(model, seq, *range(1, 10))
+    close(logits, model(seq))
     base, wrapped = build(BODY), build(f"{spec}{{{BODY}}}")
     _, plain = base.prefill(seq, base.init_state(2))
     assert [t.shape for block in state for t in block] == [t.shape for block in plain for t in block]
     counts = [account(s, vocab_size=5, dim=32, seq_len=23) for s in (BODY, f"{spec}{{{BODY}}}")]
     assert counts[0].state == counts[1].state and counts[0].nominal == counts[1].nominal
-    assert wrapped.blocks[0].measure_state(23)["growing"] > 0
+    wrapper: Any = wrapped.blocks[0]
+    assert wrapper.measure_state(23)["growing"] > 0
 
 
 def literal_gemma(wrapper: Any, x: Tensor) -> Tensor:
@@ -259,7 +247,7 @@ def literal_gemma(wrapper: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("k", [1, 2, 3])
 @torch.no_grad()
 def test_the_form_of_gemma_3n_is_its_definition(k: int) -> None:
-    wrapper = make(f"gemma3n-altup[k={k}]{{mh-attention mlp}}", dim=16, away=0.5)
+    wrapper = wrapper_of(f"gemma3n-altup[k={k}]{{mh-attention mlp}}", dim=16, away=0.5)
     for maps in wrapper.maps:
         maps.router.mul_(8)  # tanh far from the line, and some coefficients beyond their limit
         maps.prediction[0, 0], maps.correction[0, 0] = 130.0, -140.0
@@ -269,7 +257,7 @@ def test_the_form_of_gemma_3n_is_its_definition(k: int) -> None:
 
 
 def test_gemma_3n_begins_as_published() -> None:
-    wrapper = build("gemma3n-altup{mh-attention mlp}", dim=64).blocks[0]
+    wrapper: Any = build("gemma3n-altup{mh-attention mlp}", dim=64).blocks[0]
     assert wrapper.config.k == 4 and wrapper.active == [0, 0] and wrapper.stream_width == 64
     for maps in wrapper.maps:
         assert maps.prediction.shape == (16, 4) and maps.correction.shape == (4, 4)
@@ -290,7 +278,7 @@ def test_coefficients_are_not_decayed() -> None:
 
 @pytest.mark.parametrize("spec", FORMS)
 def test_every_coefficient_moves_the_output(spec: str) -> None:
-    wrapper = make(f"{spec}{{mlp mlp}}")
+    wrapper = wrapper_of(f"{spec}{{mlp mlp}}")
     (wrapper(noise(2, 5, wrapper.stream_width)) * noise(2, 5, wrapper.stream_width, seed=4)).sum().backward()
     for n, p in wrapper.named_parameters():
         if ".body." not in n:
@@ -370,19 +358,8 @@ def test_what_does_not_fit_is_refused(spec: str, message: str) -> None:
     ],
 )
 def test_it_composes(spec: str) -> None:
-    model = build(spec).double()
-    seq = tokens(2, 17)
-    whole = model(seq)
-    state, outputs = model.init_state(2), []
-    for t in range(6):
-        logits, state = model.step(seq[:, t], state)
-        outputs.append(logits)
-    rest, _ = model.prefill(seq[:, 6:], state)
-    close(torch.cat([torch.stack(outputs, 1), rest], 1), whole)
-    whole.square().sum().backward()
-    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
-    count = account(spec, vocab_size=5, dim=32, seq_len=17)
-    assert count.params == sum(p.numel() for p in model.parameters())
+    model = decodes_and_learns(spec)
+    assert account(spec, vocab_size=5, dim=32, seq_len=17).params == parameters_in(model)
 
 
 def test_experts_inside_report_their_losses() -> None:
@@ -394,11 +371,7 @@ def test_experts_inside_report_their_losses() -> None:
 def test_a_model_with_a_wide_stream_is_solved_and_batched() -> None:
     solution = architectures.solve("altup{mh-attention swiglu}", params=60_000)
     model = architectures.build(solution.spec, vocab_size=16, dim=solution.dim, max_len=128, seed=0)
-    core = (
-        sum(p.numel() for p in model.parameters())
-        - model.embedding.weight.numel()
-        - model.head.weight.numel()
-    )
+    core = parameters_in(model) - parameters_in(model.embedding) - parameters_in(model.head)
     assert abs(core / 60_000 - 1) <= 0.02
     models = [
         architectures.build("altup{delta-net mlp}", vocab_size=5, dim=32, max_len=64, seed=r) for r in (0, 1)

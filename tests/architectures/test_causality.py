@@ -159,7 +159,7 @@ class Later(nn.Module):
         return self.inner(x, x, x, need_weights=False)[0]
 
 
-CHEATS = {
+CHEATS: dict[type[Any], str] = {
     **{cls: "later" for cls in (Peek, Mean, One, Long, Gated, Faint, Rare, Sorted, Trains, Evaluates)},
     **{Closed: "later", Single: "later"},
     **{Normed: "later", Later: "later", Rows: "rows", Hidden: "nan", Numpy: "repeat"},
@@ -238,6 +238,8 @@ class Recurrent(nn.Module):
 
 class Running(nn.Module):
     """A mean over batches that is kept in training and not used there."""
+
+    mean: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -472,7 +474,7 @@ def test_every_option_of_every_layer_declares_what_the_probe_finds(name: str) ->
 def test_after_training_as_many_positions_are_asked_as_there_were_steps() -> None:
     model = architectures.build(f"{spell(One)} mlp", vocab_size=VOCAB, dim=128, max_len=128, seed=0)
     with torch.no_grad():
-        model.head.weight.mul_(50)
+        model.get_parameter("head.weight").mul_(50)
     asked: list[Any] = [model, TOKENS.repeat(1, 4), VOCAB]
     require_trained(*asked, who="it", steps=4, batch_size=4)
     with pytest.raises(ValueError, match=r"position 17 move .* after training"):
@@ -482,7 +484,7 @@ def test_after_training_as_many_positions_are_asked_as_there_were_steps() -> Non
 def test_after_training_batches_of_its_size_are_asked() -> None:
     model = build(f"{spell(Many)} mlp")
     with torch.no_grad():
-        model.head.weight.mul_(50)
+        model.get_parameter("head.weight").mul_(50)
     asked: list[Any] = [model, TOKENS, VOCAB]
     require_trained(*asked, who="it", steps=4, batch_size=63)
     with pytest.raises(ValueError, match="Many sees later positions"):

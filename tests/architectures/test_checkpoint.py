@@ -16,6 +16,7 @@ import architectures
 from architectures.checkpoint import load, save
 from architectures.elastic import nested_layers, set_granularity
 from architectures.vision import ImageModel
+from tests.architectures.helpers import layer_at
 
 
 def make(spec: str = "mh-attention[heads=2] moe-mlp", **more: Any) -> Any:
@@ -32,7 +33,7 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path, readout: str, tied: bool) 
     tokens = torch.randint(5, (2, 8))
     assert optimizer is None and torch.equal(loaded(tokens), model(tokens))
     assert loaded.spec == model.spec and loaded.options == model.options
-    assert loaded.blocks[0].layer.scale == 0.123
+    assert layer_at(loaded, 0).scale == 0.123
     assert (loaded.head.weight is loaded.embedding.weight) == tied
     assert [p.name for p in tmp_path.iterdir()] == ["m.pt"]
 

@@ -11,25 +11,21 @@ from torch import Tensor
 import architectures
 from architectures import elastic, growth
 from architectures.model import SequenceModel
+from tests.architectures.helpers import close, moved, random_tokens
 
 DIM, VOCABULARY, LENGTH = 32, 11, 20
 
 
+def start(spec: str) -> SequenceModel:
+    return architectures.build(spec, vocab_size=VOCABULARY, dim=DIM, max_len=LENGTH, seed=0).double()
+
+
 def make(spec: str) -> SequenceModel:
-    model = architectures.build(spec, vocab_size=VOCABULARY, dim=DIM, max_len=LENGTH, seed=0).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float64))
-    return model
+    return moved(start(spec))
 
 
 def tokens() -> Tensor:
-    return torch.randint(VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(0))
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-12 * float(b.detach().abs().max()))
+    return random_tokens(2, LENGTH, vocab=VOCABULARY)
 
 
 @pytest.mark.parametrize("size", [0, 1, 2])
@@ -42,7 +38,7 @@ def test_widening_undoes_extraction(size: int) -> None:
         return weights[name].detach().clone()
 
     grown, _ = growth.widen_mlp(small, to=64, fill=fill)
-    close(grown(tokens()), small(tokens()))
+    close(grown(tokens()), small(tokens()), 1e-12)
     inner = 64 * 2**size // 8
     for name, p in grown.named_parameters():
         if name.endswith("down.weight"):
@@ -51,7 +47,7 @@ def test_widening_undoes_extraction(size: int) -> None:
                 p[:, inner:] = weights[name][:, inner:]
         else:
             assert torch.equal(p, weights[name]), name
-    close(grown(tokens()), whole(tokens()))
+    close(grown(tokens()), whole(tokens()), 1e-12)
 
 
 def test_extraction_undoes_widening() -> None:
@@ -68,17 +64,14 @@ def test_extraction_undoes_widening() -> None:
 @pytest.mark.parametrize("body", ["mh-attention sparse-mlp", "mh-attention moe-mlp", "sparse-attention sru"])
 @pytest.mark.parametrize("k", [2, 3])
 def test_altup_around_sparse_and_routed_layers_starts_as_they_are(body: str, k: int) -> None:
-    base = architectures.build(body, vocab_size=VOCABULARY, dim=DIM, max_len=LENGTH, seed=0).double()
-    wide = architectures.build(
-        f"altup[k={k}, recycled=true]{{{body}}}", vocab_size=VOCABULARY, dim=DIM, max_len=LENGTH, seed=0
-    ).double()
+    base, wide = start(body), start(f"altup[k={k}, recycled=true]{{{body}}}")
     inside = dict(base.named_parameters())
     with torch.no_grad():
         for name, p in wide.named_parameters():
             if (plain := name.replace("blocks.0.body.", "blocks.")) in inside:
                 p.copy_(inside.pop(plain))
     assert not inside
-    close(wide(tokens()), base(tokens()))
+    close(wide(tokens()), base(tokens()), 1e-12)
     wide(tokens()).square().sum().backward()
     assert all(p.grad is not None for p in wide.parameters())
 
@@ -95,13 +88,13 @@ def test_a_sparse_mlp_is_widened_by_whole_blocks(options: str) -> None:
     grown, carried = growth.widen_mlp(model, adamw, to=192)
     layer: Any = grown.layers()[1][1]
     assert layer.inner == 192 and carried is not None
-    close(grown(tokens()), before)
-    rebuilt = architectures.build(grown.spec, vocab_size=VOCABULARY, dim=DIM, max_len=LENGTH, seed=1)
+    close(grown(tokens()), before, 1e-12)
+    rebuilt = start(str(grown.spec))
     assert {n: p.shape for n, p in rebuilt.named_parameters()} == {
         n: p.shape for n, p in grown.named_parameters()
     }
     wider, _ = growth.widen_hidden(grown, to=48)
-    close(wider(tokens()), before)
+    close(wider(tokens()), before, 1e-12)
     for _ in range(2):
         carried.zero_grad()
         grown(tokens()).square().mean().backward()

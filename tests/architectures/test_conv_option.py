@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
-from architectures.primitive import Primitive
 from architectures.registry import get
+from tests.architectures.helpers import in_pieces, layer_of, noise
 
 DIM = 32
 MIXERS = [
@@ -26,17 +25,8 @@ MIXERS = [
 OWN = [name for name in MIXERS if name != "gated-short-conv"]
 
 
-def make(name: str, conv: int) -> Primitive:
-    spec = architectures.parse(f"1*{name}[conv={conv}]")
-    layer = architectures.build(spec, vocab_size=5, dim=DIM, max_len=64, seed=0).layers()[0][1].double()
-    with torch.no_grad():
-        for j, p in enumerate(layer.parameters()):  # where zeros would hide a mistake
-            p.add_(0.02 * noise(*p.shape, seed=j))
-    return layer
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def make(name: str, conv: int) -> Any:
+    return layer_of(name, f"conv={conv}", dim=DIM, max_len=64, away=0.02)
 
 
 def tail(name: str, conv: int) -> int:
@@ -56,14 +46,9 @@ def test_the_forms_agree_and_every_tap_acts(name: str, conv: int) -> None:
         pytest.skip("its taps are the layer")
     layer = make(name, conv)
     x = noise(2, 19, DIM)
-    whole, state = layer(x), layer.init_state(2)
-    start, state = layer.prefill(x[:, :3], state)
-    middle, state = layer.prefill(x[:, 3:11], state)
-    rows = [start, middle]
-    for t in range(11, 19):
-        y, state = layer.step(x[:, t], state)
-        rows.append(y[:, None])
-    torch.testing.assert_close(torch.cat(rows, dim=1), whole, rtol=0, atol=1e-11)
+    whole = layer(x)
+    pieces, _ = in_pieces(layer, x, 3, *range(11, 19))
+    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-11)
     (whole * noise(*whole.shape, seed=2)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in layer.parameters())
 

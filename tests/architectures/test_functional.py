@@ -18,12 +18,9 @@ from architectures.functional.rotary import rotate
 from architectures.functional.scan import linear_scan
 from architectures.functional.short_conv import next_tail, short_conv
 from architectures.parts.norms import RMSNorm
+from tests.architectures.helpers import noise
 
 WINDOWS = [None, 1, 2, 5, 100]
-
-
-def noise(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
 def close(actual: Tensor, expected: Tensor, name: str = "", *, atol: float = 1e-12) -> None:
@@ -112,7 +109,7 @@ def test_attention_promotes_to_the_widest_of_its_inputs() -> None:
 
 @pytest.mark.parametrize("window", [None, 3])
 def test_attention_under_vmap_equals_the_loop(window: int | None) -> None:
-    shapes = [(2, 7, 2, 4), (2, 7, 2, 4), (2, 7, 2, 3)]
+    shapes: list[tuple[int, ...]] = [(2, 7, 2, 4), (2, 7, 2, 4), (2, 7, 2, 3)]
     vmap_agrees(lambda q, k, v: attend(q, k, v, scale=0.5, window=window), shapes)
 
 
@@ -262,7 +259,8 @@ def test_the_scan_has_a_shape_on_meta() -> None:
 
 def naive_long_conv(x: Tensor, h: Tensor) -> Tensor:
     length = x.shape[1]
-    return torch.stack([sum(h[t - s] * x[:, s] for s in range(t + 1)) for t in range(length)], dim=1)  # type: ignore[arg-type]
+    rows = [torch.stack([h[t - s] * x[:, s] for s in range(t + 1)]).sum(0) for t in range(length)]
+    return torch.stack(rows, dim=1)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 17, 32])

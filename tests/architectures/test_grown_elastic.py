@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from architectures.elastic import by_layer, count_params, extract, nested_layers
 from architectures.growth import add_heads, add_layer, grow, widen_hidden, widen_keys, widen_mlp, widen_values
 from architectures.primitive import Context
 from architectures.vision import ImageModel
+from tests.architectures.helpers import layer_at, model_of, parameters_in, random_tokens, wild
 
 VOCAB = 7
 SPECS = [
@@ -29,31 +29,8 @@ SPECS = [
 ]
 
 
-def make(spec: str, dim: int = 32, seed: int = 0, readout: str = "every", **options: Any) -> Any:
-    """A float64 model away from its initialisation."""
-    model = architectures.build(
-        spec,
-        vocab_size=VOCAB,
-        dim=dim,
-        max_len=24,
-        readout=readout,
-        seed=seed,
-        options=architectures.ModelOptions(**options),
-    ).double()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
-    return model
-
-
-def wild(seed: int) -> Callable[[str, Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return lambda name, like: 3 * torch.randn(like.shape, generator=generator, dtype=like.dtype)
-
-
 def tokens() -> Tensor:
-    return torch.randint(VOCAB, (2, 19), generator=torch.Generator().manual_seed(3))
+    return random_tokens(2, 19, vocab=VOCAB, seed=3)
 
 
 def gap(found: Tensor, expected: Tensor) -> float:
@@ -77,7 +54,7 @@ OPERATIONS: list[tuple[Any, dict[str, Any]]] = [
 @pytest.mark.parametrize("rule", ["keep", "rescale"])
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_size_of_a_grown_model_is_what_is_cut_out(spec: str, rule: Any) -> None:
-    start, rng = make(spec, tied=rule == "keep"), random.Random(spec)
+    start, rng = model_of(spec, tied=rule == "keep"), random.Random(spec)
     model, done = start, 0
     for operation, arguments in OPERATIONS:
         try:
@@ -93,7 +70,7 @@ def test_every_size_of_a_grown_model_is_what_is_cut_out(spec: str, rule: Any) ->
             small = extract(model, mix)
             logits, *_ = model.call(tokens(), Context(granularity=by_layer(model, mix)))
             assert gap(small(tokens()), logits) <= 1e-12
-            assert count_params(model, mix) == sum(p.numel() for p in small.parameters())
+            assert count_params(model, mix) == parameters_in(small)
         assert torch.equal(extract(model, whole)(tokens()), model(tokens()))
     assert done >= 5
 
@@ -126,7 +103,7 @@ def random_step(model: Any, rng: random.Random, seed: int) -> Any:
 def test_growing_cutting_and_saving_in_any_order_keeps_the_function(trial: int, tmp_path: Path) -> None:
     rng = random.Random(trial)
     spec = rng.choice([*SPECS, "mla sparse-mlp[bias=true] matformer-attention matformer-mlp"])
-    model = make(spec, seed=trial, tied=rng.random() < 0.5)
+    model = model_of(spec, seed=trial, tied=rng.random() < 0.5)
     expected = model(tokens())
     for step in range(10):
         model = random_step(model, rng, 100 * trial + step)
@@ -151,7 +128,7 @@ DECODED = [name for name in architectures.names() if registry.get(name).cls.mixe
 @pytest.mark.parametrize("name", DECODED)
 def test_any_layer_beside_a_nested_one_is_carried_along(name: str, tmp_path: Path) -> None:
     """Grown as far as there are rules, cut, saved, read and grown again, at an odd width of the stream."""
-    model = make(f"{name} matformer-attention[heads=4, key_dim=6] matformer-mlp[inner=40]", dim=48)
+    model = model_of(f"{name} matformer-attention[heads=4, key_dim=6] matformer-mlp[inner=40]", dim=48)
     expected, turned = model(tokens()), 0
     for operation, to in ((widen_keys, 10), (widen_hidden, 56), (widen_mlp, 480), (widen_hidden, 57)):
         try:
@@ -191,7 +168,7 @@ def test_every_layer_grows_and_is_saved_or_is_refused_in_a_sentence(
     example = registry.get(name).example
     every: tuple[dict[str, Any], ...] = ({}, {"tied": True}, {"readout_sparsity": 2})
     for options in every if readout == "every" else every[:1]:
-        model = make(f"{example} mlp {example}", readout=readout, **options)
+        model = model_of(f"{example} mlp {example}", readout=readout, **options)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         model(tokens()).square().mean().backward()
         optimizer.step()
@@ -211,6 +188,7 @@ def test_a_vision_model_keeps_its_stored_numbers() -> None:
     model = ImageModel(
         "matformer-encoder-attention matformer-mlp", classes=5, size=8, patch=2, dim=32, seed=0
     )
-    model.norm.eps, model.get_submodule("blocks.0.layer").scale = 0.5, 0.3
+    model.norm.eps = 0.5
+    layer_at(model, 0).scale = 0.3
     images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(extract(model, 3)(images), model(images))

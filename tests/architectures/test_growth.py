@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -29,8 +30,10 @@ from architectures.growth import (
 from architectures.growth.anatomy import describe
 from architectures.stored import stored_numbers
 from architectures.vision import ImageModel
+from tests.architectures.helpers import layer_at, model_of, parameters_in, random_tokens, wild
 
 VOCAB, LENGTH = 7, 12
+make = partial(model_of, dim=16)
 ATTENTION = [
     "attention[heads=2]",
     "attention[heads=4, kv_heads=2, gate=true, conv=2]",
@@ -50,44 +53,14 @@ CHANNEL = [
 ]
 
 
-def make(spec: str, dim: int = 16, seed: int = 0, **options: Any) -> Any:
-    """A float64 model away from its initialisation."""
-    built = architectures.build(
-        spec,
-        vocab_size=VOCAB,
-        dim=dim,
-        max_len=2 * LENGTH,
-        seed=seed,
-        options=architectures.ModelOptions(**options),
-    ).double()
-    with torch.no_grad():
-        for i, p in enumerate(built.parameters()):
-            p.add_(0.3 * noise(*p.shape, seed=i))
-    return built
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def wild(seed: int = 0) -> Callable[[str, Tensor], Tensor]:
-    """N(0, 3^2) for every free entry."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda name, like: 3 * torch.randn(like.shape, generator=generator, dtype=like.dtype)
-
-
 def tokens(seed: int = 3, rows: int = 2) -> Tensor:
-    return torch.randint(VOCAB, (rows, LENGTH), generator=torch.Generator().manual_seed(seed))
+    return random_tokens(rows, LENGTH, vocab=VOCAB, seed=seed)
 
 
 @torch.no_grad()
 def change(old: Any, new: Any) -> float:
     before, after = old(tokens()), new(tokens())
     return float((after - before).abs().max() / before.abs().max())
-
-
-def count(model: Any) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -109,7 +82,7 @@ def test_attention_grows_in_every_direction_and_keeps_its_function(layer: str, r
             continue
         before = {n: p.clone() for n, p in model.named_parameters()}
         grown, none = operation(model, to=to, rule=rule, fill=wild(), generator=generator())
-        assert none is None and count(grown) > count(model)
+        assert none is None and parameters_in(grown) > parameters_in(model)
         assert change(model, grown) <= 1e-12, operation.__name__
         # Pure: the old model is as it was. The new spec rebuilds exactly these shapes.
         assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
@@ -149,7 +122,8 @@ def test_layers_around_a_matrix_state_follow_the_width(layer: str) -> None:
     model = make(f"{layer} swiglu", dim=32)
     grown, _ = widen_hidden(model, to=48, fill=wild(), generator=generator())
     assert change(model, grown) <= 1e-12
-    assert describe(grown.blocks[0].layer).sizes == describe(model.blocks[0].layer).sizes  # type: ignore[union-attr]
+    before, after = describe(layer_at(model, 0)), describe(layer_at(grown, 0))
+    assert before is not None and after is not None and after.sizes == before.sizes
 
 
 @pytest.mark.parametrize(
@@ -331,7 +305,7 @@ def test_a_stored_number_that_is_not_kept_is_seen(
 def test_qk_norm_that_sums_new_channels_is_seen() -> None:
     model = make("attention[heads=2, qk_norm=true] mlp")
     grown, _ = widen_keys(model, to=12, fill=wild())
-    grown.blocks[0].layer._counted = lambda z: None
+    layer_at(grown, 0)._counted = lambda z: None
     assert change(model, grown) > 1e-4
 
 
@@ -363,9 +337,9 @@ def test_epsilon_follows_the_rescale() -> None:
         model.embedding.weight.mul_(0.001)
     grown, _ = widen_hidden(model, to=48, rule="rescale", fill=wild())
     assert change(model, grown) <= 1e-12
-    for module in grown.modules():
-        if hasattr(module, "eps"):
-            module.eps = 1e-6
+    norms: list[Any] = [module for module in grown.modules() if hasattr(module, "eps")]
+    for norm in norms:
+        norm.eps = 1e-6
     assert change(model, grown) > 1e-2
 
 
@@ -428,7 +402,7 @@ def sgd(model: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
 
 
-GROW_ALL = [
+GROW_ALL: list[tuple[Any, dict[str, Any]]] = [
     (widen_mlp, {"to": 20}),
     (widen_keys, {"to": 12}),
     (add_heads, {"to": 4}),
@@ -484,25 +458,25 @@ def test_groups_hyperparameters_and_moments_are_carried() -> None:
         assert {k: v for k, v in old.items() if k != "params"} == {
             k: v for k, v in new.items() if k != "params"
         }
-    down, before = grown.blocks[1].layer.down.weight, model.blocks[1].layer.down.weight
+    down, before = layer_at(grown, 1).down.weight, layer_at(model, 1).down.weight
     state, was = carried.state[down], optimizer.state[before]
     for key in ("exp_avg", "exp_avg_sq"):
         assert torch.equal(state[key][:, :64], was[key]) and not state[key][:, 64:].any()
     assert state["step"] == was["step"] == 1 and state["step"] is not was["step"]
     deeper, carried = add_layer(model, optimizer, to=3, layer="mlp")
-    fresh = deeper.blocks[2].layer.up.weight
+    fresh = layer_at(deeper, 2).up.weight
     assert carried is not None and fresh not in carried.state
     assert any(p is fresh for p in carried.param_groups[0]["params"])  # the matrices' group
-    assert any(p is deeper.blocks[2].norm.weight for p in carried.param_groups[1]["params"])
+    assert any(p is deeper.get_parameter("blocks.2.norm.weight") for p in carried.param_groups[1]["params"])
 
 
 def test_frozen_tensors_stay_frozen_and_buffers_are_kept() -> None:
     model = make("moe-mlp[experts=4, balance=bias] mlp")
-    model.blocks[0].layer.router.bias.add_(torch.arange(4.0))
+    layer_at(model, 0).router.bias.add_(torch.arange(4.0))
     model.embedding.weight.requires_grad_(False)
     grown, _ = widen_hidden(model.eval(), to=24)
     assert not grown.embedding.weight.requires_grad and not grown.training
-    assert torch.equal(grown.blocks[0].layer.router.bias, model.blocks[0].layer.router.bias)
+    assert torch.equal(layer_at(grown, 0).router.bias, layer_at(model, 0).router.bias)
 
 
 # Decoding, files, and the inverse of extraction.
@@ -558,7 +532,7 @@ def test_a_file_carries_stored_numbers_and_optimiser_through_growth(tmp_path: An
         loss_of(m, 1).backward()
         o.step()
     torch.testing.assert_close(
-        loaded.blocks[0].layer.value.weight[:, :16], model.blocks[0].layer.value.weight, rtol=1e-9, atol=1e-12
+        layer_at(loaded, 0).value.weight[:, :16], layer_at(model, 0).value.weight, rtol=1e-9, atol=1e-12
     )
 
 
@@ -574,7 +548,7 @@ def test_widening_gives_back_what_extraction_took() -> None:
         if "down" not in name:
             assert torch.equal(p, big.get_parameter(name)), name
     with torch.no_grad():
-        grown.blocks[1].layer.down.weight[:, 8:] = big.blocks[1].layer.down.weight[:, 8:]
+        layer_at(grown, 1).down.weight[:, 8:] = layer_at(big, 1).down.weight[:, 8:]
     assert torch.equal(grown(tokens()), big(tokens()))
 
 
@@ -597,7 +571,7 @@ def test_grow_reaches_the_very_architecture(spec: str, dim: int) -> None:
     grown, optimizer = grow(model, spec, adamw(model), dim=dim, fill=wild(), generator=generator())
     assert grown.spec == architectures.parse(spec) and grown.dim == dim and optimizer is not None
     assert change(model, grown) <= 1e-12
-    assert count(grown) == architectures.account(spec, vocab_size=VOCAB, dim=dim, seq_len=12).params
+    assert parameters_in(grown) == architectures.account(spec, vocab_size=VOCAB, dim=dim, seq_len=12).params
 
 
 def test_the_plan_names_its_steps() -> None:
@@ -646,7 +620,10 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: widen_mlp(make("mlp"), to=200, layers=[3]), r"layers=\[3\] are not among the 1 layers"),
     (lambda: add_layer(make("mlp"), to=2, layer=3), "3 is not an architecture; give a spec"),  # type: ignore[arg-type]
     (lambda: grow(make("mlp"), "mlp", dim="64"), "dim='64' is not a whole number"),  # type: ignore[arg-type]
-    (lambda: widen_mlp(make("mlp"), to=200, layers=["a"]), r"layers=\['a'\] are not among .*; give a list"),
+    (
+        lambda: widen_mlp(make("mlp"), to=200, layers=cast(Any, ["a"])),
+        r"layers=\['a'\] are not among .*; give a list",
+    ),
     (lambda: widen_mlp(make("mlp"), to=200, layers=1), r"layers=\[1\] are not among"),  # type: ignore[arg-type]
     (lambda: widen_mlp(make("mlp"), to=99, rule=cast(Any, "no")), "rule='no' is not one of keep, rescale"),
     (lambda: widen_keys(make("attention[heads=2]"), to=9), "RoPE rotates pairs"),

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import architectures
 from architectures.primitive import Context
+from tests.architectures.helpers import agree, layer_of, noise, parameters_in, short_conv
 
 DIM = 16
-
-
-def make(options: str = "", *, dim: int = DIM, max_len: int = 80, name: str = "hyena-experts") -> Any:
-    model = architectures.build(f"1*{name}{options}", vocab_size=5, dim=dim, max_len=max_len, seed=0)
-    return model.layers()[0][1].double()
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def perturbed(layer: Any) -> Any:
-    with torch.no_grad():
-        for j, p in enumerate(layer.parameters()):
-            p.add_(0.1 * noise(*p.shape, seed=j))
-    return layer
+make = partial(layer_of, "hyena-experts", dim=DIM, max_len=80)
 
 
 def chosen_weights(layer: Any, x: Tensor) -> Tensor:
@@ -45,13 +31,7 @@ def chosen_weights(layer: Any, x: Tensor) -> Tensor:
 def naive(layer: Any, x: Tensor) -> Tensor:
     width, experts = layer.config.expert_dim, layer.config.experts
     z = x @ layer.project.weight.T + layer.project.bias
-    taps = layer.config.conv
-    mixed = torch.zeros_like(z)
-    for t in range(x.shape[1]):
-        for i in range(taps):
-            if t - i >= 0:
-                mixed[:, t] += layer.conv.weight[:, taps - 1 - i] * z[:, t - i]
-    q, k, v = (mixed + layer.conv.bias if taps else z).split(width * experts, dim=-1)
+    q, k, v = short_conv(z, layer.conv.weight, layer.conv.bias).split(width * experts, dim=-1)
     h = layer.filter(x.shape[1])
     u = k * v
     rows = []
@@ -73,36 +53,26 @@ def naive(layer: Any, x: Tensor) -> Tensor:
         ("", 1),
         ("", 5),
         ("", 37),
-        ("[experts=3, expert_dim=5, top_k=1, order=4, balance=none]", 5),
-        ("[top_k=1, gating=sigmoid]", 5),
-        ("[gating=sigmoid, top_k=3, conv=0]", 37),
-        ("[experts=4, top_k=4, conv=5]", 67),
+        ("experts=3, expert_dim=5, top_k=1, order=4, balance=none", 5),
+        ("top_k=1, gating=sigmoid", 5),
+        ("gating=sigmoid, top_k=3, conv=0", 37),
+        ("experts=4, top_k=4, conv=5", 67),
     ],
 )
 def test_forward_and_its_gradient_are_those_of_the_double_sum(options: str, length: int) -> None:
-    layer = perturbed(make(options))
-    x, weight = noise(2, length, DIM), noise(2, length, DIM, seed=5)
-    expected, y = naive(layer, x), layer(x)
-    assert (y - expected).abs().max() <= 1e-11 * expected.abs().max()
-    named = dict(layer.named_parameters())
-    ours = torch.autograd.grad((y * weight).sum(), list(named.values()))
-    theirs = torch.autograd.grad((expected * weight).sum(), list(named.values()))
-    for n, a, b in zip(named, ours, theirs, strict=True):
-        assert (a - b).abs().max() <= 1e-9 * b.abs().max(), n
-    low = layer.float()(x.float())
-    assert (low - expected).abs().max() <= 1e-4 * expected.abs().max()
+    agree(make(options, away=0.1), naive, noise(2, length, DIM), atol=1e-11)
 
 
 def test_one_expert_of_the_models_width_is_hyena_without_expansion() -> None:
-    ours = make(f"[experts=1, top_k=1, expert_dim={DIM}, order=4]")
-    theirs = make("[expand=1]", name="hyena")
+    ours = make(f"experts=1, top_k=1, expert_dim={DIM}, order=4")
+    theirs = layer_of("hyena", "expand=1", dim=DIM, max_len=80)
     theirs.load_state_dict(ours.state_dict())
     x = noise(2, 19, DIM)
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
 
 
 def test_an_expert_that_is_not_chosen_hears_what_the_next_token_may_read() -> None:
-    layer = perturbed(make("[experts=2, top_k=1]"))
+    layer = make("experts=2, top_k=1", away=0.1)
     with torch.no_grad():
         layer.router.weight.zero_()
         layer.router.weight[0, 0], layer.router.weight[1, 0] = 50.0, -50.0
@@ -117,10 +87,10 @@ def test_an_expert_that_is_not_chosen_hears_what_the_next_token_may_read() -> No
 
 
 def test_losses_and_updates_are_keyed_by_the_path() -> None:
-    ctx, layer = Context(seed=0), make("[z_loss=0.1]")
+    ctx, layer = Context(seed=0), make("z_loss=0.1")
     layer(noise(2, 9, DIM), ctx)
     assert set(ctx.losses) == {f"{layer.path}/balance", f"{layer.path}/z"} and not ctx.updates
-    ctx, layer = Context(seed=0), make("[balance=bias]")
+    ctx, layer = Context(seed=0), make("balance=bias")
     layer(noise(2, 9, DIM), ctx)
     assert not ctx.losses and list(ctx.updates) == [f"{layer.path}.router.bias"]
 
@@ -130,7 +100,7 @@ def test_the_start_the_sizes_and_the_counts() -> None:
     inner, order = 128, 16
     filter = 3 * order + order + 2 * (order**2 + order) + order + order * inner
     total = 3 * inner * 129 + 3 * inner * 4 + 8 * 128 + inner + filter + 128 * 17
-    assert sum(p.numel() for p in layer.parameters()) == total == layer.active_params()
+    assert parameters_in(layer) == total == layer.active_params()
     assert layer.nominal_state(32) == 2048
     assert layer.measure_state(32) == {"recurrent": 0, "conv": 768, "growing": 32 * 128, "total": 768 + 4096}
     assert layer.filter(7).shape == (7, inner) and 0.8 < layer.skip.std() < 1.2
@@ -139,21 +109,6 @@ def test_the_start_the_sizes_and_the_counts() -> None:
     plain = {"project.weight", "project.bias", "out.weight", "out.bias", "router.weight", "conv.bias"}
     assert set(hints) == {n for n, _ in layer.named_parameters()} - plain
     assert not any(h.decay for h in hints.values())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("expert_dim=0", "expert_dim=0 must be at least 1"),
-        ("order=0", "order=0 must be at least 1"),
-        ("conv=-1", "conv=-1 must be at least 0"),
-        ("top_k=9", "top_k=9 must be at most experts 8"),
-        ("experts=0", "experts=0 must be at least 1"),
-    ],
-)
-def test_what_cannot_be_built_is_refused(options: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(f"[{options}]")
 
 
 def test_more_tokens_than_the_filter_is_long_are_refused() -> None:

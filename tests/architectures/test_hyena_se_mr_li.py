@@ -9,8 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-import architectures
 from architectures.functional.toeplitz import grouped_conv, modal_conv, toeplitz
+from tests.architectures.helpers import (
+    agree,
+    close,
+    finite,
+    in_pieces,
+    layer_of,
+    noise,
+    parameters_in,
+    short_conv,
+    unroll,
+)
 
 DIM = 32
 LENGTHS = [1, 5, 37, 67, 150]
@@ -24,22 +34,6 @@ LAYERS = [
     "hyena-li",
     "hyena-li[order=3, conv=0]",
 ]
-
-
-def make(spec: str, *, dim: int = DIM, max_len: int = 160) -> Any:
-    model = architectures.build(f"1*{spec}", vocab_size=5, dim=dim, max_len=max_len, seed=0)
-    return model.layers()[0][1].double()
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def perturbed(layer: Any) -> Any:
-    with torch.no_grad():
-        for j, p in enumerate(layer.parameters()):
-            p.add_(0.1 * noise(*p.shape, seed=j))
-    return layer
 
 
 def filter_of(layer: Any, length: int) -> Tensor:
@@ -65,15 +59,8 @@ def filter_of(layer: Any, length: int) -> Tensor:
 
 
 def naive(layer: Any, x: Tensor) -> Tensor:
-    length, taps = x.shape[1], layer.config.conv
-    z = x @ layer.project.weight.T
-    rows = []
-    for t in range(length):
-        row = torch.zeros_like(z[:, 0]) if taps else z[:, t]
-        for i in range(min(taps, t + 1)):
-            row = row + layer.conv.weight[:, taps - 1 - i] * z[:, t - i]
-        rows.append(row)
-    q, k, v = torch.stack(rows, dim=1).chunk(3, dim=-1)
+    length = x.shape[1]
+    q, k, v = short_conv(x @ layer.project.weight.T, layer.conv.weight).chunk(3, dim=-1)
     h, u = filter_of(layer, length), k * v
     heard = [(h[: t + 1].flip(0) * u[:, : t + 1]).sum(1) for t in range(length)]
     return (q * torch.stack(heard, dim=1)) @ layer.out.weight.T + layer.out.bias
@@ -82,29 +69,15 @@ def naive(layer: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("spec", LAYERS)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_forward_and_its_gradient_are_those_of_the_double_sum(spec: str, length: int) -> None:
-    layer = perturbed(make(spec))
-    x, weight = noise(2, length, DIM), noise(2, length, DIM, seed=5)
-    expected, y = naive(layer, x), layer(x)
-    assert (y - expected).abs().max() <= 1e-11 * expected.abs().max()
-    named = dict(layer.named_parameters())
-    ours = torch.autograd.grad((y * weight).sum(), list(named.values()))
-    theirs = torch.autograd.grad((expected * weight).sum(), list(named.values()))
-    for n, a, b in zip(named, ours, theirs, strict=True):
-        assert (a - b).abs().max() <= 1e-9 * b.abs().max(), n
-    low = layer.float()(x.float())
-    assert (low - expected).abs().max() <= 1e-4 * expected.abs().max()
+    agree(layer_of(spec, away=0.1), naive, noise(2, length, DIM), atol=1e-11)
 
 
 @pytest.mark.parametrize("spec", ["hyena-se", "hyena-mr", "hyena-li", "hyena-li[order=2, conv=0]"])
 @pytest.mark.parametrize("cut", [1, 63, 64, 65, 129])
 def test_prefill_continues_across_chunks(spec: str, cut: int) -> None:
-    layer = perturbed(make(spec))
+    layer = layer_of(spec, away=0.1)
     x = noise(2, 150, DIM)
-    first, state = layer.prefill(x[:, :cut], layer.init_state(2))
-    second, state = layer.prefill(x[:, cut:149], state)
-    last, _ = layer.step(x[:, 149], state)
-    joined = torch.cat([first, second, last[:, None]], dim=1)
-    torch.testing.assert_close(joined, layer(x), rtol=0, atol=1e-11)
+    torch.testing.assert_close(in_pieces(layer, x, cut, 149)[0], layer(x), rtol=0, atol=1e-11)
 
 
 def test_the_same_filter_in_each_group_and_alone() -> None:
@@ -141,33 +114,24 @@ def test_modes_are_a_recurrence_from_any_state() -> None:
 
 @pytest.mark.parametrize("shift", [-100.0, -10.0, 3.0, 5.0, 100.0])
 def test_extreme_rates_stay_finite(shift: float) -> None:
-    layer = make("hyena-li").float()
+    layer = layer_of("hyena-li").float()
     with torch.no_grad():
         layer.log_rate.fill_(shift)
     x = noise(2, 150, DIM).float()
-    y = layer(x)
-    y.square().sum().backward()
-    assert bool(torch.isfinite(y).all())
-    assert all(bool(torch.isfinite(p.grad).all()) for p in layer.parameters())
-    state, rows = layer.init_state(2), []
-    for t in range(5):
-        row, state = layer.step(x[:, t], state)
-        rows.append(row)
-    torch.testing.assert_close(
-        torch.stack(rows, dim=1), y[:, :5], rtol=0, atol=1e-4 * float(y.detach().abs().max())
-    )
+    y = finite(layer, x).detach()
+    close(unroll(layer, x[:, :5])[0], y[:, :5], 1e-4 * float(y.abs().max() / y[:, :5].abs().max()))
 
 
 def test_special_cases_coincide() -> None:
     x = noise(2, 70, DIM)
-    short, medium = perturbed(make("hyena-se[taps=5]")), make("hyena-mr[taps=5]")
+    short, medium = layer_of("hyena-se[taps=5]", away=0.1), layer_of("hyena-mr[taps=5]")
     with torch.no_grad():
         for name, p in medium.named_parameters():
             p.copy_(dict(short.named_parameters()).get(name, torch.zeros_like(p)))
         medium.filter.div_(medium.window)
     torch.testing.assert_close(medium(x), short(x), rtol=0, atol=1e-12)
     # A mode that forgets at once is the skip.
-    long = perturbed(make("hyena-li[order=1]"))
+    long = layer_of("hyena-li[order=1]", away=0.1)
     with torch.no_grad():
         long.log_rate.fill_(100.0)
     y = long(x)
@@ -180,7 +144,7 @@ def test_special_cases_coincide() -> None:
 def test_the_states_are_those_of_the_paper() -> None:
     tail = 2 * 3 * 128
     for name, kind, size in (("se", "conv", 6), ("mr", "conv", 127), ("li", "recurrent", 16)):
-        layer = make(f"hyena-{name}", dim=128)
+        layer = layer_of(f"hyena-{name}", dim=128)
         expected = {"recurrent": 0, "conv": tail, "growing": 0, "total": tail + size * 128}
         expected[kind] += size * 128
         assert layer.measure_state(20) == layer.measure_state(5) == expected
@@ -188,11 +152,11 @@ def test_the_states_are_those_of_the_paper() -> None:
 
 
 def test_the_start_is_the_recipe() -> None:
-    se, mr, li = (make(f"hyena-{n}", dim=128).float() for n in ("se", "mr", "li"))
+    se, mr, li = (layer_of(f"hyena-{n}", dim=128).float() for n in ("se", "mr", "li"))
     common = 3 * 128 * 128 + 3 * 128 * 3 + 128 * 129
     own = (8 * 7, 8 * 128 + 128, 2 * 128 * 16 + 128)
     for layer, count in zip((se, mr, li), own, strict=True):
-        assert sum(p.numel() for p in layer.parameters()) == common + count
+        assert parameters_in(layer) == common + count
         bound = math.sqrt(6 / (4 * 128))
         assert 0.99 * bound < layer.project.weight.abs().max() <= bound
         assert layer.project.bias is None and layer.conv.bias is None and layer.out.bias is not None
@@ -208,26 +172,10 @@ def test_the_start_is_the_recipe() -> None:
     assert 0.01 <= rate.min() < 0.011 and 0.099 < rate.max() <= 0.1 + 1e-6
     assert 0.053 < rate.mean() < 0.057  # uniform, then the logarithm
     assert 0.9 < li.residue.std() / (0.1 / 4) < 1.1
-    torch.testing.assert_close(mr.window, make("hyena-mr", dim=128, max_len=20).window.float())
+    torch.testing.assert_close(mr.window, layer_of("hyena-mr", dim=128, max_len=20).window.float())
 
 
 def test_groups_share_a_filter() -> None:
     for name in ("se", "mr"):
-        assert make(f"hyena-{name}", dim=128).filter.shape[0] == 8
-        assert make(f"hyena-{name}[group=4]", dim=128).filter.shape[0] == 32
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("hyena-se[taps=0]", "taps=0 must be at least 1"),
-        ("hyena-mr[taps=0]", "taps=0 must be at least 1"),
-        ("hyena-mr[group=0]", "group=0 must be at least 1"),
-        ("hyena-se[group=5]", "dim 32 is not divisible by group 5; choose group from 1, 2, 4, 8, 16, 32"),
-        ("hyena-li[order=0]", "order=0 must be at least 1"),
-        ("hyena-li[conv=-1]", "conv=-1 must be at least 0"),
-    ],
-)
-def test_what_cannot_be_built_is_refused(spec: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(spec)
+        assert layer_of(f"hyena-{name}", dim=128).filter.shape[0] == 8
+        assert layer_of(f"hyena-{name}[group=4]", dim=128).filter.shape[0] == 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,34 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import architectures
 from architectures.functional.delta import delta_rule, delta_step
 from architectures.functional.value_residual import FIRST, mix_key
 from architectures.primitive import Context
-from architectures.registry import get
+from tests.architectures.helpers import (
+    agree,
+    close,
+    convolved,
+    finite,
+    layer_of,
+    noise,
+    parameters_in,
+    rms,
+    silu,
+    unroll,
+)
 
 DIM = 32
-
-
-def make(dim: int = DIM, **options: Any) -> Any:
-    entry = get("mamba2")
-    torch.manual_seed(0)
-    return entry.cls(entry.config(options), dim=dim, max_len=128).double()
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def moved(layer: Any) -> Any:
-    with torch.no_grad():
-        for j, p in enumerate(layer.parameters()):
-            p.add_(0.1 * noise(*p.shape, seed=j))
-    return layer
-
-
-def silu(z: Tensor) -> Tensor:
-    return z / (1 + torch.exp(-z))
+make = partial(layer_of, "mamba2")
 
 
 def naive(layer: Any, u: Tensor) -> Tensor:
@@ -45,67 +36,43 @@ def naive(layer: Any, u: Tensor) -> Tensor:
     z, x, b, c, dt = (u @ layer.project.weight.T).split([inner, inner, n, n, heads], dim=-1)
     xbc = torch.cat([x, b, c], dim=-1)
     state = torch.zeros(u.shape[0], heads, width, n, dtype=u.dtype)
-    taps, rows = layer.conv.taps, []
+    xbc, rows = convolved(xbc, layer.conv.weight, layer.conv.bias), []
     for t in range(u.shape[1]):
-        now = xbc[:, t]
-        if taps:
-            now = layer.conv.bias + sum(
-                layer.conv.weight[:, taps - 1 - j] * xbc[:, t - j] for j in range(min(taps, t + 1))
-            )
-            now = silu(now)
-        x, b, c = now.split([inner, n, n], dim=-1)
+        x, b, c = xbc[:, t].split([inner, n, n], dim=-1)
         x = x.unflatten(-1, (heads, width))
         delta = torch.log1p(torch.exp(dt[:, t] + layer.dt_bias))
         a = torch.exp(-delta * layer.log_rate.exp())
         written = torch.einsum("bhp,bn->bhpn", delta[..., None] * x, b)
         state = a[..., None, None] * state + written
         y = torch.einsum("bhpn,bn->bhp", state, c) + layer.skip[:, None] * x
-        y = y.flatten(1) * silu(z[:, t])
-        y = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.norm.weight
+        y = rms(y.flatten(1) * silu(z[:, t])) * layer.norm.weight
         rows.append(y @ layer.out.weight.T)
     return torch.stack(rows, dim=1)
 
 
-def close(a: Tensor, b: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance * float(b.detach().abs().max()))
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"conv": 0}, {"d_state": 5, "head_dim": 8}, {"expand": 1, "conv": 2, "head_dim": 4}]
-)
+@pytest.mark.parametrize("options", ["", "conv=0", "d_state=5, head_dim=8", "expand=1, conv=2, head_dim=4"])
 @pytest.mark.parametrize("length", [1, 5, 37, 67])
-def test_forward_and_its_gradient_are_those_of_the_recurrence(options: dict[str, Any], length: int) -> None:
-    layer = moved(make(**options))
-    x, weight = noise(2, length, DIM), noise(2, length, DIM, seed=5)
-    expected = naive(layer, x)
-    close(layer(x), expected, 1e-10)
-    parameters = list(layer.parameters())
-    theirs = torch.autograd.grad((expected * weight).sum(), parameters)
-    for a, b in zip(torch.autograd.grad((layer(x) * weight).sum(), parameters), theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
-    close(layer.float()(x.float()), expected, 1e-4)
+def test_forward_and_its_gradient_are_those_of_the_recurrence(options: str, length: int) -> None:
+    agree(make(options, away=0.1), naive, noise(2, length, DIM))
 
 
-@pytest.mark.parametrize("options", [{"conv": 0}, {"conv": 1}, {"head_dim": 8}])
-def test_steps_equal_forward_with_other_options(options: dict[str, Any]) -> None:
-    layer = moved(make(**options))
-    x, state, rows = noise(2, 21, DIM), layer.init_state(2), []
-    for t in range(21):
-        row, state = layer.step(x[:, t], state)
-        rows.append(row)
-    close(torch.stack(rows, dim=1), layer(x), 1e-12)
+@pytest.mark.parametrize("options", ["conv=0", "conv=1", "head_dim=8"])
+def test_steps_equal_forward_with_other_options(options: str) -> None:
+    layer = make(options, away=0.1)
+    x = noise(2, 21, DIM)
+    close(unroll(layer, x)[0], layer(x), 1e-12)
 
 
 def test_one_head_of_keys_serves_all_heads_of_values() -> None:
     q, k, v = noise(2, 37, 1, 4), noise(2, 37, 1, 4, seed=2), noise(2, 37, 3, 5, seed=3)
-    wide = [t.expand(2, 37, 3, 4) for t in (q, k)]
+    wide_q, wide_k = q.expand(2, 37, 3, 4), k.expand(2, 37, 3, 4)
     for log_a in (None, -noise(2, 37, 3, seed=4).square()):
-        for a, b in zip(delta_rule(q, k, v, log_a), delta_rule(*wide, v, log_a), strict=True):
+        for a, b in zip(delta_rule(q, k, v, log_a), delta_rule(wide_q, wide_k, v, log_a), strict=True):
             close(a, b, 1e-12)
         state, now = noise(2, 3, 4, 5, seed=6), None if log_a is None else log_a[:, 0]
         pairs = zip(
             delta_step(q[:, 0], k[:, 0], v[:, 0], now, state),
-            delta_step(*(t[:, 0] for t in wide), v[:, 0], now, state),
+            delta_step(wide_q[:, 0], wide_k[:, 0], v[:, 0], now, state),
             strict=True,
         )
         for a, b in pairs:
@@ -113,7 +80,7 @@ def test_one_head_of_keys_serves_all_heads_of_values() -> None:
 
 
 def test_gated_linear_attention_with_one_decay_a_head_is_the_core() -> None:
-    layer = moved(make())
+    layer = make(away=0.1)
     x = noise(2, 37, DIM)
     tokens, _ = layer.write(x, layer.init_state(2)[1:], None)
     o, s = layer.recur(tokens, layer.init_state(2)[0])
@@ -128,7 +95,7 @@ def test_gated_linear_attention_with_one_decay_a_head_is_the_core() -> None:
 
 
 def test_the_start_is_that_of_the_public_code() -> None:
-    layer = make(dim=2048, head_dim=1)
+    layer = make("head_dim=1", dim=2048)
     rate, step = layer.log_rate.detach().exp(), torch.log1p(torch.exp(layer.dt_bias.detach()))
     assert rate.min() >= 1 - 1e-6 and rate.max() <= 16 + 1e-5 and abs(float(rate.mean()) - 8.5) < 0.3
     assert step.min() >= 1e-3 - 1e-6 and step.max() <= 0.1 + 1e-5
@@ -145,10 +112,7 @@ def test_no_decay_breaks_the_values_or_the_gradient(rate: float, bias: float) ->
     with torch.no_grad():
         layer.log_rate.fill_(rate)
         layer.dt_bias.fill_(bias)
-    x = noise(2, 67, DIM).float().requires_grad_()
-    y = layer(x)
-    gradients = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
-    assert all(bool(torch.isfinite(z).all()) for z in (y, *gradients))
+    finite(layer, noise(2, 67, DIM).float())
 
 
 def test_values_of_the_first_layer_are_mixed_in_before_the_step_and_the_skip() -> None:
@@ -177,21 +141,7 @@ def test_heads_divide_any_width(dim: int, heads: int) -> None:
 def test_parameters_and_state_at_width_128() -> None:
     layer, d, n, inner, heads = make(dim=128), 128, 64, 256, 4
     count = d * (2 * inner + 2 * n + heads) + 5 * (inner + 2 * n) + 3 * heads + inner + inner * d
-    assert sum(p.numel() for p in layer.parameters()) == count
+    assert parameters_in(layer) == count
     sizes = layer.measure_state(40)
     assert sizes == {"recurrent": 16_384, "conv": 3 * 384, "growing": 0, "total": 17_536}
-    assert make(dim=128, conv=0, d_state=16).measure_state(40)["total"] == 4096
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("mamba2[head_dim=7]", "choose head_dim from"),
-        ("mamba2[d_state=0]", "d_state=0"),
-        ("mamba2[expand=0]", "expand=0"),
-        ("mamba2[conv=-1]", "conv=-1"),
-    ],
-)
-def test_senseless_options_are_refused(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        architectures.build(f"1*{text}", vocab_size=7, dim=48, max_len=8, seed=0)
+    assert make("conv=0, d_state=16", dim=128).measure_state(40)["total"] == 4096

@@ -3,46 +3,38 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import architectures
 from architectures.functional.delta import delta_rule
 from architectures.functional.value_residual import FIRST, mix_key
 from architectures.primitive import Context
-from architectures.registry import get
+from tests.architectures.helpers import (
+    agree,
+    close,
+    convolved,
+    finite,
+    layer_of,
+    noise,
+    parameters_in,
+    rms,
+    silu,
+)
 
 DIM = 32
+make = partial(layer_of, "mamba3", max_len=4096)
 
 
-def make(dim: int = DIM, **options: Any) -> Any:
-    entry = get("mamba3")
-    torch.manual_seed(0)
-    return entry.cls(entry.config(options), dim=dim, max_len=4096).double()
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def moved(layer: Any) -> Any:
+def turning(options: str = "") -> Any:
     """Away from the start; larger steps, so that the angles turn visibly."""
+    layer = make(options, away=0.1)
     with torch.no_grad():
-        for j, p in enumerate(layer.parameters()):
-            p.add_(0.1 * noise(*p.shape, seed=j))
         layer.dt_bias.add_(3)
     return layer
-
-
-def silu(z: Tensor) -> Tensor:
-    return z / (1 + torch.exp(-z))
-
-
-def normed(z: Tensor, weight: Tensor) -> Tensor:
-    return z / (z.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
 
 
 def turned(z: Tensor, phase: Tensor) -> Tensor:
@@ -56,25 +48,22 @@ def turned(z: Tensor, phase: Tensor) -> Tensor:
 
 def naive(layer: Any, u: Tensor, values: Tensor | None = None) -> Tensor:
     """The trapezoidal recurrence, with the token before kept beside the state; `values` replace x."""
-    heads, n, inner, taps = layer.heads, layer.key_dim, layer.inner, layer.conv.taps
+    heads, n, inner = layer.heads, layer.key_dim, layer.inner
     widths = [inner, inner + 2 * n, heads, heads, heads, layer.angles]
     z, xbc, dt, rate, trap, angle = (u @ layer.project.weight.T).split(widths, dim=-1)
     state = torch.zeros(u.shape[0], heads, n, layer.value_dim, dtype=u.dtype)
     last, phase, rows = torch.zeros_like(state), torch.zeros(u.shape[0], heads, layer.angles).double(), []
+    xbc = convolved(xbc, layer.conv.weight, layer.conv.bias)
     for t in range(u.shape[1]):
-        now = xbc[:, t]
-        if taps:
-            terms = [layer.conv.weight[:, taps - 1 - j] * xbc[:, t - j] for j in range(min(taps, t + 1))]
-            now = silu(layer.conv.bias + torch.stack(terms).sum(0))
-        x, b, c = now.split([inner, n, n], dim=-1)
+        x, b, c = xbc[:, t].split([inner, n, n], dim=-1)
         x = x.unflatten(-1, (heads, -1)) if values is None else values[:, t]
         delta = torch.log1p(torch.exp(dt[:, t] + layer.dt_bias))
         w = rate[:, t]
         speed = torch.where(w >= 0, 1 + w, 1 / (1 - torch.where(w >= 0, 0.0, w))).clamp(min=1e-4)
         a, mix = torch.exp(-delta * speed)[..., None, None], torch.sigmoid(trap[:, t])
         phase = phase + delta[..., None] * (math.pi * torch.tanh(angle[:, t]))[:, None]
-        b = turned(normed(b, layer.key_norm.weight)[:, None] + layer.key_bias, phase)
-        c = turned(normed(c, layer.query_norm.weight)[:, None] + layer.query_bias, phase)
+        b = turned((rms(b) * layer.key_norm.weight)[:, None] + layer.key_bias, phase)
+        c = turned((rms(c) * layer.query_norm.weight)[:, None] + layer.query_bias, phase)
         write = b[..., None] * x[..., None, :]
         early, late = (mix * delta)[..., None, None], ((1 - mix) * delta)[..., None, None]
         state, last = a * state + late * a * last + early * write, write
@@ -83,36 +72,23 @@ def naive(layer: Any, u: Tensor, values: Tensor | None = None) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-def close(a: Tensor, b: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance * float(b.detach().abs().max()))
-
-
-OPTIONS: list[dict[str, Any]] = [
-    {},
-    {"conv": 4},
-    {"d_state": 6, "angles": 3, "head_dim": 8},
-    {"d_state": 5, "angles": 0, "expand": 1, "head_dim": 4, "conv": 2},
+OPTIONS = [
+    "",
+    "conv=4",
+    "d_state=6, angles=3, head_dim=8",
+    "d_state=5, angles=0, expand=1, head_dim=4, conv=2",
 ]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("length", [1, 5, 37, 67])
-def test_forward_and_its_gradient_are_those_of_the_recurrence(options: dict[str, Any], length: int) -> None:
-    layer = moved(make(**options))
-    x, weight = noise(2, length, DIM), noise(2, length, DIM, seed=5)
-    expected = naive(layer, x)
-    close(layer(x), expected, 1e-10)
-    parameters = list(layer.parameters())
-    ours = torch.autograd.grad((layer(x) * weight).sum(), parameters)
-    theirs = torch.autograd.grad((expected * weight).sum(), parameters)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9)
-    close(layer.float()(x.float()), expected, 1e-4)
+def test_forward_and_its_gradient_are_those_of_the_recurrence(options: str, length: int) -> None:
+    agree(turning(options), naive, noise(2, length, DIM))
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_steps_and_pieces_equal_forward_with_other_options(options: dict[str, Any]) -> None:
-    layer = moved(make(**options))
+def test_steps_and_pieces_equal_forward_with_other_options(options: str) -> None:
+    layer = turning(options)
     x, state = noise(2, 45, DIM), layer.init_state(2)
     rows = []
     for t in range(9):
@@ -125,7 +101,7 @@ def test_steps_and_pieces_equal_forward_with_other_options(options: dict[str, An
 
 
 def test_a_lambda_of_one_without_angles_is_mamba_2_s_recurrence() -> None:
-    layer = moved(make())
+    layer = turning()
     inner, n, heads = layer.inner, layer.key_dim, layer.heads
     x = torch.cat([torch.ones(2, 67, 1).double(), noise(2, 67, DIM - 1)], dim=-1)
     with torch.no_grad():
@@ -135,8 +111,8 @@ def test_a_lambda_of_one_without_angles_is_mamba_2_s_recurrence() -> None:
     v, k, q = u.split([inner, n, n], dim=-1)
     v = v.unflatten(-1, (heads, -1))
     delta = torch.log1p(torch.exp(dt + layer.dt_bias))
-    k = normed(k, layer.key_norm.weight)[:, :, None] + layer.key_bias
-    q = normed(q, layer.query_norm.weight)[:, :, None] + layer.query_bias
+    k = (rms(k) * layer.key_norm.weight)[:, :, None] + layer.key_bias
+    q = (rms(q) * layer.query_norm.weight)[:, :, None] + layer.query_bias
     log_a = -delta * torch.where(rate >= 0, 1 + rate, 1 / (1 - rate))
     o, s = delta_rule(q, delta[..., None] * k, v, log_a)
     z = (x @ layer.project.weight.T)[..., :inner]
@@ -147,7 +123,7 @@ def test_a_lambda_of_one_without_angles_is_mamba_2_s_recurrence() -> None:
 
 
 def test_the_angle_is_kept_within_one_turn_and_turns_on() -> None:
-    layer = moved(make())
+    layer = turning()
     with torch.no_grad():
         layer.project.weight[-layer.angles :].mul_(20)
         layer.dt_bias.add_(3)
@@ -162,7 +138,7 @@ def test_the_angle_is_kept_within_one_turn_and_turns_on() -> None:
 
 
 def test_the_future_is_exactly_unseen_in_float32_although_a_token_is_written_by_the_next() -> None:
-    layer = moved(make(conv=2)).float()
+    layer = turning("conv=2").float()
     x = noise(2, 70, DIM).float().requires_grad_()
     y = layer(x)
     for cut in (1, 31, 32, 33, 63, 69):
@@ -171,13 +147,13 @@ def test_the_future_is_exactly_unseen_in_float32_although_a_token_is_written_by_
 
 
 def test_the_start_is_that_of_the_public_code() -> None:
-    layer = make(dim=2048, head_dim=1, d_state=4)
+    layer = make("head_dim=1, d_state=4", dim=2048)
     step = torch.log1p(torch.exp(layer.dt_bias.detach()))
     assert step.min() >= 1e-3 - 1e-6 and step.max() <= 0.1 + 1e-5
     assert abs(float(step.log().mean()) - 0.5 * math.log(1e-4)) < 0.1
     for name in ("skip", "key_bias", "query_bias", "key_norm.weight", "query_norm.weight"):
         assert bool((layer.get_parameter(name) == 1).all()), name
-    hints = make(conv=2).hints()
+    hints = make("conv=2").hints()
     assert all(not hints[n].decay for n in ("dt_bias", "skip", "key_bias", "query_bias", "conv.weight"))
 
 
@@ -194,15 +170,12 @@ def test_no_decay_breaks_the_values_or_the_gradient(rate: float, bias: float, tr
         weight, heads = layer.project.weight, layer.heads
         rows = weight[-layer.angles - 3 * heads : -layer.angles].unflatten(0, (3, heads))
         rows[1, :, 0], rows[2, :, 0] = rate, trap
-    x.requires_grad_()
-    y = layer(x)
-    gradients = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
-    assert all(bool(torch.isfinite(z).all()) for z in (y, *gradients))
-    close(y, naive(layer.double(), x.detach().double()), 1e-3)
+    y = finite(layer, x)
+    close(y, naive(layer.double(), x.double()), 1e-3)
 
 
 def test_values_of_the_first_layer_are_mixed_in_and_remembered() -> None:
-    layer = moved(make())
+    layer = turning()
     layer.index = 1
     x, first = noise(1, 40, DIM), noise(1, 40, 1, 64, seed=3)
     weights = torch.tensor([0.0, 1.0]).double()
@@ -220,21 +193,7 @@ def test_values_of_the_first_layer_are_mixed_in_and_remembered() -> None:
 def test_parameters_and_state_at_width_128() -> None:
     layer, d, n, inner, heads = make(dim=128), 128, 64, 256, 4
     count = d * (2 * inner + 2 * n + 3 * heads + 16) + 2 * heads + 2 * n + 2 * heads * n + inner * d
-    assert sum(p.numel() for p in layer.parameters()) == count
+    assert parameters_in(layer) == count
     sizes = layer.measure_state(40)
     assert sizes == {"recurrent": 4 * (4096 + 64 + 64 + 16), "conv": 0, "growing": 0, "total": 16_960}
-    assert make(dim=128, conv=4).measure_state(40)["conv"] == 3 * (inner + 2 * n)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("mamba3[head_dim=7]", "choose head_dim from"),
-        ("mamba3[d_state=0]", "d_state=0"),
-        ("mamba3[angles=33]", "choose at most 32"),
-        ("mamba3[angles=-1]", "angles=-1"),
-    ],
-)
-def test_senseless_options_are_refused(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        architectures.build(f"1*{text}", vocab_size=7, dim=48, max_len=8, seed=0)
+    assert make("conv=4", dim=128).measure_state(40)["conv"] == 3 * (inner + 2 * n)

@@ -14,6 +14,7 @@ import architectures
 from architectures.families.nested import Nested, NestedHeads, NestedInner, probabilities
 from architectures.functional.rotary import rotate
 from architectures.primitive import Context, Primitive
+from tests.architectures.helpers import layer_of, noise, parameters_in
 
 NAMES = ["matformer-mlp", "matformer-swiglu", "matformer-attention", "matformer-encoder-attention"]
 OPTIONS = [
@@ -30,13 +31,8 @@ OPTIONS = [
 DIM = 64
 
 
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def make(layer: str, **where: Any) -> Any:
-    settings = {"vocab_size": 5, "dim": DIM, "max_len": 32, "seed": 0} | where
-    return architectures.build(f"1*{layer}", **settings).layers()[0][1].double()
+    return layer_of(layer, **{"dim": DIM} | where)
 
 
 def at(granularity: int) -> Context:
@@ -153,7 +149,7 @@ def test_a_step_leaves_the_gradient_outside_its_prefix_exactly_zero(layer: str) 
 @pytest.mark.parametrize("layer", OPTIONS)
 def test_sizes_flops_and_active_parameters_follow_the_granularity(layer: str) -> None:
     nested = make(layer)
-    whole = sum(p.numel() for p in nested.parameters())
+    whole = parameters_in(nested)
     shared = sum(p.numel() for n, p in nested.named_parameters() if "norm" in n)
     for g, width in enumerate(nested.widths):
         nested.granularity = g
@@ -183,8 +179,8 @@ def test_the_context_wins_over_the_attribute_and_nothing_is_set_back() -> None:
 @pytest.mark.parametrize("options", ["", "[heads=8, kv_heads=4, qk_norm=true, gate=true, conv=3]"])
 def test_decoding_at_a_size_equals_forward_at_that_size(options: str, granularity: int) -> None:
     layer, x, ctx = make("matformer-attention" + options), noise(2, 9, DIM), at(granularity)
-    state, outputs = layer.init_state(2), []
-    y, state = layer.prefill(x[:, :4], state, ctx)
+    outputs = []
+    y, state = layer.prefill(x[:, :4], layer.init_state(2), ctx)
     for t in range(4, 9):
         out, state = layer.step(x[:, t], state, ctx)
         outputs.append(out)

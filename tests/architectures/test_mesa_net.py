@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,45 +10,29 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-import architectures
+from tests.architectures.helpers import (
+    agree,
+    close,
+    convolved,
+    finite,
+    in_pieces,
+    layer_of,
+    noise,
+    parameters_in,
+    rms,
+    unit,
+    unroll,
+)
 
 DIM = 32
-
-
-def make(options: str = "", dim: int = DIM, seed: int = 0) -> Any:
-    model = architectures.build(f"1*mesa-net{options}", vocab_size=5, dim=dim, max_len=80, seed=seed)
-    return model.layers()[0][1].double()
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def moved(layer: Any) -> Any:
-    """Every parameter away from where it starts."""
-    with torch.no_grad():
-        for j, p in enumerate(layer.parameters()):
-            p.add_(0.3 * noise(*p.shape, seed=j))
-    return layer
-
-
-def convolved(z: Tensor, weight: Tensor | None) -> Tensor:
-    if weight is None:
-        return z
-    taps = weight.shape[1]
-    y = torch.zeros_like(z)
-    for t in range(z.shape[1]):
-        for back in range(min(taps, t + 1)):
-            y[:, t] += weight[:, taps - 1 - back] * z[:, t - back]
-    return y * torch.sigmoid(y)
+make = partial(layer_of, "mesa-net")
 
 
 def naive(layer: Any, x: Tensor) -> Tensor:
     """The layer from its parameters: two moments, and an inverse for each token."""
     heads, key, value = layer.heads, layer.key_dim, layer.value_dim
     z = convolved(x @ layer.project.weight.T, layer.conv.weight)
-    q, k = (u.reshape(*x.shape[:2], heads, key) for u in z.split(heads * key, dim=-1))
-    q, k = (u / torch.sqrt((u * u).sum(-1, keepdim=True) + 1e-6) for u in (q, k))
+    q, k = (unit(u.reshape(*x.shape[:2], heads, key)) for u in z.split(heads * key, dim=-1))
     v = (x @ layer.value.weight.T).reshape(*x.shape[:2], heads, value)
     a = torch.sigmoid(x @ layer.forget.weight.T + layer.forget.bias)[..., None, None]
     b = torch.sigmoid(x @ layer.strength.weight.T + layer.strength.bias)[..., None, None]
@@ -58,44 +43,37 @@ def naive(layer: Any, x: Tensor) -> Tensor:
         k_t = k[:, t, ..., None]
         h = a[:, t] * h + b[:, t] * k_t @ k_t.mT
         g = a[:, t] * g + b[:, t] * k_t @ v[:, t, :, None]
-        o = (torch.linalg.inv(h + ridge) @ q[:, t, ..., None] * g).sum(-2)
-        o = o / torch.sqrt((o * o).mean(-1, keepdim=True) + 1e-6) * layer.norm
+        o = rms((torch.linalg.inv(h + ridge) @ q[:, t, ..., None] * g).sum(-2)) * layer.norm
         rows.append(o.flatten(1) @ layer.out.weight.T)
     return torch.stack(rows, dim=1)
 
 
-OPTIONS = ["", "[conv=0, heads=1]", "[key_dim=8, value_dim=24, conv=2]"]
+OPTIONS = ["", "conv=0, heads=1", "key_dim=8, value_dim=24, conv=2"]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("length", [1, 5, 37, 67])
 def test_forward_is_the_recurrence(options: str, length: int) -> None:
-    layer = moved(make(options))
-    x = noise(2, length, DIM)
-    expected = naive(layer, x).detach()
-    scale = float(expected.abs().max())
-    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-10 * scale)
-    low = layer.float()(x.float())
-    torch.testing.assert_close(low.double(), expected, rtol=0, atol=1e-4 * scale)
+    agree(make(options, away=0.3), naive, noise(2, length, DIM), slope=None)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_the_gradient_is_that_of_the_recurrence(options: str) -> None:
-    layer = moved(make(options))
+    layer = make(options, away=0.3)
     x, weight = noise(2, 37, DIM), noise(2, 37, DIM, seed=5)
     leaves = [x.requires_grad_(), *layer.parameters()]
     ours = torch.autograd.grad((layer(x) * weight).sum(), leaves)
     theirs = torch.autograd.grad((naive(layer, x) * weight).sum(), leaves)
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-9 * float(b.abs().max()))
+        close(a, b, 1e-9)
     low, x = layer.float(), x.detach().float()
     single = torch.autograd.grad((low(x) * weight.float()).sum(), list(low.parameters()))
     for a, b in zip(single, theirs[1:], strict=True):
-        torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-4 * float(b.abs().max()))
+        close(a, b, 1e-4)
 
 
 def test_the_gradient_reaches_the_state() -> None:
-    layer = moved(make())
+    layer = make(away=0.3)
     x = noise(1, 12, DIM)
     _, state = layer.prefill(x[:, :5], layer.init_state(1))
     s, tail = (z.detach() for z in state)
@@ -112,7 +90,7 @@ def test_the_gradient_reaches_the_state() -> None:
 
 def test_it_solves_the_regression() -> None:
     # Without decay o_t is the prediction for q_t of the ridge regression on all pairs so far.
-    layer = make("[heads=1, key_dim=4, value_dim=4, conv=0]")
+    layer = make("heads=1, key_dim=4, value_dim=4, conv=0")
     with torch.no_grad():
         layer.forget.weight.zero_()
         layer.forget.bias.fill_(1e4)
@@ -140,7 +118,7 @@ def test_sizes_are_as_published() -> None:
     assert (sizes["recurrent"], sizes["conv"], sizes["total"]) == (4096, 768, 4864)
     d, heads = 128, 8
     expected = 4 * d * d + 4 * 2 * d + 2 * (d * heads + heads) + d + 16
-    assert sum(p.numel() for p in layer.parameters()) == expected
+    assert parameters_in(layer) == expected
 
 
 @pytest.mark.parametrize("forget", [-1e3, -30.0, 1e3])
@@ -153,16 +131,13 @@ def test_no_gate_breaks_values_or_gradients(forget: float, strength: float, ridg
         layer.strength.bias.fill_(strength)
         layer.ridge.fill_(ridge)
     x = noise(2, 70, DIM)
-    expected, x = naive(layer, x).detach(), x.float().requires_grad_()
-    y = layer.float()(x)
-    torch.testing.assert_close(y.double(), expected, rtol=0, atol=2e-4 * float(expected.abs().max()))
-    gradients = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
-    assert all(bool(torch.isfinite(z).all()) for z in (y, *gradients))
+    expected, y = naive(layer, x).detach(), finite(layer.float(), x.float())
+    close(y, expected, 2e-4)
 
 
 def test_the_same_key_for_ever_stays_solvable() -> None:
     # Nothing is forgotten and one direction is written 2,000 times: the condition is 8,000.
-    layer = make("[heads=1, key_dim=4, value_dim=4, conv=0]")
+    layer = make("heads=1, key_dim=4, value_dim=4, conv=0")
     with torch.no_grad():
         layer.forget.bias.fill_(1e4)
         layer.strength.bias.fill_(1e4)
@@ -177,23 +152,10 @@ def test_the_same_key_for_ever_stays_solvable() -> None:
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_steps_equal_forward_and_prefill_continues(options: str) -> None:
-    layer = moved(make(options))
-    x, state, rows = noise(2, 41, DIM), layer.init_state(2), []
-    y, middle = layer.prefill(x[:, :17], state)
-    for t in range(41):
-        row, state = layer.step(x[:, t], state)
-        rows.append(row)
-    torch.testing.assert_close(torch.stack(rows, dim=1), layer(x), rtol=0, atol=1e-11)
-    z, last = layer.prefill(x[:, 17:], middle)
-    torch.testing.assert_close(torch.cat([y, z], dim=1), layer(x), rtol=0, atol=1e-11)
+    layer = make(options, away=0.3)
+    x = noise(2, 41, DIM)
+    (y, state), (z, last) = unroll(layer, x), in_pieces(layer, x, 17)
+    torch.testing.assert_close(y, layer(x), rtol=0, atol=1e-11)
+    torch.testing.assert_close(z, layer(x), rtol=0, atol=1e-11)
     for a, b in zip(last, state, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [("key_dim=0", "at least 1"), ("conv=-1", "at least 0"), ("heads=5", "choose heads")],
-)
-def test_what_cannot_be_built_is_refused(options: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(f"[{options}]")

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from architectures.model import SequenceModel, build, resolve_options
 from architectures.options import ModelOptions
 from architectures.primitive import Context, Hint, Primitive, State, option
 from architectures.registry import primitive
+from tests.architectures.helpers import layer_at
 
 HYBRIDS = [
     "transformer++",
@@ -38,6 +40,8 @@ class Chatty(Primitive):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         size: int = option(4, "a width", scales="width")
+
+    seen: Tensor
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -108,7 +112,8 @@ def test_every_readout_gives_logits_for_every_position(readout: str, length: int
 def test_the_readout_every_is_written_out() -> None:
     model = make("mlp (swiglu + mlp)").double()
     x = model.embedding(tokens(2, 9))
-    mlp, parallel = model.blocks
+    blocks: Any = model.blocks
+    mlp, parallel = blocks
 
     def norm(x: Tensor) -> Tensor:
         return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
@@ -116,7 +121,9 @@ def test_the_readout_every_is_written_out() -> None:
     x = x + mlp.layer(norm(x))
     left, right = (branch[0] for branch in parallel.layer.branches)
     x = x + (left(norm(x)) + right(norm(x))) / 2
-    torch.testing.assert_close(model(tokens(2, 9)), norm(x) @ model.head.weight.T, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        model(tokens(2, 9)), norm(x) @ model.get_parameter("head.weight").T, rtol=0, atol=1e-12
+    )
 
 
 def test_the_readout_last_decodes_the_last_position_alone() -> None:
@@ -363,12 +370,14 @@ def test_layers_are_listed_and_counted_in_the_order_of_the_spec() -> None:
 
 def test_branches_share_one_norm_and_are_averaged() -> None:
     model = make("(mlp + (swiglu + mlp) mlp)").double()
-    (block,) = model.blocks
+    block: Any = model.blocks[0]
     assert isinstance(block, Block) and isinstance(block.layer, Branches)
-    (first,), (inner, rest) = block.layer.branches
-    assert isinstance(inner, Branches), "the first item of a branch reads the normed input as it is"
+    branches: Any = block.layer.branches
+    (first,), (inner, rest) = branches
+    assert inner.__class__ is Branches, "the first item of a branch reads the normed input as it is"
     x = torch.randn(2, 5, 48, dtype=torch.float64)
-    second = (inner.branches[0][0](x) + inner.branches[1][0](x)) / 2
+    (one,), (other,) = inner.branches
+    second = (one(x) + other(x)) / 2
     expected = (first(x) + second + rest(second)) / 2
     torch.testing.assert_close(block.layer(x), expected, rtol=0, atol=1e-12)
 
@@ -380,9 +389,9 @@ def test_a_call_returns_losses_and_updates(chatty: None) -> None:
     logits, losses, updates = model.call(inputs, ctx)
     assert list(losses) == ["chatty.0", "chatty.2"] and list(ctx.shared) == ["first"]
     assert {name: float(value) for name, value in updates.items()} == {"chatty.0.seen": 5, "chatty.2.seen": 5}
-    assert float(model.blocks[0].layer.seen) == 0, "a forward pass writes no buffer"
+    assert float(layer_at(model, 0).seen) == 0, "a forward pass writes no buffer"
     sum(losses.values()).backward()  # type: ignore[union-attr]
-    assert model.blocks[2].layer.weight.grad is not None
+    assert layer_at(model, 2).weight.grad is not None
     assert torch.equal(model(inputs), logits), "evaluation shares between layers what training does"
     again, losses, _ = model.call(inputs, Context())
     assert torch.equal(again, logits) and losses["chatty.0"].item() > 0
@@ -431,7 +440,7 @@ def test_the_noise_of_a_model_changes_with_the_step(chatty: None) -> None:
 
 def test_replicas_share_their_noise(chatty: None) -> None:
     models = [make("test-chatty mlp", seed=s) for s in range(3)]
-    stacked, _ = torch.func.stack_module_state(models)  # type: ignore[arg-type]
+    stacked, _ = torch.func.stack_module_state(list(models))
     base = copy.deepcopy(models[0])
     inputs = tokens(2, 5)
 

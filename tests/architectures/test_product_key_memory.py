@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import architectures
 from architectures.functional.weighted_rows import weighted_rows
+from tests.architectures.helpers import agree, finite, layer_of, noise, parameters_in, silu
 
 DIM = 16
+make = partial(layer_of, "product-key-memory", dim=DIM)
 OPTIONS = [
     "",
-    "[gate=true]",
-    "[keys=9, heads=3, top_k=9, key_dim=6]",
-    "[heads=1, top_k=2]",
-    "[keys=2, top_k=2]",
+    "gate=true",
+    "keys=9, heads=3, top_k=9, key_dim=6",
+    "heads=1, top_k=2",
+    "keys=2, top_k=2",
 ]
-
-
-def make(options: str = "", *, dim: int = DIM, seed: int = 0) -> Any:
-    model = architectures.build(
-        f"1*product-key-memory{options}", vocab_size=5, dim=dim, max_len=80, seed=seed
-    )
-    return model.layers()[0][1].double()
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def perturbed(layer: Any) -> Any:
-    with torch.no_grad():
-        for j, p in enumerate(layer.parameters()):
-            p.add_(0.2 * noise(*p.shape, seed=j))
-    return layer
 
 
 def naive(layer: Any, x: Tensor) -> Tensor:
@@ -58,7 +42,7 @@ def naive(layer: Any, x: Tensor) -> Tensor:
             y = y + sum(w[r] * layer.values[i] for r, i in enumerate(best))
         if config.gate:
             g = layer.gate.weight @ token
-            y = layer.out.weight @ (y * g / (1 + torch.exp(-g)))
+            y = layer.out.weight @ (y * silu(g))
         rows.append(y)
     return torch.stack(rows).view_as(x)
 
@@ -66,21 +50,11 @@ def naive(layer: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("length", [1, 5])
 def test_forward_and_its_gradient_are_those_of_the_full_search(options: str, length: int) -> None:
-    layer = perturbed(make(options))
-    x, weight = noise(2, length, DIM), noise(2, length, DIM, seed=5)
-    expected, y = naive(layer, x), layer(x)
-    assert (y - expected).abs().max() <= 1e-12 * expected.abs().max()
-    parameters = list(layer.parameters())
-    ours = torch.autograd.grad((y * weight).sum(), parameters)
-    theirs = torch.autograd.grad((expected * weight).sum(), parameters)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
-    low = layer.float()(x.float())
-    assert (low - expected).abs().max() <= 1e-4 * expected.abs().max()
+    agree(make(options, away=0.2), naive, noise(2, length, DIM), atol=1e-12)
 
 
 def test_rows_that_are_not_read_get_exactly_nothing() -> None:
-    layer = make("[heads=1]")
+    layer = make("heads=1")
     layer(noise(1, 1, DIM)).sum().backward()
     read = layer.values.grad.abs().amax(1) > 0
     assert int(read.sum()) == 8
@@ -134,44 +108,24 @@ def test_extreme_queries_stay_finite(scale: float) -> None:
         layer.query.weight.mul_(scale)
         layer.query.bias.mul_(scale)
         layer.keys.mul_(max(scale, 1))
-    y = layer(noise(2, 9, DIM).float())
-    y.square().sum().backward()
-    assert bool(torch.isfinite(y).all())
-    assert all(bool(torch.isfinite(p.grad).all()) for p in layer.parameters())
+    finite(layer, noise(2, 9, DIM).float())
 
 
 def test_the_start_the_sizes_and_the_counts() -> None:
     layer = make(dim=128)
     assert layer.values.shape == (1024, 128) and layer.keys.shape == (2, 2, 32, 32)
     rest = 2 * 64 * 129 + 2 * 2 * 32 * 32
-    assert sum(p.numel() for p in layer.parameters()) == rest + 1024 * 128
+    assert parameters_in(layer) == rest + 1024 * 128
     assert layer.active_params() == rest + 2 * 8 * 128
-    assert make("[keys=2, heads=4, top_k=2]").active_params() == sum(
-        p.numel() for p in make("[keys=2, heads=4, top_k=2]").parameters()
-    )
+    small = make("keys=2, heads=4, top_k=2")
+    assert small.active_params() == parameters_in(small)
     assert 0.98 / 8 < layer.keys.abs().max() <= 1 / 8
     assert 0.98 < layer.values.std() * 128**0.5 < 1.02
     bound = (6 / 256) ** 0.5
     assert 0.99 * bound < layer.query.weight.abs().max() <= bound
     assert layer.flops(10) == 10 * (2 * 128 * 128 + 2 * 4096 + 2 * 64 + 2 * 16 * 128)
-    gated = make("[gate=true]", dim=128)
+    gated = make("gate=true", dim=128)
     assert gated.flops(10) == layer.flops(10) + 10 * (4 * 128**2 + 128)
     hint = layer.hints()["values"]
     assert not hint.decay and hint.lr_scale == 4.0 and list(layer.hints()) == ["values"]
     assert layer.init_state(2) == () and layer.measure_state(8)["total"] == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("keys=1", "keys=1 must be at least 2"),
-        ("heads=0", "heads=0 must be at least 1"),
-        ("top_k=1", "top_k=1 must be at least 2"),
-        ("top_k=33", "top_k=33 must be at most keys 32; lower it"),
-        ("key_dim=7", "key_dim=7 must be even"),
-        ("key_dim=0", "key_dim=0 must be at least 2"),
-    ],
-)
-def test_what_cannot_be_built_is_refused(options: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(f"[{options}]")

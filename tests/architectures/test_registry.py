@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,7 +148,7 @@ def layers(module: Callable[[str, str], Path]) -> Path:
     return module("mine.layers_of_mine", LAYERS)
 
 
-def one(text: str, dim: int = 16) -> torch.nn.Module:
+def one(text: str, dim: int = 16) -> Any:
     (_, layer), *_ = architectures.build(text, vocab_size=5, dim=dim, max_len=9, seed=0).layers()
     return layer
 
@@ -301,13 +302,14 @@ def test_options_are_typed() -> None:
     assert entry.changed({"rope": False, "heads": 4}) == (("heads", 4), ("rope", False)), (
         "in the order of the fields"
     )
-    for options, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"heads": 2.0}, "attention.heads.=2.0 is refused; expected an integer or none"),
         ({"heads": True}, "=true is refused; expected an integer or none"),
         ({"rope": 1}, "expected true or false"),
         ({"rope": None}, "=none is refused; expected true or false"),
         ({"ropes": True}, "did you mean 'rope'.; available: conv, gate, group, heads, key_dim"),
-    ]:
+    ]
+    for options, message in cases:
         with pytest.raises(ValueError, match=message):
             entry.config(options)
 
@@ -354,7 +356,7 @@ def test_a_plain_module_with_a_width(layers: Path) -> None:
     assert get(name).mixes == "time" and str(architectures.parse(name)) == name
     model = architectures.build(f"{name} mlp", vocab_size=5, dim=16, max_len=9, seed=0)
     assert model(torch.zeros(2, 7, dtype=torch.int64)).shape == (2, 7, 5)
-    layer = model.layers()[0][1]
+    layer: Any = model.layers()[0][1]
     assert isinstance(layer.module.map, torch.nn.Linear)
     assert layer.flops(6) == 2 * 6 * 16 * 16
     with pytest.raises(ValueError, match="the state of Plain is unknown.*subclass architectures.Primitive"):
@@ -363,7 +365,9 @@ def test_a_plain_module_with_a_width(layers: Path) -> None:
         architectures.parse(f"{name}[dim=3]")
     assert get(name).cls is get(name).cls
     same = architectures.build(f"{name} mlp", vocab_size=5, dim=16, max_len=9, seed=0)
-    assert torch.equal(same.layers()[0][1].module.map.weight, layer.module.map.weight), "the seed decides"
+    assert torch.equal(same.get_parameter("blocks.0.layer.module.map.weight"), layer.module.map.weight), (
+        "the seed decides"
+    )
 
 
 def test_a_plain_module_with_options(layers: Path) -> None:

@@ -8,11 +8,23 @@ import pytest
 import torch
 from torch import Tensor
 
-import architectures
 from architectures.functional.delta import LOG_DECAY_MIN
 from architectures.functional.value_residual import FIRST, mix_key
 from architectures.primitive import Context
 from architectures.registry import get
+from tests.architectures.helpers import (
+    agree,
+    close,
+    convolved,
+    finite,
+    in_pieces,
+    moved,
+    noise,
+    parameters_in,
+    rms,
+    short_conv,
+    silu,
+)
 
 DIM = 32
 
@@ -23,26 +35,6 @@ def make(name: str, dim: int = DIM, index: int = 0, depth: int = 1, **options: A
     return entry.cls(entry.config(options), dim=dim, max_len=128, index=index, depth=depth).double()
 
 
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def moved(layer: Any) -> Any:
-    with torch.no_grad():
-        for j, p in enumerate(layer.parameters()):
-            p.add_(0.1 * noise(*p.shape, seed=j))
-    return layer
-
-
-def convolved(z: Tensor, layer: Any, t: int) -> Tensor:
-    """Position t of the short convolution of z (B, T, C), without an activation."""
-    taps = layer.conv.taps
-    if not taps:
-        return z[:, t]
-    terms = [layer.conv.weight[:, taps - 1 - back] * z[:, t - back] for back in range(min(taps, t + 1))]
-    return torch.stack(terms).sum(0)
-
-
 def turned(z: Tensor, t: int) -> Tensor:
     """RoPE of z (B, H, K) at position t, as complex numbers."""
     half = z.shape[-1] // 2
@@ -51,41 +43,32 @@ def turned(z: Tensor, t: int) -> Tensor:
     return torch.cat([w.real, w.imag], dim=-1)
 
 
-def silu(z: Tensor) -> Tensor:
-    return z / (1 + torch.exp(-z))
-
-
 def naive_retnet(layer: Any, x: Tensor) -> Tensor:
-    z = x @ layer.project.weight.T
+    z = convolved(x @ layer.project.weight.T, layer.conv.weight)
     s = torch.zeros(x.shape[0], layer.heads, layer.key_dim, layer.value_dim, dtype=x.dtype)
     rows = []
     for t in range(x.shape[1]):
-        c = convolved(z, layer, t)
-        c = silu(c) if layer.conv.taps else c
-        q, k, v = (u.unflatten(-1, (layer.heads, -1)) for u in c.split(layer.widths, dim=-1))
+        q, k, v = (u.unflatten(-1, (layer.heads, -1)) for u in z[:, t].split(layer.widths, dim=-1))
         q, k = turned(q, t) / layer.key_dim**0.5, turned(k, t)
         rates = torch.tensor([1 - 2.0 ** (-5 - h) for h in range(layer.heads)], dtype=x.dtype)
         s = rates[:, None, None] * s + k[..., None] * v[..., None, :]
-        o = (s * q[..., None]).sum(-2)
-        o = o / (o.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.norm
+        o = rms((s * q[..., None]).sum(-2)) * layer.norm
         rows.append((o.flatten(1) * silu(x[:, t] @ layer.gate.weight.T)) @ layer.out.weight.T)
     return torch.stack(rows, dim=1)
 
 
 def naive_hgrn2(layer: Any, x: Tensor) -> Tensor:
-    z = x @ layer.project.weight.T
+    z = short_conv(x @ layer.project.weight.T, layer.conv.weight)
     s = torch.zeros(x.shape[0], layer.heads, layer.key_dim, layer.value_dim, dtype=x.dtype)
     bound = torch.sigmoid(layer.bound) if layer.bound is not None else torch.zeros(layer.widths[0]).double()
     rows = []
     for t in range(x.shape[1]):
-        q, f, v = convolved(z, layer, t).split(layer.widths, dim=-1)
+        q, f, v = z[:, t].split(layer.widths, dim=-1)
         f = (bound + (1 - bound) * torch.sigmoid(f)).clamp(min=torch.tensor(LOG_DECAY_MIN).double().exp())
         q, f, v = (u.unflatten(-1, (layer.heads, -1)) for u in (silu(q), f, v))
         s = f[..., None] * s + (1 - f)[..., None] * v[..., None, :]
         o = (s * q[..., None]).sum(-2).flatten(1)
-        rows.append(
-            (o / (o.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.norm.weight) @ layer.out.weight.T
-        )
+        rows.append((rms(o) * layer.norm.weight) @ layer.out.weight.T)
     return torch.stack(rows, dim=1)
 
 
@@ -98,36 +81,21 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def close(a: Tensor, b: Tensor, tolerance: float) -> None:
-    torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance * float(b.detach().abs().max()))
-
-
 @pytest.mark.parametrize("name", list(NAIVE))
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("length", [1, 5, 37, 67])
 def test_forward_and_its_gradient_are_those_of_the_recurrence(
     name: str, options: dict[str, Any], length: int
 ) -> None:
-    layer = moved(make(name, index=2, depth=3, **options))
-    x, weight = noise(2, length, DIM), noise(2, length, DIM, seed=5)
-    expected = NAIVE[name](layer, x)
-    close(layer(x), expected, 1e-10)
-    parameters = list(layer.parameters())
-    theirs = torch.autograd.grad((expected * weight).sum(), parameters)
-    for a, b in zip(torch.autograd.grad((layer(x) * weight).sum(), parameters), theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
-    close(layer.float()(x.float()), expected, 1e-4)
+    agree(moved(make(name, index=2, depth=3, **options)), NAIVE[name], noise(2, length, DIM))
 
 
 @pytest.mark.parametrize("name", list(NAIVE))
 @pytest.mark.parametrize("conv", [0, 4])
 def test_pieces_equal_the_whole(name: str, conv: int) -> None:
     layer = moved(make(name, index=1, depth=2, conv=conv))
-    x, state, rows = noise(2, 30, DIM), layer.init_state(2), []
-    for cut in (slice(0, 1), slice(1, 20), slice(20, 30)):
-        row, state = layer.prefill(x[:, cut], state)
-        rows.append(row)
-    close(torch.cat(rows, dim=1), layer(x), 1e-11)
+    x = noise(2, 30, DIM)
+    close(in_pieces(layer, x, 1, 20)[0], layer(x))
 
 
 def test_the_first_layer_of_hgrn2_has_no_bound() -> None:
@@ -157,10 +125,8 @@ def test_no_gate_of_hgrn2_breaks_the_values_or_the_gradient(logit: float, start:
         layer.project.weight[DIM : 2 * DIM] = logit / DIM
     # Inputs of one sign, and of both: all gates at the extreme, or next to the other extreme.
     for x in (torch.ones(2, 67, DIM), noise(2, 67, 1).sign().float().expand(2, 67, DIM)):
-        x = (x + 0.01 * noise(2, 67, DIM).float()).requires_grad_()
-        y = layer(x)
-        gradients = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
-        assert all(bool(torch.isfinite(z).all()) for z in (y, *gradients))
+        x = x + 0.01 * noise(2, 67, DIM).float()
+        y = finite(layer, x)
         # The definition rounds keys below 1e-16 to zero.
         expected = naive_hgrn2(layer.double(), x.double())
         torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-4)
@@ -211,26 +177,11 @@ def test_values_of_the_first_layer_are_mixed_in() -> None:
 def test_parameters_and_states_at_width_128() -> None:
     d, taps = 128, 4
     for conv in (0, taps):
-        count = sum(p.numel() for p in make("retnet", dim=d, conv=conv).parameters())
+        count = parameters_in(make("retnet", dim=d, conv=conv))
         assert count == (2 * d + 2 * d + 2 * d + 2 * d) * d + 2 * 16 + 4 * d * conv
-        count = sum(p.numel() for p in make("hgrn2", dim=d, index=1, depth=2, conv=conv).parameters())
+        count = parameters_in(make("hgrn2", dim=d, index=1, depth=2, conv=conv))
         assert count == 4 * d * d + 2 * d + 3 * d * conv
     assert make("retnet", dim=d).measure_state(40)["total"] == 2 * 2048
     assert make("retnet", dim=d, value_dim=16).measure_state(40)["total"] == 2048
     assert make("hgrn2", dim=d).measure_state(40)["total"] == 2048
     assert make("retnet", dim=d, conv=4).measure_state(40)["conv"] == 3 * 512
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("retnet[key_dim=5]", "even key_dim"),
-        ("retnet[heads=5]", "choose heads from"),
-        ("retnet[conv=-1]", "conv=-1"),
-        ("hgrn2[key_dim=0]", "key_dim=0"),
-        ("hgrn2[heads=7]", "choose heads from"),
-    ],
-)
-def test_senseless_options_are_refused(text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        architectures.build(f"1*{text}", vocab_size=7, dim=48, max_len=8, seed=0)

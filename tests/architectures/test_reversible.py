@@ -17,6 +17,7 @@ from architectures.parts import routing
 from architectures.primitive import Context, Primitive, choose, option
 from architectures.primitives.reversible import Reversible
 from architectures.sizes.memory import PeakMemory
+from tests.architectures.helpers import moved, noise, random_tokens
 
 BODIES = [
     "mh-attention mlp mh-attention mlp mlp",
@@ -28,20 +29,12 @@ BODIES = [
 ]
 
 
-def noise(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
-
-
-def model(spec: str, *, dim: int = 32, seed: int = 0, scale: float = 0.05) -> Any:
-    found = architectures.build(spec, vocab_size=7, dim=dim, max_len=64, seed=seed).double()
-    with torch.no_grad():
-        for i, p in enumerate(found.parameters()):
-            p.add_(scale * noise(*p.shape, seed=i))
-    return found
+def model(spec: str, *, dim: int = 32, seed: int = 0) -> Any:
+    return moved(architectures.build(spec, vocab_size=7, dim=dim, max_len=64, seed=seed).double(), 0.05)
 
 
 def tokens(*shape: int) -> Tensor:
-    return torch.randint(7, shape, generator=torch.Generator().manual_seed(0))
+    return random_tokens(*shape, vocab=7)
 
 
 def slopes(
@@ -49,7 +42,7 @@ def slopes(
 ) -> tuple[Tensor, dict[str, Tensor], Context]:
     """Output, gradients of the output and the losses, and the context that was filled."""
     ctx = Context(seed=seed)
-    call = module.call if isinstance(module, architectures.SequenceModel) else module
+    call: Any = module.call if isinstance(module, architectures.SequenceModel) else module
     y = call(*inputs, ctx)
     y = y[0] if isinstance(y, tuple) else y
     module.zero_grad()
@@ -112,7 +105,9 @@ def test_the_loss_of_the_router_is_counted_once_and_trains_it(stored: Any) -> No
     ctx = Context()
     net.call(tokens(2, 19), ctx)
     assert sorted(ctx.losses) == [f"blocks.0.body.{i}.layer/balance" for i in (1, 3)]
-    grads = torch.autograd.grad(sum(ctx.losses.values()), list(net.parameters()), allow_unused=True)
+    grads = torch.autograd.grad(
+        torch.stack([*ctx.losses.values()]).sum(), list(net.parameters()), allow_unused=True
+    )
     by_name = dict(zip((n for n, _ in net.named_parameters()), grads, strict=True))
     router = by_name["blocks.0.body.3.layer.router.weight"]
     assert router is not None and router.abs().max() > 0

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-import architectures
-from architectures.primitive import Primitive
+from tests.architectures.helpers import agree, finite, layer_of, noise, short_conv
 
 DIM = 32
+make = partial(layer_of, "rg-lru")
 
 
-def make(options: str = "", dim: int = DIM, seed: int = 0) -> Primitive:
-    model = architectures.build(f"1*rg-lru{options}", vocab_size=5, dim=dim, max_len=64, seed=seed)
-    return model.layers()[0][1].double()
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def naive(layer: Primitive, x: Tensor) -> Tensor:
+def naive(layer: Any, x: Tensor) -> Tensor:
     """The equations of the paper, with the gates' blocks laid out as full matrices."""
     inner, heads, width = layer.inner, layer.heads, layer.inner // layer.heads
     z, u = (x @ layer.project.weight.T).split(inner, dim=-1)
@@ -31,13 +24,11 @@ def naive(layer: Primitive, x: Tensor) -> Tensor:
     full_r = torch.block_diag(*(blocks[j, :, :width] for j in range(heads)))
     full_i = torch.block_diag(*(blocks[j, :, width:] for j in range(heads)))
     bias_r, bias_i = layer.gate_bias[:, :width].flatten(), layer.gate_bias[:, width:].flatten()
-    taps = layer.config.conv
+    u = short_conv(u, layer.conv.weight, layer.conv_bias)
     h = torch.zeros(x.shape[0], inner, dtype=torch.float64)
     rows = []
     for t in range(x.shape[1]):
-        c = layer.conv_bias.expand(x.shape[0], inner) if taps else u[:, t]
-        for back in range(min(taps, t + 1)):
-            c = c + layer.conv.weight[:, taps - 1 - back] * u[:, t - back]
+        c = u[:, t]
         r, i = torch.sigmoid(c @ full_r + bias_r), torch.sigmoid(c @ full_i + bias_i)
         a = torch.sigmoid(-layer.rate) ** (8 * r)
         m = torch.sqrt(1 - a**2) if t else torch.ones_like(a)
@@ -47,22 +38,9 @@ def naive(layer: Primitive, x: Tensor) -> Tensor:
     return torch.stack(rows, dim=1)
 
 
-@pytest.mark.parametrize(
-    "options", ["", "[expand=1.5]", "[heads=1]", "[heads=8, conv=2]", "[conv=1]", "[conv=0]"]
-)
+@pytest.mark.parametrize("options", ["", "expand=1.5", "heads=1", "heads=8, conv=2", "conv=1", "conv=0"])
 def test_forward_and_its_gradient_are_those_of_the_recurrence(options: str) -> None:
-    layer = make(options)
-    with torch.no_grad():
-        for j, p in enumerate(layer.parameters()):
-            p.add_(0.1 * noise(*p.shape, seed=j))
-    x = noise(2, 23, DIM)
-    expected, weight = naive(layer, x), noise(2, 23, DIM, seed=5)
-    torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-11)
-    parameters = list(layer.parameters())
-    ours = torch.autograd.grad((layer(x) * weight).sum(), parameters)
-    theirs = torch.autograd.grad((expected * weight).sum(), parameters)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    agree(make(options, away=0.1), naive, noise(2, 23, DIM), atol=1e-11)
 
 
 def test_only_the_first_token_of_a_sequence_is_written_unscaled() -> None:
@@ -110,10 +88,7 @@ def test_no_rate_breaks_the_values_or_the_gradient(rate: float) -> None:
     layer = make().float()
     with torch.no_grad():
         layer.rate.fill_(rate)
-    x = noise(2, 33, DIM).float().requires_grad_()
-    y = layer(x)
-    gradients = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
-    assert all(bool(torch.isfinite(z).all()) for z in (y, *gradients))
+    finite(layer, noise(2, 33, DIM).float())
 
 
 def test_the_state_is_published_and_kept_in_float32_under_bfloat16_weights() -> None:
@@ -133,13 +108,4 @@ def test_the_rates_are_not_decayed() -> None:
 
 @pytest.mark.parametrize(("expand", "inner"), [("1.3333", 48), ("1.5", 48), ("1", 32), ("0.01", 16)])
 def test_the_width_of_the_recurrence_is_a_multiple_of_16(expand: str, inner: int) -> None:
-    assert make(f"[expand={expand}]").inner == inner
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [("heads=5", "not divisible by heads 5"), ("heads=0", "heads=0"), ("expand=0", "expand=0")],
-)
-def test_what_cannot_be_built_is_refused(options: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(f"[{options}]")
+    assert make(f"expand={expand}").inner == inner

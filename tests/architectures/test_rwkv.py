@@ -12,8 +12,9 @@ from torch import Tensor
 
 import architectures
 from architectures.functional.delta import LOG_DECAY_MIN
-from architectures.primitive import Context, Primitive
+from architectures.primitive import Context
 from architectures.registry import get
+from tests.architectures.helpers import close, convolved, in_pieces, moved, noise, parameters_in, rms
 
 DIM = 32
 TIME = ["rwkv5", "rwkv6", "rwkv7"]
@@ -27,16 +28,10 @@ RANKS: dict[str, dict[str, Any]] = {
 FIRST = "rwkv7/v_first/0"
 
 
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def fresh(name: str, *, dim: int = DIM, index: int = 0, depth: int = 1, **options: Any) -> Any:
     entry = get(name)
     torch.manual_seed(0)
-    layer = entry.cls(entry.config(options), dim=dim, max_len=80, index=index, depth=depth)
-    assert isinstance(layer, Primitive)
-    return layer
+    return entry.cls(entry.config(options), dim=dim, max_len=80, index=index, depth=depth)
 
 
 def shaken(name: str, *, amount: float = 0.2, **options: Any) -> Any:
@@ -48,25 +43,10 @@ def shaken(name: str, *, amount: float = 0.2, **options: Any) -> Any:
     return layer
 
 
-def close(a: Tensor, b: Tensor, name: str = "", *, atol: float = 1e-9) -> None:
-    atol = atol * max(1e-6, float(b.detach().abs().max()))
-    torch.testing.assert_close(a, b, rtol=0, atol=atol, msg=lambda m: f"{name}: {m}")
-
-
 def before(x: Tensor) -> Tensor:
     """Each token's predecessor, zeros for the first."""
     rows = [torch.zeros_like(x[:, 0]), *x.unbind(1)]
     return torch.stack(rows[:-1], dim=1)
-
-
-def tapped(weight: Tensor, z: Tensor) -> Tensor:
-    """The short convolution and silu, one tap at a time; weight (D, taps)."""
-    y, taps = torch.zeros_like(z), weight.shape[1]
-    for t in range(z.shape[1]):
-        for i in range(taps):
-            if t - taps + 1 + i >= 0:
-                y[:, t] += weight[:, i] * z[:, t - taps + 1 + i]
-    return y * torch.sigmoid(y)
 
 
 def heads_of(z: Tensor, layer: Any) -> Tensor:
@@ -78,14 +58,13 @@ def maps(p: dict[str, Tensor], layer: Any, *seen: Tensor) -> list[Tensor]:
     z = [m @ p[f"{n}.weight"].T for n, m in zip(("receptance", "key", "value"), seen, strict=True)]
     if "conv.weight" in p:
         widths = [u.shape[-1] for u in z]
-        z = [tapped(w, u) for u, w in zip(z, p["conv.weight"].split(widths), strict=True)]
+        z = [convolved(u, w) for u, w in zip(z, p["conv.weight"].split(widths), strict=True)]
     return [heads_of(u, layer) for u in z]
 
 
 def normed(o: Tensor, p: dict[str, Tensor], eps: float) -> Tensor:
     """o (B, T, H, V): mean 0 and variance 1 a head."""
-    o = o - o.mean(-1, keepdim=True)
-    o = o / torch.sqrt(o.square().mean(-1, keepdim=True) + eps)
+    o = rms(o - o.mean(-1, keepdim=True), eps)
     return o.flatten(2) * p["norm.weight"] + p["norm.bias"]
 
 
@@ -199,12 +178,8 @@ def test_a_channel_mixer_is_its_definition(name: str, length: int) -> None:
 def test_steps_and_pieces_equal_the_whole_of_a_later_layer(name: str, odd: bool) -> None:
     layer = shaken(name, index=2, depth=4, **({**ODD, **RANKS[name]} if odd else {}))
     x = noise(2, 21, DIM)
-    first, state = layer.prefill(x[:, :9], layer.init_state(2))
-    rows = [first]
-    for t in range(9, 21):
-        row, state = layer.step(x[:, t], state)
-        rows.append(row[:, None])
-    close(torch.cat(rows, dim=1), layer(x), atol=1e-11)
+    y, state = in_pieces(layer, x, *range(9, 21))
+    close(y, layer(x), atol=1e-11)
     assert len(state) == len(layer.state_kinds)
 
 
@@ -229,7 +204,7 @@ def test_a_layer_that_finds_no_first_values_gates_its_own_and_leaves_them() -> N
     close(alone, rwkv7(layer, x))
     close(layer(x), alone)
     (left,) = ctx.shared.values()
-    close(layer(x, ctx), alone, "called once more, as by a wrapper")
+    close(layer(x, ctx), alone, name="called once more, as by a wrapper")
     close(later(x, ctx), rwkv7(later, x, left))
     layer(x).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in layer.parameters())
@@ -254,19 +229,10 @@ def test_first_values_may_have_other_heads_of_the_same_width() -> None:
     ],
 )
 def test_a_model_decodes_what_it_computes_in_parallel(spec: str) -> None:
-    model = architectures.build(spec, vocab_size=11, dim=DIM, max_len=40, seed=0).double()
-    with torch.no_grad():
-        for i, p in enumerate(model.parameters()):
-            p.add_(0.1 * noise(*p.shape, seed=i))
+    model = moved(architectures.build(spec, vocab_size=11, dim=DIM, max_len=40, seed=0).double())
     tokens = torch.randint(11, (2, 30), generator=torch.Generator().manual_seed(1))
-    state = model.init_state(2)
-    first, state = model.prefill(tokens[:, :17], state)
-    rows = [first]
-    for t in range(17, 30):
-        row, state = model.step(tokens[:, t], state)
-        rows.append(row[:, None])
     whole = model(tokens)
-    close(torch.cat(rows, dim=1), whole, atol=1e-10)
+    close(in_pieces(model, tokens, *range(17, 30))[0], whole, atol=1e-10)
     whole.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
@@ -274,11 +240,7 @@ def test_a_model_decodes_what_it_computes_in_parallel(spec: str) -> None:
 def sharing() -> tuple[list[Any], Tensor]:
     models = [architectures.build("rwkv7 rwkv7", vocab_size=7, dim=DIM, max_len=32, seed=s) for s in range(2)]
     tokens = torch.randint(7, (2, 21), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        for model in models:
-            for i, p in enumerate(model.parameters()):
-                p.add_(0.05 * noise(*p.shape, seed=i).float())
-    return models, tokens
+    return [moved(model, 0.05) for model in models], tokens
 
 
 def test_layers_that_share_values_are_mapped_over_replicas() -> None:
@@ -330,7 +292,7 @@ def test_rwkv5_and_6_start_as_published(index: int, depth: int) -> None:
     u = torch.tensor([rho * (1 - z) + 0.1 * ((n + 1) % 3 - 1) for n, z in enumerate(up)])
     token, half = powers(left), powers(0.5 * left)
     value = token + 0.3 * rho
-    near = dict(rtol=0, atol=1e-5)
+    near: dict[str, Any] = dict(rtol=0, atol=1e-5)
     torch.testing.assert_close(five.mix, torch.stack([half, token, value, half]), **near)
     torch.testing.assert_close(six.mix, 1 - torch.stack([token, token, value, half, half]), **near)
     torch.testing.assert_close(six.mix_all, 1 - token, **near)
@@ -356,7 +318,7 @@ def test_rwkv5_and_6_start_as_published(index: int, depth: int) -> None:
 def test_rwkv7_starts_as_published(index: int, depth: int) -> None:
     rho, left = (index / (depth - 1) if depth > 1 else 0.0), 1 - index / depth
     layer = fresh("rwkv7", index=index, depth=depth)
-    near = dict(rtol=0, atol=1e-5)
+    near: dict[str, Any] = dict(rtol=0, atol=1e-5)
     mu = [1 - powers(p * left) for p in (0.2, 0.9, 0.7, 0.7, 0.9, 0.2)]
     torch.testing.assert_close(layer.mix, torch.stack(mu), **near)
     up = torch.arange(DIM) / (DIM - 1)
@@ -413,7 +375,7 @@ def test_the_ranks_of_rwkv7_grow_with_the_width() -> None:
 
 def test_parameters_are_the_closed_form() -> None:
     def count(name: str, **options: Any) -> int:
-        return sum(p.numel() for p in fresh(name, dim=d, **options).parameters())
+        return parameters_in(fresh(name, dim=d, **options))
 
     d, h, k, v, taps = 64, 3, 5, 7, 4
     hk, hv = h * k, h * v

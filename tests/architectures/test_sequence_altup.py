@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -11,26 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
 from architectures.sizes.accounting import account
+from tests.architectures.helpers import close, decodes_and_learns, in_pieces, noise, unroll, wrapper_of
 
 BODY = "mh-attention mlp gated-delta-net swiglu"
-
-
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def make(spec: str, *, dim: int = 32, away: float = 0.3) -> Any:
-    """The one wrapper of a spec, in float64, away from its initialisation."""
-    model = architectures.build(spec, vocab_size=5, dim=dim, max_len=64, seed=0).double()
-    wrapper = model.blocks[0]
-    with torch.no_grad():
-        for i, p in enumerate(wrapper.parameters()):
-            p.add_(away * noise(*p.shape, seed=i))
-    return wrapper
-
-
-def close(a: Tensor, b: Tensor, atol: float = 1e-11) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=atol * max(1.0, float(b.detach().abs().max())))
 
 
 def by_definition(wrapper: Any, x: Tensor) -> Tensor:
@@ -55,7 +39,7 @@ def by_definition(wrapper: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17])
 @torch.no_grad()
 def test_it_is_its_definition(stride: int, length: int) -> None:
-    wrapper = make(f"sequence-altup[stride={stride}]{{{BODY}}}")
+    wrapper = wrapper_of(f"sequence-altup[stride={stride}]{{{BODY}}}")
     x = noise(2, length, 32)
     close(wrapper(x), by_definition(wrapper, x))
 
@@ -63,7 +47,7 @@ def test_it_is_its_definition(stride: int, length: int) -> None:
 @pytest.mark.parametrize("own", [1.0, 0.25])
 def test_stride_1_is_the_base(own: float) -> None:
     base = architectures.build(BODY, vocab_size=5, dim=32, max_len=64, seed=0).double()
-    wrapper = make(f"sequence-altup[stride=1]{{{BODY}}}", away=0.0)
+    wrapper = wrapper_of(f"sequence-altup[stride=1]{{{BODY}}}", away=0.0)
     wrapper.body.load_state_dict(base.blocks.state_dict())
     with torch.no_grad():
         wrapper.a.copy_(torch.tensor([own, 1 - own]))
@@ -74,7 +58,7 @@ def test_stride_1_is_the_base(own: float) -> None:
 
 
 def test_at_the_start_every_token_adds_what_its_anchor_adds() -> None:
-    wrapper = make("sequence-altup[stride=3]{mlp}", away=0.0)
+    wrapper = wrapper_of("sequence-altup[stride=3]{mlp}", away=0.0)
     x = noise(2, 8, 32)
     added = wrapper.body[0](x)
     close(wrapper(x) - x, added[:, [0, 0, 0, 3, 3, 3, 6, 6]])
@@ -82,7 +66,7 @@ def test_at_the_start_every_token_adds_what_its_anchor_adds() -> None:
 
 @pytest.mark.parametrize("stride", [2, 3, 5])
 def test_the_future_never_reaches_the_past(stride: int) -> None:
-    wrapper = make(f"sequence-altup[stride={stride}]{{{BODY}}}")
+    wrapper = wrapper_of(f"sequence-altup[stride={stride}]{{{BODY}}}")
     x = noise(1, 13, 32)
     before = wrapper(x).detach()
     for t in range(13):
@@ -98,20 +82,16 @@ def test_the_future_never_reaches_the_past(stride: int) -> None:
 @pytest.mark.parametrize("stride", [1, 2, 3, 5])
 @torch.no_grad()
 def test_pieces_of_any_length_are_the_whole(stride: int) -> None:
-    wrapper = make(f"sequence-altup[stride={stride}]{{{BODY}}}")
+    wrapper = wrapper_of(f"sequence-altup[stride={stride}]{{{BODY}}}")
     x = noise(2, 23, 32)
     whole = wrapper(x)
     for pieces in ([1] * 23, [2] * 11 + [1], [3, 1, 7, 1, 1, 10], [4, 4, 4, 11], [5, 18], [23]):
-        state, outputs = wrapper.init_state(2), []
-        for piece in x.split(pieces, dim=1):
-            y, state = wrapper.prefill(piece, state)
-            outputs.append(y)
-        close(torch.cat(outputs, 1), whole)
+        close(in_pieces(wrapper, x, *accumulate(pieces[:-1]))[0], whole)
 
 
 @torch.no_grad()
 def test_the_body_runs_on_anchors_only_and_its_cache_holds_them_only() -> None:
-    wrapper = make(f"sequence-altup[stride=3]{{{BODY}}}")
+    wrapper = wrapper_of(f"sequence-altup[stride=3]{{{BODY}}}")
     calls: list[int] = []
     layer = wrapper.body[0].layer
     plain = layer.prefill
@@ -135,15 +115,11 @@ def test_the_body_runs_on_anchors_only_and_its_cache_holds_them_only() -> None:
 @pytest.mark.parametrize("how", ["vmap", "compile"])
 @pytest.mark.filterwarnings("default")
 def test_steps_are_batched_and_compiled(how: str) -> None:
-    wrapper = make(f"sequence-altup[stride=2]{{{'delta-net mlp' if how == 'vmap' else 'mlp'}}}")
+    wrapper = wrapper_of(f"sequence-altup[stride=2]{{{'delta-net mlp' if how == 'vmap' else 'mlp'}}}")
     x = noise(4, 3, 32)
 
     def three(rows: Tensor) -> Tensor:
-        state, outputs = wrapper.init_state(rows.shape[0]), []
-        for t in range(3):
-            y, state = wrapper.step(rows[:, t], state)
-            outputs.append(y)
-        return torch.stack(outputs, dim=1)
+        return unroll(wrapper, rows)[0]
 
     if how == "vmap":
         found = torch.vmap(three)(x.view(2, 2, 3, 32)).view(4, 3, 32)
@@ -172,11 +148,11 @@ def test_its_cost(stride: int) -> None:
     layer = found.layers[0]
     inside = sum(a.flops for a in short.layers) * -(-21 // stride)
     assert layer.flops * 21 == inside + 4 * 2 * 32 * (2 * -(-21 // stride) + 21)
-    wrapper = make(spec).float()
+    wrapper = wrapper_of(spec).float()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         wrapper.body[0](noise(1, wrapper.anchors(21), 32).float())
     attention = counter.get_total_flops()
-    wrapper = make(f"sequence-altup[stride={stride}]{{mlp swiglu}}").float()
+    wrapper = wrapper_of(f"sequence-altup[stride={stride}]{{mlp swiglu}}").float()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         wrapper(noise(1, 21, 32).float())
     assert attention > 0 and counter.get_total_flops() == wrapper.executed(21) - wrapper.unseen(21)
@@ -186,10 +162,10 @@ def test_the_coefficients_learn_and_are_not_decayed() -> None:
     model = architectures.build("sequence-altup{mlp mlp}", vocab_size=5, dim=32, max_len=64, seed=0)
     hints = model.hints()
     assert not hints["blocks.0.a"].decay and not hints["blocks.0.b"].decay
-    wrapper = make("sequence-altup{mlp mlp}")
+    wrapper = wrapper_of("sequence-altup{mlp mlp}")
     (wrapper(noise(2, 5, 32)) * noise(2, 5, 32, seed=3)).sum().backward()
     assert bool((wrapper.a.grad != 0).all()) and bool((wrapper.b.grad != 0).all())
-    assert make("sequence-altup{mlp}", away=0.0).a.tolist() == [[1.0, 0.0]]
+    assert wrapper_of("sequence-altup{mlp}", away=0.0).a.tolist() == [[1.0, 0.0]]
 
 
 @pytest.mark.parametrize(
@@ -203,19 +179,9 @@ def test_the_coefficients_learn_and_are_not_decayed() -> None:
     ],
 )
 def test_it_composes(spec: str) -> None:
-    model = architectures.build(spec, vocab_size=5, dim=32, max_len=64, seed=0).double()
-    seq = torch.randint(5, (2, 17), generator=torch.Generator().manual_seed(0))
-    whole = model(seq)
-    state, outputs = model.init_state(2), []
-    for t in range(7):
-        logits, state = model.step(seq[:, t], state)
-        outputs.append(logits)
-    rest, _ = model.prefill(seq[:, 7:], state)
-    close(torch.cat([torch.stack(outputs, 1), rest], 1), whole)
-    whole.square().sum().backward()
-    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+    decodes_and_learns(spec)
 
 
 def test_a_stride_below_1_is_refused() -> None:
     with pytest.raises(ValueError, match="stride=0 must be at least 1"):
-        make("sequence-altup[stride=0]{mlp}")
+        wrapper_of("sequence-altup[stride=0]{mlp}")

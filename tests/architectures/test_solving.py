@@ -118,10 +118,10 @@ def test_a_wrapper_counts_its_body_as_often_as_it_runs() -> None:
 def test_what_cannot_be_solved_is_said(spec: str, goals: dict[str, int], message: str | None) -> None:
     if message is None:
         # A key wider than the model is allowed: 1 head of 16 values, keys of 3,125.
-        assert abs(solve(spec, **goals).errors["state"]) <= TOLERANCE  # type: ignore[arg-type]
+        assert abs(solve(spec, **goals).errors["state"]) <= TOLERANCE
         return
     with pytest.raises(ValueError, match=message):
-        solve(spec, **goals)  # type: ignore[arg-type]
+        solve(spec, **goals)
 
 
 def hybrid(name: str) -> str:
@@ -149,7 +149,7 @@ def solved(spec: str, factor: float, names: Sequence[str], **size: int) -> None:
         now = goals[name]
         goal = 1000 if now is None else round(factor * now)
         try:
-            solution = solve(spec, seq_len=seq_len, **{name: goal}, **size)  # type: ignore[arg-type]
+            solution = solve(spec, seq_len=seq_len, **{name: goal}, **size)
         except ValueError as refusal:
             assert "state" in name, f"{spec} {name}: {refusal}"
             known = ["grows with the sequence" if counted.state else "is unknown: it has no step"]
@@ -212,7 +212,7 @@ def test_every_layer_and_preset_is_solved_at_any_width(name: str, factor: float)
 def test_layers_differ_by_a_step_where_equal_shares_miss(
     spec: str, goals: dict[str, int], found: str
 ) -> None:
-    solution = solve(spec, **goals)  # type: ignore[arg-type]
+    solution = solve(spec, **goals)
     assert str(solution.spec) == found
     assert max(abs(error) for error in solution.errors.values()) <= TOLERANCE
 
@@ -228,7 +228,7 @@ def test_layers_differ_by_a_step_where_equal_shares_miss(
 def test_what_is_off_or_sizes_something_else_is_left_alone(
     spec: str, goals: dict[str, int], untouched: str
 ) -> None:
-    solution = solve(spec, **goals)  # type: ignore[arg-type]
+    solution = solve(spec, **goals)
     assert {layer.name: layer.options for layer in solution.spec.walk()}[untouched] == ()
     assert set(solution.errors) == set(goals) - {"dim"}
 
@@ -255,7 +255,7 @@ def test_what_is_off_or_sizes_something_else_is_left_alone(
 )
 def test_the_nearest_that_can_be_built_is_named(spec: str, goals: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message) as refusal:
-        solve(spec, **goals)  # type: ignore[arg-type]
+        solve(spec, **goals)
     assert "\n" not in str(refusal.value)
 
 

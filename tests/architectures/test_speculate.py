@@ -14,6 +14,7 @@ from architectures import registry
 from architectures.elastic import speculate
 from architectures.growth import add_heads, widen_hidden, widen_keys, widen_mlp
 from architectures.primitive import Context, Primitive
+from tests.architectures.helpers import model_of
 
 VOCAB, PROMPT, COUNT, DRAFTS = 7, 5, 24, 4
 
@@ -51,14 +52,7 @@ RECOMPUTED = (
 
 
 def make(layer: str) -> Any:
-    model = architectures.build(
-        f"{layer} matformer-mlp", vocab_size=VOCAB, dim=32, max_len=PROMPT + COUNT, seed=0
-    ).double()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
-    return model
+    return model_of(f"{layer} matformer-mlp", max_len=PROMPT + COUNT)
 
 
 @torch.no_grad()

@@ -83,6 +83,8 @@ class Twice(Primitive):
         gain: float = option(0.5, "factor of what the body adds")
         mode: Literal["plain", "fancy"] = option("plain", "a word")
 
+    body: Any
+
     def __init__(
         self, config: Config, *, body: list[Block], dim: int, max_len: int, index: int = 0, depth: int = 1
     ) -> None:

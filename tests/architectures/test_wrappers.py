@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,10 +10,10 @@ import architectures
 from architectures import registry
 from architectures.blocks import Block
 from architectures.functional.value_residual import FIRST, mix_key
-from architectures.model import SequenceModel
 from architectures.primitive import Context, Primitive
 from architectures.primitives.hyper_connections import doubly_stochastic
 from architectures.sizes.accounting import account, account_model
+from tests.architectures.helpers import close, decodes_and_learns, noise, parameters_in, wrapper_of
 
 NESTED = [
     "repeat[times=3]{delta-net (mlp + mamba)}",
@@ -28,40 +26,19 @@ NESTED = [
 ]
 
 
-def noise(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def make(spec: str, *, dim: int = 32, perturb: bool = True) -> Any:
-    """The one wrapper of a spec, in float64, away from its initialisation."""
-    model = architectures.build(spec, vocab_size=5, dim=dim, max_len=64, seed=0).double()
-    wrapper = model.blocks[0]
-    if perturb:
-        with torch.no_grad():
-            for i, p in enumerate(wrapper.parameters()):
-                p.add_(0.1 * noise(*p.shape, seed=i))
-    return wrapper
-
-
 def residual(blocks: list[Block], x: Tensor) -> Tensor:
     for block in blocks:
         x = x + block(x)
     return x
 
 
-def close(a: Tensor, b: Tensor, atol: float = 1e-11) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=atol * max(1.0, float(b.detach().abs().max())))
-
-
 def test_repeat_runs_its_body_again_on_what_came_out() -> None:
     x = noise(2, 19, 32)
-    thrice = make("repeat[times=3]{mh-attention (mlp + mamba)}")
+    thrice = wrapper_of("repeat[times=3]{mh-attention (mlp + mamba)}", away=0.1)
     close(thrice(x), residual(3 * list(thrice.body), x))
-    once = make("repeat[times=1]{mh-attention mlp}")
+    once = wrapper_of("repeat[times=1]{mh-attention mlp}", away=0.1)
     close(once(x), residual(list(once.body), x))
-    assert not torch.allclose(
-        make("repeat{mh-attention mlp}", perturb=False)(x), residual(list(once.body), x)
-    )
+    assert not torch.allclose(wrapper_of("repeat{mh-attention mlp}", away=0)(x), residual(list(once.body), x))
 
 
 def test_repeat_costs_no_parameters_and_every_pass_has_its_state() -> None:
@@ -78,7 +55,7 @@ def test_repeat_costs_no_parameters_and_every_pass_has_its_state() -> None:
 @pytest.mark.parametrize("kind", ["static", "dynamic", "manifold"])
 @pytest.mark.parametrize("streams", [1, 2, 4])
 def test_hyper_connections_start_as_the_plain_residual(kind: str, streams: int) -> None:
-    wrapper = make(f"hyper-connections[streams={streams}, kind={kind}]{{delta-net mlp mamba}}", perturb=False)
+    wrapper = wrapper_of(f"hyper-connections[streams={streams}, kind={kind}]{{delta-net mlp mamba}}", away=0)
     x = noise(2, 11, 32)
     # One stream under a sigmoid of 8 is 1 to 3e-4.
     atol = 1e-3 if (kind, streams) == ("manifold", 1) else 1e-12
@@ -88,7 +65,7 @@ def test_hyper_connections_start_as_the_plain_residual(kind: str, streams: int) 
 @pytest.mark.parametrize("kind", ["static", "dynamic", "manifold"])
 def test_hyper_connections_by_their_definition(kind: str) -> None:
     n, dim = 3, 32
-    wrapper = make(f"hyper-connections[streams={n}, kind={kind}]{{mlp swiglu}}")
+    wrapper = wrapper_of(f"hyper-connections[streams={n}, kind={kind}]{{mlp swiglu}}", away=0.1)
     x = noise(2, 5, dim)
     expected = torch.zeros_like(x)
     for b in range(2):
@@ -127,14 +104,14 @@ def test_maps_between_streams_are_doubly_stochastic() -> None:
 
 
 def test_streams_are_told_apart_by_their_first_block() -> None:
-    wrapper = make("hyper-connections[kind=static]{mlp mlp}", perturb=False)
+    wrapper = wrapper_of("hyper-connections[kind=static]{mlp mlp}", away=0)
     assert [maps.pre.argmax().item() for maps in wrapper.maps] == [0, 1]
     with pytest.raises(ValueError, match="streams=0 must be at least 1"):
-        make("hyper-connections[streams=0]{mlp}")
+        wrapper_of("hyper-connections[streams=0]{mlp}", away=0.1)
 
 
 def test_later_mixers_see_the_values_of_the_first() -> None:
-    wrapper = make("value-residual{delta-net mlp gated-delta-net mlp delta-net}")
+    wrapper = wrapper_of("value-residual{delta-net mlp gated-delta-net mlp delta-net}", away=0.1)
     x = noise(2, 21, 32)
     expected, first, weights = x, None, iter(wrapper.mix)
     for block in wrapper.body:
@@ -159,7 +136,7 @@ def test_later_mixers_see_the_values_of_the_first() -> None:
 
 def test_nothing_of_the_shared_values_is_left_behind() -> None:
     ctx = Context()
-    wrapper = make("value-residual{delta-net delta-net}")
+    wrapper = wrapper_of("value-residual{delta-net delta-net}", away=0.1)
     wrapper(noise(1, 4, 32), ctx)
     assert ctx.shared == {}
 
@@ -174,7 +151,7 @@ def test_nothing_of_the_shared_values_is_left_behind() -> None:
 )
 def test_a_body_without_values_to_share_is_refused(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make(spec)
+        wrapper_of(spec, away=0.1)
 
 
 # Before any token is seen, also where a size of a nested layer is met only in training.
@@ -212,21 +189,13 @@ def test_a_layer_shares_values_of_the_width_that_it_says() -> None:
 
 @pytest.mark.parametrize("spec", NESTED)
 def test_wrappers_nest(spec: str) -> None:
-    model = architectures.build(spec, vocab_size=5, dim=32, max_len=64, seed=0).double()
-    assert isinstance(model, SequenceModel)
-    tokens = torch.randint(5, (2, 23), generator=torch.Generator().manual_seed(0))
-    whole = model(tokens)
-    state, outputs = model.init_state(2), []
-    for t in range(9):
-        logits, state = model.step(tokens[:, t], state)
-        outputs.append(logits)
-    rest, _ = model.prefill(tokens[:, 9:], state)
-    close(torch.cat([torch.stack(outputs, 1), rest], 1), whole)
-    whole.square().sum().backward()
-    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters())
-    assert account_model(model, 23).params == sum(p.numel() for p in model.parameters())
+    model = decodes_and_learns(spec, length=23, steps=9)
+    assert account_model(model, 23).params == parameters_in(model)
 
 
 def test_a_wrapper_is_as_exact_as_its_body() -> None:
-    exact, rounded = make("repeat{mamba mlp}"), make("repeat{mlp (mlp + hyena)}")
+    exact, rounded = (
+        wrapper_of("repeat{mamba mlp}", away=0.1),
+        wrapper_of("repeat{mlp (mlp + hyena)}", away=0.1),
+    )
     assert isinstance(exact, Primitive) and exact.exact_causality and not rounded.exact_causality

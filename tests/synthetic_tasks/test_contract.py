@@ -7,7 +7,7 @@ import pkgutil
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields, replace
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -223,14 +223,14 @@ def test_a_task_is_frozen_and_equal_by_its_fields(name: str) -> None:
     with pytest.raises(FrozenInstanceError):
         task.seq_len = 4  # type: ignore[misc]
     with pytest.raises(TypeError):
-        type(task)(16)  # type: ignore[call-arg, misc]
+        type(task)(16)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_values_of_the_wrong_type_are_refused(name: str) -> None:
     task = synthetic_tasks.get(name)
     hints = get_type_hints(type(task))
-    wrong: dict[object, list[object]] = {
+    wrong: dict[object, list[Any]] = {
         int: [True, 64.0, "64", None, np.int64(64)],
         float: ["0.5", True, None, float("nan"), float("inf")],
         bool: [1, 0, "true", None],
@@ -247,8 +247,9 @@ def test_numbers_out_of_range_are_refused(name: str) -> None:
     for field in fields(task):
         if type(getattr(task, field.name)) in (int, float):
             for value in (-1, 0, 1) if field.name in ("vocab_size", "seq_len") else (-1,):
+                changed: dict[str, Any] = {field.name: value}
                 with pytest.raises(ValueError, match=f"{field.name}="):
-                    replace(task, **{field.name: value})
+                    replace(task, **changed)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -265,8 +266,43 @@ def test_draws_that_make_no_sense_are_refused(name: str) -> None:
             task.stream(seed, "train")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fuzzy-in-context-recall", {"vocab_size": 4}, "vocab_size=4 is refused"),
+        (
+            "fuzzy-in-context-recall",
+            {"vocab_size": 6},
+            "key_motif_max=3 is refused: vocab_size=6 allows 1 to 2",
+        ),
+        ("fuzzy-in-context-recall", {"vocab_size": 8, "value_motif_max": 5}, "value_motif_max=5 is refused"),
+        ("fuzzy-in-context-recall", {"key_motif_max": 0}, "key_motif_max=0 is refused"),
+        ("fuzzy-in-context-recall", {"vocab_size": 4096, "key_motif_max": 4}, "2\\*\\*40"),
+        ("fuzzy-in-context-recall", {"seq_len": 12}, "seq_len=12 is refused: a pair and its probe need 13"),
+        ("in-context-recall", {"vocab_size": 15}, "vocab_size=15 is refused: .* even"),
+        ("in-context-recall", {"vocab_size": 2}, "two keys"),
+        ("in-context-recall", {"vocab_size": 4, "multi_query": False}, "two keys"),
+        ("in-context-recall", {"seq_len": 127}, "seq_len=127 is refused: .* even number"),
+        ("in-context-recall", {"seq_len": 2}, "even number from 4"),
+        ("noisy-in-context-recall", {"frac_noise": 1.0}, "frac_noise=1.0 is refused"),
+        ("noisy-in-context-recall", {"frac_noise": 1}, "frac_noise=1.0 is refused"),
+        ("noisy-in-context-recall", {"noise_vocab_size": 0}, "noise_vocab_size=0 is refused"),
+        ("noisy-in-context-recall", {"vocab_size": 31}, "vocab_size=31 is refused: .* even"),
+        ("noisy-in-context-recall", {"vocab_size": 18}, "choose 22 or more"),
+        ("noisy-in-context-recall", {"seq_len": 127}, "even number"),
+        ("selective-copying", {"vocab_size": 3}, "vocab_size=3 is refused"),
+        ("selective-copying", {"num_tokens_to_copy": 0}, "num_tokens_to_copy=0 is refused"),
+        ("selective-copying", {"seq_len": 32}, "seq_len=32 is refused: .* at least 33"),
+        ("selective-copying", {"num_tokens_to_copy": 128}, "seq_len=256 is refused: .* at least 257"),
+    ],
+)
+def test_settings_without_a_question_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        synthetic_tasks.get(name, **options)
+
+
 # What the published settings change, one option at a time, against the defaults.
-CHANGES = {
+CHANGES: dict[str, dict[str, tuple[Any, ...]]] = {
     "in-context-recall": {"vocab_size": (32, 64, 128), "seq_len": (256, 512, 1024)},
     "noisy-in-context-recall": {
         "vocab_size": (48, 80, 144),

@@ -84,19 +84,3 @@ def test_every_probe_is_answerable_unless_the_public_code_is_emulated() -> None:
 def test_a_row_of_the_smallest_length_is_a_pair_and_its_probe() -> None:
     batch = get("fuzzy-in-context-recall", seq_len=13).draw(0, "test", 200)
     assert all(len(pairs_of(row)) >= 2 for row in rows_of(batch))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"vocab_size": 4}, "vocab_size=4 is refused"),
-        ({"vocab_size": 6}, "key_motif_max=3 is refused: vocab_size=6 allows 1 to 2"),
-        ({"vocab_size": 8, "value_motif_max": 5}, "value_motif_max=5 is refused"),
-        ({"key_motif_max": 0}, "key_motif_max=0 is refused"),
-        ({"vocab_size": 4096, "key_motif_max": 4}, "2\\*\\*40"),
-        ({"seq_len": 12}, "seq_len=12 is refused: a pair and its probe need 13"),
-    ],
-)
-def test_settings_without_a_question_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        get("fuzzy-in-context-recall", **options)

@@ -60,21 +60,6 @@ def test_values_are_drawn_independently_of_keys() -> None:
     np.testing.assert_allclose(counts / 100_000, 0.25, atol=0.01)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"vocab_size": 15}, "vocab_size=15 is refused: .* even"),
-        ({"vocab_size": 2}, "two keys"),
-        ({"vocab_size": 4, "multi_query": False}, "two keys"),
-        ({"seq_len": 127}, "seq_len=127 is refused: .* even number"),
-        ({"seq_len": 2}, "even number from 4"),
-    ],
-)
-def test_settings_without_a_question_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        get("in-context-recall", **options)
-
-
 def test_first_occurrence_equals_a_loop() -> None:
     rng = np.random.default_rng(0)
     codes, preferred = rng.integers(-1, 5, size=(200, 17)), rng.random((200, 17)) < 0.3

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from synthetic_tasks import IGNORE, get
+from synthetic_tasks.memorization import Memorization
 
 
 def test_rows_hold_keys_and_insert_tokens_and_never_the_answer() -> None:
@@ -29,7 +30,9 @@ def test_the_dictionary_is_one_to_one_and_the_same_in_all_splits(vocab_size: int
 
 
 def test_the_dictionary_belongs_to_the_setting() -> None:
-    assert not np.array_equal(get("memorization").dictionary, get("memorization", seq_len=34).dictionary)
+    one, other = get("memorization"), get("memorization", seq_len=34)
+    assert isinstance(one, Memorization) and isinstance(other, Memorization)
+    assert not np.array_equal(one.dictionary, other.dictionary)
 
 
 @pytest.mark.parametrize(("vocab_size", "seen"), [(256, 1.0), (2048, 0.987), (4096, 0.869), (8192, 0.631)])

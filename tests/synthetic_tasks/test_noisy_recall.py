@@ -49,22 +49,6 @@ def test_single_query_keeps_its_prefix_clear_of_the_noise() -> None:
     assert (batch.inputs >= 16).any()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"frac_noise": 1.0}, "frac_noise=1.0 is refused"),
-        ({"frac_noise": 1}, "frac_noise=1.0 is refused"),
-        ({"noise_vocab_size": 0}, "noise_vocab_size=0 is refused"),
-        ({"vocab_size": 31}, "vocab_size=31 is refused: .* even"),
-        ({"vocab_size": 18}, "choose 22 or more"),
-        ({"seq_len": 127}, "even number"),
-    ],
-)
-def test_settings_without_a_question_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        get("noisy-in-context-recall", **options)
-
-
 def test_no_noise_has_one_spelling() -> None:
     assert (
         get("noisy-in-context-recall", frac_noise=0).content_hash

@@ -1,5 +1,6 @@
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -192,7 +193,7 @@ def announce(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 
 
 def test_entry_points_are_loaded_when_names_are_needed(
-    scratch: dict[str, type[Task]], monkeypatch: pytest.MonkeyPatch, tmp_path
+    scratch: dict[str, type[Task]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     source = """
 from dataclasses import dataclass

@@ -37,17 +37,3 @@ def test_the_public_variant_hardly_moves_its_data() -> None:
 def test_data_tokens_are_uniform() -> None:
     targets = get("selective-copying").draw(0, "train", 4000).targets[:, -16:]
     np.testing.assert_allclose(np.bincount(targets.ravel()) / targets.size, 1 / 14, atol=0.005)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"vocab_size": 3}, "vocab_size=3 is refused"),
-        ({"num_tokens_to_copy": 0}, "num_tokens_to_copy=0 is refused"),
-        ({"seq_len": 32}, "seq_len=32 is refused: .* at least 33"),
-        ({"num_tokens_to_copy": 128}, "seq_len=256 is refused: .* at least 257"),
-    ],
-)
-def test_settings_without_a_question_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        get("selective-copying", **options)
