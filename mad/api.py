@@ -60,8 +60,8 @@ def bench(
     elements of the whole model), "total-state=", "params=" (without embedding and readout), "flops=" (per
     token); several separated by commas, or a mapping
 
-    The columns are those of `leaderboard`. Runs that the store holds are not repeated. What cannot work is
-    refused with a ValueError before any training.
+    The columns are those of `leaderboard`. Runs that the store holds are not repeated; one that fails is
+    recorded, and missing in its row. What cannot work is refused with a ValueError before any training.
     """
     prepared = prepare(
         specs,
@@ -290,7 +290,7 @@ def check(
 
 
 def scores_of(*, suite: str = "quick", protocol: str = "sound", store: str | Path | None = None) -> Scores:
-    """Score everything in the store that belongs to a suite; needs no torch."""
+    """Score everything in the store that belongs to a suite, as `leaderboard` does; needs no torch."""
     from architectures.grammar.index import read
 
     versions = {entry["name"]: entry["version"] for entry in read()}
@@ -302,6 +302,12 @@ def leaderboard(
     *, suite: str = "quick", protocol: str = "sound", store: str | Path | None = None
 ) -> pandas.DataFrame:
     """The leaderboard of a suite: one row per architecture, best first; scores from 0 to 1 with 95 %
-    intervals.
+    intervals. An empty table where nothing of the suite is stored.
+
+    suite, protocol  as in `bench`: a run counts by its content, whatever it was made for
+    store            path of the store; None: $MAD_STORE, else the user's data directory; one that is missing
+                     is refused with a ValueError
+
+    The columns are described in `mad.board.columns` and in docs/protocol.md.
     """
     return frame(scores_of(suite=suite, protocol=protocol, store=store))

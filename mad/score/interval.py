@@ -28,6 +28,11 @@ class Estimate:
         """Half the interval's width."""
         return (self.high - self.low) / 2
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What makes another estimate of the same value, without draws."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn(Estimate):

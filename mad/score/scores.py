@@ -204,9 +204,7 @@ def _architecture(
     number_of_settings = Counter(question.task for question in exam.values())
     tasks = {
         name: TaskScore(
-            value=number.value,
-            low=number.low,
-            high=number.high,
+            **number.numbers,
             settings=tuple(setting for setting, _ in parts[name]),
             complete=len(parts[name]) == number_of_settings[name],
         )
@@ -232,12 +230,12 @@ def _architecture(
         precision=config.precision,
         backend=config.backend,
         compile=config.compile,
-        params=cost.params if cost else None,
-        core_params=cost.core_params if cost else None,
-        flops_per_token=cost.flops_per_token if cost else None,
+        params=cost and cost.params,
+        core_params=cost and cost.core_params,
+        flops_per_token=cost and cost.flops_per_token,
         state=cost.state.get("total") if cost and cost.state else None,
-        nominal_state=cost.nominal_state if cost else None,
-        mad=mad and Estimate(value=mad.value, low=mad.low, high=mad.high),
+        nominal_state=cost and cost.nominal_state,
+        mad=mad and Estimate(**mad.numbers),
         interval_kind=kind,
         tasks=tasks,
         seeds=min(counts),
@@ -267,9 +265,7 @@ def _setting(
     metrics = [metrics_of(choice.record) for choice in choices.values()]
     runs = [groups[seed][point] for seed in choices for point in question.setting.grid]
     setting = SettingScore(
-        value=value,
-        low=number.low,
-        high=number.high,
+        **number.numbers,
         setting=question.label,
         task=question.task,
         micro=average([choice.micro for choice in choices.values()]),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import tomllib
 from pathlib import Path
 
 import pandas
@@ -136,3 +139,15 @@ def test_the_quick_suite_tells_attention_from_no_mixer(store: Path) -> None:
     for record in records:
         if record.config.architecture.spec == "2*swiglu" and record.metrics and record.metrics.test:
             assert abs(record.metrics.test.micro - record.metrics.chance) < 0.05
+
+
+@pytest.mark.parametrize("name", mad.__all__)
+def test_every_argument_is_documented(name: str) -> None:
+    function = getattr(mad, name)
+    documented = set(re.findall(r"\w+", inspect.getdoc(function) or ""))
+    assert set(inspect.signature(function).parameters) <= documented
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert mad.__version__ == project["version"]
