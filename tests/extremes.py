@@ -270,9 +270,9 @@ def run(seed: int, count: int, tell: Callable[[str], None]) -> int:
 
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
-    model.machine_memory = lambda: MACHINE  # type: ignore[attr-defined]
+    model.machine_memory = lambda: MACHINE
     sys.modules["synthetic_tasks.task"].MOST_NUMBERS = MACHINE // 32  # type: ignore[attr-defined]
-    ENGINES["inline"] = mad.run.elastic._train = train  # type: ignore[assignment]
+    ENGINES["inline"] = mad.run.elastic._train = train
     mad.run.estimate._flops_per_second = lambda *_: 1e9  # type: ignore[assignment]
     # What is imported on first use is not a cost of an input.
     architectures.account("mlp", vocab_size=16, seq_len=16)

@@ -374,9 +374,10 @@ def test_branches_share_one_norm_and_are_averaged() -> None:
     assert isinstance(block, Block) and isinstance(block.layer, Branches)
     branches: Any = block.layer.branches
     (first,), (inner, rest) = branches
-    assert inner.__class__ is Branches, "the first item of a branch reads the normed input as it is"
+    assert isinstance(inner, Branches), "the first item of a branch reads the normed input as it is"
     x = torch.randn(2, 5, 48, dtype=torch.float64)
-    (one,), (other,) = inner.branches
+    nested: Any = inner.branches
+    (one,), (other,) = nested
     second = (one(x) + other(x)) / 2
     expected = (first(x) + second + rest(second)) / 2
     torch.testing.assert_close(block.layer(x), expected, rtol=0, atol=1e-12)

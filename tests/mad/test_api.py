@@ -6,6 +6,7 @@ import inspect
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -94,7 +95,7 @@ def test_no_architecture_and_no_task_are_refused(store: Path) -> None:
 
 
 def test_public_code_runs_are_other_runs_with_other_rules(store: Path) -> None:
-    arguments = {"suite": "smoke", "tasks": ["compression"], "store": store, "device": "cpu"}
+    arguments: dict[str, Any] = {"suite": "smoke", "tasks": ["compression"], "store": store, "device": "cpu"}
     mad.bench("swiglu", **arguments)
     mad.bench("swiglu", protocol="public-code", **arguments)
     with Store(store, read_only=True) as opened:
@@ -109,7 +110,13 @@ def test_public_code_runs_are_other_runs_with_other_rules(store: Path) -> None:
 
 
 def test_train_returns_the_stored_record_and_does_not_repeat_it(store: Path) -> None:
-    arguments = {"train_examples": 32, "epochs": 2, "batch_size": 16, "dim": 16, "device": "cpu"}
+    arguments: dict[str, Any] = {
+        "train_examples": 32,
+        "epochs": 2,
+        "batch_size": 16,
+        "dim": 16,
+        "device": "cpu",
+    }
     arguments["store"] = store
     task = "memorization[vocab_size=16,seq_len=8]"
     first = mad.train("mamba swiglu", task, **arguments)

@@ -25,7 +25,10 @@ MAD = [sys.executable, "-m", "mad.cli"]
 @pytest.fixture(autouse=True)
 def signals_as_in_a_terminal() -> Iterator[None]:
     """A shell ignores control-C for what it runs in the background, these tests for example."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    usual: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
     before = {
         number: signal.signal(number, handler)
         for number, handler in (usual | {signal.SIGHUP: signal.SIG_DFL}).items()
@@ -110,7 +113,7 @@ def test_a_signal_ends_with_its_status_and_says_what_is_kept(
                 raise
 
     before = signal.getsignal(number)
-    status, _, err = ends(body, capsys)  # type: ignore[arg-type]
+    status, _, err = ends(body, capsys)
     assert status == 128 + number
     assert err == "mad: interrupted; what was finished is stored, run the same command to go on\n"
     assert signal.getsignal(number) is before
@@ -139,9 +142,9 @@ def test_an_option_that_holds_one_value_is_not_given_twice(capsys: pytest.Captur
         found.append((out, force, each))
 
     for words in (["-o", "a", "--out", "b"], ["--out=a", "-oa"], ["--force", "--force"]):
-        status, _, err = ends(body, capsys, words)  # type: ignore[arg-type]
+        status, _, err = ends(body, capsys, words)
         assert status == 2 and "is given 2 times; give it once" in err and not found
-    assert ends(body, capsys, ["--each", "a", "-o", "b", "--each", "c"])[0] == 0  # type: ignore[arg-type]
+    assert ends(body, capsys, ["--each", "a", "-o", "b", "--each", "c"])[0] == 0
     assert found == [("b", False, ["a", "c"])]
 
 

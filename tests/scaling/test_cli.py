@@ -323,7 +323,16 @@ def test_a_small_corpus_is_planned_with_a_fraction_of_ones_own(
     monkeypatch.setattr("scaling.study.timing.seconds_per_step", lambda *size, **how: 0.001)
     book, plan = tmp_path / "book.txt", tmp_path / "plan.json"
     book.write_text("\f".join(f"Chapter {i} " + 400 * f"word{i} " for i in range(12)))
-    words = ["plan", "mh-attention swiglu", "--corpus", book, "--cache", tmp_path / "cache", "--lr", "1e-3"]
+    words: list[str | Path] = [
+        "plan",
+        "mh-attention swiglu",
+        "--corpus",
+        book,
+        "--cache",
+        tmp_path / "cache",
+        "--lr",
+        "1e-3",
+    ]
     words += ["--budgets", "1e12,3e12,1e13", "--seq-len", "32", "--allow-repeats", "-o", plan]
     with pytest.raises(ValueError, match="0 for validation; .*another fraction"):
         run(*words, "--validation", "0.001")

@@ -204,7 +204,8 @@ def test_a_mark_of_the_byte_order_is_no_part_of_the_first_line(tmp_path: Path) -
 
 
 def test_what_diverged_or_failed_needs_no_score() -> None:
-    for status in ("diverged", "stopped", "failed", "interrupted"):
+    statuses: tuple[Any, ...] = ("diverged", "stopped", "failed", "interrupted")
+    for status in statuses:
         check(record(TWO.settings[0], status=status))
         if status != "stopped":
             check(language(status=status))

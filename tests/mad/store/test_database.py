@@ -152,9 +152,9 @@ def _commands(path: Path, tmp_path: Path, more: Record) -> dict[str, Callable[[]
 
         return call
 
-    def writing() -> object:
+    def writing() -> None:
         with Store(path) as store:
-            return store.commit([more])
+            store.commit([more])
 
     def merging() -> object:
         with Store(path) as store:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from scaling.laws.forms import FORMS
@@ -26,7 +27,7 @@ def problem_of(frame: pd.DataFrame, form: str = "standard") -> Problem:
 
 def grid(
     law: Law = CHINCHILLA,
-    budgets: Sequence[float] = BUDGETS,
+    budgets: Sequence[float] | npt.NDArray[np.float64] = BUDGETS,
     *,
     sizes: int = 7,
     width: float = 4.0,

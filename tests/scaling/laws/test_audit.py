@@ -93,7 +93,7 @@ def test_the_audit_of_the_public_runs_distrusts_the_allocation_not_the_loss() ->
 
 
 @pytest.mark.parametrize("objective", ["huber", "log-mse", "lad"])
-def test_influence_is_what_refits_without_each_run_say(objective: str) -> None:
+def test_influence_is_what_refits_without_each_run_say(objective: Any) -> None:
     frame = study()
     law = fit(frame, objective=objective, bootstrap=0)
     table = influence(frame, law, at=TARGET)
@@ -114,7 +114,7 @@ def test_influence_is_what_refits_without_each_run_say(objective: str) -> None:
 
 
 @pytest.mark.parametrize("objective", ["huber", "log-mse"])
-def test_of_many_runs_those_that_move_the_answer_are_refitted(objective: str) -> None:
+def test_of_many_runs_those_that_move_the_answer_are_refitted(objective: Any) -> None:
     """The others have one Newton step, which ranks them as refits do."""
     frame = study(budgets=10, sizes=60, noise=0.004)
     law = fit(frame, objective=objective, bootstrap=0)

@@ -32,7 +32,7 @@ def test_the_worked_example_of_the_bias(law: Law, expected: dict[tuple[int, int]
     for (width, shift), percent in expected.items():
         frame = grid(law, SEVEN, sizes=11, width=width, shift=shift)
         fit = isoflop(frame, bootstrap=100)
-        error = 100 * (float(fit.d_opt(1e24)) / float(law.d_opt(1e24)) - 1)
+        error = 100 * (float(np.asarray(fit.d_opt(1e24))) / float(law.d_opt(1e24)) - 1)
         assert error == pytest.approx(percent, abs=0.02), (width, shift)
         assert fit.exponent == pytest.approx(law.n_exponent, abs=1e-6)
         bias = fit.biases["a"]

@@ -25,7 +25,7 @@ def test_five_runs_recover_the_law_and_forecast_a_long_training() -> None:
     assert law.eta == pytest.approx(0.135, rel=1e-4)
     assert law.loss(7e9, 640) == pytest.approx(TRUTH.loss(7e9, 640), rel=1e-5)
     noisy = [fit_overtraining_law(five(0.005, seed)) for seed in range(10)]
-    assert max(abs(found.loss(1e9, 640) / TRUTH.loss(1e9, 640) - 1) for found in noisy) < 0.05
+    assert max(float(np.abs(found.loss(1e9, 640) / TRUTH.loss(1e9, 640) - 1)) for found in noisy) < 0.05
 
 
 def test_it_is_the_published_form() -> None:

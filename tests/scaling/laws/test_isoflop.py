@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +43,7 @@ def test_random_laws_are_recovered_from_narrow_grids(seed: int) -> None:
 @pytest.mark.parametrize(("sizes", "count", "scatter"), [(4, 3, 0.002), (9, 5, 0.005)])
 def test_the_intervals_cover_the_truth_as_often_as_they_say(sizes: int, count: int, scatter: float) -> None:
     law, budgets, trials = SYMMETRIC, np.geomspace(1e18, 1e21, count), 60
-    design = {"budgets": budgets, "sizes": sizes, "noise": scatter}
+    design: dict[str, Any] = {"budgets": budgets, "sizes": sizes, "noise": scatter}
     frames = [grid(law, seed=seed, arch=str(seed), **design) for seed in range(trials)]
     fit = isoflop(pd.concat(frames), bootstrap=300, confidence=0.9, law=law)
     hits = np.zeros(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,14 +77,14 @@ def test_a_loss_at_or_below_the_floor_has_no_optimum() -> None:
 def test_the_overtraining_penalty_is_the_loss_off_the_optimum_at_equal_compute() -> None:
     c, ratio = 1e22, np.array([0.1, 1.0, 3.0, 20.0])
     n = CORRECTED.n_opt(c) / np.sqrt(ratio)
-    expected = CORRECTED.loss(n, c / 6 / n) - CORRECTED.loss_opt(c)
+    expected = np.asarray(CORRECTED.loss(n, c / 6 / n) - CORRECTED.loss_opt(c))
     np.testing.assert_allclose(CORRECTED.overtraining_penalty(c, ratio), expected, atol=1e-14)
     assert (expected[[0, 2, 3]] > 0.005).all() and expected[1] == 0
 
 
 def test_tokens_for_a_loss_bring_it_and_are_infinite_where_none_do() -> None:
     n = np.array([1e8, 1e10, 1e12])
-    tokens = CORRECTED.tokens_for(n, 2.2)
+    tokens = np.asarray(CORRECTED.tokens_for(n, 2.2))
     assert np.isinf(tokens[0])
     np.testing.assert_allclose(CORRECTED.loss(n[1:], tokens[1:]), 2.2, rtol=1e-12)
 
@@ -91,7 +92,7 @@ def test_tokens_for_a_loss_bring_it_and_are_infinite_where_none_do() -> None:
 def test_numbers_give_numbers_and_integers_do_not_overflow() -> None:
     assert isinstance(CORRECTED.loss(10**12, 10**14), float)
     assert isinstance(CORRECTED.n_opt(10**24), float)
-    counts = np.array([10**12], dtype=np.int64)
+    counts: Any = np.array([10**12], dtype=np.int64)
     np.testing.assert_array_equal(CORRECTED.loss(counts, counts * 100), [CORRECTED.loss(1e12, 1e14)])
 
 

@@ -67,7 +67,7 @@ def test_a_shared_slope_is_that_of_a_regression_with_an_intercept_for_each_group
     y = x**-0.28 * np.exp(0.05 * rng.standard_normal(13))
     design = np.column_stack([np.log(x), *(group == name for name in "abc")]).astype(float)
     weights, rss, *_ = np.linalg.lstsq(design, np.log(y), rcond=None)
-    fit = power_laws(x, y, group, shared=True)
+    fit = power_laws(x, y, group.tolist(), shared=True)
     assert fit.exponents == pytest.approx(dict.fromkeys("abc", weights[0]))
     assert np.log(fit.coefficients["b"]) == pytest.approx(weights[2])
     covariance = rss[0] / 9 * np.linalg.inv(design.T @ design)

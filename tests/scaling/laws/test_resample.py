@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,7 +83,7 @@ def test_rows_of_one_training_run_need_the_cluster_bootstrap() -> None:
     few = simulate(0.003, 0).assign(run=np.arange(35))
     many = pd.concat([few.assign(loss=few["loss"] * (1 + 1e-6 * i)) for i in range(10)], ignore_index=True)
 
-    def width(frame: pd.DataFrame, resample: str) -> float:
+    def width(frame: pd.DataFrame, resample: Any) -> float:
         found = scaling.fit(frame, bootstrap=300, resample=resample).intervals["alpha"]
         return found.high - found.low
 
@@ -118,10 +120,11 @@ def test_drawing_runs_of_one_row_each_is_refused() -> None:
 
 @pytest.mark.slow
 def test_intervals_of_rows_that_share_runs_cover_by_default() -> None:
-    hits = {"default": 0, "pairs": 0}
+    cases: dict[str, dict[str, Any]] = {"default": {}, "pairs": {"resample": "pairs"}}
+    hits = dict.fromkeys(cases, 0)
     for seed in range(80):
-        for name, resample in (("default", None), ("pairs", "pairs")):
-            law = scaling.fit(curves(seed), bootstrap=300, resample=resample)
+        for name, options in cases.items():
+            law = scaling.fit(curves(seed), bootstrap=300, **options)
             for key in ("alpha", "beta", "E"):
                 ends = law.intervals[key]
                 hits[name] += ends.low <= getattr(TRUTH, key) <= ends.high

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -45,7 +47,7 @@ def test_gradient_and_hessian_are_those_of_finite_differences(delta: float) -> N
 
 
 @pytest.mark.parametrize(("objective", "delta"), [("huber", 1e-3), ("huber", 1e-2), ("log-mse", SQUARES)])
-def test_no_start_of_another_solver_finds_a_lower_objective(objective: str, delta: float) -> None:
+def test_no_start_of_another_solver_finds_a_lower_objective(objective: Any, delta: float) -> None:
     frame = like_chinchilla()
     law = scaling.fit(frame, objective=objective, delta=min(delta, 1), bootstrap=0)
     problem, generator = problem_of(frame), np.random.default_rng(2)

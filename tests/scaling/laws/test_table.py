@@ -142,7 +142,7 @@ def test_an_index_with_names_holds_columns_and_tensors_hold_numbers() -> None:
     pd.testing.assert_frame_equal(tidy(tensors)[list(design())].reset_index(drop=True), design())
     for other in (design().to_numpy(), design().to_dict("list"), design()["loss"]):
         with pytest.raises(ValueError, match="runs are a .*; give a pandas.DataFrame"):
-            scaling.read(other)  # type: ignore[arg-type]
+            scaling.read(other)
 
 
 @pytest.mark.parametrize("tokens", [200, 1024])
@@ -269,7 +269,7 @@ def test_a_blank_architecture_is_refused_by_every_function(blank: Any) -> None:
     scores = pd.DataFrame({"arch": list("abc"), "mean": [10, 20, 30]})
     for call in (scaling.fit, scaling.isoflop, scaling.compare, scaling.overtraining, scaling.state_law):
         with pytest.raises(ValueError, match="rows 1, 10, column 'arch': no value"):
-            call(frame)  # type: ignore[operator]
+            call(frame)
     with pytest.raises(ValueError, match="rows 1, 10, column 'arch': no value"):
         scaling.relate(scores, frame)
 

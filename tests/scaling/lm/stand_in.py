@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from scaling.lm.config import CorpusConfig, LanguageConfig, language_config
 
@@ -26,13 +27,15 @@ class StandIn:
         }
         self.config = CorpusConfig(**{**facts, **changes})
 
-    def batch(self, step: int, *, batch_size: int, seq_len: int, seed: int) -> np.ndarray:
+    def batch(self, step: int, *, batch_size: int, seq_len: int, seed: int) -> npt.NDArray[np.int64]:
         return self._rows(np.random.default_rng([seed, step]), batch_size, seq_len)
 
-    def validation(self, seq_len: int, tokens: int) -> np.ndarray:
-        return self._rows(np.random.default_rng(10**6), tokens // seq_len, seq_len)
+    def validation(self, seq_len: int, tokens: int | None = None) -> npt.NDArray[np.int64]:
+        return self._rows(
+            np.random.default_rng(10**6), (tokens or self.config.validation_tokens) // seq_len, seq_len
+        )
 
-    def _rows(self, rng: np.random.Generator, count: int, seq_len: int) -> np.ndarray:
+    def _rows(self, rng: np.random.Generator, count: int, seq_len: int) -> npt.NDArray[np.int64]:
         rows = (np.arange(seq_len + 1) + rng.integers(VOCABULARY, size=(count, 1))) % VOCABULARY
         noise = rng.random(rows.shape) < 0.25
         return np.where(noise, rng.integers(VOCABULARY, size=rows.shape), rows).astype(np.int64)

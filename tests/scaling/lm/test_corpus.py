@@ -32,8 +32,8 @@ def jsonl(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def corpus(path: Path, texts: list[str], **options: Any) -> Text:
-    options = {"cache": path / "cache", "validation": 0.3} | options
+def corpus(path: Path, texts: list[str], **changes: Any) -> Text:
+    options: dict[str, Any] = {"cache": path / "cache", "validation": 0.3} | changes
     found = load(jsonl(path / "corpus.jsonl", texts), **options)
     assert isinstance(found, Text)
     return found

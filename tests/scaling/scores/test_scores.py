@@ -105,7 +105,7 @@ def test_lacking_columns_are_answered_with_what_is_near() -> None:
     with pytest.raises(ValueError, match="there are no scores"):
         read_scores(GOOD.iloc[:0])
     with pytest.raises(ValueError, match="give a pandas.DataFrame"):
-        read_scores({"arch": ["a"]})  # type: ignore[arg-type]
+        read_scores({"arch": ["a"]})
 
 
 def named(*names: str) -> dict[str, tuple[str, ...]]:

@@ -266,7 +266,7 @@ def test_a_plan_that_was_changed_is_refused(tmp_path: Path, change: Any, words: 
     ],
 )
 def test_a_plan_with_the_right_id_that_no_study_can_train_is_refused(change: Any, tmp_path: Path) -> None:
-    content = {"kind": "mad scaling plan", "version": 1, "plan": PLAN.model_dump(mode="json")}
+    content: dict[str, Any] = {"kind": "mad scaling plan", "version": 1, "plan": PLAN.model_dump(mode="json")}
     change(content["plan"])
     content["id"] = content_hash(content | {"plan": content["plan"] | {"corpus": without_name(content)}})
     (tmp_path / "plan.json").write_text(json.dumps(content))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import Any
 
 import pytest
 import typer
@@ -79,11 +80,8 @@ def test_one_tuned_size_gives_a_constant() -> None:
 
 
 def test_the_command_and_the_function_tune_over_the_same_rates() -> None:
-    (given,) = [
-        parameter.default
-        for parameter in typer.main.get_command(app).commands["plan"].params
-        if parameter.name == "lrs"
-    ]
+    group: Any = typer.main.get_command(app)
+    (given,) = [parameter.default for parameter in group.commands["plan"].params if parameter.name == "lrs"]
     assert (
         tuple(float(word) for word in given.split(",")) == inspect.signature(plan).parameters["lrs"].default
     )
