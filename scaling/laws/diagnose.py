@@ -25,7 +25,7 @@ ROUNDING = 0.95
 HIGH_CORRELATION = 0.9
 # C / (6 N D) depends on what is counted; among runs counted alike it spans less than this factor.
 MIXED = 2.0
-# A robust z-score beyond this is no noise: of a normal distribution, 6 in ten million.
+# A robust z-score beyond this is not noise: of a normal distribution, 6 in ten million.
 OUTLIER = 5.0
 # Losses carry about six digits; scatter below that is not a scale.
 FINEST = 1e-6

@@ -51,7 +51,7 @@ class FittedLaw(Law):
     value        the objective at the optimum, a sum over the runs; `delta` is its threshold on log loss
     condition    of the Jacobian, logs centred and columns scaled
     draws        parameters of each bootstrap resample that converged
-    residuals    ln(loss) - ln(prediction), by row of the table
+    residuals    ln(prediction) - ln(loss), by row of the table
     convention   how C, and where they repeat tokens, are counted
     largest      6 N D of the largest run
     resample     what the bootstrap drew: "pairs", "budget" or "run"; "" without one

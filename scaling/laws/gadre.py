@@ -37,7 +37,7 @@ class OverTrainingLaw:
 
     @property
     def eta(self) -> float:
-        """-b / 2, the exponent of compute at fixed tokens a parameter."""
+        """-b / 2, the exponent of compute at fixed tokens per parameter."""
         return -self.b / 2
 
     @property

@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 Numbers = float | Array
 
 COEFFICIENTS = ("E", "A", "B", "alpha", "beta")
-# Training costs 6 FLOPs a parameter and token, inference 2.
+# Training costs 6 FLOPs per parameter and token, inference 2.
 TRAINING, INFERENCE = 6.0, 2.0
 # Repetitions after which a repeated token is worth 1/e of a new one (arXiv 2305.16264).
 REPEAT_DECAY = 15.39
@@ -96,7 +96,7 @@ class Law:
         return self.loss(self.n_opt(c), self.d_opt(c))
 
     def overtraining_penalty(self, c: Numbers, ratio: Numbers) -> Numbers:
-        """The extra loss, at equal compute, of `ratio` times the optimal tokens a parameter.
+        """The extra loss, at equal compute, of `ratio` times the optimal tokens per parameter.
 
         L(N* / sqrt(ratio), D* sqrt(ratio)) - L(N*, D*), in nats per token; 0 at a ratio of 1.
         """
