@@ -66,10 +66,10 @@ def study(store: Path, *, bootstrap: int = 1000) -> dict[str, Any]:
 
 def known_entropy(store: Path, *, bootstrap: int = 1000) -> dict[str, Any]:
     """The law of runs on generated text, and the entropy that its E should be."""
-    frame, _ = read(None, store)
+    runs, _ = read(None, store)
     asked = Request(approach="law", drawn=DRAWN | {"bootstrap": bootstrap})
-    [law] = fitted(frame, asked).data
-    return {"entropy": float(frame["floor"].iloc[0]), "law": law}
+    [law] = fitted(runs, asked).data
+    return {"entropy": float(runs.frame["floor"].iloc[0]), "law": law}
 
 
 def filled(folder: Path, records: Path) -> Path:

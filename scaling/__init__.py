@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scaling.laws.law import Law
     from scaling.laws.penalty import overtraining
     from scaling.laws.runs.cleaning import NotIdentified, Status
-    from scaling.laws.runs.rows import read
+    from scaling.laws.runs.rows import Runs, read
     from scaling.laws.state import state_law
     from scaling.scores.relation import relate
 
@@ -33,6 +33,7 @@ _HOMES = {
     "FittedLaw": "laws.fitted",
     "Law": "laws.law",
     "NotIdentified": "laws.runs.cleaning",
+    "Runs": "laws.runs.rows",
     "Status": "laws.runs.cleaning",
     "compare": "laws.comparison",
     "fit": "laws.fitting",
@@ -47,6 +48,7 @@ __all__ = [
     "FittedLaw",
     "Law",
     "NotIdentified",
+    "Runs",
     "Status",
     "compare",
     "fit",

@@ -10,8 +10,8 @@ import pandas as pd
 from mad.messages import brief
 from scaling.laws.runs.cleaning import clean
 from scaling.laws.runs.columns import chosen, mapping
-from scaling.laws.runs.files import read_table
-from scaling.laws.runs.rows import ends, tidy
+from scaling.laws.runs.files import read_noted, read_table
+from scaling.laws.runs.rows import Runs, ends, tidy
 
 
 def read(
@@ -22,7 +22,7 @@ def read(
     by: str | None = None,
     where: str | None = None,
     columns: Sequence[str] | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+) -> tuple[Runs, Runs | None]:
     """The runs of a file or, without one, of a store, tidy, and their training curves where there are any.
 
     by       the column that tells architectures apart, in the place of `arch`
@@ -35,9 +35,10 @@ def read(
         raise ValueError(f"{file} is a table of its own; give it, or --store and --study, not both")
     names = mapping(columns or ())
     if file is not None:
-        frame = _named(tidy(read_table(file), columns=names, by=by, where=where))
-        runs = ends(frame)
-        return runs, frame if len(runs) < len(frame) else None
+        table, said = read_noted(file)
+        rows = _named(tidy(table, columns=names, by=by, where=where, notes=said))
+        runs = ends(rows)
+        return runs, rows if len(runs) < len(rows) else None
     from mad.store import Store
     from scaling.lm.stored import curves_frame, language_frame
 
@@ -48,12 +49,12 @@ def read(
             raise ValueError(
                 f"the store has no runs of study {study!r}; `mad scaling train` names a plan's study"
             )
-        return frame, curves
-    frame = _named(tidy(_counted(frame), columns=names, by=by, where=where))
-    curves = curves[curves["run"].isin(frame["id"])]
-    curves = curves.assign(arch=curves["run"].map(frame.set_index("id")["arch"]))
-    curves.attrs = frame.attrs | {"notes": ()}
-    return frame, curves
+        return tidy(frame), tidy(curves)
+    frame, aside = _counted(frame)
+    runs = _named(tidy(frame, columns=names, by=by, where=where, notes=aside, ids=True))
+    curves = curves[curves["run"].isin(runs.frame["id"])]
+    curves = curves.assign(arch=curves["run"].map(runs.frame.set_index("id")["arch"]))
+    return runs, runs.quiet.only(curves)
 
 
 def read_scores(
@@ -74,18 +75,18 @@ def read_scores(
     return frame if where is None else chosen(frame, where)
 
 
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
+def _named(runs: Runs) -> Runs:
     """Names of architectures as they can be shown; two that would look alike are refused."""
-    shown = {name: brief(name) for name in frame["arch"].unique()}
+    shown = {name: brief(name) for name in runs.frame["arch"].unique()}
     alike = [name for name, text in shown.items() if list(shown.values()).count(text) > 1]
     if alike:
         raise ValueError(
             f"{alike[0]!r} and {alike[1]!r} differ by characters that are not shown; rename one of them"
         )
-    return frame.assign(arch=frame["arch"].map(shown))
+    return runs.only(runs.frame.assign(arch=runs.frame["arch"].map(shown)))
 
 
-def _counted(frame: pd.DataFrame) -> pd.DataFrame:
+def _counted(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The stored runs without those that no table may hold; a note names them. None is left: as it was."""
     try:
         clean(frame)
@@ -93,9 +94,8 @@ def _counted(frame: pd.DataFrame) -> pd.DataFrame:
         odd = {at: reason for at in frame.index if (reason := _refusal(frame.loc[[at]]))}
         if odd and len(odd) < len(frame):
             said = "; ".join(f"run {frame['id'][at]} ({reason})" for at, reason in odd.items())
-            frame = frame.drop(index=list(odd))
-            frame.attrs["notes"] = (f"set aside: {said}. `mad rm ID` removes a run",)
-    return frame
+            return frame.drop(index=list(odd)), [f"set aside: {said}. `mad rm ID` removes a run"]
+    return frame, []
 
 
 def _refusal(row: pd.DataFrame) -> str:

@@ -21,7 +21,7 @@ from scaling.laws.forms import FORMS
 from scaling.laws.law import REPEAT_DECAY, Array
 from scaling.laws.objective import Mask, Points, Problem
 from scaling.laws.resample import refitted
-from scaling.laws.runs.cleaning import NotIdentified, Status, budgets, clean
+from scaling.laws.runs.cleaning import NotIdentified, Runs, Status, Table, budgets, clean
 from scaling.laws.search import LAD_AGAIN, stages
 from scaling.laws.solver import left_out
 
@@ -58,7 +58,7 @@ class Audit:
 
 
 @np.errstate(over="ignore", divide="ignore")
-def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame:
+def influence(frame: Table, law: FittedLaw, *, at: float) -> pd.DataFrame:
     """What leaving out each run does to D/N at `at` FLOPs and to the exponents; the most influential first.
 
     Columns: arch, params, tokens, loss; tokens_per_param without the run and its `ratio` to that with all;
@@ -85,7 +85,7 @@ def influence(frame: pd.DataFrame, law: FittedLaw, *, at: float) -> pd.DataFrame
 
 
 @np.errstate(over="ignore", divide="ignore")
-def influential_set(frame: pd.DataFrame, law: FittedLaw, *, at: float, size: int = 5) -> pd.DataFrame:
+def influential_set(frame: Table, law: FittedLaw, *, at: float, size: int = 5) -> pd.DataFrame:
     """Runs that, left out one after the other, move D/N at `at` FLOPs furthest; in the order they go.
 
     Each is the one whose leaving, after those before it, brings D/N furthest from that of all runs: a greedy
@@ -113,7 +113,7 @@ def influential_set(frame: pd.DataFrame, law: FittedLaw, *, at: float, size: int
 
 
 def minimum_ratio_cuts(
-    frame: pd.DataFrame, *, at: float, cuts: Sequence[float] | None = None, **method: Any
+    frame: Table, *, at: float, cuts: Sequence[float] | None = None, **method: Any
 ) -> pd.DataFrame:
     """The fit to the runs with D/N above each cut: n, n_exponent, E, tokens_per_param at `at` FLOPs, status.
 
@@ -121,21 +121,22 @@ def minimum_ratio_cuts(
     law does not hold there, or the data cannot tell. Without `cuts`, none, 5, 10 and 20 % of the runs go.
     method: form, objective and delta of `fit`.
     """
-    runs = clean(frame)
+    table = clean(frame)
+    runs = table.frame
     ratios = (runs["tokens"] / runs["params"]).to_numpy(float)
     if cuts is None:
         cuts = [0.0, *np.quantile(ratios, CUTS[1:])]
     rows: list[list[Any]] = []
     for cut in cuts:
         kept = runs[ratios > cut]
-        law, status = _attempt(kept, method)
+        law, status = _attempt(table.only(kept), method)
         said = [law.n_exponent, law.E, float(law.tokens_per_param(at))] if law else [np.nan] * 3
         rows.append([float(cut), len(kept), *said, status])
     return pd.DataFrame(rows, columns=["above", "n", "n_exponent", "E", "tokens_per_param", "status"])
 
 
 def hold_out(
-    frame: pd.DataFrame, *, below: Sequence[float] | None = None, at: float | None = None, **method: Any
+    frame: Table, *, below: Sequence[float] | None = None, at: float | None = None, **method: Any
 ) -> pd.DataFrame:
     """Fit the runs below a compute, predict those at or above it; a row for each of `below`.
 
@@ -146,7 +147,8 @@ def hold_out(
     holds no numbers. Without `below` the largest budget is left out, then two, then three. method: form,
     objective and delta of `fit`.
     """
-    runs = clean(frame)
+    table = clean(frame)
+    runs = table.frame
     flops = runs["flops"].to_numpy(float)
     target = float(flops.max()) if at is None else at
     parts = _parts(runs) if below is None else [(float(limit), flops < limit) for limit in below]
@@ -159,7 +161,7 @@ def hold_out(
                 f"{flops.min():.3g} and {flops.max():.3g}"
             )
         train, test = runs[small], runs[~small]
-        law, status = _attempt(train, method)
+        law, status = _attempt(table.only(train), method)
         said = [np.nan] * 4
         if law:
             error = np.expm1(log_residuals(law, test)) * 100
@@ -171,7 +173,7 @@ def hold_out(
 
 
 def audit(
-    frame: pd.DataFrame,
+    frame: Table,
     *,
     at: float,
     law: FittedLaw | None = None,
@@ -187,14 +189,16 @@ def audit(
     """
     if law is None:
         law = fit(frame, repeats=repeats, decay=decay)
-    runs = repeated(clean(frame), repeats, decay)[0].drop(columns="unique_tokens", errors="ignore")
+    table = repeated(clean(frame), repeats, decay)
+    runs = table.frame.drop(columns="unique_tokens", errors="ignore")
+    table = table.only(runs)
     method: dict[str, Any] = {"form": law.form, "objective": law.objective, "delta": law.delta or 1e-3}
     allocation = law.at(at)
     screened = screen(runs, log_residuals(law, runs))
-    moved = influence(runs, law, at=at)
-    together = influential_set(runs, law, at=at, size=min(5, len(runs) - len(FORMS[law.form].free)))
-    cuts = minimum_ratio_cuts(runs, at=at, **method)
-    held_out = hold_out(runs, at=at, **method)
+    moved = influence(table, law, at=at)
+    together = influential_set(table, law, at=at, size=min(5, len(runs) - len(FORMS[law.form].free)))
+    cuts = minimum_ratio_cuts(table, at=at, **method)
+    held_out = hold_out(table, at=at, **method)
     return Audit(
         law=law,
         allocation=allocation,
@@ -222,8 +226,8 @@ def _chance(law: FittedLaw, train: pd.DataFrame, test: pd.DataFrame) -> float:
     return 200 * scatter * float(np.sqrt(spread))
 
 
-def _attempt(runs: pd.DataFrame, method: dict[str, Any]) -> tuple[FittedLaw | None, str]:
-    if runs.empty:
+def _attempt(runs: Runs, method: dict[str, Any]) -> tuple[FittedLaw | None, str]:
+    if not len(runs):
         return None, f"{Status.NOT_IDENTIFIED}: no runs are left"
     try:
         law = fit(runs, bootstrap=0, **method)
@@ -252,9 +256,9 @@ def _parts(runs: pd.DataFrame) -> list[tuple[float, Mask]]:
     return [(float(limit), middle < limit) for limit in between[-3:]]
 
 
-def _fitted(frame: pd.DataFrame, law: FittedLaw) -> tuple[pd.DataFrame, Problem, Array]:
+def _fitted(frame: Table, law: FittedLaw) -> tuple[pd.DataFrame, Problem, Array]:
     """The runs of a law, the problem that it solves, and its unknowns (p,)."""
-    runs = clean(frame)
+    runs = clean(frame).frame
     if len(runs) != law.n:
         raise ValueError(f"the table has {len(runs)} runs, the law was fitted to {law.n}; give that table")
     runs.index = law.residuals.index

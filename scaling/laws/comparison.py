@@ -23,7 +23,7 @@ from scaling.laws.bias import EXACT
 from scaling.laws.frontiers import Frontier
 from scaling.laws.optima import by_architecture, grouped, interval
 from scaling.laws.powerlaw import check_confidence
-from scaling.laws.runs.cleaning import NotIdentified
+from scaling.laws.runs.cleaning import NotIdentified, Table
 
 Array = npt.NDArray[np.float64]
 
@@ -52,7 +52,7 @@ class Comparison:
 
 
 def compare(
-    frame: pd.DataFrame,
+    frame: Table,
     *,
     baseline: str | None = None,
     at: float | None = None,
@@ -75,8 +75,9 @@ def compare(
     common (naming why) and `at` is not given.
     """
     check_confidence(confidence, bootstrap)
-    table, notes = grouped(frame, budgets=budgets, within=within)
-    pairs = _pairs([str(name) for name in sorted(table["arch"].unique())], baseline)
+    table = grouped(frame, budgets=budgets, within=within)
+    notes = list(table.notes)
+    pairs = _pairs([str(name) for name in sorted(table.frame["arch"].unique())], baseline)
     each = by_architecture(table, window=window, bootstrap=bootstrap, confidence=confidence, seed=seed)
     notes += [f"{arch}: {text}" for arch, found in each.items() for text in found.lost]
     every = pd.concat([found.table for found in each.values()], ignore_index=True)

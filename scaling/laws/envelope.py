@@ -53,7 +53,7 @@ class Envelope:
 
 
 def envelope(
-    frame: pd.DataFrame,
+    frame: runs.Table,
     *,
     points: int = 200,
     bootstrap: int = 1000,
@@ -68,7 +68,8 @@ def envelope(
     NotIdentified for runs of one row each, and where the envelope passes over fewer than two sizes.
     """
     check_confidence(confidence, bootstrap)
-    table = runs.clean(frame)
+    whole = runs.clean(frame)
+    table = whole.frame
     if table["arch"].nunique() > 1:
         raise ValueError(
             f"there are {table['arch'].nunique()} architectures; give the curves of one at a time"
@@ -112,7 +113,7 @@ def envelope(
             one = np.zeros(len(there), int)
             logs = np.stack([sizes[some[there]], tokens[some[there], there]])
             drawn[row] = slopes(grid[there], logs, one)
-    notes = list(table.attrs["notes"])
+    notes = list(whole.notes)
     failed = float(np.isnan(drawn[:, 0]).mean()) if bootstrap else 0.0
     if failed > 0.05:
         notes.append(f"{100 * failed:.0f}% of the draws of runs have no envelope; the interval is too short")

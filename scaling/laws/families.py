@@ -24,7 +24,7 @@ from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Interval, Law
 from scaling.laws.objective import Points, Problem
 from scaling.laws.powerlaw import check_confidence
 from scaling.laws.resample import chosen, clusters, in_order, multiplicities, refit
-from scaling.laws.runs.cleaning import NotIdentified, Status, clean
+from scaling.laws.runs.cleaning import NotIdentified, Runs, Status, Table, clean
 from scaling.laws.search import optimum, stages
 from scaling.laws.sharing import SharingTest, by_architecture, own_design, shareable, sharing_test
 from scaling.laws.solver import scaled_condition
@@ -105,7 +105,7 @@ class Families:
 
 
 def fit_families(
-    frame: pd.DataFrame,
+    frame: Table,
     *,
     shared: str | Sequence[str] = ("alpha", "beta"),
     form: str = STANDARD,
@@ -129,10 +129,10 @@ def fit_families(
     known("objective", objective, OBJECTIVES)
     check_delta(delta)
     check_confidence(confidence, bootstrap)
-    runs = clean(frame)
-    warnings = list(runs.attrs["notes"])
-    runs, convention = repeated(runs, repeats, decay)
-    groups = {name: in_order(group) for name, group in by_architecture(runs).items()}
+    table = clean(frame)
+    warnings = list(table.notes)
+    table = repeated(table, repeats, decay)
+    groups = {name: in_order(group) for name, group in by_architecture(table.frame).items()}
     warnings += _designs(groups, names, shape)
     problem = Problem.of([Points.of(group) for group in groups.values()], shape, names)
     thresholds = stages(objective, delta)
@@ -159,7 +159,7 @@ def fit_families(
                 "lack them"
             )
     draws = dict(zip(groups, problem.coefficients(found), strict=True))
-    sharing, words = _tested(runs, names, form)
+    sharing, words = _tested(table, names, form)
     return Families(
         laws=laws,
         form=form,
@@ -174,7 +174,7 @@ def fit_families(
         intervals={name: parameter_intervals(rows, confidence) for name, rows in draws.items()},
         draws={name: pd.DataFrame(rows, columns=list(shape.parameters)) for name, rows in draws.items()},
         sharing=sharing,
-        convention=convention,
+        convention=table.convention,
         warnings=(*warnings, *words, *bounds),
         largest={name: float(group["flops"].max()) for name, group in groups.items()},
     )
@@ -213,11 +213,12 @@ def _resamples(
     )
 
 
-def _tested(runs: pd.DataFrame, shared: tuple[str, ...], form: str) -> tuple[SharingTest | None, list[str]]:
+def _tested(runs: Runs, shared: tuple[str, ...], form: str) -> tuple[SharingTest | None, list[str]]:
     if not shared:
         return None, []
+    counted = runs.only(runs.frame.drop(columns="unique_tokens", errors="ignore"))
     try:
-        found = sharing_test(runs.drop(columns="unique_tokens", errors="ignore"), shared=shared, form=form)
+        found = sharing_test(counted, shared=shared, form=form)
     except NotIdentified as error:
         return None, [f"sharing is not tested: {error}"]
     return found, [str(found)] if found.is_rejected else []

@@ -8,6 +8,7 @@ a Newton iteration on the objective itself the optimum, a bootstrap the interval
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Law, effective_token
 from scaling.laws.objective import Points, Problem, huber
 from scaling.laws.powerlaw import check_confidence
 from scaling.laws.resample import FEW_CLUSTERS, chosen, clusters, in_order, multiplicities, refit
-from scaling.laws.runs.cleaning import NotIdentified, Status, clean, rows_text
+from scaling.laws.runs.cleaning import NotIdentified, Runs, Status, Table, clean, rows_text
 from scaling.laws.search import LAD_AGAIN, optimum, stages
 
 OBJECTIVES = ("huber", "lad", "log-mse")
@@ -37,7 +38,7 @@ CONSTANT = 0.01
 
 
 def fit(
-    frame: pd.DataFrame,
+    frame: Table,
     *,
     form: str = STANDARD,
     objective: Literal["huber", "lad", "log-mse"] = "huber",
@@ -73,12 +74,13 @@ def fit(
     known("repeats", repeats, REPEATS)
     check_delta(delta)
     check_confidence(confidence, bootstrap)
-    runs = clean(frame)
+    table = clean(frame)
+    runs, warnings = table.frame, list(table.notes)
     _one_architecture(runs)
-    warnings = list(runs.attrs["notes"])
     trained = TRAINING * runs["params"].to_numpy(float) * runs["tokens"].to_numpy(float)
     warnings += _accounting(runs["flops"].to_numpy(float) / trained)
-    runs, convention = repeated(runs, repeats, decay)
+    table = repeated(table, repeats, decay)
+    runs = table.frame
     warnings += check_design(runs, shape)
     rows, runs = runs.index, in_order(runs)
     problem = Problem.of([Points.of(runs)], shape)
@@ -114,7 +116,7 @@ def fit(
         intervals=parameter_intervals(draws, confidence),
         draws=pd.DataFrame(draws, columns=list(values)),
         residuals=pd.Series(log_residuals(law, runs), runs.index, name="residual").reindex(rows),
-        convention=convention,
+        convention=table.convention,
         warnings=(*warnings, *bounds),
         largest=float(trained.max()),
         resample=drawn_as,
@@ -162,17 +164,17 @@ def _accounting(ratio: Array) -> list[str]:
     ]
 
 
-def repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFrame, str]:
+def repeated(table: Runs, repeats: str, decay: float) -> Runs:
     """Runs with effective tokens where asked, and the convention that was followed."""
-    convention = str(runs.attrs["convention"])
+    runs, convention = table.frame, table.convention
     if "unique_tokens" not in runs:
         if repeats == "effective":
             raise ValueError("repeats = 'effective' needs a column unique_tokens: counts without repeats")
-        return runs, convention
+        return table
     unique = pd.to_numeric(runs["unique_tokens"], errors="coerce").to_numpy(float)
     again = list(runs.index[runs["tokens"].to_numpy() > unique])
     if not again:
-        return runs, convention
+        return table
     epochs = runs["tokens"].to_numpy() / unique
     if repeats == "refuse" and epochs.max() > MOST_EPOCHS:
         often = list(runs.index[epochs > MOST_EPOCHS])
@@ -182,9 +184,11 @@ def repeated(runs: pd.DataFrame, repeats: str, decay: float) -> tuple[pd.DataFra
             f"leave these runs out (--where 'tokens <= {MOST_EPOCHS:g} * unique_tokens')"
         )
     if repeats == "refuse":
-        return runs, f"{convention}; {len(again)} runs read their text up to {epochs.max():.2g} times"
+        said = f"{convention}; {len(again)} runs read their text up to {epochs.max():.2g} times"
+        return replace(table, convention=said)
     worth = effective_tokens(runs["tokens"].to_numpy(), unique, decay)
-    return runs.assign(tokens=worth), f"{convention}; D in effective tokens, R* = {decay:g}"
+    said = f"{convention}; D in effective tokens, R* = {decay:g}"
+    return replace(table, frame=runs.assign(tokens=worth), convention=said)
 
 
 def _more_than_a_constant(

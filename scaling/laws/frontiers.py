@@ -113,7 +113,7 @@ class Frontier:
 
 
 def frontier(
-    frame: pd.DataFrame, *, by: Literal["flops", "params", "state"] = "flops", shared: bool | None = None
+    frame: runs.Table, *, by: Literal["flops", "params", "state"] = "flops", shared: bool | None = None
 ) -> pd.DataFrame:
     """The runs that no cheaper run of their architecture beats: arch, `by`, loss, ppl and `row`, the run's.
 
@@ -128,7 +128,7 @@ def frontier(
         close = get_close_matches(str(by), BY, n=1) or BY
         raise ValueError(f"by = {by!r} is not a cost of a run; did you mean {close[0]!r}? ({', '.join(BY)})")
     need = ("params", "tokens", "loss") if by == "flops" else (by, "loss")
-    table = runs.clean(frame, need=need)
+    table = runs.clean(frame, need=need).frame
     parts = []
     for _, mine in table.groupby("arch"):
         # FLOPs of one budget differ by rounding.

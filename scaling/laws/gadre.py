@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from scaling.laws.diagnose import at_limit
 from scaling.laws.forms import FORMS
 from scaling.laws.law import TRAINING, Law, Numbers
 from scaling.laws.objective import SQUARES, Points, Problem
-from scaling.laws.runs.cleaning import NotIdentified, Status, clean
+from scaling.laws.runs.cleaning import NotIdentified, Status, Table, clean
 from scaling.laws.search import optimum
 
 # A term that owes the loss no more than this, in nats, is none.
@@ -50,13 +49,13 @@ class OverTrainingLaw:
         return self.law.loss(n, np.asarray(n, float) * tokens_per_param)
 
 
-def fit_overtraining_law(frame: pd.DataFrame) -> OverTrainingLaw:
+def fit_overtraining_law(frame: Table) -> OverTrainingLaw:
     """Least squares of the loss (not of its logarithm, as `scaling.fit`) over the runs of a table.
 
     NotIdentified for fewer than five runs, or where all have one size or one D / N, or no such law falls with
     both.
     """
-    runs = clean(frame)
+    runs = clean(frame).frame
     n, d = (runs[name].to_numpy(float) for name in ("params", "tokens"))
     sizes, ratios = len(np.unique(n)), len(np.unique(np.round(np.log(d / n), 2)))
     if len(runs) < 5 or sizes < 3 or ratios < 2:

@@ -21,7 +21,7 @@ from scaling.laws.bias import EXACT, Bias, bias
 from scaling.laws.law import Interval, Law
 from scaling.laws.optima import OUTSIDE, THREE, Optima, by_architecture, grouped, interval
 from scaling.laws.powerlaw import Sharing, check_confidence, power, sharing, slopes
-from scaling.laws.runs.cleaning import NotIdentified, Status
+from scaling.laws.runs.cleaning import NotIdentified, Status, Table
 
 Array = npt.NDArray[np.float64]
 
@@ -98,7 +98,7 @@ class IsoFlop:
 
 
 def isoflop(
-    frame: pd.DataFrame,
+    frame: Table,
     *,
     budgets: Sequence[float] | None = None,
     within: float = 0.1,
@@ -129,7 +129,8 @@ def isoflop(
         raise ValueError(f"keep = {wrong[0]!r} is not a flag that can be kept; did you mean {close[0]!r}?")
     if window is not None and window <= 1:
         raise ValueError(f"window = {window} is a factor of size, so above 1; 4 is usual")
-    table, notes = grouped(frame, budgets=budgets, within=within)
+    table = grouped(frame, budgets=budgets, within=within)
+    notes = list(table.notes)
     parts = by_architecture(
         table, window=window, keep=keep, bootstrap=bootstrap, confidence=confidence, seed=seed
     )
@@ -140,9 +141,10 @@ def isoflop(
             f"a power law of the optimum needs two budgets ({reasons}); train four or more sizes on both "
             "sides of the optimum at each of two budgets, better three"
         )
-    convention = table.attrs["convention"]
     found = {
-        arch: _alone(part, law, confidence, convention) for arch, part in parts.items() if arch not in poor
+        arch: _alone(part, law, confidence, table.convention)
+        for arch, part in parts.items()
+        if arch not in poor
     }
     if len(parts) == 1:
         (only,) = found.values()

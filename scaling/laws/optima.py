@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,10 @@ MENDED = {
 }
 
 
-def grouped(
-    frame: pd.DataFrame, *, budgets: Sequence[float] | None = None, within: float = 0.1
-) -> tuple[pd.DataFrame, list[str]]:
-    """Clean runs with their `budget` and the FLOPs `compute` it stands for, sorted; and what was left out."""
-    table = runs.clean(frame)
-    attrs = table.attrs
+def grouped(source: runs.Table, *, budgets: Sequence[float] | None = None, within: float = 0.1) -> runs.Runs:
+    """Clean runs with their `budget` and the FLOPs `compute` it stands for, sorted."""
+    whole = runs.clean(source)
+    table = whole.frame
     named = budgets is not None or "budget" in table
     table["budget"] = runs.budgets(table, given=budgets, within=within)
     lost = int(table["budget"].isna().sum())
@@ -50,9 +48,8 @@ def grouped(
         )
     mean = np.exp(np.log(table["flops"]).groupby([table["arch"], table["budget"]]).transform("mean"))
     table["compute"] = table["budget"] if budgets is not None else mean
-    table.attrs = attrs
-    notes = [f"left out, within {100 * within:g}% of no budget: {lost} of the runs"] if lost else []
-    return table, [*attrs["notes"], *notes]
+    said = f"left out, within {100 * within:g}% of no budget: {lost} of the runs"
+    return replace(whole, frame=table, notes=(*whole.notes, *[said] * (lost > 0)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +98,7 @@ class Optima:
 
 
 def by_architecture(
-    table: pd.DataFrame,
+    table: runs.Runs,
     *,
     window: float | None = None,
     keep: Sequence[str] = (),
@@ -112,7 +109,7 @@ def by_architecture(
     """The optima of each architecture of grouped runs; the arguments are those of `isoflop`."""
     return {
         str(arch): _optima(str(arch), mine, window, keep, bootstrap, confidence, seed)
-        for arch, mine in table.groupby("arch")
+        for arch, mine in table.frame.groupby("arch")
     }
 
 

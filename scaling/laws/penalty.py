@@ -25,7 +25,7 @@ from scaling.laws.bias import EXACT, Packed, basin
 from scaling.laws.law import Interval
 from scaling.laws.optima import by_architecture, grouped, interval
 from scaling.laws.powerlaw import check_confidence, slopes
-from scaling.laws.runs.cleaning import NotIdentified
+from scaling.laws.runs.cleaning import NotIdentified, Table
 
 Array = npt.NDArray[np.float64]
 
@@ -100,7 +100,7 @@ class OverTraining:
 
 
 def overtraining(
-    frame: pd.DataFrame,
+    frame: Table,
     *,
     budgets: Sequence[float] | None = None,
     within: float = 0.1,
@@ -116,7 +116,8 @@ def overtraining(
     a budget and three more.
     """
     check_confidence(confidence, bootstrap)
-    table, notes = grouped(frame, budgets=budgets, within=within)
+    table = grouped(frame, budgets=budgets, within=within)
+    notes = list(table.notes)
     used: dict[str, pd.DataFrame] = {}
     for arch, found in by_architecture(table).items():
         notes += [f"{arch}: {text}" for text in found.lost]

@@ -11,7 +11,7 @@ from scipy.special import fdtrc
 from scaling.laws.diagnose import check_design
 from scaling.laws.forms import STANDARD, Form, form_of, known
 from scaling.laws.objective import SQUARES, Points, Problem
-from scaling.laws.runs.cleaning import NotIdentified, clean
+from scaling.laws.runs.cleaning import NotIdentified, Table, clean
 from scaling.laws.search import optimum
 
 LEVEL = 0.05
@@ -49,7 +49,7 @@ class SharingTest:
 
 
 def sharing_test(
-    frame: pd.DataFrame, *, shared: str | Sequence[str] = ("alpha", "beta"), form: str = STANDARD
+    frame: Table, *, shared: str | Sequence[str] = ("alpha", "beta"), form: str = STANDARD
 ) -> SharingTest:
     """Test whether the architectures of a table (column arch) have E, alpha or beta in common.
 
@@ -62,7 +62,7 @@ def sharing_test(
         raise ValueError(
             f"shared is empty, so there is nothing to test; name some of {', '.join(shape.shareable)}"
         )
-    groups = by_architecture(clean(frame))
+    groups = by_architecture(clean(frame).frame)
     for name, group in groups.items():
         own_design(name, group, shape)
     points = [Points.of(group) for group in groups.values()]

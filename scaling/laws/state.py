@@ -80,7 +80,7 @@ class StateLaw:
 
 
 def state_law(
-    frame: pd.DataFrame,
+    frame: runs.Table,
     *,
     shared: bool = True,
     optimal: bool | None = None,
@@ -102,7 +102,7 @@ def state_law(
     (with shared=False: where any) has two different states.
     """
     frame = runs.tidy(frame)
-    _states(frame)
+    _states(frame.frame)
     points, notes = _points(frame, optimal, budgets, within, window)
     groups, state = points["class"].tolist(), points["state"].to_numpy()
     names = sorted(set(groups))
@@ -156,7 +156,7 @@ def _states(frame: pd.DataFrame) -> None:
 
 
 def _points(
-    frame: pd.DataFrame,
+    frame: runs.Runs,
     optimal: bool | None,
     budgets: Sequence[float] | None,
     within: float,
@@ -165,17 +165,17 @@ def _points(
     """One row an optimum: class, arch, state, loss; and which budgets have none."""
     table = runs.clean(frame, need=("state", "loss"))
     if optimal is None:
-        optimal = not _several(table, budgets, within)
+        optimal = not _several(table.frame, budgets, within)
     if optimal:
-        points = table.assign(**{"class": _classes(table)})[COLUMNS].reset_index(drop=True)
-        return points, list(table.attrs["notes"])
-    table, notes = grouped(frame, budgets=budgets, within=within)
-    table["class"] = _classes(table)
+        points = table.frame.assign(**{"class": _classes(table.frame)})[COLUMNS].reset_index(drop=True)
+        return points, list(table.notes)
+    groups = grouped(frame, budgets=budgets, within=within)
+    groups, notes = groups.only(groups.frame.assign(**{"class": _classes})), list(groups.notes)
     rows = []
-    classes = table.groupby("arch")["class"].nunique()
+    classes = groups.frame.groupby("arch")["class"].nunique()
     for arch, count in classes[classes > 1].items():
         raise ValueError(f"{arch} is in {count} classes; give it one")
-    for arch, found in by_architecture(table, window=window).items():
+    for arch, found in by_architecture(groups, window=window).items():
         notes += [f"{arch}: {text}" for text in found.lost]
         for row in found.used.itertuples():
             group = found.runs[found.runs["budget"] == row.budget]

@@ -64,9 +64,7 @@ def language_frame(
         {name: fact(record, metrics, cost) for name, fact in COLUMNS.items()}
         for record, metrics, cost in _chosen(store, study, roles)
     ]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame.attrs = {"name": "the store" if study is None else f"study {study}", "ids": True}
-    return frame
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def curves_frame(

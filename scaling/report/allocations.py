@@ -13,7 +13,7 @@ from scaling.laws.fitted import FittedLaw
 from scaling.laws.fitting import fit
 from scaling.laws.isoflops import IsoFlop, isoflop
 from scaling.laws.law import Interval
-from scaling.laws.runs.cleaning import NotIdentified, clean, ends
+from scaling.laws.runs.cleaning import NotIdentified, Table, clean, ends, tidy
 
 
 def allocation(found: IsoFlop | Envelope | FittedLaw, c: float) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def exponents(found: IsoFlop | Envelope | FittedLaw) -> dict[str, tuple[float, I
 
 
 def side_by_side(
-    frame: pd.DataFrame,
+    frame: Table,
     *,
     at: float | None = None,
     law: FittedLaw | None = None,
@@ -55,10 +55,11 @@ def side_by_side(
     3. An approach that these runs cannot serve has NaN, and the reason in `note`; `note` also holds the
     warnings. Raises what `clean` refuses, and NotIdentified where no approach is left.
     """
-    table = clean(frame, duplicates="run" in frame)
-    if table["arch"].nunique() > 1:
-        raise ValueError(f"there are {table['arch'].nunique()} architectures; give the runs of one at a time")
-    c, last = float(table["flops"].max()) if at is None else at, ends(table)
+    runs = tidy(frame)
+    table = clean(runs, duplicates="run" in runs.frame)
+    if (count := table.frame["arch"].nunique()) > 1:
+        raise ValueError(f"there are {count} architectures; give the runs of one at a time")
+    c, last = float(table.frame["flops"].max()) if at is None else at, ends(table)
     approaches: dict[str, Callable[[], IsoFlop | Envelope | FittedLaw]] = {
         "envelope": lambda: envelope(table, **drawn),
         "isoflop": lambda: isoflop(last, budgets=budgets, **drawn),

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
-
 from scaling.laws.audit import audit
 from scaling.laws.envelope import envelope
 from scaling.laws.families import fit_families
@@ -20,9 +18,8 @@ from scaling.laws.forms import STANDARD, form_of, known
 from scaling.laws.gadre import fit_overtraining_law
 from scaling.laws.isoflops import isoflop
 from scaling.laws.powerlaw import power_law
-from scaling.laws.runs.cleaning import NotIdentified, clean
+from scaling.laws.runs.cleaning import NotIdentified, Runs, Table, clean, tidy
 from scaling.laws.runs.columns import chosen
-from scaling.laws.runs.rows import without_notes
 from scaling.report.results.law import families_section, law_section, overtraining_law_section
 from scaling.report.results.optima import envelope_section, isoflop_section, optima_section
 from scaling.report.section import Section, about_table, unidentified
@@ -55,26 +52,26 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Runs:
-    """Of one architecture: those to fit, their training curves, and those that are predicted instead.
+class Parts:
+    """Runs of one architecture: those to fit, their training curves, and those that are predicted instead.
 
     rows  what the law is fitted to: the runs, or all rows of their curves where whole runs are drawn
     """
 
-    fitted: pd.DataFrame
-    rows: pd.DataFrame
-    curves: pd.DataFrame | None = None
-    held_out: pd.DataFrame | None = None
+    fitted: Runs
+    rows: Runs
+    curves: Runs | None = None
+    held_out: Runs | None = None
 
 
-def fitted(frame: pd.DataFrame, asked: Request, *, curves: pd.DataFrame | None = None) -> Section:
+def fitted(frame: Table, asked: Request, *, curves: Table | None = None) -> Section:
     """All answers; NotIdentified where no approach determines anything.
 
     curves  the training curves of the runs, with a column `run`, for the envelope
     """
-    frame, notes = without_notes(frame)
-    curves = None if curves is None else without_notes(curves)[0]
-    answers = list(_answers(frame, curves, asked))
+    table = tidy(frame)
+    notes, quiet = table.notes, None if curves is None else tidy(curves).quiet
+    answers = list(_answers(table.quiet, quiet, asked))
     if all(answer.why for _, _, answer in answers):
         raise NotIdentified("; ".join(f"{arch}, {name}: {answer.why}" for arch, name, answer in answers))
     return Section(
@@ -86,25 +83,23 @@ def fitted(frame: pd.DataFrame, asked: Request, *, curves: pd.DataFrame | None =
     )
 
 
-def _answers(
-    frame: pd.DataFrame, curves: pd.DataFrame | None, asked: Request
-) -> Iterator[tuple[str, str, Section]]:
+def _answers(table: Runs, curves: Runs | None, asked: Request) -> Iterator[tuple[str, str, Section]]:
     """Each with its architecture and approach."""
     names = ("law", "isoflop", "envelope") if asked.approach == "all" else (asked.approach,)
-    if frame.empty:
+    if not len(table):
         raise ValueError("there are no runs; name a table, or train some with `mad scaling train`")
-    train = frame if asked.train is None else chosen(frame, asked.train)
-    held_out = frame.drop(index=train.index)
+    train = _trained(table, asked)
+    held_out = table.only(table.frame.drop(index=train.frame.index))
     rows = train
     if asked.how.get("resample") == "run" and curves is not None:
-        rows = curves if asked.train is None else chosen(curves, asked.train)
-    for arch, mine in train.groupby("arch", sort=False):
-        rest = held_out[held_out["arch"] == arch]
-        runs = Runs(
-            fitted=mine,
-            rows=rows[rows["arch"] == arch],
-            curves=None if curves is None else curves[curves["arch"] == arch],
-            held_out=None if rest.empty else rest,
+        rows = _trained(curves, asked)
+    for arch in train.frame["arch"].unique():
+        rest = held_out.of(arch)
+        runs = Parts(
+            fitted=train.of(arch),
+            rows=rows.of(arch),
+            curves=None if curves is None else curves.of(arch),
+            held_out=rest if len(rest) else None,
         )
         for name in names:
             try:
@@ -116,37 +111,41 @@ def _answers(
         yield "all", "shared", _families(rows, asked)
 
 
-def _law(arch: str, runs: Runs, asked: Request) -> Section:
-    targets = asked.at or (float(clean(runs.fitted)["flops"].max()),)
+def _trained(runs: Runs, asked: Request) -> Runs:
+    return runs if asked.train is None else runs.only(chosen(runs.frame, asked.train))
+
+
+def _law(arch: str, runs: Parts, asked: Request) -> Section:
+    targets = asked.at or (float(clean(runs.fitted).frame["flops"].max()),)
     law = fit(runs.rows, **asked.how, **asked.drawn)
     checked = audit(runs.rows, at=targets[-1], law=law, repeats=asked.how.get("repeats", "refuse"))
     return law_section(arch, checked, targets, runs.held_out)
 
 
-def _isoflop(arch: str, runs: Runs, asked: Request) -> Section:
+def _isoflop(arch: str, runs: Parts, asked: Request) -> Section:
     found = isoflop(runs.fitted, budgets=asked.budgets, window=asked.window, **asked.drawn)
     return isoflop_section(arch, found, asked.at or (float(found.optima["flops"].max()),))
 
 
-def _envelope(arch: str, runs: Runs, asked: Request) -> Section:
-    if runs.curves is None or runs.curves.empty:
+def _envelope(arch: str, runs: Parts, asked: Request) -> Section:
+    if runs.curves is None or not len(runs.curves):
         raise NotIdentified("the envelope needs training curves: several rows per run, with a column run")
     return envelope_section(arch, envelope(runs.curves, **asked.drawn), asked.at)
 
 
-def _optima(arch: str, runs: Runs, asked: Request) -> Section:
+def _optima(arch: str, runs: Parts, asked: Request) -> Section:
     """The rows are compute-optimal models already; those without one are said to be left out."""
-    there = runs.fitted[runs.fitted["params"].notna()]
-    points = clean(there, need=("params", "flops"))
+    there = runs.fitted.frame[runs.fitted.frame["params"].notna()]
+    points = clean(runs.fitted.only(there), need=("params", "flops")).frame
     sizes = power_law(points["flops"], points["params"], confidence=asked.drawn["confidence"])
     return optima_section(arch, sizes, len(runs.fitted) - len(there), asked.at)
 
 
-def _overtraining(arch: str, runs: Runs, asked: Request) -> Section:
+def _overtraining(arch: str, runs: Parts, asked: Request) -> Section:
     return overtraining_law_section(arch, fit_overtraining_law(runs.fitted), runs.held_out)
 
 
-def _families(rows: pd.DataFrame, asked: Request) -> Section:
+def _families(rows: Runs, asked: Request) -> Section:
     """The laws of all architectures with parameters in common."""
     try:
         found = fit_families(rows, shared=asked.shared, **asked.how, **asked.drawn)
@@ -156,7 +155,7 @@ def _families(rows: pd.DataFrame, asked: Request) -> Section:
     return families_section(found, targets, reference=next(iter(found.laws)), shared=asked.shared)
 
 
-APPROACHES: dict[str, Callable[[str, Runs, Request], Section]] = {
+APPROACHES: dict[str, Callable[[str, Parts, Request], Section]] = {
     "law": _law,
     "isoflop": _isoflop,
     "envelope": _envelope,

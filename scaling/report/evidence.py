@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import pandas as pd
-
 from mad.messages import counted
 from scaling.laws.audit import Audit, audit
 from scaling.laws.envelope import Envelope, envelope
 from scaling.laws.fitted import FittedLaw
 from scaling.laws.fitting import fit
 from scaling.laws.isoflops import IsoFlop, isoflop
-from scaling.laws.runs.cleaning import NotIdentified, clean
+from scaling.laws.runs.cleaning import NotIdentified, Runs, Table, clean, ends, tidy
 from scaling.laws.runs.cleaning import budgets as snapped
-from scaling.laws.runs.rows import ends as last
-from scaling.laws.runs.rows import without_notes
 from scaling.report.numbers import number
 
 
@@ -32,9 +28,9 @@ class Evidence:
 
     def __init__(
         self,
-        frame: pd.DataFrame,
+        frame: Table,
         *,
-        curves: pd.DataFrame | None = None,
+        curves: Table | None = None,
         repeats: Literal["refuse", "effective"] = "refuse",
         budget: float | None = None,
         budgets: Sequence[float] | None = None,
@@ -50,38 +46,40 @@ class Evidence:
         budgets  nominal FLOPs of the isoFLOP groups, as in `isoflop`; without them they are found
         """
         drawn: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
-        frame, notes = without_notes(frame)
+        table = tidy(frame)
         # A column model may name a run or an architecture: only `run` is read as a run's name.
-        self.runs = clean(frame.drop(columns="model", errors="ignore"), duplicates="run" in frame)
-        self.ends, merged = without_notes(last(self.runs))
-        self.groups, self.notes = self.ends, notes + merged
+        known = table.quiet.only(table.frame.drop(columns="model", errors="ignore"))
+        self.runs = clean(known, duplicates="run" in table.frame)
+        last = ends(self.runs)
+        self.notes = (*table.notes, *last.notes)
+        self.groups = self.ends = last.quiet
         if curves is not None and len(curves):
-            self.runs = clean(without_notes(curves)[0], duplicates=True)
+            self.runs = clean(tidy(curves).quiet, duplicates=True)
         if budgets is not None:
-            nominal = snapped(self.ends, given=budgets)
-            self.groups = self.ends.assign(budget=nominal)[nominal.notna()]
-        self.target = float(self.ends["flops"].max()) if budget is None else float(budget)
+            nominal = snapped(self.ends.frame, given=budgets)
+            self.groups = self.ends.only(self.ends.frame.assign(budget=nominal)[nominal.notna()])
+        self.target = float(self.ends.frame["flops"].max()) if budget is None else float(budget)
         self.budget, self.budgets, self.repeats, self.drawn = budget, budgets, repeats, drawn
-        self.archs = sorted(self.runs["arch"].unique())
-        self.convention: str = self.runs.attrs["convention"]
+        self.archs = sorted(self.runs.frame["arch"].unique())
+        self.convention = self.runs.convention
         self.reasons: dict[str, str] = {}
         self.iso: IsoFlop | None = self._tried("isoflop", isoflop, self.groups, **drawn)
         self.audits: dict[str, Audit] = {}
         self.envelopes: dict[str, Envelope] = {}
-        for arch, mine in self.ends.groupby("arch"):
-            if checked := self._tried(f"law of {arch}", self._audit, mine):
-                self.audits[str(arch)] = checked
-            rows = self.runs[self.runs["arch"] == arch]
+        for arch in sorted(self.ends.frame["arch"].unique()):
+            if checked := self._tried(f"law of {arch}", self._audit, self.ends.of(arch)):
+                self.audits[arch] = checked
+            rows = self.runs.of(arch)
             if len(self.ends) < len(self.runs) and (
                 found := self._tried(f"envelope of {arch}", envelope, rows, **drawn)
             ):
-                self.envelopes[str(arch)] = found
+                self.envelopes[arch] = found
 
-    def _audit(self, mine: pd.DataFrame) -> Audit:
+    def _audit(self, mine: Runs) -> Audit:
         law = fit(mine, repeats=self.repeats, **self.drawn)
         return audit(mine, at=self.target, law=law, repeats=self.repeats)
 
-    def _tried(self, name: str, make: Callable[..., Any], rows: pd.DataFrame, **drawn: Any) -> Any:
+    def _tried(self, name: str, make: Callable[..., Any], rows: Runs, **drawn: Any) -> Any:
         try:
             return make(rows, **drawn)
         except NotIdentified as error:
@@ -101,7 +99,7 @@ class Evidence:
     def best(self) -> str:
         """The architecture with the lowest loss at the largest budget of all: others are compared with it."""
         if self.iso is None:
-            return str(self.ends.loc[self.ends["loss"].idxmin(), "arch"])
+            return str(self.ends.frame.loc[self.ends.frame["loss"].idxmin(), "arch"])
         used = self.iso.optima[self.iso.optima["used"]]
         shared = used.groupby("budget")["arch"].transform("nunique")
         common = used[shared == shared.max()]
@@ -111,7 +109,7 @@ class Evidence:
     @property
     def summary(self) -> str:
         """One sentence on the runs and one on the units."""
-        flops = self.ends["flops"]
+        flops = self.ends.frame["flops"]
         return (
             f"{counted(len(self.ends), 'run')} of {counted(len(self.archs), 'architecture')}, "
             f"{number(flops.min())} to {number(flops.max())} training FLOPs ({self.convention}). "

@@ -13,7 +13,7 @@ from architectures.files import check_target, whole_file
 from scaling.laws.comparison import compare
 from scaling.laws.families import fit_families
 from scaling.laws.penalty import overtraining
-from scaling.laws.runs.cleaning import NotIdentified
+from scaling.laws.runs.cleaning import NotIdentified, Table
 from scaling.laws.state import state_law
 from scaling.report.evidence import Evidence
 from scaling.report.figures.style import save
@@ -29,7 +29,7 @@ from scaling.scores.table import read_scores
 
 
 def write(
-    frame: pd.DataFrame,
+    frame: Table,
     out: str | Path,
     *,
     scores: pd.DataFrame | None = None,
@@ -110,7 +110,7 @@ def _multipliers(known: Evidence) -> Section:
 
 
 def _state(known: Evidence) -> Section:
-    if "state" not in known.ends:
+    if "state" not in known.ends.frame:
         raise NotIdentified("The runs have no column state (elements of recurrent state); add it.")
     try:
         law = state_law(known.groups, confidence=known.drawn["confidence"])

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from scaling.laws.powerlaw import check_confidence
+from scaling.laws.runs.cleaning import Table
 from scaling.scores.correlation import Correlation, correlate, holm, leave_out_error
 from scaling.scores.match import match
 from scaling.scores.table import MEAN, ScoreTable, read_scores
@@ -54,7 +55,7 @@ class Relation:
 
 def relate(
     scores: pd.DataFrame,
-    frame: pd.DataFrame,
+    frame: Table,
     *,
     budget: float | None = None,
     target: str = "compute-optimal",
@@ -81,13 +82,13 @@ def relate(
     Raises ValueError for tables that cannot be read, names that are unknown, and fewer than three
     architectures in both tables; NotIdentified where the runs have no optimum at the budget.
     """
-    read, frame = read_scores(scores), runs_of(frame)
+    read, runs = read_scores(scores), runs_of(frame)
     classes, families = _labels(read, "class", classes), _labels(read, "family", families)
     check_confidence(confidence, bootstrap)
     goal = find_target(
-        frame, target=target, budget=budget, bootstrap=bootstrap, confidence=confidence, seed=seed
+        runs, target=target, budget=budget, bootstrap=bootstrap, confidence=confidence, seed=seed
     )
-    matched, unmatched = match(read.names, _called(goal, frame))
+    matched, unmatched = match(read.names, _called(goal, runs.frame))
     pairs = _pairs(read, goal, matched, classes, families)
     columns = [name for name in read.columns if pairs[name].notna().any()]
     rows = []

@@ -8,7 +8,7 @@ state-optimal     that, read at one state size for all: ln P* - c (ln M - ln M0)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 import numpy as np
@@ -17,9 +17,8 @@ import pandas as pd
 
 from scaling.laws.frontiers import Frontier
 from scaling.laws.optima import OUTSIDE, THREE, by_architecture, grouped, interval
-from scaling.laws.runs.cleaning import NotIdentified, clean
+from scaling.laws.runs.cleaning import NotIdentified, Runs, Table, clean, tidy
 from scaling.laws.runs.columns import folded
-from scaling.laws.runs.rows import tidy
 from scaling.laws.state import state_law
 
 Array = npt.NDArray[np.float64]
@@ -46,7 +45,7 @@ class Target:
 
 
 def find_target(
-    frame: pd.DataFrame, *, target: str, budget: float | None, bootstrap: int, confidence: float, seed: int
+    runs: Runs, *, target: str, budget: float | None, bootstrap: int, confidence: float, seed: int
 ) -> Target:
     """The target of `relate`; a table of one row an architecture is "given", whatever was asked.
 
@@ -59,54 +58,55 @@ def find_target(
         raise ValueError(f"unknown target {target!r}{hint}; choose one of {', '.join(TARGETS)}")
     if budget is not None and not (np.isfinite(budget) and budget > 0):
         raise ValueError(f"budget is {budget}; give training FLOPs above 0, say 1e13")
-    frame = runs_of(frame)
-    if not frame["arch"].duplicated().any():
-        return _given(frame, target, budget)
+    archs = runs.frame["arch"]
+    if not archs.duplicated().any():
+        return _given(runs, target, budget)
     if target == "given":
-        twice = frame["arch"][frame["arch"].duplicated()].iloc[0]
+        twice = archs[archs.duplicated()].iloc[0]
         raise ValueError(
             f"target 'given' needs one row an architecture, and {twice!r} has several; "
             "choose compute-optimal, which finds the optimum among runs"
         )
-    return _found(frame, target, budget, bootstrap, confidence, seed)
+    return _found(runs, target, budget, bootstrap, confidence, seed)
 
 
-def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
+def runs_of(source: Table) -> Runs:
     """The table, tidy, by its architectures; where no column arch names them, `model` does."""
-    frame = tidy(frame)
-    by = next((name for name in frame if folded(name) == "model"), None)
-    if not frame.attrs["labelled"] and by is not None:
-        frame = tidy(frame, by=by)
+    runs = tidy(source)
+    by = next((name for name in runs.frame if folded(name) == "model"), None)
+    if not runs.labelled and by is not None:
+        runs = tidy(runs, by=by)
         # The advice has been followed.
-        frame.attrs["notes"] = tuple(note for note in frame.attrs["notes"] if f"--by {by}" not in note)
-    if not frame.attrs["labelled"]:
-        columns = ", ".join(frame.attrs["columns"])
+        runs = replace(runs, notes=tuple(note for note in runs.notes if f"--by {by}" not in note))
+    if not runs.labelled:
         raise ValueError(
-            f"no column 'arch' in the runs; say --by COLUMN, or rename one. Columns are: {columns}"
+            f"no column 'arch' in the runs; say --by COLUMN, or rename one. Columns are: "
+            f"{', '.join(runs.columns)}"
         )
-    return frame
+    return runs
 
 
-def _given(frame: pd.DataFrame, asked: str, budget: float | None) -> Target:
-    runs = clean(frame, need=("loss",))
-    out = pd.DataFrame(index=pd.Index(runs["arch"], name="arch"))
-    out["ppl"] = np.exp(runs["loss"].to_numpy(float))
+def _given(runs: Runs, asked: str, budget: float | None) -> Target:
+    table = clean(runs, need=("loss",)).frame
+    out = pd.DataFrame(index=pd.Index(table["arch"], name="arch"))
+    out["ppl"] = np.exp(table["loss"].to_numpy(float))
     for column in ("low", "high", "short"):
         out[column] = np.nan
-    known = pd.to_numeric(runs["params"], errors="coerce") if "params" in runs else np.nan
-    out["params"] = known.to_numpy(float) if isinstance(known, pd.Series) else known
+    out["params"] = np.nan
+    if "params" in table:
+        out["params"] = pd.to_numeric(table["params"], errors="coerce").to_numpy(float)
     out["flags"] = ""
-    notes = list(runs.attrs["notes"])
+    notes = list(runs.notes)
     if asked != "given":
         notes.append(f"One row per architecture: its perplexity is taken as given, not {asked}.")
     return Target(kind="given", budget=budget, frame=out, notes=tuple(notes))
 
 
 def _found(
-    frame: pd.DataFrame, target: str, budget: float | None, bootstrap: int, confidence: float, seed: int
+    runs: Runs, target: str, budget: float | None, bootstrap: int, confidence: float, seed: int
 ) -> Target:
-    table, notes = grouped(frame)
-    notes = [*notes, f"FLOPs of the runs: {table.attrs['convention']}."]
+    table = grouped(runs)
+    notes = [*table.notes, f"FLOPs of the runs: {table.convention}."]
     fronts: dict[str, Frontier] = {}
     each = by_architecture(table, keep=KEPT, bootstrap=bootstrap, confidence=confidence, seed=seed)
     for arch, found in each.items():
@@ -138,15 +138,15 @@ def _found(
         raise NotIdentified("; ".join(silent) + "; train a second budget, or name one that was trained")
     notes += [f"{said}." for said in silent]
     if target == "state-optimal":
-        return _at_equal_state(frame, table, out, at, notes)
+        return _at_equal_state(runs, table.frame, out, at, notes)
     return Target(kind="compute-optimal", budget=at, frame=out, notes=tuple(notes))
 
 
 def _at_equal_state(
-    frame: pd.DataFrame, table: pd.DataFrame, optimal: pd.DataFrame, at: float, notes: list[str]
+    runs: Runs, table: pd.DataFrame, optimal: pd.DataFrame, at: float, notes: list[str]
 ) -> Target:
     """The state-optimal perplexities, without intervals: those of the optima do not hold for the law."""
-    law = state_law(frame.assign(**{"class": frame["arch"]}))
+    law = state_law(runs.only(runs.frame.assign(**{"class": runs.frame["arch"]})))
     states = []
     for arch, params in optimal["params"].items():
         sizes = table[table["arch"] == arch].groupby("params")["state"].mean()

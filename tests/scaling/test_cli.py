@@ -385,8 +385,8 @@ def test_a_report_takes_the_ends_of_curves_whatever_rows_were_chosen(tmp_path: P
     ends = pd.read_csv(path).query("params > 3e7").groupby(["arch", "run"])["tokens"].max()
     assert f"{len(ends)} runs of 3 architectures" in page.read_text()
     runs, curves = read(path, None, where="params > 3e7")
-    assert curves is not None and sorted(runs["tokens"]) == sorted(ends)
-    for _, row in runs.iterrows():
+    assert curves is not None and sorted(runs.frame["tokens"]) == sorted(ends)
+    for _, row in runs.frame.iterrows():
         assert row["loss"] == pytest.approx(float(LAWS[row["arch"]].loss(row["params"], row["tokens"])))
 
 
@@ -478,8 +478,10 @@ def test_curves_of_a_store_follow_the_column_and_the_rows_that_were_chosen(tmp_p
     store = tmp_path / "store.sqlite"
     with Store(store) as opened:
         opened.merge(read_records(ROOT / "results" / "scaling-two-cores.jsonl"))
-    frame, curves = read(None, store, by="depth", where="dim > 40")
-    assert curves is not None and 0 < curves["run"].nunique() == len(frame)
+    runs, run_curves = read(None, store, by="depth", where="dim > 40")
+    assert run_curves is not None
+    frame, curves = runs.frame, run_curves.frame
+    assert 0 < curves["run"].nunique() == len(frame)
     assert set(frame["arch"]) == {str(depth) for depth in frame["depth"]}
     for run_id, mine in curves.groupby("run"):
         row = frame[frame["id"] == run_id].iloc[0]

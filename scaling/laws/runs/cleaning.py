@@ -12,22 +12,35 @@
              `rows.FLAGS` says so: diverged (failed, ...), converged (finished, ...), exit_code
 
 Further columns are kept and ignored; `scaling.laws.runs.columns` says which other names are recognised.
-Whatever is set aside, merged or assumed is a sentence in `attrs["notes"]`.
+Whatever is set aside, merged or assumed is a sentence in the notes of the `Runs`.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from scaling.laws.runs.columns import is_blank, lacking, rows_text
 from scaling.laws.runs.doubts import OTHER_UNIT, names_groups
-from scaling.laws.runs.rows import ends, labels, positive, tidy
+from scaling.laws.runs.rows import Runs, Table, ends, labels, positive, tidy
 
-__all__ = ["NotIdentified", "Status", "budgets", "clean", "ends", "labels", "rows_text", "tidy"]
+# What is read of a table is found here, as well as what is checked.
+__all__ = [
+    "NotIdentified",
+    "Runs",
+    "Status",
+    "Table",
+    "budgets",
+    "clean",
+    "ends",
+    "labels",
+    "rows_text",
+    "tidy",
+]
 
 POSITIVE = ("params", "tokens", "flops", "loss", "ppl", "state", "floor")
 # Training costs between 2 ND (a forward pass alone is counted) and, with long contexts, some tens of ND.
@@ -53,12 +66,12 @@ class Status(enum.StrEnum):
 
 
 def clean(
-    frame: pd.DataFrame,
+    source: Table,
     *,
     need: Sequence[str] = ("params", "tokens", "loss"),
     floor: float | None = None,
     duplicates: bool = False,
-) -> pd.DataFrame:
+) -> Runs:
     """The runs of a table, `tidy`, as float64 with `loss`, and where N and D are there `flops`.
 
     need        columns that must be there; `loss` is also served by `ppl`, `flops` by params and tokens
@@ -66,11 +79,11 @@ def clean(
                 column `floor` says it for each run, and a column `slack` by how much chance may go below.
     duplicates  True accepts rows that are equal in size, data, loss and label
 
-    `attrs["convention"]` says whether flops were given. Refuses, with a ValueError that names rows and
-    columns: columns that lack, values that are not finite and positive, mixed units, losses below the floor,
-    duplicates.
+    Refuses, with a ValueError that names rows and columns: columns that lack, values that are not finite and
+    positive, mixed units, losses below the floor, duplicates.
     """
-    out = tidy(frame).copy()
+    table = tidy(source)
+    out = table.frame.copy()
     if "loss" in need and "loss" not in out and "ppl" in out:
         positive(out, "ppl")
         out["loss"] = np.log(out["ppl"].to_numpy(float))
@@ -78,7 +91,7 @@ def clean(
     asked = [name for name in need if name != "flops" or not {"params", "tokens"} <= set(out)]
     missing = [name for name in asked if name not in out]
     if missing:
-        raise ValueError(lacking(missing, out))
+        raise ValueError(lacking(missing, table.columns))
     if out.empty:
         raise ValueError("there are no runs; add rows")
     for name in POSITIVE:
@@ -86,7 +99,7 @@ def clean(
             positive(out, name)
         elif name in out:
             out[name] = _if_numbers(out[name])
-    out.attrs.setdefault("convention", "C as given" if "flops" in out else "C = 6 N D")
+    convention = table.convention or ("C as given" if "flops" in out else "C = 6 N D")
     if {"params", "tokens"} <= set(out) and (set(need) & {"params", "tokens"}):
         if "flops" not in out:
             out["flops"] = 6.0 * out["params"] * out["tokens"]
@@ -95,7 +108,7 @@ def clean(
         _losses(out, floor)
     if not duplicates:
         _duplicates(out)
-    return out
+    return replace(table, frame=out, convention=convention)
 
 
 def budgets(frame: pd.DataFrame, *, given: Sequence[float] | None = None, within: float = 0.1) -> pd.Series:

@@ -118,9 +118,8 @@ def _plain(cell: object) -> object:
     return cell if isinstance(cell, Hashable) else str(cell)
 
 
-def lacking(names: Sequence[str], frame: pd.DataFrame) -> str:
+def lacking(names: Sequence[str], columns: Sequence[str]) -> str:
     """That these columns are missing, all at once, and what each might be called here."""
-    columns = [str(column) for column in frame.attrs.get("columns", frame.columns)]
     free = [column for column in columns if _form(column) is None]
     likely = {name: _likely(name, free) for name in names}
     guesses = list(likely.values())

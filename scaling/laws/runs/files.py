@@ -5,7 +5,7 @@
     [{...}]      a JSON array of objects (by itself or under one name), an object of columns, or an object per
                  line
 
-Every row must have as many fields as the header. What is read beyond plain CSV is said in `attrs["notes"]`.
+Every row must have as many fields as the header. What is read beyond plain CSV is said in a note.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ SHOWN = 5
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """The table of a file as it stands; `scaling.laws.runs` says what its columns must hold."""
+    return read_noted(path)[0]
+
+
+def read_noted(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
+    """The table of a file, and what was assumed in reading it."""
     path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give a CSV of runs with the columns params, tokens and loss")
@@ -44,9 +49,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise ValueError(f"{path} is not text: it holds NUL bytes; save it as UTF-8 CSV")
     if not text.strip():
         raise ValueError(f"{path} cannot be read as CSV: it is empty; give a header and a row per run")
-    frame = _json(path.name, text) if text.lstrip()[0] in "[{" else _csv(path.name, text)
-    frame.attrs["name"] = path.name
-    return frame
+    return _json(path.name, text) if text.lstrip()[0] in "[{" else _csv(path.name, text)
 
 
 def _text(path: Path) -> str:
@@ -65,7 +68,7 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path} cannot be read as CSV ({error}); save it as UTF-8 CSV") from None
 
 
-def _csv(name: str, text: str) -> pd.DataFrame:
+def _csv(name: str, text: str) -> tuple[pd.DataFrame, list[str]]:
     first = EXCEL.match(text)
     if first:
         text, separator = text[first.end() :], first[1]
@@ -96,8 +99,7 @@ def _csv(name: str, text: str) -> pd.DataFrame:
     columns = [_typed(pd.Series(cells[place], dtype=object)) for place in kept]
     frame = pd.concat(columns, axis=1) if columns else pd.DataFrame()
     frame.columns = pd.Index([header[place] for place in kept], dtype=object)
-    frame.attrs["notes"] = tuple(notes)
-    return frame
+    return frame, notes
 
 
 def _header(text: str, separator: str) -> list[str]:
@@ -179,7 +181,7 @@ def _typed(cells: pd.Series) -> pd.Series:
     return words.where(~cells.isna() & (words != ""), None)
 
 
-def _json(name: str, text: str) -> pd.DataFrame:
+def _json(name: str, text: str) -> tuple[pd.DataFrame, list[str]]:
     try:
         whole, lines = json.loads(text, object_pairs_hook=once, parse_int=_whole), False
     except json.JSONDecodeError:
@@ -206,8 +208,7 @@ def _json(name: str, text: str) -> pd.DataFrame:
         if len(held) and held.map(lambda cell: isinstance(cell, str)).all():
             frame[column] = _typed(frame[column])
     kind = "JSON lines" if lines else "JSON"
-    frame.attrs["notes"] = (f"{name} was read as {kind}: {len(frame)} row{'s' * (len(frame) != 1)}",)
-    return frame
+    return frame, [f"{name} was read as {kind}: {len(frame)} row{'s' * (len(frame) != 1)}"]
 
 
 def _by_column(name: str, whole: dict[str, Any]) -> list[Any]:

@@ -1,20 +1,22 @@
 """The rows of a table that count: whose run ended well, whose architecture and run are known.
 
-`tidy` looks at a table as a whole, once, whoever brought it; what it sets aside, merges or assumes is a
-sentence in `attrs["notes"]`.
+`tidy` looks at a table as a whole, once, whoever brought it, and makes it a value, `Runs`; what it sets
+aside, merges or assumes is a sentence in its notes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from scaling.laws.runs import doubts
 from scaling.laws.runs.columns import chosen, folded, is_blank, lacking, named, rows_text
-from scaling.laws.runs.files import read_table
+from scaling.laws.runs.files import read_noted
 
 # What tools write of a run that ended well. Any other word is taken for a bad end.
 GOOD = frozenset(
@@ -35,115 +37,146 @@ FLAGS: dict[str, tuple[str, ...]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Runs:
+    """A table of runs under our names; every function of this package takes one in the place of a frame.
+
+    frame       the rows that count; the index counts the rows of the table from 1, or holds the ids of stored
+                runs, as the messages do
+    notes       what was set aside, merged or assumed
+    columns     as the table has them
+    labelled    whether the table names architectures; else all are "all"
+    convention  how FLOPs are counted, once `clean` has looked
+    """
+
+    frame: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    labelled: bool = False
+    convention: str = ""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def only(self, frame: pd.DataFrame) -> Runs:
+        """The same table with other rows or columns."""
+        return replace(self, frame=frame)
+
+    def of(self, arch: str) -> Runs:
+        """The rows of one architecture."""
+        return self.only(self.frame[self.frame["arch"] == arch])
+
+    @property
+    def quiet(self) -> Runs:
+        """Without the notes, for those who state them once: no result of it repeats them."""
+        return replace(self, notes=())
+
+
+Table: TypeAlias = "pd.DataFrame | Runs"
+
+
 def tidy(
-    frame: pd.DataFrame,
+    source: Table,
     *,
     columns: Mapping[str, str] | None = None,
     by: str | None = None,
     where: str | None = None,
-) -> pd.DataFrame:
+    notes: Sequence[str] = (),
+    ids: bool = False,
+) -> Runs:
     """The rows that count, under our names, once for all: what is tidy already comes back as it is.
 
     columns  our names to the table's, where they are not recognised
     by       the column that tells architectures apart, in the place of `arch`
     where    only rows for which this holds, as pandas.DataFrame.query takes it
+    notes    what is known of the table so far
+    ids      whether the column id names the rows, if no two are alike
 
-    The index counts the rows of the table from 1, or holds the ids of stored runs, as the messages do; parts
-    of a tidy table keep it. In `attrs`: "notes" on all that was set aside or assumed, "columns" as the table
-    has them, "labelled" whether it names architectures. Refused, with rows and column: two columns for one
-    thing, architectures or runs without a name, and what `doubts` says of the table as a whole.
+    Refused, with rows and column: two columns for one thing, architectures or runs without a name, and what
+    `doubts` says of the table as a whole.
     """
-    if not isinstance(frame, pd.DataFrame):
-        raise ValueError(f"runs are a {type(frame).__name__}; give a pandas.DataFrame, or read a CSV")
-    parted = "tidy" in frame.attrs and frame.index.is_unique
-    if parted and columns is by is where is None:
-        return frame
-    if not parted:
+    if isinstance(source, Runs):
+        if columns is by is where is None:
+            return source
+        before, frame = (*source.notes, *notes), source.frame
+    elif isinstance(source, pd.DataFrame):
+        before, frame = tuple(notes), source
         _not_shifted(frame)
-    out, notes = named(frame, columns, by)
-    before = frame.attrs.get("notes")
-    notes = [*(before if isinstance(before, tuple) else ()), *notes]
-    if not parted:
-        # A stored run is called by its id.
-        ids = out["id"].tolist() if "ids" in frame.attrs and "id" in out else []
-        out.index = pd.Index(ids) if 0 < len(ids) == len(set(ids)) else pd.RangeIndex(1, len(out) + 1)
-    out.attrs = {
-        "name": frame.attrs.get("name", "the table"),
-        "columns": tuple(frame.attrs.get("columns", map(str, frame.columns))),
-        "tidy": True,
-    }
+    else:
+        raise ValueError(f"runs are a {type(source).__name__}; give a pandas.DataFrame, or read a CSV")
+    out, recognised = named(frame, columns, by)
+    if isinstance(source, pd.DataFrame):
+        own = out["id"].tolist() if ids and "id" in out else []
+        out.index = pd.Index(own) if 0 < len(own) == len(set(own)) else pd.RangeIndex(1, len(out) + 1)
     if where is not None:
         out = chosen(out, where)
-    out = _good(out, notes)
-    out.attrs["labelled"] = "arch" in out
-    if out.attrs["labelled"]:
+    said = [*before, *recognised]
+    out = _good(out, said)
+    labelled = "arch" in out
+    if labelled:
         names = labels(out, "arch")
         if names.nunique() < out["arch"].astype(str).nunique():
-            notes.append("names in column 'arch' that differ only by spaces around them are one")
-    out["arch"] = names if out.attrs["labelled"] else "all"
+            said.append("names in column 'arch' that differ only by spaces around them are one")
+    out["arch"] = names if labelled else "all"
     if "run" in out:
         out["run"] = _run_labels(out)
-    notes += doubts.of_shape(out)
-    notes += doubts.of_units(out)
-    notes += doubts.of_losses(out, chosen=bool(set(columns or ()) & {"loss", "ppl"}))
-    notes += doubts.of_budgets(out)
-    out.attrs["notes"] = tuple(dict.fromkeys(notes))
-    return out
+    said += doubts.of_shape(out)
+    said += doubts.of_units(out)
+    said += doubts.of_losses(out, chosen=bool(set(columns or ()) & {"loss", "ppl"}))
+    said += doubts.of_budgets(out)
+    theirs = source.columns if isinstance(source, Runs) else tuple(map(str, frame.columns))
+    return Runs(frame=out, notes=tuple(dict.fromkeys(said)), columns=theirs, labelled=labelled)
 
 
-def ends(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per run of a tidy table: of the rows that share a `run`, the one with most tokens.
+def ends(runs: Runs) -> Runs:
+    """One row per run: of the rows that share a `run`, the one with most tokens.
 
     A note says how many rows that merges. Refused where the rows of a run are not the curve of one model.
     """
     keys = ["arch", "run"]
-    if "run" not in frame or not frame.duplicated(keys).any():
-        return frame
-    if "tokens" not in frame:
-        raise ValueError(lacking(["tokens"], frame))
-    table = frame.copy()
+    if "run" not in runs.frame or not runs.frame.duplicated(keys).any():
+        return runs
+    if "tokens" not in runs.frame:
+        raise ValueError(lacking(["tokens"], runs.columns))
+    table = runs.frame.copy()
     positive(table, "tokens")
-    runs = table.groupby(keys, sort=False)
-    sizes = runs["params"].nunique() if "params" in table else pd.Series([1])
+    curves = table.groupby(keys, sort=False)
+    sizes = curves["params"].nunique() if "params" in table else pd.Series([1])
     if (sizes > 1).any():
         raise ValueError(
             f"run {sizes.idxmax()[1]!r} has {sizes.max()} sizes, but rows that share a run are the training "
             "curve of one model; give each run its own label, or take the column out"
         )
-    last = table[table["tokens"] == runs["tokens"].transform("max")]
+    last = table[table["tokens"] == curves["tokens"].transform("max")]
     apart = last.drop_duplicates([*keys, "loss"] if "loss" in last else keys)
-    if len(apart) > runs.ngroups:
+    if len(apart) > curves.ngroups:
         rows = list(last.index[last.duplicated(keys, keep=False)])
         raise ValueError(
             f"{rows_text(rows)}: a run ends twice, with the same tokens and different losses; keep one"
         )
     last = last.drop_duplicates(keys)
-    runs = f"{len(last)} run{'s' * (len(last) != 1)}"
-    merged = f"{len(table)} rows are the training curves of {runs} (column run), each its last row"
-    last.attrs["notes"] = (*frame.attrs["notes"], merged)
-    return last
-
-
-def without_notes(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """A table, tidy, and its notes, for those who state them once: no result of it repeats them."""
-    out = tidy(frame).copy()
-    notes, out.attrs = out.attrs["notes"], out.attrs | {"notes": ()}
-    return out, notes
+    of = f"{len(last)} run{'s' * (len(last) != 1)}"
+    merged = f"{len(table)} rows are the training curves of {of} (column run), each its last row"
+    return replace(runs, frame=last, notes=(*runs.notes, merged))
 
 
 def read(
-    source: str | Path | pd.DataFrame,
+    source: str | Path | Table,
     *,
     columns: Mapping[str, str] | None = None,
     by: str | None = None,
     where: str | None = None,
-) -> pd.DataFrame:
+) -> Runs:
     """A table of runs for the functions of this package: of a file (CSV, JSON, JSON lines), or your frame.
 
     columns, by, where  as in `tidy`, whose checks are those of `mad scaling fit`
+
+    Of the result, `frame` holds the rows that count and `notes` what was set aside or assumed.
     """
-    frame = read_table(source) if isinstance(source, str | Path) else source
-    return tidy(frame, columns=columns, by=by, where=where)
+    if isinstance(source, str | Path):
+        frame, notes = read_noted(source)
+        return tidy(frame, columns=columns, by=by, where=where, notes=notes)
+    return tidy(source, columns=columns, by=by, where=where)
 
 
 def _not_shifted(frame: pd.DataFrame) -> None:

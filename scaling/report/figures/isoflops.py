@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scaling.laws.optima import grouped
+from scaling.laws.runs.cleaning import Table
 from scaling.report.figures.labels import Label, name_curves
 from scaling.report.figures.style import PARAMS, caption, finish, looks, panel_each, plain
 from scaling.report.numbers import number
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 MOST_LABELS = 6
 
 
-def figure_isoflop(frame: pd.DataFrame, found: IsoFlop) -> Figure:
+def figure_isoflop(frame: Table, found: IsoFlop) -> Figure:
     """Loss against N at each budget, parabolas, and optima with intervals; a panel per architecture."""
-    table, _ = grouped(frame)
+    table = grouped(frame).frame
     archs = sorted(table["arch"].unique())
     look = looks(archs)
     figure, axes = panel_each(len(archs), PARAMS, "loss L (nats per token)", log="x")

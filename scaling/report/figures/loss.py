@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.laws.runs.cleaning import clean
+from scaling.laws.runs.cleaning import Table, clean
 from scaling.report.figures.style import (
     FLOPS,
     FONT,
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from scaling.laws.fitted import FittedLaw
 
 
-def figure_surface(frame: pd.DataFrame, laws: Mapping[str, FittedLaw]) -> Figure:
+def figure_surface(frame: Table, laws: Mapping[str, FittedLaw]) -> Figure:
     """Contours of the fitted loss over N and D with the runs, isoFLOP lines and the efficient frontier."""
-    runs = clean(frame)
+    runs = clean(frame).frame
     look = looks(runs["arch"].unique())
     figure, axes = panel_each(len(laws), PARAMS, TOKENS, log="xy")
     n, d = (np.geomspace(runs[name].min() / 1.6, runs[name].max() * 1.6, 80) for name in ("params", "tokens"))
@@ -55,9 +55,9 @@ def figure_surface(frame: pd.DataFrame, laws: Mapping[str, FittedLaw]) -> Figure
     )
 
 
-def figure_residuals(frame: pd.DataFrame, laws: Mapping[str, FittedLaw]) -> Figure:
+def figure_residuals(frame: Table, laws: Mapping[str, FittedLaw]) -> Figure:
     """Residuals of the laws against N, D and C: what the form of the law does not hold."""
-    runs = clean(frame)
+    runs = clean(frame).frame
     look = looks(runs["arch"].unique())
     figure, axes = panels(1, 3, width=3.0, share_x="none", log="x")
     names = {"params": PARAMS, "tokens": TOKENS, "flops": FLOPS}

@@ -13,7 +13,7 @@ from scaling.laws.families import Families
 from scaling.laws.forms import FORMS, STANDARD
 from scaling.laws.gadre import OverTrainingLaw
 from scaling.laws.law import COEFFICIENTS
-from scaling.laws.runs.cleaning import NotIdentified, clean
+from scaling.laws.runs.cleaning import NotIdentified, Runs, clean
 from scaling.report.evidence import Evidence
 from scaling.report.figures.loss import figure_residuals, figure_surface
 from scaling.report.numbers import number, span, within
@@ -35,7 +35,7 @@ HEADINGS = ("architecture", "severity", "finding", "remedy")
 
 
 def law_section(
-    arch: str, found: Audit, targets: Sequence[float] = (), held_out: pd.DataFrame | None = None
+    arch: str, found: Audit, targets: Sequence[float] = (), held_out: Runs | None = None
 ) -> Section:
     """A fitted law with its audit, its optima at the targets, and its errors on runs that were not fitted."""
     law, findings = found.law, [str(finding) for finding in found.findings]
@@ -160,7 +160,7 @@ def _coefficients(arch: str, found: Families) -> dict[str, Any]:
     return row
 
 
-def overtraining_law_section(arch: str, law: OverTrainingLaw, held_out: pd.DataFrame | None) -> Section:
+def overtraining_law_section(arch: str, law: OverTrainingLaw, held_out: Runs | None) -> Section:
     """The law of training beyond the optimum, and its errors on runs that were not fitted."""
     errors, said = _errors(held_out, lambda n, d: law.loss(n, np.asarray(d) / np.asarray(n)))
     values = {name: getattr(law, name) for name in ("E", "a", "b", "c", "eta")}
@@ -174,11 +174,11 @@ def overtraining_law_section(arch: str, law: OverTrainingLaw, held_out: pd.DataF
     )
 
 
-def _errors(rest: pd.DataFrame | None, predict: Callable[[Any, Any], Any]) -> tuple[dict[str, Any], str]:
+def _errors(rest: Runs | None, predict: Callable[[Any, Any], Any]) -> tuple[dict[str, Any], str]:
     """Errors of predicted losses in percent; a positive bias predicts too high."""
     if rest is None:
         return {}, ""
-    rest = clean(rest)
+    rest = clean(rest).frame
     n, d, loss = (rest[name].to_numpy(float) for name in ("params", "tokens", "loss"))
     errors = 100 * (np.asarray(predict(n, d)) / loss - 1)
     worst = int(np.abs(errors).argmax())

@@ -122,9 +122,9 @@ def allocations_section(known: Evidence) -> Section:
     """N* and D* by the approaches side by side."""
     tables = []
     for arch in known.archs:
-        mine = known.runs[known.runs["arch"] == arch]
+        mine = known.runs.of(arch)
         if known.convention != "C as given":  # then FLOPs are derived again
-            mine = mine.drop(columns="flops")
+            mine = mine.only(mine.frame.drop(columns="flops"))
         law = known.laws.get(arch)
         try:
             table = side_by_side(mine, at=known.target, law=law, budgets=known.budgets, **known.drawn)

@@ -14,7 +14,7 @@ from scaling.report.section import Section, Table
 def runs_section(known: Evidence) -> Section:
     """What was trained, and the notes on the table."""
     rows = []
-    for arch, mine in known.ends.groupby("arch"):
+    for arch, mine in known.ends.frame.groupby("arch"):
         columns = {
             "N": mine["params"],
             "D": mine["tokens"],
@@ -33,7 +33,7 @@ def runs_section(known: Evidence) -> Section:
 
 def limits_section(known: Evidence) -> Section:
     """What these runs can and cannot show."""
-    flops = _range(known.ends["flops"], " and ")
+    flops = _range(known.ends.frame["flops"], " and ")
     between = f"between {flops} FLOPs" if " and " in flops else f"at {flops} FLOPs"
     budgets = 0
     if known.iso is not None:
@@ -53,7 +53,7 @@ def limits_section(known: Evidence) -> Section:
         f"Parameters and FLOPs are as the table's maker counted them ({known.convention}); "
         "exponents depend on whether embeddings and the output head count.",
     ]
-    if "seed" not in known.ends or known.ends["seed"].nunique() < 2:
+    if "seed" not in known.ends.frame or known.ends.frame["seed"].nunique() < 2:
         said.append(
             "No run was repeated with another seed: their noise is judged by the scatter around the fits."
         )

@@ -11,7 +11,8 @@ from scaling.laws.comparison import Comparison, compare
 from scaling.laws.isoflops import IsoFlop
 from scaling.laws.penalty import RATIOS, OverTraining, overtraining
 from scaling.laws.runs.cleaning import NotIdentified
-from scaling.laws.runs.rows import without_notes
+from scaling.laws.runs.rows import Table as RunTable
+from scaling.laws.runs.rows import tidy
 from scaling.laws.state import StateLaw
 from scaling.report.figures.frontiers import figure_frontiers
 from scaling.report.figures.penalty import figure_overtraining
@@ -25,7 +26,7 @@ FOUR = 4.0
 
 
 def compared(
-    frame: pd.DataFrame,
+    frame: RunTable,
     *,
     baseline: str | None = None,
     at: float | None = None,
@@ -33,10 +34,11 @@ def compared(
     **drawn: Any,
 ) -> Section:
     """All that runs say of architectures at equal compute; drawn: bootstrap, confidence and seed."""
-    frame, notes = without_notes(frame)
-    ratios = ratios_section(compare(frame, baseline=baseline, at=at, budgets=budgets, **drawn))
+    table = tidy(frame)
+    runs, notes = table.quiet, table.notes
+    ratios = ratios_section(compare(runs, baseline=baseline, at=at, budgets=budgets, **drawn))
     try:
-        penalties = penalty_section(overtraining(frame, budgets=budgets, **drawn), at)
+        penalties = penalty_section(overtraining(runs, budgets=budgets, **drawn), at)
     except NotIdentified as error:
         said = (f"the penalty off the optimum is not identified: {error}",)
         penalties = Section(notes=said, data={"penalties": [], "penalties_at": at})

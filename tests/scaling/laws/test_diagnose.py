@@ -30,13 +30,13 @@ Array = npt.NDArray[np.float64]
 def runs_at(n: npt.ArrayLike, d: npt.ArrayLike, noise: float = 0.0, law: Law = LAW) -> pd.DataFrame:
     n, d = np.broadcast_arrays(np.asarray(n, float), np.asarray(d, float))
     loss = law.loss(n, d) * np.exp(noise * np.random.default_rng(0).standard_normal(len(n)))
-    return runs.clean(pd.DataFrame({"params": n, "tokens": d, "loss": loss}), duplicates=True)
+    return runs.clean(pd.DataFrame({"params": n, "tokens": d, "loss": loss}), duplicates=True).frame
 
 
 def design(n: npt.ArrayLike, d: npt.ArrayLike) -> pd.DataFrame:
     """Runs of which only the places matter."""
     n, d = np.broadcast_arrays(np.asarray(n, float), np.asarray(d, float))
-    return runs.clean(pd.DataFrame({"params": n, "tokens": d, "loss": 3.0}), duplicates=True)
+    return runs.clean(pd.DataFrame({"params": n, "tokens": d, "loss": 3.0}), duplicates=True).frame
 
 
 def isoflop_grid(budgets: npt.ArrayLike, sizes: int, width: float) -> tuple[Array, Array]:
@@ -53,7 +53,7 @@ def test_condition_numbers_of_the_public_designs() -> None:
     assert condition(law, frame["params"], frame["tokens"]) == pytest.approx(39.55, rel=0.02)
     assert check_design(frame) == ()
     gadre = scaling.read(data / "gadre_c4_rpj.csv")
-    frame = runs.clean(gadre[gadre["train_set"] == "c4_original"])
+    frame = runs.clean(gadre[gadre["train_set"] == "c4_original"]).frame
     law = Law(E=1.62, A=122.55, B=242.61, alpha=0.2526, beta=0.2622)
     assert condition(law, frame["params"], frame["tokens"]) == pytest.approx(29.3, rel=0.02)
     assert check_design(frame) == ()

@@ -91,7 +91,7 @@ def test_what_is_shared_is_equal_and_what_is_not_differs(shared: tuple[str, ...]
 @pytest.mark.parametrize("delta", [1e-3, SQUARES])
 @pytest.mark.parametrize("shared", [("E",), ("alpha",), ("alpha", "beta"), ("E", "alpha", "beta")])
 def test_the_optimum_is_that_of_many_random_starts(shared: tuple[str, ...], delta: float) -> None:
-    groups = by_architecture(clean(study(UNLIKE, noise=0.006, seed=3)))
+    groups = by_architecture(clean(study(UNLIKE, noise=0.006, seed=3)).frame)
     tied = Problem.of([Points.of(group) for group in groups.values()], shared=shared)
     rng = np.random.default_rng(0)
     start = np.empty((30, len(tied.low)))
@@ -106,7 +106,7 @@ def test_the_optimum_is_that_of_many_random_starts(shared: tuple[str, ...], delt
 
 @pytest.mark.parametrize("shared", SETS)
 def test_a_start_is_already_close(shared: tuple[str, ...]) -> None:
-    groups = by_architecture(clean(study(LAWS, noise=0.01)))
+    groups = by_architecture(clean(study(LAWS, noise=0.01)).frame)
     tied = Problem.of([Points.of(group) for group in groups.values()], shared=shared)
     _, best, _ = optimum(tied, (SQUARES,))
     start = tied.system(starts(tied, np.ones(tied.n))[:1], np.ones((1, tied.n)), SQUARES).value[0]
@@ -114,7 +114,7 @@ def test_a_start_is_already_close(shared: tuple[str, ...]) -> None:
 
 
 def test_joint_derivatives_are_those_of_differences() -> None:
-    groups = by_architecture(clean(study(UNLIKE, noise=0.01)))
+    groups = by_architecture(clean(study(UNLIKE, noise=0.01)).frame)
     tied = Problem.of([Points.of(group) for group in groups.values()], shared=("E", "beta"))
     rng = np.random.default_rng(1)
     weights = rng.integers(0, 3, (1, tied.n)).astype(float)

@@ -66,7 +66,7 @@ def test_a_resample_is_a_table_with_runs_given_as_often_as_drawn() -> None:
 
 
 def test_clusters_are_drawn_whole() -> None:
-    runs = clean(simulate(0.003, 0).assign(run=np.arange(35) // 3))
+    runs = clean(simulate(0.003, 0).assign(run=np.arange(35) // 3)).frame
     for resample, count in (("pairs", 35), ("budget", 5), ("run", 12)):
         groups = clusters(runs, resample)
         drawn = multiplicities(groups, 50, seed=0)

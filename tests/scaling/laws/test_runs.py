@@ -14,6 +14,7 @@ import pytest
 import scaling
 from scaling.laws.runs import cleaning as runs
 
+PACKAGE = Path(scaling.__file__).parent
 GOOD = pd.DataFrame(
     {
         "arch": ["a", "a", "b"],
@@ -33,13 +34,13 @@ def changed(row: int, column: str, value: object) -> pd.DataFrame:
 def test_counts_become_float64_and_flops_do_not_overflow() -> None:
     huge = GOOD.assign(params=10**11, tokens=[10**13, 2 * 10**13, 3 * 10**13])
     clean = runs.clean(huge)
-    assert clean["flops"].tolist() == [6e24, 1.2e25, 1.8e25]
-    assert clean.attrs["convention"] == "C = 6 N D"
+    assert clean.frame["flops"].tolist() == [6e24, 1.2e25, 1.8e25]
+    assert clean.convention == "C = 6 N D"
 
 
 def test_perplexity_serves_as_loss_and_further_columns_are_kept() -> None:
     frame = GOOD.drop(columns="loss").assign(ppl=np.exp([3.5, 3.2, 3.4]), seed=[1, 2, 3])
-    clean = runs.clean(frame)
+    clean = runs.clean(frame).frame
     np.testing.assert_allclose(clean["loss"], [3.5, 3.2, 3.4], rtol=1e-15)
     assert clean["seed"].tolist() == [1, 2, 3]
     assert "loss" not in frame
@@ -96,8 +97,8 @@ def test_two_seeds_of_one_size_are_no_duplicates() -> None:
 def test_runs_that_are_not_ok_are_set_aside_and_listed() -> None:
     frame = GOOD.assign(status=["ok", "diverged", "ok"], loss=[3.5, np.nan, 3.4])
     clean = runs.clean(frame)
-    assert clean.index.tolist() == [1, 3]
-    assert clean.attrs["notes"] == ("row 2 set aside: status 'diverged' is not ok",)
+    assert clean.frame.index.tolist() == [1, 3]
+    assert clean.notes == ("row 2 set aside: status 'diverged' is not ok",)
 
 
 def test_budgets_are_taken_found_or_snapped() -> None:
@@ -106,7 +107,7 @@ def test_budgets_are_taken_found_or_snapped() -> None:
         pd.DataFrame(
             {"params": 1e5, "tokens": np.array(flops) / 6e5, "flops": flops, "loss": [3, 2, 1, 4, 5]}
         )
-    )
+    ).frame
     found = runs.budgets(frame)
     assert found.nunique() == 3
     assert found.iloc[0] == found.iloc[1] == pytest.approx((1.00e12 * 1.04e12) ** 0.5)
@@ -122,13 +123,13 @@ def test_budgets_are_taken_found_or_snapped() -> None:
 def test_a_budget_that_is_a_name_counts_as_the_flops_of_its_runs(names: list[object]) -> None:
     flops = np.array([1.00e12, 1.04e12, 3.0e12, 2.9e12, 9.9e12])
     table = pd.DataFrame({"params": 1e5, "tokens": flops / 6e5, "flops": flops, "loss": [3, 2, 1, 4, 5]})
-    found = runs.budgets(runs.clean(table.assign(budget=names)))
+    found = runs.budgets(runs.clean(table.assign(budget=names)).frame)
     means = [(1.00 * 1.04) ** 0.5 * 1e12] * 2 + [(3.0 * 2.9) ** 0.5 * 1e12] * 2 + [9.9e12]
     np.testing.assert_allclose(found, means, rtol=1e-12)
 
 
 def test_no_module_is_named_like_a_public_function() -> None:
-    files = {path.stem for path in Path(scaling.__file__).parent.rglob("*.py")}
+    files = {path.stem for room in ("laws", "scores", "report") for path in PACKAGE.glob(f"{room}/**/*.py")}
     assert not files & set(scaling.__all__)
     for name in scaling.__all__:
         assert not isinstance(getattr(scaling, name), ModuleType), name
@@ -141,6 +142,6 @@ def test_the_package_loads_nothing_until_it_is_asked() -> None:
 
 
 def test_rows_of_a_part_of_a_table_keep_their_numbers() -> None:
-    part = runs.tidy(changed(3, "tokens", np.nan)).iloc[1:]
+    whole = runs.tidy(changed(3, "tokens", np.nan))
     with pytest.raises(ValueError, match="row 3, column 'tokens'"):
-        runs.clean(part)
+        runs.clean(whole.only(whole.frame.iloc[1:]))

@@ -7,7 +7,7 @@ import pytest
 from mad.store import Store
 from scaling.commands.reading import read
 from scaling.laws.fitting import repeated
-from scaling.laws.runs.cleaning import clean
+from scaling.laws.runs.cleaning import clean, tidy
 from scaling.lm.stored import curves_frame, language_frame
 from tests.mad.language_records import CORPUS, language
 
@@ -62,19 +62,19 @@ def test_tuning_and_failures_are_left_out_and_divergence_is_said(path: Path) -> 
 
 
 def test_the_table_is_one_that_the_fits_accept(path: Path) -> None:
-    table = clean(language_frame(path))
-    assert list(table["loss"]) == [2.5, 2.0]
+    table = clean(tidy(language_frame(path), ids=True))
+    assert list(table.frame["loss"]) == [2.5, 2.0]
     diverged = language(status="diverged", seed=3).id[:10]
-    assert table.attrs["notes"][0] == f"run {diverged} set aside: status 'diverged' is not ok"
+    assert table.notes[0] == f"run {diverged} set aside: status 'diverged' is not ok"
 
 
 def test_what_is_said_of_stored_runs_names_them_by_their_ids(path: Path) -> None:
     ids = [language(seed=seed).id[:10] for seed in (0, 1)]
     frame = language_frame(path)
     with pytest.raises(ValueError, match=f"runs {ids[0]}, {ids[1]}: tokens exceed 4 times unique_tokens"):
-        repeated(clean(frame.assign(unique_tokens=1e4)), "refuse", 15.4)
+        repeated(clean(tidy(frame.assign(unique_tokens=1e4), ids=True)), "refuse", 15.4)
     both = pd.concat([frame, frame.assign(seed=9)])  # Ids that are not of one run each name none.
-    assert clean(both).attrs["notes"][0].startswith("rows 3, 6 set aside")
+    assert tidy(both, ids=True).notes[0].startswith("rows 3, 6 set aside")
 
 
 def test_a_stored_count_of_unique_tokens_that_cannot_be_costs_its_run_and_no_other(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_stored_count_of_unique_tokens_that_cannot_be_costs_its_run_and_no_oth
     with Store(tmp_path / "store.sqlite") as store:
         store.commit(runs)
     frame, _ = read(None, tmp_path / "store.sqlite")
-    assert sorted(frame["seed"]) == [0, 2]
-    assert f"set aside: run {runs[1].id} (1.0 is no count of the text" in frame.attrs["notes"][0]
+    assert sorted(frame.frame["seed"]) == [0, 2]
+    assert f"set aside: run {runs[1].id} (1.0 is no count of the text" in frame.notes[0]
 
 
 def test_an_open_store_serves_as_well(path: Path) -> None:

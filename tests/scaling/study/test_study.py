@@ -76,7 +76,7 @@ def test_a_study_tunes_and_then_trains_the_grid_at_the_rates_of_its_rule(tmp_pat
 
 def test_the_table_can_be_fitted(tmp_path: Path) -> None:
     frame, _ = go(tmp_path, Training(tmp_path))
-    clean = runs.clean(frame)
+    clean = runs.clean(frame).frame
     assert sorted(clean["budget"].unique()) == [1e11, 3e11, 1e12]
     assert (clean["flops"] / clean["budget"] - 1).abs().max() < 0.01
 

@@ -98,7 +98,8 @@ def test_a_plan_and_its_records_are_one_study(
         catch_exceptions=False,
     )
     assert result.exit_code == 0
-    frame, curves = read(None, stores[name])
+    runs, curves = read(None, stores[name])
+    frame = runs.frame
     plan = json.loads((RESULTS / f"{name}.plan.json").read_text())["plan"]
     assert len(frame) == len(plan["runs"]) and set(frame["status"]) == {"ok"}
-    assert curves is not None and set(curves["run"]) == set(frame["id"])
+    assert curves is not None and set(curves.frame["run"]) == set(frame["id"])
