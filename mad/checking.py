@@ -67,9 +67,11 @@ def _battery(record: Record) -> Iterator[str]:
         return
     for split, rows in splits.items():
         found: Measure = getattr(metrics, split)
-        hits = found.micro * found.targets
+        hits, length = found.micro * found.targets, config.task.get("seq_len")
         if found.rows != rows:
             yield f"measured {found.rows} rows of {split}, and its configuration has {rows}"
+        if isinstance(length, int) and found.targets > rows * length:
+            yield f"has {found.targets:,} targets of {split} in {rows:,} rows of length {length}"
         if abs(hits - round(hits)) > WHOLE:
             yield f"has a {split} accuracy of {found.micro}: not a whole number of {found.targets} targets"
         if len({(value == 0, value == 1) for value in (found.micro, found.macro)}) > 1:
@@ -103,8 +105,6 @@ def _language(record: LanguageRecord) -> Iterator[str]:
         yield impossible
     if status == "diverged":
         yield f"diverged, and yet has a loss of {metrics.loss:g}"
-    if impossible := below_entropy(config, metrics):
-        yield impossible
     size, bits = config.corpus.bytes_per_token, metrics.bits_per_byte
     if size is not None and bits is not None and not _near(bits * math.log(2) * size, metrics.loss):
         yield f"has a loss of {metrics.loss:g}, and {bits:g} bits a byte"
