@@ -244,9 +244,11 @@ class Record(StoredRecord):
             return
         for split, rows in splits.items():
             found: Measure = getattr(metrics, split)
-            hits = found.micro * found.targets
+            hits, length = found.micro * found.targets, config.task.get("seq_len")
             if found.rows != rows:
                 yield f"measured {found.rows} rows of {split}, and its configuration has {rows}"
+            if isinstance(length, int) and found.targets > rows * length:
+                yield f"has {found.targets:,} targets of {split} in {rows:,} rows of length {length}"
             if abs(hits - round(hits)) > HITS_TOLERANCE:
                 whole = f"not a whole number of {found.targets} targets"
                 yield f"has a {split} accuracy of {found.micro}: {whole}"

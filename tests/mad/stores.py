@@ -55,7 +55,7 @@ def filled(path: Path, specs: Mapping[str, str], *, studies: int = 3) -> Path:
     with Store(path) as store:
         for i, (label, spec) in enumerate(specs.items()):
             for at in SUITES["smoke"].settings:
-                store.commit(group(at, 0.5 + i / 20, 0.5, who=architecture(spec), given=spec))
+                store.commit(group(at, 0.5 + i / 32, 0.5, who=architecture(spec), given=spec))
             if i < studies:
                 store.commit(study(label, spec, math.exp(-i / 50)))
     return path

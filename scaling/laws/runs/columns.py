@@ -53,6 +53,8 @@ FORMS = {folded: ours for ours, names in KNOWN.items() for folded in (ours, *nam
 SHOWN = 5
 # Digits of an id, of which `mad show` and `mad rm` take as many as tell it from others.
 BEGINNING = 10
+# Words of a name that is not in our units: nothing to advise in the place of nats or a count.
+OTHER = {"bit", "bits", "bpb", "bpc", "bpt", "log", "per", "ratio", "mult"}
 # What stands in a cell that holds nothing.
 BLANK = frozenset(("", "nan", "na", "n/a", "null", "none", "<na>", "nat"))
 OPTION = "with --columns (in Python columns={...} of scaling.read)"
@@ -220,8 +222,8 @@ def _form(name: str) -> str | None:
 
 
 def _likely(name: str, columns: Sequence[str]) -> str | None:
-    """The column that is most likely meant; never a training loss for the held-out one."""
-    forms = {folded(column): column for column in columns}
+    """The column that is most likely meant; never one of another unit, or the training loss."""
+    forms = {form: column for column in columns if not OTHER & set((form := folded(column)).split("_"))}
     if name == "loss":
         forms = {form: column for form, column in forms.items() if "train" not in form}
     close = get_close_matches(name, forms, n=1, cutoff=0.5)

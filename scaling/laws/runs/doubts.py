@@ -174,7 +174,7 @@ def of_shape(frame: pd.DataFrame) -> list[str]:
         notes.append(
             f"{' and '.join(map(repr, alike))} are architectures of their own, alike but for case and hyphens"
         )
-    return notes + _parted(frame) if frame["arch"].nunique() == 1 else notes
+    return notes + (_crossed(frame) or (_mingled(frame) if len(archs) == 1 else []))
 
 
 def _history(frame: pd.DataFrame) -> Iterator[str]:
@@ -199,26 +199,43 @@ def _history(frame: pd.DataFrame) -> Iterator[str]:
     yield SERIOUS + words.replace("these are", "if these are").replace(", and a run", ", a run")
 
 
-def _parted(frame: pd.DataFrame) -> list[str]:
-    """Columns of words by which the (N, D) points of a table come in pairs, or that name models."""
-    words = [
+def _crossed(frame: pd.DataFrame) -> list[str]:
+    """The column, of words or of settings such as rates, by which each point has several runs."""
+    if not {"params", "tokens"} <= set(frame):
+        return []
+    size, data = (np.log(_numbers(frame, name)).round(2) for name in ("params", "tokens"))
+    last = frame.loc[data.sort_values().index]
+    if "run" in frame:
+        last = last.drop_duplicates(["arch", "run"], keep="last")
+    point = [last["arch"], size[last.index], data[last.index]]
+    for name in _labels(last, "string", "categorical", "floating", "integer", "mixed-integer-float"):
+        values = last[name].groupby(point).agg(frozenset)
+        several = values[values.map(len) > 1]
+        # What is measured differs from point to point; what is set does not.
+        alike = len(several) if name in _labels(last) else several.value_counts().max()
+        if len(several) and alike >= len(values) / 2:
+            remedy = f"say --by {name}" if frame["arch"].nunique() == 1 else "choose one value with --where"
+            return [
+                f"{SERIOUS}the runs come in groups of equal params and tokens, told apart by column "
+                f"{name!r}, and are fitted as one architecture; {remedy}"
+            ]
+    return []
+
+
+def _labels(frame: pd.DataFrame, *kinds: str) -> list[str]:
+    """Columns of a few values, words unless other kinds are named, that may tell rows apart."""
+    return [
         name
         for name in frame
         if name not in KNOWN
         and folded(name) not in REPLICAS
-        and pd.api.types.infer_dtype(frame[name], skipna=True) in ("string", "categorical")
+        and pd.api.types.infer_dtype(frame[name], skipna=True) in (kinds or ("string", "categorical"))
         and 1 < frame[name].nunique() <= 20
     ]
-    known = {"params", "tokens"} <= set(frame)
-    for name in words:
-        if known:
-            point = [np.log(_numbers(frame, column)).round(2) for column in ("params", "tokens")]
-            pairs = frame[name].groupby(point).nunique()
-            if len(pairs) and (pairs > 1).mean() >= 0.5:
-                return [
-                    f"{SERIOUS}the runs come in groups of equal params and tokens, told apart by column "
-                    f"{name!r}, and are fitted as one architecture; say --by {name}"
-                ]
+
+
+def _mingled(frame: pd.DataFrame) -> list[str]:
+    """Columns of words that name models, in a table of one architecture."""
     for name in frame:
         if folded(name) in {*MODELS, *LABELS} and name not in KNOWN:
             kinds = frame[name].dropna().astype(str).map(_kind).value_counts()
@@ -228,7 +245,7 @@ def _parted(frame: pd.DataFrame) -> list[str]:
                     f"sizes ({', '.join(kinds.index[:5])}), which are fitted as one architecture; a column "
                     "arch tells them apart"
                 ]
-    for name in words:
+    for name in _labels(frame):
         if folded(name) in MODELS and frame[name].value_counts().min() >= 4:
             return [
                 f"column {name!r} has {frame[name].nunique()} values, which are fitted as one architecture; "

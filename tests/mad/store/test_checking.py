@@ -107,8 +107,9 @@ def test_a_value_that_no_command_could_count_with_is_refused_with_its_line(
 
 
 CONTRADICTIONS = [
-    (BATTERY, "metrics.test.micro", 0.95001, "test accuracy of 0.95001: not a whole number of 12800 targets"),
-    (BATTERY, "metrics.test.targets", 12_801, "not a whole number of 12801 targets"),
+    (BATTERY, "metrics.test.micro", 0.95001, "test accuracy of 0.95001: not a whole number of 10240 targets"),
+    (BATTERY, "metrics.test.targets", 10_239, "not a whole number of 10239 targets"),
+    (BATTERY, "metrics.test.targets", 10**9, "has 1,000,000,000 targets of test in 1,280 rows of length "),
     (BATTERY, "metrics.test.rows", 64, "measured 64 rows of test, and its configuration has 1280"),
     (BATTERY, "metrics.test.micro", 1.0, "test accuracy of 1.0, but 0.5 over classes"),
     (BATTERY, "metrics.test.macro", 0.0, "test accuracy of 0.5, but 0.0 over classes"),
