@@ -178,18 +178,18 @@ def _errors(rest: Runs | None, predict: Callable[[Any, Any], Any]) -> tuple[dict
     """Errors of predicted losses in percent; a positive bias predicts too high."""
     if rest is None:
         return {}, ""
-    rest = clean(rest).frame
-    n, d, loss = (rest[name].to_numpy(float) for name in ("params", "tokens", "loss"))
+    table = clean(rest).frame
+    n, d, loss = (table[name].to_numpy(float) for name in ("params", "tokens", "loss"))
     errors = 100 * (np.asarray(predict(n, d)) / loss - 1)
     worst = int(np.abs(errors).argmax())
     found = {
-        "runs": len(rest),
+        "runs": len(table),
         "mape": float(np.abs(errors).mean()),
         "bias": float(errors.mean()),
         "worst": float(errors[worst]),
         "worst_params": float(n[worst]),
         "worst_tokens": float(d[worst]),
-        "errors": dict(zip(map(str, rest.index), map(float, errors), strict=True)),
+        "errors": dict(zip(map(str, table.index), map(float, errors), strict=True)),
     }
     said = (
         f"{found['runs']} runs that were not fitted: mean absolute error of the loss {found['mape']:.3f} %, "

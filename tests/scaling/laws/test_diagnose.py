@@ -48,11 +48,11 @@ def isoflop_grid(budgets: npt.ArrayLike, sizes: int, width: float) -> tuple[Arra
 @pytest.mark.skipif("MAD_SCALING_DATA" not in os.environ, reason="MAD_SCALING_DATA names no folder of runs")
 def test_condition_numbers_of_the_public_designs() -> None:
     data = Path(os.environ["MAD_SCALING_DATA"])
-    frame = runs.clean(scaling.read(data / "chinchilla_kyotakano.csv"))
+    frame = runs.clean(scaling.read(data / "chinchilla_kyotakano.csv")).frame
     law = Law(E=1.783894, A=442.1641, B=1271.808, alpha=0.342626, beta=0.342002)
     assert condition(law, frame["params"], frame["tokens"]) == pytest.approx(39.55, rel=0.02)
     assert check_design(frame) == ()
-    gadre = scaling.read(data / "gadre_c4_rpj.csv")
+    gadre = scaling.read(data / "gadre_c4_rpj.csv").frame
     frame = runs.clean(gadre[gadre["train_set"] == "c4_original"]).frame
     law = Law(E=1.62, A=122.55, B=242.61, alpha=0.2526, beta=0.2622)
     assert condition(law, frame["params"], frame["tokens"]) == pytest.approx(29.3, rel=0.02)

@@ -421,18 +421,18 @@ def test_a_sweep_of_rates_that_is_read_as_runs_of_one_law_is_named() -> None:
     rates = (1e-3, 3e-3, 1e-2)
     sweep = pd.concat([design().assign(lr=rate) for rate in rates], ignore_index=True)
     sweep["loss"] *= 1 + 3 * sweep["lr"]
-    [note] = tidy(sweep).attrs["notes"]
+    [note] = tidy(sweep).notes
     assert note.startswith("serious:") and note.endswith("say --by lr")
-    assert scaling.read(sweep, where="lr == 0.001").attrs["notes"] == ()
+    assert scaling.read(sweep, where="lr == 0.001").notes == ()
     two = pd.concat([sweep.assign(arch=name) for name in ("one", "two")], ignore_index=True)
     assert (
         tidy(two)
-        .attrs["notes"][0]
+        .notes[0]
         .endswith("column 'lr', and are fitted as one architecture; choose one value with --where")
     )
     # A number that is measured, here in replicas, is no setting.
     hours = np.random.default_rng(0).integers(1, 9, len(sweep))
-    assert tidy(sweep.rename(columns={"lr": "seed"}).assign(hours=hours)).attrs["notes"] == ()
+    assert tidy(sweep.rename(columns={"lr": "seed"}).assign(hours=hours)).notes == ()
 
 
 def test_no_column_of_another_unit_is_advised() -> None:
