@@ -287,12 +287,25 @@ def check_size(
     return size
 
 
-@functools.lru_cache(maxsize=8)
 def sketched(
     spec: Spec, vocab_size: int, dim: int, max_len: int, readout: str, options: ModelOptions
 ) -> SequenceModel:
-    """The `sketch` that is shared by all who only count in it."""
+    """The `sketch` that is shared by all who only count in it; of layers of the user's own, whose code may
+    change, a new one.
+    """
+    make = _sketched.__wrapped__ if _has_own(spec) else _sketched
+    return make(spec, vocab_size, dim, max_len, readout, options)
+
+
+@functools.lru_cache(maxsize=8)
+def _sketched(
+    spec: Spec, vocab_size: int, dim: int, max_len: int, readout: str, options: ModelOptions
+) -> SequenceModel:
     return sketch(spec, vocab_size=vocab_size, dim=dim, max_len=max_len, readout=readout, options=options)
+
+
+def _has_own(spec: Spec) -> bool:
+    return any(registry.get(layer.name).source for layer in spec.walk())
 
 
 @functools.lru_cache(maxsize=256)
@@ -301,7 +314,7 @@ def _bytes(spec: Spec, vocab_size: int, dim: int, max_len: int, readout: str, op
         model = sketched(spec, vocab_size, dim, max_len, readout, options)
     except Exception:
         # A layer of the user's own need not run on the meta device; built in earnest, it says what is wrong.
-        if any(registry.get(layer.name).source for layer in spec.walk()):
+        if _has_own(spec):
             return 0
         raise
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))

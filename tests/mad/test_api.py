@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import mad
+from architectures.grammar.stripe import _Parser
+from architectures.model import SequenceModel
 from mad.store import Store
 from synthetic_tasks import Task
 
@@ -158,3 +160,26 @@ def test_every_argument_is_documented(name: str) -> None:
 def test_the_version_is_that_of_the_project() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert mad.__version__ == project["version"]
+
+
+def test_a_spec_is_parsed_once_and_its_model_built_twice_before_the_first_step(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed, built = [], []
+    parse, init = _Parser.parse, SequenceModel.__init__
+
+    def counted_parse(self: Any) -> Any:
+        parsed.append(self)
+        return parse(self)
+
+    def counted_init(self: Any, *given: Any, **options: Any) -> None:
+        init(self, *given, **options)
+        built.append(self.embedding.weight.is_meta)
+
+    monkeypatch.setattr(_Parser, "parse", counted_parse)
+    monkeypatch.setattr(SequenceModel, "__init__", counted_init)
+    monkeypatch.setattr("mad.run.runner.train", lambda *_, **__: pytest.fail("the first step"))
+    mad.bench("3*mlp", suite="smoke", tasks=["compression"], store=store)
+    assert len(parsed) == 1
+    assert built.count(False) == 2, "to be asked, and to be trained"
+    assert built.count(True) <= 1, "sketched without numbers, to be counted"
