@@ -18,7 +18,7 @@ import pandas as pd
 
 from scaling.laws.law import Interval
 from scaling.laws.optima import by_architecture, grouped
-from scaling.laws.powerlaw import Sharing, power, power_laws
+from scaling.laws.powerlaw import PowerLaws, power, power_laws
 from scaling.laws.runs import cleaning as runs
 from scaling.laws.runs.cleaning import NotIdentified, Status, rows_text
 
@@ -28,7 +28,7 @@ POOR = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class StateLaw:
+class StateLaw(PowerLaws):
     """P* = coefficient M^exponent, by class of models.
 
     exponents, coefficients, intervals, coefficient_intervals   by class; equal exponents where `shared`
@@ -38,14 +38,7 @@ class StateLaw:
     """
 
     shared: bool
-    exponents: dict[str, float]
-    coefficients: dict[str, float]
-    intervals: dict[str, Interval]
-    coefficient_intervals: dict[str, Interval]
-    sharing: Sharing | None
     points: pd.DataFrame = field(repr=False)
-    n: int
-    r2: float
     warnings: tuple[str, ...]
     status: Status
 
@@ -129,15 +122,9 @@ def state_law(
     if rising:
         notes.append(f"perplexity does not fall with the state ({', '.join(rising)}): no state-optimal law")
     return StateLaw(
+        **vars(fit),
         shared=shared,
-        exponents=fit.exponents,
-        coefficients=fit.coefficients,
-        intervals=fit.intervals,
-        coefficient_intervals=fit.coefficient_intervals,
-        sharing=fit.sharing,
         points=points.assign(ppl=np.exp(points["loss"]), residual=fit.residuals),
-        n=fit.n,
-        r2=fit.r2,
         warnings=tuple(notes),
         status=Status.CONVERGED,
     )

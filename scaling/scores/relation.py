@@ -17,15 +17,20 @@ import pandas as pd
 from scaling.laws.powerlaw import check_confidence
 from scaling.laws.runs.cleaning import Table
 from scaling.scores.correlation import Correlation, correlate, holm, leave_out_error
-from scaling.scores.match import match
+from scaling.scores.matching import match
 from scaling.scores.table import MEAN, ScoreTable, read_scores
 from scaling.scores.target import Target, find_target, runs_of
-from scaling.scores.verdict import verdict
+from scaling.scores.verdicts import ALL, verdict
 
 # A row within this of 100 % is at the ceiling: it cannot be told from another one there.
 CEILING = 0.5
 PARAMETERS, SHORT, NOTHING = "parameters only", "loss of a short run", "predict the mean"
-ALL = "all"
+COEFFICIENTS = ("pearson", "spearman", "kendall")
+NUMBERS = (
+    *(f"{name}{end}" for name in COEFFICIENTS for end in ("", "_low", "_high")),
+    *("pearson_boot_low", "pearson_boot_high", "p", "p_two_sided", "p_holm", "p_pearson", "p_kendall"),
+    "smallest_p",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +90,14 @@ def relate(
     read, runs = read_scores(scores), runs_of(frame)
     classes, families = _labels(read, "class", classes), _labels(read, "family", families)
     check_confidence(confidence, bootstrap)
-    goal = find_target(
-        runs, target=target, budget=budget, bootstrap=bootstrap, confidence=confidence, seed=seed
-    )
+    drawn: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
+    goal = find_target(runs, target=target, budget=budget, **drawn)
     matched, unmatched = match(read.names, _called(goal, runs.frame))
     pairs = _pairs(read, goal, matched, classes, families)
     columns = [name for name in read.columns if pairs[name].notna().any()]
     rows = []
     for group, part in _groups(pairs).items():
-        found = [
-            _row(group, "score", name, part[name], part, confidence, bootstrap, seed) for name in columns
-        ]
+        found = [_row(group, "score", name, part[name], part, **drawn) for name in columns]
         tasks = [row for row in found if row["predictor"] != MEAN and np.isfinite(row["p"])]
         for row, adjusted in zip(tasks, holm([row["p"] for row in tasks]), strict=True):
             row["p_holm"] = adjusted
@@ -104,7 +106,7 @@ def relate(
                 row["p_holm"] = row["p"]
         rows += found
         if baselines:
-            rows += _baselines(group, part, confidence, bootstrap, seed)
+            rows += _baselines(group, part, **drawn)
     table = pd.DataFrame(rows)
     notes = (*read.notes, *goal.notes, *unmatched)
     return Relation(
@@ -182,27 +184,18 @@ def _groups(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return groups
 
 
-def _baselines(
-    group: str, part: pd.DataFrame, confidence: float, bootstrap: int, seed: int
-) -> list[dict[str, Any]]:
+def _baselines(group: str, part: pd.DataFrame, **drawn: Any) -> list[dict[str, Any]]:
     """What costs less than the suite; rows where the tables have what they need."""
     rows = []
     for name, values in ((PARAMETERS, np.log(part["params"])), (SHORT, part["short"])):
         if values.notna().sum() >= 3:
-            rows.append(_row(group, "baseline", name, values, part, confidence, bootstrap, seed))
+            rows.append(_row(group, "baseline", name, values, part, **drawn))
     rows.append(_empty(group, "baseline", NOTHING, part["ppl"], part))
     return rows
 
 
 def _row(
-    group: str,
-    kind: str,
-    predictor: str,
-    values: pd.Series,
-    part: pd.DataFrame,
-    confidence: float,
-    bootstrap: int,
-    seed: int,
+    group: str, kind: str, predictor: str, values: pd.Series, part: pd.DataFrame, **drawn: Any
 ) -> dict[str, Any]:
     """A predictor over the rows that have it. One that does not vary, or has two rows, has no coefficient."""
     there = values.notna()
@@ -216,23 +209,11 @@ def _row(
         return row | {"loo_rmse": np.nan, "lofo_rmse": np.nan}
     # Parameters go with less perplexity, as scores do; the perplexity of a short run with that of a long one.
     expect = "positive" if predictor == SHORT else "negative"
-    found = correlate(
-        x.to_numpy(float),
-        y.to_numpy(float),
-        expect=expect,
-        confidence=confidence,
-        bootstrap=bootstrap,
-        seed=seed,
-    )
-    families = part.loc[there, "family"].tolist()
-    return (
-        row
-        | _cells(found)
-        | {
-            "loo_rmse": leave_out_error(x.to_numpy(float), y.to_numpy(float)),
-            "lofo_rmse": leave_out_error(x.to_numpy(float), y.to_numpy(float), families),
-        }
-    )
+    scores, ppl = x.to_numpy(float), y.to_numpy(float)
+    row |= _cells(correlate(scores, ppl, expect=expect, **drawn))
+    row["loo_rmse"] = leave_out_error(scores, ppl)
+    row["lofo_rmse"] = leave_out_error(scores, ppl, part.loc[there, "family"].tolist())
+    return row
 
 
 def _why_not(x: pd.Series, y: pd.Series) -> str:
@@ -245,7 +226,7 @@ def _why_not(x: pd.Series, y: pd.Series) -> str:
 
 def _cells(found: Correlation) -> dict[str, Any]:
     cells: dict[str, Any] = {}
-    for name in ("pearson", "spearman", "kendall"):
+    for name in COEFFICIENTS:
         coefficient = getattr(found, name)
         interval = found.fisher if name == "pearson" else coefficient.interval
         cells |= {name: coefficient.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -266,25 +247,10 @@ def _cells(found: Correlation) -> dict[str, Any]:
 def _empty(group: str, kind: str, predictor: str, y: pd.Series, part: pd.DataFrame) -> dict[str, Any]:
     """The row of the predictor that says nothing: what the mean of the other architectures errs."""
     ppl = y.to_numpy(float)
-    blank = dict.fromkeys(
-        (
-            *(f"{name}{end}" for name in ("pearson", "spearman", "kendall") for end in ("", "_low", "_high")),
-            *(
-                "pearson_boot_low",
-                "pearson_boot_high",
-                "p",
-                "p_two_sided",
-                "p_holm",
-                "p_pearson",
-                "p_kendall",
-            ),
-            "smallest_p",
-        ),
-        np.nan,
-    )
+    row: dict[str, Any] = {"group": group, "kind": kind, "predictor": predictor, "n": len(y)}
     return (
-        {"group": group, "kind": kind, "predictor": predictor, "n": len(y)}
-        | blank
+        row
+        | dict.fromkeys(NUMBERS, np.nan)
         | {
             "method": "",
             "needed": np.nan,

@@ -44,13 +44,11 @@ class Target:
     notes: tuple[str, ...]
 
 
-def find_target(
-    runs: Runs, *, target: str, budget: float | None, bootstrap: int, confidence: float, seed: int
-) -> Target:
+def find_target(runs: Runs, *, target: str, budget: float | None, confidence: float, **drawn: int) -> Target:
     """The target of `relate`; a table of one row an architecture is "given", whatever was asked.
 
     Raises ValueError for an unknown target, an unusable table or budget, and NotIdentified where the runs
-    have no optimum.
+    have no optimum. drawn: bootstrap and seed.
     """
     if target not in TARGETS:
         close = get_close_matches(target, TARGETS, n=1)
@@ -67,7 +65,7 @@ def find_target(
             f"target 'given' needs one row an architecture, and {twice!r} has several; "
             "choose compute-optimal, which finds the optimum among runs"
         )
-    return _found(runs, target, budget, bootstrap, confidence, seed)
+    return _found(runs, target, budget, confidence, **drawn)
 
 
 def runs_of(source: Table) -> Runs:
@@ -102,13 +100,11 @@ def _given(runs: Runs, asked: str, budget: float | None) -> Target:
     return Target(kind="given", budget=budget, frame=out, notes=tuple(notes))
 
 
-def _found(
-    runs: Runs, target: str, budget: float | None, bootstrap: int, confidence: float, seed: int
-) -> Target:
+def _found(runs: Runs, target: str, budget: float | None, confidence: float, **drawn: int) -> Target:
     table = grouped(runs)
     notes = [*table.notes, f"FLOPs of the runs: {table.convention}."]
     fronts: dict[str, Frontier] = {}
-    each = by_architecture(table, keep=KEPT, bootstrap=bootstrap, confidence=confidence, seed=seed)
+    each = by_architecture(table, keep=KEPT, confidence=confidence, **drawn)
     for arch, found in each.items():
         if found.used.empty:
             notes.append(f"{arch} has no optimum at any budget ({'; '.join(found.lost)}).")

@@ -12,7 +12,7 @@ from scaling.report.figures.style import FONT, GREY, PPL, caption, finish, looks
 from scaling.report.numbers import number
 from scaling.scores.relation import Relation
 from scaling.scores.table import MEAN
-from scaling.scores.verdict import lead, p_text
+from scaling.scores.verdicts import lead, p_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -111,7 +111,7 @@ def test_no_function_that_reads_records_runs_what_they_name(store: Path, watch: 
 
 
 def test_layers_of_somebodys_own_meet_by_the_pattern_of_their_text(watch: Watch) -> None:
-    from scaling.scores.match import match
+    from scaling.scores.matching import match
 
     names = {"a": ["2*(this:Layer swiglu)"], "b": ["innocent_mod:Layer[a=1]"], "c": ["hyena swiglu"]}
     found, _ = match(names, ["8*(this:Layer swiglu)", "innocent_mod:Layer[a=2]", "4*(hyena swiglu)"])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.scores.match import match
+from scaling.scores.matching import match
 from scaling.scores.table import TASKS, read_scores
 
 GOOD = pd.DataFrame(
