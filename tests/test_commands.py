@@ -21,7 +21,7 @@ from mad.store import Store
 from mad.store.exchange import export_records
 from scaling import cli as scaling_cli
 from scaling.lm.corpus import load
-from scaling.lm.stored import language_frame
+from scaling.lm.frames import language_frame
 from scaling.study.layout import plan
 from tests.mad.stores import filled
 from tests.scaling.study.fake_training import Training

@@ -40,7 +40,7 @@ def read(
         runs = ends(rows)
         return runs, rows if len(runs) < len(rows) else None
     from mad.store import Store
-    from scaling.lm.stored import curves_frame, language_frame
+    from scaling.lm.frames import curves_frame, language_frame
 
     with Store(store, read_only=True) as opened:
         frame, curves = language_frame(opened, study=study), curves_frame(opened, study=study)

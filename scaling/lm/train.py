@@ -212,9 +212,8 @@ def _try_out(
     """
     try:
         model = build_model(config, seed=0)
-        rows = corpus.validation(config.seq_len, min(config.evaluation_tokens, PROBE_ROWS * config.seq_len))[
-            :, :-1
-        ]
+        read = min(config.evaluation_tokens, PROBE_ROWS * config.seq_len)
+        rows = corpus.validation(config.seq_len, read)[:, :-1]
         causality.require(
             model.to(device),
             torch.from_numpy(rows.astype("int64")),

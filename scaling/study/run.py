@@ -24,8 +24,8 @@ from mad.messages import last_words, one_line, printable
 from mad.progress import clock
 from mad.store import Store
 from scaling.lm.config import LanguageConfig, resolve_precision
+from scaling.lm.frames import language_frame
 from scaling.lm.records import FINAL, LanguageRecord
-from scaling.lm.stored import language_frame
 from scaling.study.plan import Plan, PlannedRun
 from scaling.study.pool import Outcome, run_all
 from scaling.study.rates import NotTuned, RateRule, configure, further_runs, rate_rule

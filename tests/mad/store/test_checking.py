@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 import scaling.laws.runs.cleaning
 from mad.data.records import Record, RunConfig
 from mad.store import Store
-from mad.store.checking import LONGEST, check, understood
+from mad.store.checking import LONGEST, check, kinds, understood
 from mad.store.exchange import import_records, read_records
 from scaling.lm.config import LanguageConfig
 from scaling.lm.records import LARGEST_LOSS, LanguageRecord
@@ -236,3 +236,35 @@ def test_a_parquet_file_cannot_unpack_to_more_than_records_may_hold(tmp_path: Pa
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError, match="cannot be read as parquet"):
         read_records(file)
+
+
+@pytest.fixture
+def known_anew() -> Iterator[None]:
+    kinds.cache_clear()
+    yield
+    kinds.cache_clear()
+
+
+def test_a_package_whose_records_cannot_be_loaded_is_named(
+    known_anew: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("scaling.RECORDS", ("scaling.lm.records:Nothing",))
+    assert list(kinds()) == ["runs"]
+    assert "the records of package scaling cannot be read" in caplog.text
+
+
+def test_a_store_with_records_of_an_unknown_kind_is_refused_and_left_alone(
+    known_anew: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "store.sqlite"
+    with Store(path) as store:
+        store.commit([language()])
+    kinds.cache_clear()
+    monkeypatch.setattr("scaling.RECORDS", ())
+    for read_only in (True, False):
+        with pytest.raises(ValueError, match="the kind .language., which no package here declares"):
+            Store(path, read_only=read_only)
+    kinds.cache_clear()
+    monkeypatch.undo()
+    with Store(path, read_only=True) as store:
+        assert store.records(LanguageRecord) == [language()]

@@ -14,8 +14,8 @@ import pytest
 from mad.data.records import Record
 from mad.store import Store
 from mad.store.exchange import export_records, import_records
+from scaling.lm.frames import curves_frame, language_frame
 from scaling.lm.records import LanguageRecord
-from scaling.lm.stored import curves_frame, language_frame
 from tests.mad.language_records import language
 from tests.mad.records import TWO, group, record
 

@@ -17,7 +17,7 @@ import mad
 import mad.cli
 import scaling
 from mad.store import Store
-from scaling.lm.stored import language_frame
+from scaling.lm.frames import language_frame
 from scaling.study.plan import Plan, read
 from tests.mad.stores import filled
 from tests.scaling.study.test_plan import PLAN

@@ -25,9 +25,9 @@ from mad.store import Store
 from scaling.laws.runs.cleaning import clean
 from scaling.lm.checkpoint import CHECKPOINT
 from scaling.lm.cost import build_model, cost_of
+from scaling.lm.frames import language_frame
 from scaling.lm.loop import LOOK, Learner, learning_rate, make_optimizer, share
 from scaling.lm.records import LanguagePoint, LanguageRecord
-from scaling.lm.stored import language_frame
 from scaling.lm.train import train
 from scaling.lm.watch import make_loggers
 from tests.scaling.lm.stand_in import VOCABULARY, StandIn, tiny

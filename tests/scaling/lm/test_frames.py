@@ -8,7 +8,7 @@ from mad.store import Store
 from scaling.commands.reading import read
 from scaling.laws.fitting import repeated
 from scaling.laws.runs.cleaning import clean, tidy
-from scaling.lm.stored import curves_frame, language_frame
+from scaling.lm.frames import curves_frame, language_frame
 from tests.mad.language_records import CORPUS, language
 
 
