@@ -23,6 +23,7 @@ from scaling import cli as scaling_cli
 from scaling.lm.corpus import load
 from scaling.lm.frames import language_frame
 from scaling.study.layout import plan
+from tests.commands import Command
 from tests.mad.stores import filled
 from tests.scaling.study.fake_training import Training
 
@@ -107,16 +108,11 @@ Call = Callable[[list[str]], tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(given: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Status and output of a command line."""
+def call(given: Path, out: Path, cli: Command) -> Call:
+    """Status and output of a command line about the files that are given."""
 
     def call(words: list[str]) -> tuple[int, str, str]:
-        words = [word.replace("IN/", f"{given}/").replace("OUT/", f"{out}/") for word in words]
-        monkeypatch.setattr(sys, "argv", ["mad", *words])
-        with pytest.raises(SystemExit) as end:
-            mad.cli.main()
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
+        return cli(*(w.replace("IN/", f"{given}/").replace("OUT/", f"{out}/") for w in words))
 
     return call
 

@@ -13,19 +13,9 @@ from pathlib import Path
 
 import pytest
 
-import mad.cli
 from mad.messages import one_line
 from mad.store import Store
-
-
-def run(
-    *words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["mad", *words])
-    with pytest.raises(SystemExit) as exit:
-        mad.cli.main()
-    out, err = capsys.readouterr()
-    return int(exit.value.code or 0), out, err
+from tests.commands import Command
 
 
 @pytest.fixture(autouse=True)
@@ -69,14 +59,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "value", "remedy"), REFUSED, ids=[" ".join(row[0]) for row in REFUSED])
 def test_bad_input_gets_one_line_and_status_2_before_any_work(
-    words: list[str],
-    value: str,
-    remedy: str,
-    store: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], value: str, remedy: str, store: Path, cli: Command
 ) -> None:
-    status, out, err = run(*words, monkeypatch=monkeypatch, capsys=capsys)
+    status, out, err = cli(*words)
     assert status == 2 and out == ""
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
     assert value in err and remedy in err
@@ -88,11 +73,9 @@ def test_a_caret_is_kept_on_one_line() -> None:
     assert one_line("plain") == "plain"
 
 
-def test_bench_leaderboard_show_export_import(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def call(*words: str) -> str:
-        status, out, err = run(*words, monkeypatch=monkeypatch, capsys=capsys)
+def test_bench_leaderboard_show_export_import(store: Path, tmp_path: Path, cli: Command) -> None:
+    def call(*words: object) -> str:
+        status, out, err = cli(*words)
         assert status == 0, err
         return out
 
@@ -118,24 +101,22 @@ def test_bench_leaderboard_show_export_import(
     assert records[0].id in shown and "test accuracy" in shown and "lr" in shown
 
     file = tmp_path / "runs.jsonl"
-    assert call("export", str(file)) == f"4 runs written to {file}\n"
+    assert call("export", file) == f"4 runs written to {file}\n"
     other = tmp_path / "other.sqlite"
-    assert call("import", str(file), "--store", str(other)).startswith("4 runs added")
-    assert call("import", str(file), "--store", str(other)).startswith("0 runs added, 0 replaced, 4 known")
-    same = " ".join(call("leaderboard", "--suite", "smoke", "--store", str(other)).split())
+    assert call("import", file, "--store", other).startswith("4 runs added")
+    assert call("import", file, "--store", other).startswith("0 runs added, 0 replaced, 4 known")
+    same = " ".join(call("leaderboard", "--suite", "smoke", "--store", other).split())
     assert same.replace("; 4 of 4 runs imported", "") == " ".join(
         call("leaderboard", "--suite", "smoke").split()
     )
-    assert "4 of 4 runs imported" in same and "imported" in call("show", records[0].id, "--store", str(other))
+    assert "4 of 4 runs imported" in same and "imported" in call("show", records[0].id, "--store", other)
 
 
-def test_train_prints_its_curve_and_is_stored(
-    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_train_prints_its_curve_and_is_stored(store: Path, cli: Command) -> None:
     words = ["train", "mamba swiglu", "memorization[vocab_size=16, seq_len=8]", "--examples", "32"]
     words += ["--epochs", "2", "--batch-size", "16", "--dim", "16", "--device", "cpu", "--evaluations", "2"]
     saved = str(store.with_name("model.pt"))
-    status, out, err = run(*words, "--save", saved, monkeypatch=monkeypatch, capsys=capsys)
+    status, out, err = cli(*words, "--save", saved)
     assert status == 0, err
     assert out.endswith(f"model written to {saved}\n") and "2 epochs, batch 16" in out
     assert "validation accuracy" in out and "test accuracy" in out and "mamba swiglu" in out
@@ -143,45 +124,29 @@ def test_train_prints_its_curve_and_is_stored(
         assert opened.count() == 1
 
 
-def test_show_draws_the_layers_of_a_spec(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, out, _ = run("show", "2*(hyena swiglu)", monkeypatch=monkeypatch, capsys=capsys)
+def test_show_draws_the_layers_of_a_spec(cli: Command) -> None:
+    status, out, _ = cli("show", "2*(hyena swiglu)")
     assert status == 0 and out.count("hyena") == 3 and "in all" in out and "4,096" in out
 
 
-def test_tasks_and_primitives_are_listed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tasks_and_primitives_are_listed(cli: Command) -> None:
     import synthetic_tasks
     from architectures.grammar.index import read
 
-    _, out, _ = run("tasks", monkeypatch=monkeypatch, capsys=capsys)
+    _, out, _ = cli("tasks")
     assert all(name in out for name in synthetic_tasks.names())
-    _, out, _ = run("primitives", monkeypatch=monkeypatch, capsys=capsys)
+    _, out, _ = cli("primitives")
     assert all(entry["name"] in out for entry in read()) and "striped-hyena" in out
 
 
 @pytest.mark.parametrize("name", ["compression", "in-context-recall[seq_len=16]", "memorization"])
-def test_a_task_is_drawn_with_its_answers(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, out, _ = run("tasks", "show", name, monkeypatch=monkeypatch, capsys=capsys)
+def test_a_task_is_drawn_with_its_answers(name: str, cli: Command) -> None:
+    status, out, _ = cli("tasks", "show", name)
     assert status == 0 and "tokens" in out and "answer" in out and "chance" in out
 
 
-BENCH = [
-    sys.executable,
-    "-m",
-    "mad.cli",
-    "bench",
-    "mh-attention swiglu",
-    "mamba",
-    "--suite",
-    "smoke",
-    "--device",
-    "cpu",
-]
+BENCH = [sys.executable, "-m", "mad.cli", "bench", "mh-attention swiglu", "mamba"]
+BENCH += ["--suite", "smoke", "--device", "cpu"]
 
 
 @pytest.mark.slow

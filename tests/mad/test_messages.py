@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import mad.cli
 from mad.board import render
 from mad.data.protocol import SUITES
 from mad.messages import counted, one_line, printable
@@ -18,9 +20,10 @@ from mad.store import Store
 from scaling.lm.records import LanguageRecord
 from scaling.report.page import page
 from scaling.report.section import Section, Table
+from tests.commands import Command
 from tests.mad.language_records import language
 from tests.mad.records import SOUND, architecture, group, record
-from tests.mad.store.test_reading import call, reading
+from tests.mad.store.test_reading import reading
 from tests.mad.stores import filled
 
 # Escape sequences, C1, overwriting, marks of direction and without width, breaks of lines.
@@ -72,7 +75,9 @@ def test_no_command_prints_what_a_terminal_obeys(
     more = [["rm", "--status", "failed", "--store", str(store)], ["show", HOSTILE[0]], ["bench", HOSTILE[0]]]
     more.append(["show", failed.id, "--store", str(store)])
     for words in [*reading(store, tmp_path), *more]:
-        call(words, monkeypatch)
+        monkeypatch.setattr(sys, "argv", ["mad", *words])
+        with pytest.raises(SystemExit):
+            mad.cli.main()
         out, err = capfd.readouterr()
         assert printable(out, lines=True) == out, words
         assert printable(err, lines=True) == err, words
@@ -135,44 +140,35 @@ def test_markdown_gets_no_html() -> None:
     assert "<" not in text and "&lt;script>" in text and "\\|&lt;b>" in text
 
 
-def test_two_names_that_would_look_alike_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_names_that_would_look_alike_are_refused(tmp_path: Path, cli: Command) -> None:
     store = filled(tmp_path / "store.sqlite", {"a\x00": "mamba", "a\x01": "mamba swiglu"})
-    assert call(["scaling", "fit", "--store", str(store)], monkeypatch) == 2
-    assert "'a\\x01' and 'a\\x00' differ by characters that are not shown" in capsys.readouterr().err
+    status, _, err = cli("scaling", "fit", "--store", store)
+    assert status == 2 and "'a\\x01' and 'a\\x00' differ by characters that are not shown" in err
 
 
-def test_a_run_that_no_table_may_hold_is_named_and_the_rest_is_fitted(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_run_that_no_table_may_hold_is_named_and_the_rest_is_fitted(tmp_path: Path, cli: Command) -> None:
     store = filled(tmp_path / "store.sqlite", {"m": "mamba swiglu"})
     words = ["scaling", "fit", "--approach", "law", "--bootstrap", "0", "--store", str(store)]
-    assert call(words, monkeypatch) == 0
-    before = capsys.readouterr().out
+    status, before, _ = cli(*words)
+    assert status == 0
     few = {"params": 5, "params_counted": 5, "embedding": 0, "core": 5, "active": 5}
     odd = language(2.0, label="m", cost=few)
     with Store(store) as opened:
         opened.commit([odd])
-    assert call(words, monkeypatch) == 0
-    after = " ".join(capsys.readouterr().out.split())
+    status, out, _ = cli(*words)
+    after = " ".join(out.split())
+    assert status == 0
     assert after.startswith(f"about the table: - set aside: run {odd.id} (5 is too small for a count")
     assert after.endswith(" ".join(before.split()).removeprefix("about the table: "))
 
 
 @pytest.mark.parametrize("words", [["scaling", "fit", "--bootstrap", "0"], ["show"], ["rm", "--dry-run"]])
-def test_a_name_of_many_pages_is_cut(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_name_of_many_pages_is_cut(words: list[str], tmp_path: Path, cli: Command) -> None:
     store = filled(tmp_path / "store.sqlite", {"x" * 60_000: "mamba swiglu"})
     with Store(store, read_only=True) as opened:
         ids = [record.id for record in opened.records(LanguageRecord)]
-    assert (
-        call([*words, *(ids[:1] if words[0] != "scaling" else []), "--store", str(store)], monkeypatch) == 0
-    )
-    assert max(map(len, capsys.readouterr().out.splitlines())) < 5000
+    status, out, _ = cli(*words, *(ids[:1] if words[0] != "scaling" else []), "--store", store)
+    assert status == 0 and max(map(len, out.splitlines())) < 5000
 
 
 @pytest.mark.parametrize("count, words", [(0, "0 runs"), (1, "1 run"), (1200, "1,200 runs")])

@@ -15,6 +15,7 @@ import mad
 import mad.cli
 from architectures.contract.checkup import CHECKS, examine
 from architectures.contract.subject import Finding
+from tests.commands import Command
 
 LAYERS = '''
 from dataclasses import dataclass
@@ -769,32 +770,18 @@ def test_no_module_hides_a_public_function() -> None:
         assert not any((Path(mad.__file__).parent / f).exists() for f in (f"{name}.py", name))
 
 
-def run(
-    *words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["mad", *words])
-    with pytest.raises(SystemExit) as exit:
-        mad.cli.main()
-    out, err = capsys.readouterr()
-    return int(exit.value.code or 0), out, err
-
-
-def test_the_command_prints_a_table_and_its_status_counts_failures(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, out, err = run(
-        "check", "checked_layers:Good", "--dim", "16", monkeypatch=monkeypatch, capsys=capsys
-    )
+def test_the_command_prints_a_table_and_its_status_counts_failures(cli: Command) -> None:
+    status, out, err = cli("check", "checked_layers:Good", "--dim", "16")
     assert status == 0 and err == "" and "23 passed, 1 not run" in out
     words = ["check", "checked_layers:Causality[start=0.5]", "--dim", "32"]
-    status, out, _ = run(*words, monkeypatch=monkeypatch, capsys=capsys)
+    status, out, _ = cli(*words)
     assert status == 1
     assert all(word in out for word in ("check ", "result ", "what was seen", "1 failed", "not applicable"))
     assert "T=3: output at position 0 changes by" in out and "when token 2 changes" in out
     assert "smallest input: batch 1, length 3, width 16" in out
     line = next(line for line in out.splitlines() if "mad check" in line)
     again = shlex.split(line.partition("mad check")[2])
-    status, out, _ = run("check", *again, "--format", "json", monkeypatch=monkeypatch, capsys=capsys)
+    status, out, _ = cli("check", *again, "--format", "json")
     (found,) = json.loads(out)
     assert status == 1 and found["check"] == "causality" and "T=3: output at position 0" in found["seen"]
 
@@ -822,13 +809,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "value", "remedy"), REFUSED, ids=[" ".join(row[0]) for row in REFUSED])
 def test_bad_input_gets_one_line_and_status_2(
-    words: list[str],
-    value: str,
-    remedy: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    words: list[str], value: str, remedy: str, cli: Command
 ) -> None:
-    status, out, err = run("check", *words, monkeypatch=monkeypatch, capsys=capsys)
+    status, out, err = cli("check", *words)
     assert status == 2 and out == ""
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
     assert value in err and remedy in err

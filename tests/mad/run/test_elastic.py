@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 import architectures
-import mad.cli
 from architectures.elastic import Sampling, extract, nested_layers
 from architectures.primitive import Context
 from mad.data.records import RunConfig
@@ -22,6 +20,7 @@ from mad.run.learners import Batched, Objective, Turns
 from mad.run.metrics import cross_entropy
 from mad.run.runner import check_cell
 from mad.run.sweep import Group, resolve
+from tests.commands import Command
 from tests.mad.run.test_trainer import CPU, MODES, SOUND, cell, close, trained
 
 COPY = "compression[vocab_size=8,seq_len=8]"
@@ -186,17 +185,11 @@ def test_one_training_is_compared_with_a_training_a_size() -> None:
         compare(nested(), suite="smoke", tasks=["compression"], times=0)
 
 
-def test_the_verb_prints_writes_and_plots(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_verb_prints_writes_and_plots(tmp_path: Path, cli: Command) -> None:
     plot, data = tmp_path / "sizes.svg", tmp_path / "sizes.json"
     words = ["matformer-mlp", "--suite", "smoke", "--tasks", "compression", "--times", "1"]
-    monkeypatch.setattr(sys, "argv", ["mad", "elastic", *words, "--plot", str(plot), "--json", str(data)])
-    with pytest.raises(SystemExit) as ended:
-        mad.cli.main()
-    assert not ended.value.code
-    out = capsys.readouterr().out
-    assert all(word in out for word in ("nested", "alone", "cut", "accuracy"))
+    status, out, _ = cli("elastic", *words, "--plot", plot, "--json", data)
+    assert status == 0 and all(word in out for word in ("nested", "alone", "cut", "accuracy"))
     assert len(json.loads(data.read_text())["points"]) == 11 and plot.read_text().startswith("<?xml")
 
 
@@ -208,10 +201,6 @@ def test_the_verb_prints_writes_and_plots(
         ([], "Missing argument 'SPEC'"),
     ],
 )
-def test_a_wrong_call_is_one_line(
-    words: list[str], part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["mad", "elastic", *words])
-    with pytest.raises(SystemExit):
-        mad.cli.main()
-    assert part in "".join(capsys.readouterr())
+def test_a_wrong_call_is_one_line(words: list[str], part: str, cli: Command) -> None:
+    _, out, err = cli("elastic", *words)
+    assert part in out + err

@@ -14,7 +14,8 @@ from mad.data.records import RunConfig
 from mad.store import Store
 from mad.store.exchange import import_records, read_records
 from scaling.lm.config import LanguageConfig
-from tests.mad.store.test_reading import call, reading
+from tests.commands import Command
+from tests.mad.store.test_reading import reading
 from tests.mad.stores import filled
 
 NUMBERS = [0, 1, -1, 2, 7, 0.0, 0.5, 1.0, -0.0, 1e-300, 1e300, 1e17, 25.0, 700.0, 800.0, -1e9, 2**31, 2**53]
@@ -92,12 +93,9 @@ def batch(base: list[str], folder: Path, seed: int, tries: int) -> tuple[Path, i
     return folder / f"{seed}.sqlite", taken
 
 
-def check(
-    store: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def check(store: Path, folder: Path, cli: Command) -> None:
     for words in reading(store, folder):
-        status = call(words, monkeypatch)  # What is not one sentence and status 2 is raised.
-        out, err = capsys.readouterr()
+        status, out, err = cli(*words)  # What is not one sentence and status 2 is raised.
         refused = words[0] == "scaling" and status == 2 and len(err.splitlines()) == 1
         assert status == 0 or refused, (words, err)
         assert out.isprintable() or all(line.isprintable() for line in out.splitlines())
@@ -115,18 +113,18 @@ def base(tmp_path: Path) -> list[str]:
 
 
 def test_an_edited_record_is_refused_or_read_by_every_command(
-    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base: list[str], tmp_path: Path, cli: Command
 ) -> None:
     store, taken = batch(base, tmp_path, seed=0, tries=100)
     assert taken > 3
-    check(store, tmp_path, monkeypatch, capsys)
+    check(store, tmp_path, cli)
 
 
 @pytest.mark.slow
 def test_thousands_of_edited_records_are_refused_or_read(
-    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base: list[str], tmp_path: Path, cli: Command
 ) -> None:
     for seed in range(1, 16):
         store, _ = batch(base, tmp_path, seed=seed, tries=300)
-        check(store, tmp_path, monkeypatch, capsys)
+        check(store, tmp_path, cli)
         store.unlink()

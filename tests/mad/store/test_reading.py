@@ -19,6 +19,7 @@ import scaling
 from mad.store import Store
 from scaling.lm.frames import language_frame
 from scaling.study.plan import Plan, read
+from tests.commands import Command
 from tests.mad.stores import filled
 from tests.scaling.study.test_plan import PLAN
 
@@ -71,34 +72,23 @@ def reading(store: Path, folder: Path) -> list[list[str]]:
     ]
 
 
-def call(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["mad", *words])
-    with pytest.raises(SystemExit) as exit:
-        mad.cli.main()
-    return int(exit.value.code or 0)
-
-
 def test_no_command_that_reads_records_runs_what_they_name(
-    store: Path,
-    tmp_path: Path,
-    watch: Watch,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    store: Path, tmp_path: Path, watch: Watch, cli: Command
 ) -> None:
     for words in reading(store, tmp_path):
-        assert call(words, monkeypatch) == 0, (words, capsys.readouterr().err)
-    merged = ["--store", str(tmp_path / "other.sqlite")]
-    assert call(["import", str(tmp_path / "out.jsonl"), *merged], monkeypatch) == 0
-    assert call(["bench", "mamba", "--suite", "smoke", "--dry-run", "--store", str(store)], monkeypatch) == 0
+        status, _, err = cli(*words)
+        assert status == 0, (words, err)
+    assert cli("import", tmp_path / "out.jsonl", "--store", tmp_path / "other.sqlite").status == 0
+    assert cli("bench", "mamba", "--suite", "smoke", "--dry-run", "--store", store).status == 0
 
 
 @pytest.mark.slow
 def test_the_report_runs_nothing_that_records_name(
-    store: Path, tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, watch: Watch, cli: Command
 ) -> None:
     out = str(tmp_path / "page.html")
     words = ["scaling", "report", "--suite", "smoke", "-o", out, "--bootstrap", "100", "--store", str(store)]
-    assert call(words, monkeypatch) == 0
+    assert cli(*words).status == 0
 
 
 def test_no_function_that_reads_records_runs_what_they_name(store: Path, watch: Watch) -> None:
@@ -119,33 +109,33 @@ def test_layers_of_somebodys_own_meet_by_the_pattern_of_their_text(watch: Watch)
 
 
 def test_a_sweep_says_before_its_work_which_stored_run_it_cannot_understand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Command
 ) -> None:
     path = tmp_path / "store.sqlite"
     words = ["bench", "swiglu", "--suite", "smoke", "--tasks", "compression", "--store", str(path)]
-    assert call(words, monkeypatch) == 0
+    assert cli(*words).status == 0
     with sqlite3.connect(path) as db:
         db.execute("UPDATE runs SET record = replace(record, 'smoke@1', 'smoke') || '}' WHERE rowid = 2")
     db.close()
     with Store(path, read_only=True) as store:
         (lost,) = [entry.id for entry in store.entries() if entry.record is None]
     monkeypatch.setattr("mad.run.engines.inline.run_group", lambda *a, **k: pytest.fail("work was begun"))
-    assert call([*words[:5], "in-context-recall,compression", *words[6:]], monkeypatch) == 2
-    assert f"run {lost} in store {path} cannot be understood" in capsys.readouterr().err
+    status, _, err = cli(*words[:5], "in-context-recall,compression", *words[6:])
+    assert status == 2 and f"run {lost} in store {path} cannot be understood" in err
     monkeypatch.undo()
-    assert call(["rm", lost, "--store", str(path)], monkeypatch) == 0
-    assert call(words, monkeypatch) == 0
+    assert cli("rm", lost, "--store", path).status == 0
+    assert cli(*words).status == 0
 
 
 def test_a_plan_that_names_code_is_trained_only_where_that_is_allowed(
-    tmp_path: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, watch: Watch, cli: Command
 ) -> None:
     content = PLAN.model_dump(mode="json")
     content["runs"][0]["size"]["spec"] = "this:Layer"
     plan = Plan.model_validate_json(json.dumps(content))
     plan.save(tmp_path / "plan.json")
-    assert call(["scaling", "train", str(tmp_path / "plan.json")], monkeypatch) == 2
-    message = capsys.readouterr().err
+    status, _, message = cli("scaling", "train", tmp_path / "plan.json")
+    assert status == 2
     assert "'this:Layer', whose code would run here; if you trust it, add --allow-code" in message
     assert read(tmp_path / "plan.json", allow_code=True) == plan
     PLAN.save(tmp_path / "ours.json")

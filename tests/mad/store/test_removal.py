@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import mad.cli
 from mad.store import Store
 from mad.store.exchange import export_records, import_records
 from scaling.lm.records import LanguageRecord
+from tests.commands import Command
 from tests.mad.language_records import language
 from tests.mad.records import TWO, group, record
 
@@ -30,15 +30,19 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def rm(
-    path: Path, *words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[int, list[str], str, int]:
-    monkeypatch.setattr(sys, "argv", ["mad", "rm", *words, "--store", str(path)])
-    with pytest.raises(SystemExit) as exit:
-        mad.cli.main()
-    out, err = capsys.readouterr()
-    with Store(path, read_only=True) as store:
-        return int(exit.value.code or 0), out.splitlines(), err, len(store.entries())
+Remove = Callable[..., tuple[int, list[str], str, int]]
+
+
+@pytest.fixture
+def rm(path: Path, cli: Command) -> Remove:
+    """`mad rm` of some words: status, lines, errors and how many runs are left."""
+
+    def rm(*words: str) -> tuple[int, list[str], str, int]:
+        status, out, err = cli("rm", *words, "--store", path)
+        with Store(path, read_only=True) as store:
+            return status, out.splitlines(), err, len(store.entries())
+
+    return rm
 
 
 @pytest.mark.parametrize(
@@ -55,29 +59,23 @@ def rm(
     ],
 )
 def test_options_select_and_remove_with_yes_alone(
-    path: Path,
-    words: list[str],
-    count: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    path: Path, words: list[str], count: int, rm: Remove
 ) -> None:
-    status, out, err, left = rm(path, *words, monkeypatch=monkeypatch, capsys=capsys)
+    status, out, err, left = rm(*words)
     assert (status, len(out), left) == (2, count, 7)
     assert f"{count} run" in err and "nothing was removed; to remove them, add --yes" in err
-    status, again, err, left = rm(path, *words, "--dry-run", monkeypatch=monkeypatch, capsys=capsys)
+    status, again, err, left = rm(*words, "--dry-run")
     assert (status, again[:-1], err, left) == (0, out, "", 7)
-    status, again, err, left = rm(path, *words, "--yes", monkeypatch=monkeypatch, capsys=capsys)
+    status, again, err, left = rm(*words, "--yes")
     assert (status, again[:-1], err, left) == (0, out, "", 7 - count)
     assert again[-1] == f"{count} run{'s' * (count > 1)} removed from {path}"
 
 
-def test_ids_are_removed_as_they_are_named(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ids_are_removed_as_they_are_named(path: Path, rm: Remove) -> None:
     with Store(path, read_only=True) as store:
         gone, kept = store.records()[0].id, store.records()[1]
         model = store.records(LanguageRecord)[0].id
-    status, out, _, left = rm(path, gone[:6], gone, model, monkeypatch=monkeypatch, capsys=capsys)
+    status, out, _, left = rm(gone[:6], gone, model)
     assert (status, left) == (0, 5)
     assert [line.split()[0] for line in out[:-1]] == [gone, model]
     with Store(path, read_only=True) as store:
@@ -96,21 +94,13 @@ def test_ids_are_removed_as_they_are_named(
         (["--imported", "--yes"], "no run in .* matches"),
     ],
 )
-def test_nothing_goes_that_was_not_named(
-    path: Path,
-    words: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    status, _, err, left = rm(path, *words, monkeypatch=monkeypatch, capsys=capsys)
+def test_nothing_goes_that_was_not_named(path: Path, words: list[str], message: str, rm: Remove) -> None:
+    status, _, err, left = rm(*words)
     assert (status, left) == (2, 7)
     assert re.search(message, err), err
 
 
-def test_what_cannot_be_understood_is_removed_by_id_or_all_at_once(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_understood_is_removed_by_id_or_all_at_once(path: Path, rm: Remove) -> None:
     with Store(path, read_only=True) as store:
         first, second, *_ = store.records()
     with sqlite3.connect(path) as db:
@@ -119,43 +109,35 @@ def test_what_cannot_be_understood_is_removed_by_id_or_all_at_once(
         db.execute("UPDATE language SET record = '[]' WHERE rowid = 1")
     db.close()
     for option in (["--status", "failed"], ["--imported"]):
-        status, out, _, left = rm(path, *option, "--dry-run", monkeypatch=monkeypatch, capsys=capsys)
+        status, out, _, left = rm(*option, "--dry-run")
         assert not any("not understood" in line for line in out) and left == 7
-    status, out, _, left = rm(path, first.id, monkeypatch=monkeypatch, capsys=capsys)
+    status, out, _, left = rm(first.id)
     assert (status, left) == (0, 6)
     assert out[0].startswith(f"{first.id}  not understood: the line: Invalid JSON") and out[0].isprintable()
-    status, out, _, left = rm(path, "--unreadable", "--yes", monkeypatch=monkeypatch, capsys=capsys)
+    status, out, _, left = rm("--unreadable", "--yes")
     assert (status, left, len(out)) == (0, 4, 3) and all(line.isprintable() for line in out)
 
 
-def test_what_was_imported_goes_and_what_was_made_here_stays(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_imported_goes_and_what_was_made_here_stays(path: Path, tmp_path: Path, rm: Remove) -> None:
     with Store(tmp_path / "theirs.sqlite") as theirs:
         theirs.commit([record(RECALL, 9e-3), *group(RECALL, 0.5, 0.6)])
         export_records(theirs, tmp_path / "runs.jsonl")
     with Store(path) as store:
         import_records(store, tmp_path / "runs.jsonl")
         assert len(store.entries()) == 8
-    status, out, _, left = rm(path, "--imported", "--yes", monkeypatch=monkeypatch, capsys=capsys)
+    status, out, _, left = rm("--imported", "--yes")
     assert (status, left, len(out)) == (0, 7, 2) and ", imported" in out[0]
 
 
-def test_removing_makes_no_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["mad", "rm", "abcdef", "--store", str(tmp_path / "none.sqlite")])
-    with pytest.raises(SystemExit):
-        mad.cli.main()
-    assert "no store at" in capsys.readouterr().err and not list(tmp_path.iterdir())
+def test_removing_makes_no_store(tmp_path: Path, cli: Command) -> None:
+    assert "no store at" in cli("rm", "abcdef", "--store", tmp_path / "none.sqlite").err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("id", [b"\x1b\xff", None, 7])
-def test_a_row_whose_id_is_no_text_is_named_and_removed(
-    id: object, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_row_whose_id_is_no_text_is_named_and_removed(id: object, path: Path, rm: Remove) -> None:
     with sqlite3.connect(path) as db:
         db.execute("UPDATE language SET id = ? WHERE rowid = 1", [id])
     db.close()
-    status, out, _, left = rm(path, "--unreadable", "--yes", monkeypatch=monkeypatch, capsys=capsys)
+    status, out, _, left = rm("--unreadable", "--yes")
     assert (status, left, len(out)) == (0, 6, 2) and "its text is that of run" in out[0]

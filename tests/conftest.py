@@ -1,0 +1,24 @@
+"""Fixtures of all packages' tests."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.commands import Command, Told
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`mad` with the given words, in this process."""
+
+    def cli(*words: object) -> Told:
+        import mad.cli
+
+        monkeypatch.setattr(sys, "argv", ["mad", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            mad.cli.main()
+        return Told(int(end.value.code or 0), *capsys.readouterr())
+
+    return cli
