@@ -39,14 +39,14 @@ class Block(nn.Module):
     def flops(self, length: int) -> int:
         return self.layer.flops(length)
 
-    def executed(self, length: int) -> int:
-        return self.layer.executed(length)
+    def executed_flops(self, length: int) -> int:
+        return self.layer.executed_flops(length)
 
-    def unseen(self, length: int) -> int:
-        return self.layer.unseen(length)
+    def uncounted_flops(self, length: int) -> int:
+        return self.layer.uncounted_flops(length)
 
 
-class Change(Block):
+class WrapperBlock(Block):
     """A wrapper inside the body of another: what it adds to the stream, which is what a block's output is."""
 
     def __init__(self, layer: Primitive) -> None:
@@ -101,11 +101,11 @@ class Branches(nn.Module):
     def flops(self, length: int) -> int:
         return sum(part.flops(length) for part in self._parts())
 
-    def executed(self, length: int) -> int:
-        return sum(part.executed(length) for part in self._parts())
+    def executed_flops(self, length: int) -> int:
+        return sum(part.executed_flops(length) for part in self._parts())
 
-    def unseen(self, length: int) -> int:
-        return sum(part.unseen(length) for part in self._parts())
+    def uncounted_flops(self, length: int) -> int:
+        return sum(part.uncounted_flops(length) for part in self._parts())
 
     def _chains(self) -> list[list[Part]]:
         return [list(cast("Iterable[Part]", branch)) for branch in self.branches]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from architectures import registry
-from architectures.blocks import Block, Branches, Change, Part, owns_stream, twin
+from architectures.blocks import Block, Branches, Part, WrapperBlock, owns_stream, twin
 from architectures.grammar.spec import Layer, Parallel, Spec
 from architectures.outside.surroundings import kept
 from architectures.primitive import Primitive
@@ -120,7 +120,7 @@ class Builder:
         outside, self.max_len = self.max_len, entry.cls.body_len(config, self.max_len)
         parts = self.blocks(item.body, f"{path}.body")
         self.max_len = outside
-        body = [Change(part) if isinstance(part, Primitive) else part for part in parts]
+        body = [WrapperBlock(part) if isinstance(part, Primitive) else part for part in parts]
         wrapper = self.made(item, path, entry, {**where, "body": body})
         if wrapper.stream_width != self.dim and (path != "blocks.0" or len(self.spec) > 1):
             remedy = f", or state {item.name}[{wrapper.keeps_width}]" if wrapper.keeps_width else ""

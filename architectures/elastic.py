@@ -82,7 +82,7 @@ def count_params(model: nn.Module, per_layer: PerLayer) -> int:
     for name, granularity in by_layer(model, per_layer).items():
         layer = layers[name]
         kept = sum(p.numel() for p in layer.prefix(granularity).values())
-        saved += sum(p.numel() for p in layer.parameters()) - kept
+        saved += sum(p.numel() for p in model.get_submodule(name).parameters()) - kept
     return sum(p.numel() for p in model.parameters()) - saved
 
 

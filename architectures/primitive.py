@@ -11,7 +11,6 @@ Heads are always laid out (B, T, H, K).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from architectures.axes import Axes
+from architectures.context import Choices as Choices
+from architectures.context import Context as Context
+from architectures.context import choose as choose
 from architectures.sizes.lengths import state_after
 
 State = tuple[Tensor, ...]
@@ -29,29 +32,38 @@ class UnknownState(ValueError):
     """The state of a layer that does not define one was asked for."""
 
 
-# What a number in an option means when the model is made wider (`architectures.scale`).
-SCALES = ("absolute", "head", "width")
+# What a number in an option counts, when the model is made wider (`architectures.scale`).
+PER = ("absolute", "head", "width")
 # What `architectures.solve` may turn an option for.
-SETS = ("", "params", "state")
+SIZES = ("", "params", "state")
 
 
 def option(
-    default: Any, doc: str = "", *, scales: str = "absolute", sets: str = "", most: float | None = None
+    default: Any,
+    doc: str = "",
+    *,
+    per: str = "absolute",
+    sizes: str = "",
+    most: float | None = None,
+    scales: str | None = None,
+    sets: str | None = None,
 ) -> Any:
     """A field of a `Config`: its default, one line about it, how it follows the width, what it is sized for.
 
-    `scales`: "absolute" (a window, a kernel length: unchanged), "head" (a size of one head: unchanged,
-    the number of heads grows instead) or "width" (an inner width, a number of heads: grows with the width).
-    `sets`: "params" (an inner width) or "state" (a size of the state) marks the integer that `solve` turns to
-    reach a number of parameters or of state elements; "" for none. Where such an option is none, the layer
-    keeps what it resolved to under that name; 0 and none are off, and stay off. `most`: the largest number
-    that a spec may say, where the layer's work grows with it; None: `bounds.MOST`, a guard against slips.
+    `per`: "absolute" (a window, a kernel length: unchanged in a wider model), "head" (a size of one head:
+    unchanged, the number of heads grows instead) or "width" (an inner width, a number of heads: grows with
+    the width). `sizes`: "params" (an inner width) or "state" (a size of the state) marks the integer that
+    `solve` turns to reach a number of parameters or of state elements; "" for none. Where such an option is
+    none, the layer keeps what it resolved to under that name; 0 and none are off, and stay off. `most`: the
+    largest number that a spec may say, where the layer's work grows with it; None: `bounds.MOST`, a guard
+    against slips. `scales` and `sets`: the old names of `per` and `sizes`.
     """
-    if scales not in SCALES:
-        raise ValueError(f"scales={scales!r} is not one of {', '.join(SCALES)}")
-    if sets not in SETS:
-        raise ValueError(f"sets={sets!r} is not one of params, state, or empty")
-    return field(default=default, metadata={"doc": doc, "scales": scales, "sets": sets, "most": most})
+    per, sizes = per if scales is None else scales, sizes if sets is None else sets
+    if per not in PER:
+        raise ValueError(f"per={per!r} is not one of {', '.join(PER)}")
+    if sizes not in SIZES:
+        raise ValueError(f"sizes={sizes!r} is not one of params, state, or empty")
+    return field(default=default, metadata={"doc": doc, "per": per, "sizes": sizes, "most": most})
 
 
 def at_least(config: Any, **minima: int) -> None:
@@ -70,69 +82,6 @@ class Hint:
     lr_scale: float = 1.0
 
 
-@dataclass
-class Choices:
-    """Discrete choices of one call, in the order in which layers make them: written once, read in a replay.
-
-    made   the choices so far
-    given  those of the first run, where layers are run again to find their gradient
-    """
-
-    given: list[Tensor] | None = None
-    made: list[Tensor] = field(default_factory=list)
-
-    def choose(self, choice: Tensor) -> Tensor:
-        choice = choice if self.given is None else self.given[len(self.made)]
-        self.made.append(choice)
-        return choice
-
-
-@dataclass
-class Context:
-    """What does not flow through x: one plain object a model call, never stored on a module.
-
-    shared       values that an earlier layer leaves for later ones, for the same tokens
-    losses       auxiliary terms, already weighted; the trainer adds them to the task's loss
-    updates      new values of buffers (dotted name -> tensor), which the trainer writes after its step
-    granularity  size of the nested layers, 0 the smallest: a number for all, or by the layer's dotted name;
-                 the same for all replicas. None: what `architectures.elastic.set_granularity` set, else whole
-    seed, step   key of the noise; a context without a seed has no noise, and layers are deterministic
-    choices      discrete choices, where a wrapper runs layers a second time and must meet the same ones
-    """
-
-    shared: dict[str, Tensor] = field(default_factory=dict)
-    losses: dict[str, Tensor] = field(default_factory=dict)
-    updates: dict[str, Tensor] = field(default_factory=dict)
-    granularity: Any = None
-    seed: int | None = None
-    step: int = 0
-    choices: Choices | None = None
-
-    # A compiler cannot trace the hash, and would compile anew for each step and name.
-    @torch.compiler.disable
-    def noise(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
-        """Uniform noise in [0, 1) of `shape`, keyed by (seed, step, name); None without a seed.
-
-        It depends on neither the device nor the number of replicas: drawn on the CPU, then moved. Its dtype
-        is that of `like`, but at least float32: bfloat16 would round the largest values to 1.
-        """
-        if self.seed is None:
-            return None
-        key = hashlib.sha256(f"{self.seed}/{self.step}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") % 2**63)
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        return torch.rand(shape, generator=generator).to(device=like.device, dtype=dtype)
-
-
-def choose(choice: Tensor, ctx: Context | None) -> Tensor:
-    """A mask or index that a layer found, or the one of its first run.
-
-    Every choice whose result jumps (an argmax, a top-k, a bucket) passes through here: a layer that is run
-    again on an input recovered up to rounding could otherwise choose differently.
-    """
-    return choice if ctx is None or ctx.choices is None else ctx.choices.choose(choice)
-
-
 class Primitive(nn.Module):
     """A layer that maps (B, T, D) to (B, T, D), with a parallel and a recurrent form of the same function.
 
@@ -145,6 +94,9 @@ class Primitive(nn.Module):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         pass
+
+    # Each layer annotates its own, `config: Config`.
+    config: object
 
     # Set by the registry.
     name: ClassVar[str] = ""
@@ -164,10 +116,12 @@ class Primitive(nn.Module):
     keeps_width: ClassVar[str] = ""
     # Tensors, or modules of them, that write the output: with zeros in all of them the layer adds nothing.
     writers: ClassVar[tuple[str, ...]] = ("out",)
+    # Tensors, or modules of them, that are not decayed, of those that the layer has.
+    undecayed: tuple[str, ...] = ()
     # A discrete choice has a gradient that is an estimate, chosen to train, and not the slope.
     straight_through: ClassVar[bool] = False
 
-    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+    def __init__(self, config: object, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__()
         # The layer's dotted name in its model, set by the model: the key of its noise, losses and updates.
         self.path = ""
@@ -176,6 +130,17 @@ class Primitive(nn.Module):
         self.max_len = max_len
         self.index = index
         self.depth = depth
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Layers of the user's may still call these two methods by their old names."""
+        super().__init_subclass__(**kwargs)
+        for old, new in (("executed", "executed_flops"), ("unseen", "uncounted_flops")):
+            if old in vars(cls):
+                if new in vars(cls):
+                    raise TypeError(
+                        f"{cls.__name__} defines {new} and, by its old name, {old}; leave {old} out"
+                    )
+                setattr(cls, new, vars(cls)[old])
 
     @classmethod
     def body_len(cls, config: Any, max_len: int) -> int:
@@ -203,6 +168,15 @@ class Primitive(nn.Module):
         """Whether the layer has a recurrent form: a `step` of its own, and nothing inside that has none."""
         own = self.mixes == "channel" or (self.causal and type(self).step is not Primitive.step)
         return own and all(m.decodes for m in self.modules() if isinstance(m, Primitive) and m is not self)
+
+    @property
+    def place(self) -> dict[str, int]:
+        """What the layer was built with beside its config and its width."""
+        return {"max_len": self.max_len, "index": self.index, "depth": self.depth}
+
+    def axes(self) -> Axes | None:
+        """What widths the layer has and how they grow; None: it does not say."""
+        return None
 
     def join(self, before: Sequence[Primitive]) -> None:
         """Refuse a place after the layers `before` of the same model, in the order of reading."""
@@ -252,12 +226,12 @@ class Primitive(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no flops")
 
-    def executed(self, length: int) -> int:
+    def executed_flops(self, length: int) -> int:
         """Forward FLOPs of one sequence as `forward` is written, masked pairs included."""
         return self.flops(length)
 
-    def unseen(self, length: int) -> int:
-        """The part of `executed` that is element-wise or FFT work, which torch's counter does not count."""
+    def uncounted_flops(self, length: int) -> int:
+        """The part of `executed_flops` that is element-wise or an FFT, which torch's counter does not see."""
         return 0
 
     def nominal_state(self, length: int) -> int:
@@ -270,7 +244,11 @@ class Primitive(nn.Module):
 
     def hints(self) -> dict[str, Hint]:
         """Optimiser hints by dotted name, relative to this layer; matrices without one are decayed."""
-        return {}
+        return {
+            name: Hint(decay=False)
+            for name, _ in self.named_parameters()
+            if any(name == own or name.startswith(f"{own}.") for own in self.undecayed)
+        }
 
     def check_length(self, length: int | None) -> None:
         if length is not None and length > self.max_len:

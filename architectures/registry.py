@@ -189,10 +189,10 @@ def _check_config(cls: type[Primitive]) -> None:
         raise TypeError(
             f"{cls.__name__}.Config must be a frozen dataclass: @dataclass(frozen=True, kw_only=True)"
         )
-    sets = [f.metadata["sets"] for f in dataclasses.fields(config) if f.metadata.get("sets")]
-    if len(sets) > len(set(sets)):
+    sizes = [f.metadata["sizes"] for f in dataclasses.fields(config) if f.metadata.get("sizes")]
+    if len(sizes) > len(set(sizes)):
         raise TypeError(
-            f"{cls.__name__}.Config has several options with sets={max(sets, key=sets.count)}; leave one"
+            f"{cls.__name__}.Config has several options with sizes={max(sizes, key=sizes.count)}; leave one"
         )
 
 

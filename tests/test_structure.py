@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from architectures import registry
+from architectures.primitive import Primitive
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("synthetic_tasks", "architectures", "mad", "scaling")
 # What each package may import besides the standard library and itself.
@@ -64,10 +67,17 @@ def test_a_package_imports_only_what_it_may(package: str) -> None:
 
 
 def test_a_primitive_imports_no_other_primitive() -> None:
-    shared = ("primitive", "registry", "functional", "parts", "families")
+    shared = ("primitive", "axes", "registry", "functional", "parts", "families")
     for path in sources("architectures/primitives"):
         ours = {name.split(".")[1] for name in imports(path) if name.startswith("architectures")}
         assert ours <= set(shared), path
+
+
+def test_at_most_one_base_stands_between_a_primitive_and_primitive() -> None:
+    for name in registry.names():
+        cls = registry.get(name).cls
+        between = [c.__name__ for c in cls.__mro__[1:] if issubclass(c, Primitive) and c is not Primitive]
+        assert len(between) <= 1, f"{name}: {', '.join(between)}"
 
 
 def test_functions_have_no_parameters() -> None:

@@ -10,7 +10,7 @@ import torch
 from architectures.contract.forward import random_states
 from architectures.contract.subject import NotApplicable, Size, Subject, Unbuildable, Violation, bare, noise
 from architectures.outside.foreign import Foreign, counted_flops
-from architectures.primitive import SCALES
+from architectures.primitive import PER
 
 WIDTHS = (16, 48, 64, 80)
 
@@ -70,20 +70,22 @@ def meta(subject: Subject, size: Size) -> str:
 
 
 def flops(subject: Subject, size: Size) -> str:
-    """0 < flops <= executed, and executed without what is unseen is what torch's counter sees."""
+    """0 < flops <= executed_flops, and what of it is not uncounted is what torch's counter sees."""
     if subject.plain:
         raise NotApplicable("torch's counter counts a plain nn.Module")
     layer, length = subject.build(size.dim), size.length
-    algorithmic, executed, unseen = layer.flops(length), layer.executed(length), layer.unseen(length)
+    algorithmic, executed = layer.flops(length), layer.executed_flops(length)
+    uncounted = layer.uncounted_flops(length)
     if not 0 < algorithmic <= executed:
         raise Violation(f"T={length}: flops {algorithmic:,} is not above 0 and at most executed {executed:,}")
     with torch.no_grad():
         counted = counted_flops(layer, noise(*size).float())
     # Not at length 1: einsum multiplies a contraction of one element out, where the counter sees nothing.
-    if length > 1 and counted != size.batch * (executed - unseen):
+    if length > 1 and counted != size.batch * (executed - uncounted):
         raise Violation(
-            f"T={length}: executed - unseen = {executed:,} - {unseen:,} = {executed - unseen:,}, and torch's "
-            f"counter saw {counted:,}; what is element-wise or an FFT goes into unseen"
+            f"T={length}: executed_flops - uncounted_flops = {executed:,} - {uncounted:,} = "
+            f"{executed - uncounted:,}, and torch's counter saw {counted:,}; what is element-wise or an FFT "
+            "goes into uncounted_flops"
         )
     return f"{algorithmic / length:,.0f} a token at length {length}, executed as torch's counter saw"
 
@@ -108,9 +110,9 @@ def options(subject: Subject, size: Size) -> str:
         raise NotApplicable("a plain nn.Module documents its own arguments")
     fields = dataclasses.fields(subject.cls.Config)
     for field in fields:
-        if not field.metadata.get("doc") or field.metadata.get("scales") not in SCALES:
+        if not field.metadata.get("doc") or field.metadata.get("per") not in PER:
             raise Violation(
                 f"option {field.name!r} does not say what it is and how it scales: "
-                "option(default, 'doc', scales='absolute')"
+                "option(default, 'doc', per='absolute')"
             )
     return f"documented: {', '.join(f.name for f in fields)}" if fields else "no options"

@@ -7,12 +7,11 @@ projections, the featuriser, the gates and the output are here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, Primitive, State, at_least, divisors, linear_flops, option
+from architectures.primitive import Context, Primitive, State, at_least, divisors, linear_flops, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +28,15 @@ class GatedConv(Primitive):
     The state is (*memory, tail): what the operator remembers of the products u = k * v (B, T, inner), and the
     last inputs of the featuriser, which no activation follows. `bias`: whether W_i and the featuriser have
     one; W_o always has.
-
-    operator  names of the parameters of the operator, which are functions of time and not decayed
     """
 
-    operator: tuple[str, ...] = ()
+    config: GatedConvConfig
+    # A subclass adds the parameters of its operator, which are functions of time.
+    undecayed: tuple[str, ...] = ("conv.weight",)
 
     def __init__(
         self,
-        config: Any,
+        config: GatedConvConfig,
         *,
         dim: int,
         max_len: int,
@@ -101,18 +100,14 @@ class GatedConv(Primitive):
         return self.read(q * y, x, ctx), (*memory, tail)
 
     def flops(self, length: int) -> int:
-        return self.executed(length)
+        return self.executed_flops(length)
 
-    def executed(self, length: int) -> int:
-        return length * linear_flops(self) + self.operator_flops(length)[0] + self.unseen(length)
+    def executed_flops(self, length: int) -> int:
+        return length * linear_flops(self) + self.operator_flops(length)[0] + self.uncounted_flops(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         gates = 2 * length * self.inner  # k * v, and q
         return self.conv.flops(length) + gates + self.operator_flops(length)[1]
-
-    def hints(self) -> dict[str, Hint]:
-        taps = ("conv.weight",) if self.conv.taps else ()
-        return {name: Hint(decay=False) for name in (*taps, *self.operator)}
 
     def _featurise(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """q and u = k * v (B, T, inner), and the next tail."""

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.attention import visible_pairs
+from architectures.axes import Axes
+from architectures.functional.attention import attend, attend_all, attend_past, executed_pairs, visible_pairs
 from architectures.functional.rotary import rotate_first
+from architectures.functional.short_conv import next_tail, short_conv
 from architectures.functional.value_residual import share_value
+from architectures.parts.linear import first_columns, first_rows
 from architectures.parts.norms import RMSNorm
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import (
     Context,
-    Hint,
     Primitive,
     State,
     at_least,
@@ -36,20 +38,26 @@ class KeyValueMemory(Primitive):
     x (B, T, D) -> q (B, T, H, K), k (B, T, G, K), v (B, T, G, V) -> (B, T, D) with G = `kv_heads` of the H
     heads. The state is (keys, values, count, *tails), the tails those of the short convolutions that have
     taps, in the order in which the layer created them. `rotated` channels of q and k, set by the subclass,
-    are turned by their position.
+    are turned by their position. With a `window` only its last positions are seen and kept; a layer that is
+    not `causal` sees all positions, and has no state; it takes `step` and `prefill` from `Primitive`.
     """
+
+    window: int | None = None
+    undecayed: tuple[str, ...] = ("conv.weight",)
+
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         heads: int | None = option(
-            None, "number of heads; none: one for each 16 channels of the width", scales="width"
+            None, "number of heads; none: one for each 16 channels of the width", per="width"
         )
-        key_dim: int | None = option(None, "key width a head; none: width / heads", scales="head")
-        value_dim: int | None = option(None, "value width a head; none: width / heads", scales="head")
+        key_dim: int | None = option(None, "key width a head; none: width / heads", per="head")
+        value_dim: int | None = option(None, "value width a head; none: width / heads", per="head")
         kv_heads: int | None = option(
             None,
             "heads of keys and values; none: the largest divisor of heads that is at most heads / group",
-            scales="width",
+            per="width",
         )
         group: int = option(1, "query heads, at least, that share a key and value head if kv_heads is none")
         qk_norm: bool = option(False, "RMSNorm of each head's queries and keys, before any rotation")
@@ -59,7 +67,7 @@ class KeyValueMemory(Primitive):
         def __post_init__(self) -> None:
             at_least(self, heads=1, key_dim=1, value_dim=1, kv_heads=1, group=1, conv=0)
 
-    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.heads, self.key_dim, self.value_dim = head_widths(
             dim, config.heads, config.key_dim, config.value_dim
@@ -89,11 +97,24 @@ class KeyValueMemory(Primitive):
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
-        return ("growing", "growing", "counter", *("conv" for _ in self.convs()))
+        if not self.causal:
+            return ()
+        kind = "growing" if self.window is None else "recurrent"
+        return (kind, kind, "counter", *("conv" for _ in self.convs()))
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        positions = torch.arange(x.shape[1], device=x.device)
+        q, k, v, _ = self.project(x, positions, self.init_tails(x.shape[0]), ctx)
+        k, v = self.spread(k), self.spread(v)
+        if not self.causal:
+            return self.read(attend_all(q, k, v, scale=self.scale), x)
+        return self.read(attend(q, k, v, scale=self.scale, window=self.window), x)
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """Keys (B, t, G, K), values (B, t, G, V), the number of tokens so far, and the tails."""
         self.check_length(length)
+        if not self.causal:
+            return ()
         like = self.query.weight
         keys = like.new_zeros(batch, 0, self.kv_heads, self.key_dim)
         values = like.new_zeros(batch, 0, self.kv_heads, self.value_dim)
@@ -103,6 +124,26 @@ class KeyValueMemory(Primitive):
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         y, state = self.prefill(x[:, None], state, ctx)
         return y[:, 0], state
+
+    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        keys, values, count, *tails = state
+        keys, values = self.cached(keys, values, ctx)
+        length, window = x.shape[1], self.window
+        q, k, v, tails = self.project(x, count + torch.arange(length, device=x.device), tails, ctx)
+        k, v = torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
+        # With nothing before it, a prompt takes the way of `forward`, whose memory does not grow with T * T.
+        answer = attend_past if keys.shape[1] else attend
+        o = answer(q, self.spread(k), self.spread(v), scale=self.scale, window=window)
+        start = 0 if window is None else max(0, k.shape[1] - window)
+        return self.read(o, x), (k[:, start:], v[:, start:], count + length, *tails)
+
+    def units(self, ctx: Context | None = None) -> int:
+        """How many heads of keys and values this call uses: the first ones."""
+        return self.kv_heads
+
+    def cached(self, keys: Tensor, values: Tensor, ctx: Context | None) -> tuple[Tensor, Tensor]:
+        """What this call reads of the cache."""
+        return keys, values
 
     def convs(self) -> list[ShortConv]:
         return [m for m in self.modules() if isinstance(m, ShortConv) and m.taps]
@@ -149,10 +190,31 @@ class KeyValueMemory(Primitive):
 
     def maps(self, x: Tensor, ctx: Context | None) -> list[Tensor]:
         """Queries, keys and values before they are split into heads."""
-        return [self.query(x), self.key(x), self.value(x)]
+        widths = self.channels(self.units(ctx))
+        maps = zip((self.query, self.key, self.value), widths, strict=True)
+        return [first_rows(linear, x, width) for linear, width in maps]
+
+    def channels(self, units: int) -> tuple[int, int, int]:
+        """Channels of queries, keys and values that belong to the first `units` heads of keys."""
+        group = self.heads // self.kv_heads
+        return units * group * self.key_dim, units * self.key_dim, units * self.value_dim
+
+    def first_channels(self, z: Tensor, units: int, dim: int) -> Tensor:
+        """Of channels laid out as queries, keys, values: those of the first `units` heads."""
+        have, widths = self.channels(z.shape[dim] // sum(self.channels(1))), self.channels(units)
+        if have == widths:
+            return z
+        parts = zip(z.split(have, dim=dim), widths, strict=True)
+        return torch.cat([part.narrow(dim, 0, width) for part, width in parts], dim=dim)
 
     def convolve(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        return self.conv(x, tail)
+        if x.shape[-1] == self.conv.channels:
+            return self.conv(x, tail)
+        assert self.conv.weight is not None
+        units = x.shape[-1] // sum(self.channels(1))
+        tail = self.first_channels(tail, units, -1).to(x.dtype)
+        weight = self.first_channels(self.conv.weight, units, 0)
+        return F.silu(short_conv(x, weight, tail=tail)), next_tail(x, tail)
 
     def spread(self, z: Tensor) -> Tensor:
         """(B, T, G, .) -> (B, T, H, .): each key and value head once for every query head that shares it."""
@@ -164,19 +226,26 @@ class KeyValueMemory(Primitive):
     def read(self, o: Tensor, x: Tensor) -> Tensor:
         """What the heads found, o (B, T, H, V) -> (B, T, D)."""
         o = o.flatten(-2)
-        return self.out(o if self.gate is None else o * self.gate(x).sigmoid())
+        if self.gate is not None:
+            o = o * first_rows(self.gate, x, o.shape[-1]).sigmoid()
+        return first_columns(self.out, o)
 
+    # Everything that the layer computes is a multiple of its heads of keys and values.
     def flops(self, length: int) -> int:
         pairs = self.pairs(length) * self.heads
-        return self.products(length) + 2 * pairs * (self.key_dim + self.value_dim) + self.elementwise(length)
+        whole = self.products(length) + 2 * pairs * (self.key_dim + self.value_dim) + self.elementwise(length)
+        return whole * self.units() // self.kv_heads
 
-    def executed(self, length: int) -> int:
+    def executed_flops(self, length: int) -> int:
+        if not self.causal:
+            return self.flops(length)
         # The fused kernel computes on equal widths, and its counter formula on every pair.
         pairs, width = self.executed_pairs(length) * self.heads, max(self.score_width, self.value_dim)
-        return self.products(length) + 4 * pairs * width + self.elementwise(length)
+        whole = self.products(length) + 4 * pairs * width + self.elementwise(length)
+        return whole * self.units() // self.kv_heads
 
-    def unseen(self, length: int) -> int:
-        return self.elementwise(length)
+    def uncounted_flops(self, length: int) -> int:
+        return self.elementwise(length) * self.units() // self.kv_heads
 
     @property
     def score_width(self) -> int:
@@ -185,11 +254,11 @@ class KeyValueMemory(Primitive):
 
     def pairs(self, length: int) -> int:
         """Pairs of positions that see each other, of one head."""
-        return visible_pairs(length)
+        return visible_pairs(length, self.window) if self.causal else length**2
 
     def executed_pairs(self, length: int) -> int:
         """Pairs that are multiplied out, visible or not."""
-        return length**2
+        return executed_pairs(length, self.window)
 
     def products(self, length: int) -> int:
         """FLOPs of every `nn.Linear`."""
@@ -199,10 +268,31 @@ class KeyValueMemory(Primitive):
         gate = 0 if self.gate is None else self.gate.out_features
         return sum(conv.flops(length) for conv in self.convs()) + length * gate
 
-    def hints(self) -> dict[str, Hint]:
-        """Taps of a short convolution are not decayed."""
-        names = [n for n, m in self.named_modules() if isinstance(m, ShortConv) and m.taps]
-        return {f"{name}.weight": Hint(decay=False) for name in names}
+    def axes(self) -> Axes:
+        taken = "qk_norm" if self.query_norm is not None else "conv" if self.conv.taps else ""
+        return Axes(
+            sizes={
+                "G": self.kv_heads,
+                "R": self.heads // self.kv_heads,
+                "K": self.key_dim,
+                "V": self.value_dim,
+            },
+            tensors={
+                "query.weight": "GRK D",
+                "key.weight": "GK D",
+                "value.weight": "GV D",
+                "out.weight": "D GRV",
+                "gate.weight": "GRV D",
+                "query_norm.weight": "K",
+                "key_norm.weight": "K",
+                "conv.weight": "GRK+GK+GV .",
+            },
+            zero=dict.fromkeys("GRVD", ("out.weight",)) | {"K": ("key.weight",)},
+            options={"heads": "GR", "kv_heads": "G", "key_dim": "K", "value_dim": "V"},
+            rotated=self.rotated,
+            scaled="key.weight",
+            unscalable=taken,
+        )
 
 
 def count_kv_heads(heads: int, stated: int | None, group: int) -> int:

@@ -6,16 +6,21 @@ to the output. The rest is here.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from architectures.axes import Axes
 from architectures.functional.delta import SCALAR_CHUNK, VECTOR_CHUNK, delta_flops, delta_rule, delta_step
+from architectures.functional.norms import rms_norm
 from architectures.functional.value_residual import share_value
-from architectures.parts.short_conv import ShortConv
+from architectures.parts.short_conv import ShortConv, TokenShift
 from architectures.primitive import (
     Context,
     Hint,
@@ -33,7 +38,7 @@ CELL = {"plain": 4, "tied": 6, "free": 8}
 
 
 @dataclass(kw_only=True)
-class Tokens:
+class Vectors:
     """What the recurrence is fed, q, k, x, y (B, T, H, K), v (B, T, H, V), see `delta_rule`.
 
     `kept`: whatever else `read` needs of what `write` computed.
@@ -49,11 +54,18 @@ class Tokens:
     kept: Any = None
 
 
+class Convolved(Protocol):
+    """The options that the family reads of every layer."""
+
+    @property
+    def conv(self) -> int: ...
+
+
 class MatrixMemory(Primitive):
     """The base of the layers with S_t = (diag(a_t) + x_t y_t^T) S_{t-1} + k_t v_t^T, H matrices K x V.
 
     The state is (S, *carry): S (B, H, K, V), and what `write` carries from token to token, by default the
-    tails of the short convolutions in the order in which the layer created them.
+    tails of the short convolutions and token shifts in the order in which the layer created them.
 
     form     "plain" without y, "tied" with y alone, "free" with x and y
     decay    "scalar" (one a head, or none) or "vector" (one a key channel, at least LOG_DECAY_MIN)
@@ -65,35 +77,81 @@ class MatrixMemory(Primitive):
     decay: ClassVar[Literal["scalar", "vector"]] = "scalar"
     before: ClassVar[bool] = False
     gates: int = 0
+    # What `read` uses; a subclass with a `read` of its own may make something else of them.
+    gate: Any
+    norm: Any
+
+    config: Convolved
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         heads: int | None = option(
-            None, "number of heads; none: one for each 16 channels of the width", scales="width"
+            None, "number of heads; none: one for each 16 channels of the width", per="width"
         )
-        key_dim: int | None = option(
-            None, "key width a head; none: width / heads", scales="head", sets="state"
-        )
-        value_dim: int | None = option(None, "value width a head; none: width / heads", scales="head")
+        key_dim: int | None = option(None, "key width a head; none: width / heads", per="head", sizes="state")
+        value_dim: int | None = option(None, "value width a head; none: width / heads", per="head")
         conv: int = option(0, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, heads=1, key_dim=1, value_dim=1, conv=0)
 
-    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+    def __init__(
+        self,
+        config: Convolved,
+        *,
+        dim: int,
+        max_len: int,
+        index: int = 0,
+        depth: int = 1,
+        sizes: tuple[int, int, int] | None = None,
+    ) -> None:
+        """`sizes`: heads, K and V where the heads divide another width than the model's."""
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.heads, self.key_dim, self.value_dim = head_widths(
-            dim, config.heads, config.key_dim, config.value_dim
-        )
-        self.scale = self.key_dim**-0.5
+        if sizes is None:
+            assert isinstance(config, MatrixMemory.Config)
+            sizes = head_widths(dim, config.heads, config.key_dim, config.value_dim)
+            self.scale = sizes[1] ** -0.5
+        self.heads, self.key_dim, self.value_dim = sizes
+        self.gate = None
 
-    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
+    def add_projection(self, *widths: int, activation: bool = True) -> None:
+        """One map to all vectors, by default q, k and v, with a short convolution behind it."""
+        keys, values = self.heads * self.key_dim, self.heads * self.value_dim
+        self.widths = list(widths or (keys, keys, values))
+        self.project = nn.Linear(self.dim, sum(self.widths), bias=False)
+        self.conv = ShortConv(sum(self.widths), self.config.conv, activation=activation)
+
+    def add_gate(self) -> None:
+        """The gate of `read`."""
+        self.gates = self.heads * self.value_dim
+        self.gate = nn.Linear(self.dim, self.gates, bias=False)
+
+    def add_output(self) -> None:
+        """The norm of a head and the output map of `read`."""
+        self.norm = nn.Parameter(torch.ones(self.value_dim))
+        self.out = nn.Linear(self.heads * self.value_dim, self.dim, bias=False)
+
+    def vectors(self, x: Tensor, tail: Tensor) -> tuple[list[Tensor], Tensor]:
+        """x (B, T, D) projected and convolved: vectors (B, T, H, .), at least in float32; the next tail."""
+        z, tail = self.conv(self.project(x), tail)
+        z = z.to(torch.promote_types(x.dtype, torch.float32))
+        return [u.unflatten(-1, (self.heads, -1)) for u in z.split(self.widths, dim=-1)], tail
+
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
         """(B, T, D) and the carry -> the recurrence's vectors, in at least float32, and the next carry."""
         raise NotImplementedError(f"{type(self).__name__} defines no write")
 
-    def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
-        """What the state gave, o (B, T, H, V), at least float32 -> (B, T, D), of the dtype of x."""
-        raise NotImplementedError(f"{type(self).__name__} defines no read")
+    def feed(self, z: Vectors) -> Vectors:
+        """What the recurrence is fed of `write`, whose values other layers may share."""
+        return z
+
+    def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
+        """What the state gave, o (B, T, H, V), at least float32 -> (B, T, D), of the dtype of x.
+
+        By default normalised a head by RMSNorm, and gated by silu where there is a gate.
+        """
+        o = rms_norm(o, self.norm, divisor=self.value_dim).flatten(-2).to(x.dtype)
+        return self.out(o if self.gate is None else o * F.silu(self.gate(x)))
 
     @property
     def value_widths(self) -> tuple[int, ...]:
@@ -107,15 +165,19 @@ class MatrixMemory(Primitive):
         """The carry before the first token; `like` gives device and dtype."""
         return tuple(conv.init_tail(like, batch) for conv in self.convs())
 
-    def convs(self) -> list[ShortConv]:
-        return [m for m in self.modules() if isinstance(m, ShortConv)]
+    def convs(self) -> list[ShortConv | TokenShift]:
+        return [m for m in self.modules() if isinstance(m, ShortConv | TokenShift)]
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
         return ("recurrent", *self.carry_kinds)
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self._advance(x, self.init_state(x.shape[0]), ctx, self.recur)[0]
+        return self._advance(x, self.start(x.shape[0]), ctx, self.recur)[0]
+
+    def start(self, batch: int) -> State:
+        """The state that `forward` begins with."""
+        return self.init_state(batch)
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """S (B, H, K, V) in at least float32, then the carry."""
@@ -135,12 +197,12 @@ class MatrixMemory(Primitive):
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         return self._advance(x, state, ctx, self.recur)
 
-    def recur(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
+    def recur(self, z: Vectors, s: Tensor) -> tuple[Tensor, Tensor]:
         """Everything that the state gives for (B, T) tokens, and the last state."""
         read: Literal["pre", "post"] = "pre" if self.before else "post"
         return delta_rule(z.q, z.k, z.v, z.log_a, s, x=z.x, y=z.y, read=read, bonus=z.bonus)
 
-    def recur_once(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
+    def recur_once(self, z: Vectors, s: Tensor) -> tuple[Tensor, Tensor]:
         """The same for T = 1."""
         q, k, v, log_a, x, y = (None if t is None else t[:, 0] for t in (z.q, z.k, z.v, z.log_a, z.x, z.y))
         assert q is not None and k is not None and v is not None
@@ -149,14 +211,17 @@ class MatrixMemory(Primitive):
         return o[:, None], s
 
     def flops(self, length: int) -> int:
-        state = CELL[self.form] * length * self.heads * self.key_dim * self.value_dim
-        return self.products(length) + state + self.elementwise(length)
+        return self.products(length) + self.state_flops(length) + self.elementwise(length)
 
-    def executed(self, length: int) -> int:
+    def state_flops(self, length: int) -> int:
+        """What the recurrence needs, of which `recur_flops` is more."""
+        return CELL[self.form] * length * math.prod(self.memory_shape())
+
+    def executed_flops(self, length: int) -> int:
         products, rest = self.recur_flops(length)
         return self.products(length) + products + rest + self.elementwise(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         return self.recur_flops(length)[1] + self.elementwise(length)
 
     def products(self, length: int) -> int:
@@ -169,23 +234,52 @@ class MatrixMemory(Primitive):
     def recur_flops(self, length: int) -> tuple[int, int]:
         """FLOPs of `recur` as it is written: matrix products, and what is not one."""
         chunk = VECTOR_CHUNK if self.decay == "vector" else SCALAR_CHUNK
-        products, rest = delta_flops(length, self.key_dim, self.value_dim, chunk=chunk, form=self.form)
-        return self.heads * products, self.heads * rest
+        heads, *_, key, value = self.memory_shape()
+        products, rest = delta_flops(length, key, value, chunk=chunk, form=self.form)
+        return heads * products, heads * rest
 
     def hints(self) -> dict[str, Hint]:
         """Taps of a short convolution are not decayed."""
         names = [n for n, m in self.named_modules() if isinstance(m, ShortConv) and m.taps]
-        return {f"{name}.weight": Hint(decay=False) for name in names}
+        return super().hints() | {f"{name}.weight": Hint(decay=False) for name in names}
+
+    def axes(self) -> Axes | None:
+        """Read from the shapes: with the heads pinned, what follows the model's width reads or writes it."""
+        sizes = {"H": self.heads, "K": self.key_dim, "V": self.value_dim}
+        options = {"heads": "H", "key_dim": "K", "value_dim": "V"}
+        found = Axes(sizes=sizes, zero={"D": ("out.weight",)}, options=options, proved=False)
+        cls: Any = type(self)
+        try:
+            with torch.device("meta"):
+                config = type(self.config)(**{**vars(self.config), **found.options_at(sizes)})
+                wider = cls(config, dim=2 * self.dim, **self.place)
+        except (ValueError, TypeError):
+            return None
+        shapes = {n: p.shape for n, p in wider.named_parameters()}
+        tensors = {}
+        for name, p in self.named_parameters():
+            if name not in shapes or len(shapes[name]) != p.dim():
+                return None
+            letters = []
+            for old, new in zip(p.shape, shapes[name], strict=True):
+                if new not in (old, 2 * old) or (new != old and old != self.dim):
+                    return None
+                letters.append("." if new == old else "D")
+            tensors[name] = " ".join(letters)
+        # One writer, and readers of the stream by their last axis.
+        if any(a.count("D") > 1 or (a.startswith("D ") and n != "out.weight") for n, a in tensors.items()):
+            return None
+        return dataclasses.replace(found, tensors=tensors) if tensors.get("out.weight") == "D ." else None
 
     def _advance(
         self,
         x: Tensor,
         state: State,
         ctx: Context | None,
-        recur: Callable[[Tokens, Tensor], tuple[Tensor, Tensor]],
+        recur: Callable[[Vectors, Tensor], tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, State]:
         s, *before = state
         tokens, carry = self.write(x, tuple(before), ctx)
         tokens.v = share_value(tokens.v, ctx, self.index)
-        o, s = recur(tokens, s)
+        o, s = recur(self.feed(tokens), s)
         return self.read(o, x, tokens), (s, *carry)

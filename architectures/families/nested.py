@@ -7,16 +7,16 @@ with the context, else from the attribute `granularity`, which nothing here ever
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from architectures.families.key_values import KeyValueMemory
-from architectures.functional.short_conv import next_tail, short_conv
+from architectures.axes import Axes
 from architectures.primitive import Context, Primitive, at_least, config_options, divisors, option
 
 JOINT, UNIFORM = "joint", "uniform"
@@ -56,9 +56,18 @@ def probabilities(draw: str, count: int) -> tuple[float, ...]:
     return tuple(weight / sum(weights) for weight in weights)
 
 
-class Nested(Primitive):
-    """A layer of units of which the first `widths[g]` are the submodel of granularity g."""
+class Nested:
+    """A trait: a layer of units of which the first `widths[g]` are the submodel of granularity g.
 
+    nested  the letter of these units in the layer's axes
+    base    the layer that a submodel is
+    """
+
+    config: NestedConfig
+    nested: ClassVar[str]
+    base: ClassVar[str]
+    name: ClassVar[str]
+    path: str
     widths: tuple[int, ...]
     granularity: int
 
@@ -83,61 +92,79 @@ class Nested(Primitive):
 
     def prefix(self, granularity: int) -> dict[str, Tensor]:
         """The parameters of a submodel, views of this layer's, under the names that `plain` has for them."""
-        raise NotImplementedError(f"{type(self).__name__} defines no prefix")
+        axes, sizes = self._cut(granularity)
+        return {
+            name: first_entries(p, axes.tensors[name], axes.sizes, sizes)
+            for name, p in cast(nn.Module, self).named_parameters()
+        }
 
     def plain(self, granularity: int) -> tuple[str, dict[str, Any]]:
         """The name and the options of the layer that a submodel is, which is not nested."""
-        raise NotImplementedError(f"{type(self).__name__} defines no plain layer")
+        axes, sizes = self._cut(granularity)
+        own = {f.name for f in dataclasses.fields(NestedConfig)} | {"group"}
+        options = {n: v for n, v in config_options(self.config).items() if n not in own}
+        return self.base, options | axes.options_at(sizes)
 
     def active_params(self) -> int:
         return sum(p.numel() for p in self.prefix(self.granularity).values())
 
+    def _cut(self, granularity: int) -> tuple[Axes, dict[str, int]]:
+        axes = cast(Primitive, self).axes()
+        if axes is None:
+            raise NotImplementedError(f"{type(self).__name__} defines no axes")
+        return axes, {**axes.sizes, self.nested: self.widths[granularity]}
+
+
+def first_entries(p: Tensor, axes: str, whole: Mapping[str, int], sizes: Mapping[str, int]) -> Tensor:
+    """A tensor at smaller sizes of the slowest letters of its axes; a view, but of axes with a "+"."""
+    for dim, spelled in enumerate(axes.split()):
+        products = spelled.split("+")
+        if all(sizes.get(letter) == whole.get(letter) for letter in spelled):
+            continue
+        parts = p.split([math.prod(whole[x] for x in product) for product in products], dim=dim)
+        cut = [
+            part.narrow(dim, 0, math.prod(sizes[x] for x in product))
+            for part, product in zip(parts, products, strict=True)
+        ]
+        p = cut[0] if len(cut) == 1 else torch.cat(cut, dim=dim)
+    return p
+
 
 class NestedInner(Nested):
-    """Channel mixers with F inner units: `rows` are matrices (F, D) that make them, `columns` (D, F) that
-    read them.
-    """
+    """A trait of channel mixers: F inner units."""
 
-    writers = ("down",)
+    nested = "F"
     inner: int
-    rows: tuple[str, ...]
-    columns: tuple[str, ...] = ("down.weight",)
-    base: str
 
-    def nest_inner(self, inner: int, count: int) -> None:
+    def nest_inner(self) -> None:
         """Each size half of the next one, as in the paper: F/8, F/4, F/2, F."""
+        count = self.config.granularities
         part = 2 ** (count - 1)
-        if inner % part:
-            near = max(inner // part, 1) * part
+        if self.inner % part:
+            near = max(self.inner // part, 1) * part
             raise ValueError(
-                f"inner={inner} is not divisible by {part}, the smallest part of granularities={count}; "
+                f"inner={self.inner} is not divisible by {part}, the smallest part of granularities={count}; "
                 f"choose inner={near} or another multiple of {part}"
             )
-        self.inner = inner
-        self.nest(tuple(inner >> (count - 1 - g) for g in range(count)))
+        self.nest(tuple(self.inner >> (count - 1 - g) for g in range(count)))
 
     def size_step(self, option: str) -> int:
         return self.inner // self.widths[0] if option == "inner" else 1
 
-    def prefix(self, granularity: int) -> dict[str, Tensor]:
-        width = self.widths[granularity]
-        rows = {name: self.get_parameter(name)[:width] for name in self.rows}
-        return rows | {name: self.get_parameter(name)[:, :width] for name in self.columns}
 
-    def plain(self, granularity: int) -> tuple[str, dict[str, Any]]:
-        return self.base, {"inner": self.widths[granularity]}
-
-
-class NestedHeads(Nested, KeyValueMemory):
-    """Attention whose units are heads of keys and values, each with the query heads that share it.
+class NestedHeads(Nested):
+    """A trait of attention: heads of keys and values, each with the query heads that share it.
 
     The cache of a larger submodel serves a smaller one, which reads its first heads; not the other way.
     """
 
-    base: str
+    nested = "G"
+    kv_heads: int
+    value_dim: int
 
-    def nest_heads(self, count: int) -> None:
+    def nest_heads(self) -> None:
         """Equal steps, as in the paper: G/4, G/2, 3G/4, G of the heads of keys and values."""
+        count = self.config.granularities
         if self.kv_heads % count:
             choices = ", ".join(str(d) for d in divisors(self.kv_heads))
             raise ValueError(
@@ -148,81 +175,17 @@ class NestedHeads(Nested, KeyValueMemory):
 
     @property
     def value_widths(self) -> tuple[int, ...]:
-        return tuple(self.channels(units)[2] for units in self.widths)
+        return tuple(units * self.value_dim for units in self.widths)
 
-    def maps(self, x: Tensor, ctx: Context | None) -> list[Tensor]:
-        parts = zip((self.query, self.key, self.value), self.channels(self.units(ctx)), strict=True)
-        return [F.linear(x, linear.weight[:width]) for linear, width in parts]
-
-    def convolve(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        assert self.conv.weight is not None
-        units = x.shape[-1] // sum(self.channels(1))
-        tail = self.first_channels(tail, units, -1).to(x.dtype)
-        weight = self.first_channels(self.conv.weight, units, 0)
-        return F.silu(short_conv(x, weight, tail=tail)), next_tail(x, tail)
-
-    def read(self, o: Tensor, x: Tensor) -> Tensor:
-        o = o.flatten(-2)
-        width = o.shape[-1]
-        if self.gate is not None:
-            o = o * F.linear(x, self.gate.weight[:width]).sigmoid()
-        return F.linear(o, self.out.weight[:, :width])
-
-    def cached(self, state: tuple[Tensor, Tensor], ctx: Context | None) -> tuple[Tensor, Tensor]:
+    def cached(self, keys: Tensor, values: Tensor, ctx: Context | None) -> tuple[Tensor, Tensor]:
         """The heads of a cache, keys and values (B, t, G, .), that this call reads."""
         units = self.units(ctx)
-        if state[0].shape[2] < units:
+        if keys.shape[2] < units:
             raise ValueError(
-                f"the cache holds {state[0].shape[2]} heads, this call reads {units}: a larger submodel "
+                f"the cache holds {keys.shape[2]} heads, this call reads {units}: a larger submodel "
                 "cannot go on from a smaller one's cache; fill it with the larger one"
             )
-        return state[0][:, :, :units], state[1][:, :, :units]
-
-    def channels(self, units: int) -> tuple[int, int, int]:
-        """Channels of queries, keys and values that belong to the first `units` heads of keys."""
-        group = self.heads // self.kv_heads
-        return units * group * self.key_dim, units * self.key_dim, units * self.value_dim
-
-    def first_channels(self, z: Tensor, units: int, dim: int) -> Tensor:
-        """Of channels laid out as queries, keys, values: those of the first `units` heads."""
-        have = self.channels(z.shape[dim] // sum(self.channels(1)))
-        if have == self.channels(units):
-            return z
-        parts = z.split(have, dim=dim)
-        widths = self.channels(units)
-        return torch.cat([p.narrow(dim, 0, w) for p, w in zip(parts, widths, strict=True)], dim=dim)
-
-    def prefix(self, granularity: int) -> dict[str, Tensor]:
-        units = self.widths[granularity]
-        query, key, value = self.channels(units)
-        read = query // self.key_dim * self.value_dim
-        found = {}
-        for name, p in self.named_parameters():
-            cut = {"query.weight": query, "key.weight": key, "value.weight": value, "gate.weight": read}
-            if name in cut:
-                found[name] = p[: cut[name]]
-            elif name == "out.weight":
-                found[name] = p[:, :read]
-            else:
-                found[name] = self.first_channels(p, units, 0) if name == "conv.weight" else p
-        return found
-
-    def plain(self, granularity: int) -> tuple[str, dict[str, Any]]:
-        units = self.widths[granularity]
-        own = {f.name for f in dataclasses.fields(NestedConfig)} | {"group"}
-        options = {n: v for n, v in config_options(self.config).items() if n not in own}
-        sizes = {"heads": units * self.heads // self.kv_heads, "kv_heads": units}
-        return self.base, options | sizes | {"key_dim": self.key_dim, "value_dim": self.value_dim}
-
-    # Everything that attention computes is a multiple of its heads of keys and values.
-    def flops(self, length: int) -> int:
-        return super().flops(length) * self.units() // self.kv_heads
-
-    def executed(self, length: int) -> int:
-        return super().executed(length) * self.units() // self.kv_heads
-
-    def unseen(self, length: int) -> int:
-        return super().unseen(length) * self.units() // self.kv_heads
+        return keys[:, :, :units], values[:, :, :units]
 
 
 def nested_heads(config: Any, dim: int) -> Any:

@@ -7,7 +7,7 @@ follow from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ class Wrapper(Primitive):
     """
 
     def __init__(
-        self, config: Any, *, body: list[Block], dim: int, max_len: int, index: int = 0, depth: int = 1
+        self, config: object, *, body: list[Block], dim: int, max_len: int, index: int = 0, depth: int = 1
     ) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.body = nn.ModuleList(body)
@@ -68,17 +68,17 @@ class Wrapper(Primitive):
     def flops(self, length: int) -> int:
         return sum(block.flops(length) for block in self.order()) + self.own_flops(length)
 
-    def executed(self, length: int) -> int:
-        return sum(block.executed(length) for block in self.order()) + self.own_flops(length)
+    def executed_flops(self, length: int) -> int:
+        return sum(block.executed_flops(length) for block in self.order()) + self.own_flops(length)
 
-    def unseen(self, length: int) -> int:
-        return sum(block.unseen(length) for block in self.order()) + self.own_unseen(length)
+    def uncounted_flops(self, length: int) -> int:
+        return sum(block.uncounted_flops(length) for block in self.order()) + self.own_uncounted(length)
 
     def own_flops(self, length: int) -> int:
         """What the wrapper computes around the blocks."""
         return 0
 
-    def own_unseen(self, length: int) -> int:
+    def own_uncounted(self, length: int) -> int:
         """The part of `own_flops` that is element-wise."""
         return 0
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from architectures.primitive import Choices, Context
+from architectures.context import Choices, Context
 
 Dims = tuple[int | None, ...]
 

@@ -23,3 +23,15 @@ def draw_step_bias(*shape: int) -> Tensor:
 def draw_rate(heads: int, low: float, high: float) -> Tensor:
     """Decay rates, uniform in [low, high], kept off zero."""
     return torch.empty(heads).uniform_(low, high).clamp(min=1e-4)
+
+
+def strength(z: Tensor, *, doubled: bool = False) -> Tensor:
+    """Gates in (0, 1), or (0, 2) where `doubled`, at least float32."""
+    gate = torch.sigmoid(z.to(torch.promote_types(z.dtype, torch.float32)))
+    return 2 * gate if doubled else gate
+
+
+def log_decay(z: Tensor, bias: Tensor, log_rate: Tensor) -> Tensor:
+    """log a = -exp(log_rate) softplus(z + bias), at least float32: z (..., H), one bias and rate a head."""
+    high = torch.promote_types(z.dtype, torch.float32)
+    return -log_rate.to(high).exp() * softplus(z.to(high) + bias.to(high))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from architectures.primitive import Context
+from architectures.context import Context
 
 FIRST = "value-residual/first"
 

@@ -52,7 +52,11 @@ def _row(entry: Any) -> dict[str, Any]:
 
     default = entry.config({})
     options = {
-        f.name: {"default": getattr(default, f.name), **{k: f.metadata.get(k) for k in ("doc", "scales")}}
+        f.name: {
+            "default": getattr(default, f.name),
+            "doc": f.metadata.get("doc"),
+            "scales": f.metadata.get("per"),
+        }
         for f in dataclasses.fields(default)
     }
     (layer,) = account(f"1*{entry.example}", vocab_size=1, dim=DIM, seq_len=LENGTH).layers

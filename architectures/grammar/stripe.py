@@ -111,7 +111,7 @@ def _widen(item: Layer | Parallel, dim: int, from_dim: int) -> Layer | Parallel:
     if isinstance(item, Parallel):
         return Parallel(tuple(widen(b) for b in item.branches))
     entry = registry.get(item.name)
-    kinds = {f.name: f.metadata.get("scales", "absolute") for f in dataclasses.fields(entry.cls.Config)}
+    kinds = {f.name: f.metadata.get("per", "absolute") for f in dataclasses.fields(entry.cls.Config)}
     options = {}
     for name, value in item.options:
         if kinds[name] == "width" and isinstance(value, int):

@@ -10,7 +10,6 @@ import torch
 from torch.optim import Optimizer
 
 from architectures.blocks import Block, Branches
-from architectures.families.wrapper import Wrapper
 from architectures.grammar.spec import Spec
 from architectures.grammar.stripe import parse
 from architectures.growth.engine import RULES, Grown, Rule, check_growable, check_same, check_total
@@ -111,7 +110,7 @@ def _writers(part: Any, path: str) -> Iterator[str]:
     """The tensors whose zeros silence a part: what its layers declare."""
     if isinstance(part, Block):
         yield from _writers(part.layer, f"{path}.layer")
-    elif isinstance(part, Branches | Wrapper):
+    elif isinstance(part, Branches) or part.mixes == "stream":
         for name, child in part.named_modules():
             if name and isinstance(child, Block) or (isinstance(part, Branches) and _is_head(part, name)):
                 yield from _writers(child, f"{path}.{name}")

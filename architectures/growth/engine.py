@@ -11,17 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from architectures.axes import Axes
 from architectures.blocks import Block
 from architectures.elastic import nested_layers
-from architectures.families.key_values import KeyValueMemory
 from architectures.grammar.spec import Layer, Parallel, Spec
-from architectures.growth.anatomy import KNOWN, Anatomy, describe, sized
+from architectures.growth.anatomy import KNOWN, describe, sized
 from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
 from architectures.model import SequenceModel, check_model
 from architectures.parts.norms import RMSNorm
 from architectures.primitive import Primitive
-from architectures.primitives.repeat import Repeat
-from architectures.primitives.value_residual import ValueResidual
 from architectures.sizes.bounds import check_sizes, shown
 from architectures.stored import Numbers, carry_numbers, stored_numbers
 
@@ -49,7 +47,7 @@ def widen(
     known = {path: describe(layer) for path, layer in model.layers()}
     if dim != model.dim:
         check_stream(model)
-    sizes = {path: a.sizes | targets.get(path, {}) for path, a in known.items() if a is not None}
+    sizes: Sizes = {path: {**a.sizes, **targets.get(path, {})} for path, a in known.items() if a is not None}
     spec = _respell(
         model.spec, iter(model.layers()), known, sizes, dim if dim != model.dim else None, targets
     )
@@ -61,15 +59,14 @@ def widen(
         after = describe(layer)
         if before is None or after is None:
             continue
-        where = {
-            letter: places(letter, before.sizes[letter], size, model.get_submodule(path), layer)
-            for letter, size in after.sizes.items()
-        } | {"D": torch.arange(model.dim)}
+        where = {letter: places(letter, before, after) for letter in after.sizes} | {
+            "D": torch.arange(model.dim)
+        }
         grown = {x for x in before.sizes if before.sizes[x] != after.sizes[x]} | (
             {"D"} if dim != model.dim else set()
         )
         full = {**after.sizes, "D": dim}
-        for tensor, axes in before.axes.items():
+        for tensor, axes in before.tensors.items():
             name = f"{path}.{tensor}"
             index = tuple(_axis(a, where, full) if set(a) & grown else None for a in axes.split())
             zero = any(tensor in before.zero.get(letter, ()) for letter in grown)
@@ -92,12 +89,13 @@ def widen(
     return new, carry(optimizer, model, new, moves)
 
 
-def places(letter: str, old: int, new: int, before: nn.Module, after: nn.Module) -> Tensor:
+def places(letter: str, before: Axes, after: Axes) -> Tensor:
     """The new index of each old one: the same, but for key channels under RoPE.
 
     RoPE pairs i with i + half, so new channels go behind the old ones of each half, and behind the rest.
     """
-    if letter != "K" or not isinstance(before, KeyValueMemory) or not isinstance(after, KeyValueMemory):
+    old, new = before.sizes[letter], after.sizes[letter]
+    if letter != "K" or not before.scaled:
         return torch.arange(old)
     turned, turns = before.rotated, after.rotated
     if turns < turned or new - turns < old - turned:
@@ -136,19 +134,19 @@ def _rescale(
     def scale(name: str, factor: float) -> None:
         moves[name] = dataclasses.replace(moves[name], factor=moves[name].factor * factor)
 
+    stored = stored_numbers(old)
     for path, layer in new.layers():
-        before = old.get_submodule(path)
-        if not isinstance(layer, KeyValueMemory) or layer.key_dim == before.key_dim:
+        before, after = describe(cast(Primitive, old.get_submodule(path))), describe(layer)
+        if before is None or after is None or not after.scaled or before.sizes["K"] == after.sizes["K"]:
             continue
-        if layer.query_norm is not None or layer.conv.taps:
+        if after.unscalable:
             raise ValueError(
-                f"rule='rescale' cannot widen the keys of {path}: its "
-                f"{'qk_norm' if layer.query_norm else 'conv'} takes the factor of W_k away; use rule='keep'"
+                f"rule='rescale' cannot widen the keys of {path}: its {after.unscalable} takes the factor of "
+                "W_k away; use rule='keep'"
             )
-        layer.scale = default[path]["scale"]
-        scale(f"{path}.key.weight", before.scale / layer.scale)
+        layer.scale = default[path]["scale"]  # type: ignore[assignment]
+        scale(f"{path}.{after.scaled}", stored[path]["scale"] / default[path]["scale"])
     if hidden:
-        stored = stored_numbers(old)
         for path in _stream_norms(old):
             was, divisor = stored[path], default[path]["divisor"]
             norm = cast(RMSNorm, new.get_submodule(path))
@@ -195,7 +193,7 @@ def check_stream(model: SequenceModel) -> None:
                 "its mean; use a layer with RMSNorm"
             )
     for path, layer in model.layers():
-        if describe(layer) is None and not isinstance(layer, Repeat | ValueResidual):
+        if describe(layer) is None:
             raise ValueError(
                 f"widen_hidden has no rule for {layer.name or type(layer).__name__} ({path}): which of its "
                 f"widths follow the model's is not known; layers with rules are {KNOWN}, and those around a "
@@ -212,7 +210,7 @@ def _stream_norms(model: SequenceModel) -> list[str]:
 def _respell(
     spec: Spec,
     layers: Iterator[tuple[str, Primitive]],
-    known: dict[str, Anatomy | None],
+    known: dict[str, Axes | None],
     sizes: Sizes,
     dim: int | None,
     targets: Sizes,
@@ -225,8 +223,9 @@ def _respell(
             found.append(Parallel(tuple(branches)))
             continue
         path, layer = next(layers)
-        if known[path] is not None and (dim is not None or path in targets):
-            item = sized(item, layer, sizes[path], layer.dim if dim is None else dim)
+        axes = known[path]
+        if axes is not None and axes.sizes and (dim is not None or path in targets):
+            item = sized(item, layer, axes, sizes[path], layer.dim if dim is None else dim)
         if item.body is not None:
             item = Layer(item.name, item.options, _respell(item.body, layers, known, sizes, dim, targets))
         found.append(item)

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 import torch
 from torch.optim import Optimizer
 
-from architectures.growth.anatomy import KNOWN, Anatomy, describe
+from architectures.axes import Axes
+from architectures.growth.anatomy import KNOWN, describe
 from architectures.growth.engine import Grown, Rule, Sizes, check_growable, check_total, widen
 from architectures.growth.transplant import Fill
 from architectures.model import SequenceModel
-from architectures.primitives.value_residual import ValueResidual
+from architectures.primitive import Primitive
 
 WORDS = {"F": "inner width", "K": "key width", "V": "value width", "heads": "number of heads", "D": "width"}
 
@@ -119,7 +120,7 @@ def widen_hidden(
     return widen(model, optimizer, {}, dim=to, rule=rule, generator=generator, fill=fill)
 
 
-def split_heads(anatomy: Anatomy, path: str, to: int, kv_heads: int | None = None) -> dict[str, int]:
+def split_heads(anatomy: Axes, path: str, to: int, kv_heads: int | None = None) -> dict[str, int]:
     """New sizes of the letters of heads, for `to` heads in all."""
     if "H" in anatomy.sizes:
         return {"H": to}
@@ -138,7 +139,7 @@ def split_heads(anatomy: Anatomy, path: str, to: int, kv_heads: int | None = Non
 
 def _chosen(
     model: SequenceModel, what: str, to: int, layers: Iterable[int] | None, verb: str
-) -> list[tuple[str, Anatomy]]:
+) -> list[tuple[str, Axes]]:
     """The layers that an operation acts on, after refusing what it cannot."""
     check_growable(model, verb)
     every = model.layers()
@@ -163,9 +164,9 @@ def _chosen(
                 f"{verb} has no rule for {layer.name or type(layer).__name__} ({path}): it is unknown which "
                 f"of its tensors make a {WORDS[what]}; layers with rules are {KNOWN}"
             )
-        if what in ("V", "heads") and _shares(model, path):
+        if (holder := _holder(model, path, what)) is not None:
             raise ValueError(
-                f"{verb} cannot act on {path}: value-residual mixes its values with those of other layers; "
+                f"{verb} cannot act on {path}: {holder.name} mixes its values with those of other layers; "
                 "grow its keys or the MLPs, or choose layers= outside of it"
             )
         now = heads_of(anatomy) if what == "heads" else anatomy.sizes[what]
@@ -176,17 +177,21 @@ def _chosen(
     return found
 
 
-def heads_of(anatomy: Anatomy) -> int:
+def heads_of(anatomy: Axes) -> int:
     sizes = anatomy.sizes
     return sizes["H"] if "H" in sizes else sizes["G"] * sizes["R"]
 
 
-def _can(anatomy: Anatomy, what: str) -> bool:
+def _can(anatomy: Axes, what: str) -> bool:
     letters = anatomy.zero
     return bool({"G", "H"} & set(letters)) if what == "heads" else what in letters
 
 
-def _shares(model: SequenceModel, path: str) -> bool:
-    parts = path.split(".")
-    above = (model.get_submodule(".".join(parts[:i])) for i in range(1, len(parts)))
-    return any(isinstance(module, ValueResidual) for module in above)
+def _holder(model: SequenceModel, path: str, what: str) -> Primitive | None:
+    """The layer around this one that keeps its widths as they are."""
+    letters = {"G", "H", "R"} if what == "heads" else {what}
+    for above, layer in model.layers():
+        axes = layer.axes() if path.startswith(f"{above}.") else None
+        if axes is not None and letters & set(axes.fixed):
+            return layer
+    return None

@@ -28,7 +28,7 @@ class Foreign(Primitive):
     inner: ClassVar[type[nn.Module]]
     draws = True
 
-    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+    def __init__(self, config: object, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         parameters = inspect.signature(self.inner).parameters
         provided = {k: v for k, v in (("dim", dim), ("max_len", max_len)) if k in parameters}

@@ -6,7 +6,19 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def first_rows(linear: nn.Linear, x: Tensor, rows: int) -> Tensor:
+    """The first `rows` outputs of a map without a bias."""
+    return linear(x) if rows == linear.out_features else F.linear(x, linear.weight[:rows])
+
+
+def first_columns(linear: nn.Linear, x: Tensor) -> Tensor:
+    """A map without a bias of its first inputs, as many as x has."""
+    columns = x.shape[-1]
+    return linear(x) if columns == linear.in_features else F.linear(x, linear.weight[:, :columns])
 
 
 class LowRank(nn.Module):
@@ -72,7 +84,7 @@ class MultiplicativeLinear(nn.Module):
         return y if y.shape[-1] == self.outputs else y[..., : self.outputs]
 
     def flops(self, rows: int) -> int:
-        return 2 * rows * self.dim * self.parts * self.width + self.unseen(rows)
+        return 2 * rows * self.dim * self.parts * self.width + self.uncounted_flops(rows)
 
-    def unseen(self, rows: int) -> int:
+    def uncounted_flops(self, rows: int) -> int:
         return min(rows, self.width) * self.parts * self.dim

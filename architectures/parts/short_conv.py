@@ -1,4 +1,4 @@
-"""A short convolution as a module that carries its tail."""
+"""Modules that carry their last inputs: a short convolution and a token shift."""
 
 from __future__ import annotations
 
@@ -40,3 +40,22 @@ class ShortConv(nn.Module):
 
     def flops(self, length: int) -> int:
         return 2 * self.taps * length * self.channels
+
+
+class TokenShift(nn.Module):
+    """x (B, T, D) and the token before it (B, 1, D) -> each token's predecessor (B, T, D), the last token."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        joined = torch.cat([last.to(x.dtype), x], dim=1)
+        return joined[:, :-1], joined[:, -1:]
+
+    def init_tail(self, like: Tensor, batch: int) -> Tensor:
+        """Zeros (B, 1, D), on the device and of the dtype of `like`."""
+        return like.new_zeros(batch, 1, self.channels)
+
+    def flops(self, length: int) -> int:
+        return 0

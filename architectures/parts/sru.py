@@ -45,8 +45,8 @@ class SRU(nn.Module):
         return weight.new_zeros(batch, self.width, dtype=torch.promote_types(weight.dtype, torch.float32))
 
     def flops(self, length: int) -> int:
-        return length * linear_flops(self) + self.unseen(length)
+        return length * linear_flops(self) + self.uncounted_flops(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         # A cell: 1 - f and its product, the multiply-add of the state, and the highway.
         return 9 * length * self.width

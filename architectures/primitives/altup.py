@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from architectures.families.wrapper import Block, Run, Wrapper
 from architectures.functional.precision import full_precision
 from architectures.parts.norms import RMSNorm
-from architectures.primitive import Context, Hint, at_least, option
+from architectures.primitive import Context, at_least, option
 from architectures.registry import primitive, variant
 
 # Of the published model: the largest coefficient weight, and the least mean square that is divided by.
@@ -47,6 +47,9 @@ class AltUp(Wrapper):
 
     keeps_width: ClassVar[str] = "recycled=true"
     chosen: Tensor
+
+    undecayed = ("p", "g", "maps")  # coefficients are not pulled away from the identity
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -111,16 +114,11 @@ class AltUp(Wrapper):
         coefficients = 2 * k * (2 * dim + k * k + k)
         a_block = coefficients + 2 * k * k * dim
         ends = 2 * 2 * (k - 1) * dim * dim
-        return length * (len(self.body) * a_block + ends) + self.own_unseen(length)
+        return length * (len(self.body) * a_block + ends) + self.own_uncounted(length)
 
-    def own_unseen(self, length: int) -> int:
+    def own_uncounted(self, length: int) -> int:
         correction = 2 * self.config.k * self.dim  # of gemma3n, a multiplication and a sum
         return len(self.body) * length * correction if self.config.form == "gemma3n" else 0
-
-    def hints(self) -> dict[str, Hint]:
-        """Coefficients are not pulled away from the identity."""
-        found = [n for n, _ in self.named_parameters() if n in ("p", "g") or n.startswith("maps.")]
-        return {n: Hint(decay=False) for n in found}
 
     def _mixes(self) -> tuple[Tensor, ...]:
         """For each block, P + g (e_j - P_j) beside g, (K, K + 1), P_j row j of P: x and f -> the next x.

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from architectures.families.key_values import KeyValueMemory
-from architectures.functional.attention import attend, attend_past, executed_pairs, visible_pairs
 from architectures.functional.rotary import rotated_width
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import at_least, option
 from architectures.registry import primitive, variant
 
 
@@ -25,13 +21,15 @@ class Attention(KeyValueMemory):
     (arXiv:2104.09864) instead of position embeddings, on the first `rope_fraction` of their channels.
     """
 
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config(KeyValueMemory.Config):
         heads: int | None = option(
-            1, "number of heads; none: one for each 16 channels of the width", scales="width"
+            1, "number of heads; none: one for each 16 channels of the width", per="width"
         )
         window: int | None = option(
-            None, "visible positions, itself included; none: all earlier ones", sets="state"
+            None, "visible positions, itself included; none: all earlier ones", sizes="state"
         )
         rope: bool = option(True, "rotate queries and keys by their position")
         rope_fraction: float = option(1.0, "part of the key channels that is rotated, in whole pairs")
@@ -45,34 +43,6 @@ class Attention(KeyValueMemory):
         self.window = config.window
         if config.rope:
             self.rotated = self.rotary_width = rotated_width(self.key_dim, config.rope_fraction)
-
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        kind = "growing" if self.window is None else "recurrent"
-        return (kind, kind, *super().state_kinds[2:])
-
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        positions = torch.arange(x.shape[1], device=x.device)
-        q, k, v, _ = self.project(x, positions, self.init_tails(x.shape[0]), ctx)
-        o = attend(q, self.spread(k), self.spread(v), scale=self.scale, window=self.window)
-        return self.read(o, x)
-
-    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        keys, values, count, *tails = state
-        length, window = x.shape[1], self.window
-        q, k, v, tails = self.project(x, count + torch.arange(length, device=x.device), tails, ctx)
-        k, v = torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
-        # With nothing before it, a prompt takes the way of `forward`, whose memory does not grow with T * T.
-        answer = attend_past if keys.shape[1] else attend
-        o = answer(q, self.spread(k), self.spread(v), scale=self.scale, window=window)
-        start = 0 if window is None else max(0, k.shape[1] - window)
-        return self.read(o, x), (k[:, start:], v[:, start:], count + length, *tails)
-
-    def pairs(self, length: int) -> int:
-        return visible_pairs(length, self.window)
-
-    def executed_pairs(self, length: int) -> int:
-        return executed_pairs(length, self.window)
 
 
 variant("mh-attention", of="attention", heads=None)

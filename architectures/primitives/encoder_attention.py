@@ -4,51 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from architectures.families.key_values import KeyValueMemory
 from architectures.families.nested import NestedConfig, NestedHeads, nested_heads
-from architectures.functional.attention import attend_all
 from architectures.functional.rotary import rotated_width
-from architectures.primitive import Context, Primitive, State, option
+from architectures.primitive import Primitive, option
 from architectures.registry import primitive
 
 
-class Bidirectional(KeyValueMemory):
-    """The whole of a sequence at once: no order of reading, so no state and no step."""
-
-    causal = False
-
-    step = Primitive.step
-    prefill = Primitive.prefill
-
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return ()
-
-    def init_state(self, batch: int, length: int | None = None) -> State:
-        return Primitive.init_state(self, batch, length)
-
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        positions = torch.arange(x.shape[1], device=x.device)
-        q, k, v, _ = self.project(x, positions, self.init_tails(x.shape[0]), ctx)
-        return self.read(attend_all(q, self.spread(k), self.spread(v), scale=self.scale), x)
-
-    def pairs(self, length: int) -> int:
-        return length**2
-
-    def executed(self, length: int) -> int:
-        return KeyValueMemory.flops(self, length)
-
-
 @primitive("encoder-attention", mixes="time", version=1, paper="arXiv:1706.03762")
-class EncoderAttention(Bidirectional):
+class EncoderAttention(KeyValueMemory):
     """o_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s over all positions s: (B, T, D) -> (B, T, D).
 
     q, k (B, T, H, K), v (B, T, H, V). For encoders: a model with it cannot decode. Differs from the paper:
     RoPE (arXiv:2104.09864) instead of position embeddings; with `rope=false` the layer sees a set.
     """
+
+    causal = False
+    step = Primitive.step
+    prefill = Primitive.prefill
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config(KeyValueMemory.Config):
@@ -62,7 +36,7 @@ class EncoderAttention(Bidirectional):
 
 
 @primitive("matformer-encoder-attention", mixes="time", version=1, paper="arXiv:2310.07707")
-class MatFormerEncoderAttention(NestedHeads, Bidirectional):
+class MatFormerEncoderAttention(NestedHeads, KeyValueMemory):
     """y = sum_{h < m} W_out,h attend_all(q_h, k_h, v_h), m one of H/4, H/2, 3H/4, H: (B, T, D) -> (B, T, D).
 
     As `matformer-attention`, over all positions, later ones too; the whole layer is `encoder-attention`
@@ -70,6 +44,11 @@ class MatFormerEncoderAttention(NestedHeads, Bidirectional):
     """
 
     base = "encoder-attention"
+
+    causal = False
+    step = Primitive.step
+    prefill = Primitive.prefill
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config(NestedConfig, EncoderAttention.Config):
@@ -80,6 +59,6 @@ class MatFormerEncoderAttention(NestedHeads, Bidirectional):
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         config = nested_heads(config, dim)
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.nest_heads(config.granularities)
+        self.nest_heads()
         if config.rope:
             self.rotated = self.rotary_width = rotated_width(self.key_dim, config.rope_fraction)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.axes import Axes
 from architectures.families.key_values import KeyValueMemory
 from architectures.functional.attention import attend, attend_past
 from architectures.functional.precision import full_precision
@@ -25,6 +26,8 @@ class Fox(KeyValueMemory):
     layer, normalised queries and keys and the output gate are options, off by default; its mixing of keys and
     values with those of the token before is left to `conv`.
     """
+
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config(KeyValueMemory.Config):
@@ -62,6 +65,9 @@ class Fox(KeyValueMemory):
         with full_precision(x):  # F has more digits than bfloat16 holds
             o = attend_past(q, biased, self.spread(v).to(q.dtype), scale=self.scale)
         return self.read(o.to(v.dtype), x), (k, v, count + x.shape[1], *tails, sums)
+
+    def axes(self) -> Axes:
+        return super().axes().also({"forget.weight": "GR D", "forget.bias": "GR"})
 
     @property
     def score_width(self) -> int:

@@ -1,17 +1,18 @@
-"""Gated linear attention: linear attention with a forgetting factor a key channel."""
+"""Linear attention that forgets: a token's factor a key channel, a fixed rate a head, or a bound by depth."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import MatrixMemory, Tokens
+from architectures.families.matrix_memory import MatrixMemory, Vectors
 from architectures.functional.delta import LOG_DECAY_MIN
-from architectures.functional.norms import rms_norm
-from architectures.parts.short_conv import ShortConv
+from architectures.functional.rotary import rotate
+from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive, variant
 
@@ -28,10 +29,12 @@ class GatedLinearAttention(MatrixMemory):
 
     decay = "vector"
 
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
         heads: int | None = option(
-            1, "number of heads; none: one for each 16 channels of the width", scales="width"
+            1, "number of heads; none: one for each 16 channels of the width", per="width"
         )
         gate_rank: int = option(16, "rank of the map from the token to its decay")
 
@@ -41,27 +44,108 @@ class GatedLinearAttention(MatrixMemory):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.widths = [self.heads * w for w in (self.key_dim, self.key_dim, self.value_dim)]
-        self.gates = self.heads * self.value_dim
-        self.project = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), config.conv)
-        self.gate = nn.Linear(dim, self.heads * self.value_dim, bias=False)
+        self.add_projection()
+        self.add_gate()
         self.decay_in = nn.Linear(dim, config.gate_rank, bias=False)
         self.decay_out = nn.Linear(config.gate_rank, self.heads * self.key_dim)
-        self.norm = nn.Parameter(torch.ones(self.value_dim))
-        self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
+        self.add_output()
 
-    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
-        z, tail = self.conv(self.project(x), carry[0])
-        high = torch.promote_types(x.dtype, torch.float32)
-        q, k, v = (u.unflatten(-1, (self.heads, -1)) for u in z.to(high).split(self.widths, dim=-1))
-        logit = self.decay_out(self.decay_in(x)).to(high).unflatten(-1, (self.heads, -1))
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
+        (q, k, v), tail = self.vectors(x, carry[0])
+        logit = self.decay_out(self.decay_in(x)).to(v.dtype).unflatten(-1, (self.heads, -1))
         log_a = (F.logsigmoid(logit) / 16).clamp(min=LOG_DECAY_MIN)
-        return Tokens(q=q * self.scale, k=k, v=v, log_a=log_a), (tail,)
-
-    def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
-        o = rms_norm(o, self.norm, divisor=self.value_dim).flatten(-2).to(x.dtype)
-        return self.out(o * F.silu(self.gate(x)))
+        return Vectors(q=q * self.scale, k=k, v=v, log_a=log_a), (tail,)
 
 
 variant("mh-gated-linear-attention", of="gated-linear-attention", heads=None)
+
+
+@primitive("retnet", mixes="time", version=1, paper="arXiv:2307.08621")
+class RetNet(MatrixMemory):
+    """S_t = g S_{t-1} + k_t v_t^T,  o_t = S_t^T q_t / sqrt(K),  g = 1 - 2^(-5-h) in head h = 0, 1, ...
+
+    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). q and k are rotated by RoPE; the rates are
+    constants. The output is normalised a head by RMSNorm and gated by silu. The state counts the tokens for
+    the rotation. Differs from the paper: heads of 16 channels by default, a short convolution of q, k and v
+    as an option, and a norm that does not subtract the mean.
+    """
+
+    config: Config
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MatrixMemory.Config):
+        value_dim: int | None = option(None, "value width a head; none: 2 width / heads", per="head")
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        if self.key_dim % 2:
+            raise ValueError(
+                f"key width {self.key_dim} a head is odd, and RoPE rotates pairs; choose an even key_dim"
+            )
+        if config.value_dim is None:
+            self.value_dim = 2 * self.value_dim
+        self.add_projection()
+        self.add_gate()
+        self.add_output()
+
+    def size_step(self, option: str) -> int:
+        return 2 if option == "key_dim" else 1
+
+    @property
+    def carry_kinds(self) -> tuple[str, ...]:
+        return ("conv", "counter")
+
+    def init_carry(self, like: Tensor, batch: int) -> State:
+        """The tail of the short convolution and the number of tokens so far."""
+        return self.conv.init_tail(like, batch), torch.zeros((), dtype=torch.int64, device=like.device)
+
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
+        (q, k, v), tail = self.vectors(x, carry[0])
+        positions = carry[1] + torch.arange(x.shape[1], device=x.device)
+        q, k = rotate(q, positions) * self.scale, rotate(k, positions)
+        rates = torch.log1p(-torch.exp2(-5 - torch.arange(self.heads, device=x.device, dtype=q.dtype)))
+        log_a = rates.expand(*x.shape[:2], self.heads)  # (B, T, H)
+        return Vectors(q=q, k=k, v=v, log_a=log_a), (tail, carry[1] + x.shape[1])
+
+
+@primitive("hgrn2", mixes="time", version=1, paper="arXiv:2404.07904")
+class HGRN2(MatrixMemory):
+    """S_t = diag(f_t) S_{t-1} + (1 - f_t) v_t^T,  o_t = S_t^T q_t,  f_t = b + (1 - b) sigmoid(W x_t).
+
+    x (B, T, D) -> q, f (B, T, H, K), v (B, T, H, V) -> (B, T, D); q passes silu. The output is normalised
+    over the whole width by RMSNorm. b, one a key channel, is the least that a layer keeps; the first layer
+    has b = 0 and no parameter for it. log f is kept above -5. Differs from the paper: there the bounds of all
+    layers are one tensor, a softmax over depth summed up to the layer; here every layer has its own, b =
+    sigmoid of a parameter that starts where that tensor does at zero, at index / depth.
+    """
+
+    decay = "vector"
+    undecayed = ("bound",)
+
+    config: Config
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MatrixMemory.Config):
+        conv: int = option(0, "taps of a short convolution, without silu, on q, f and v; 0: none", most=256)
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.add_projection(activation=False)
+        self.bound: nn.Parameter | None = None
+        if index:
+            start = math.log(index / (depth - index))
+            self.bound = nn.Parameter(torch.full((self.heads * self.key_dim,), start))
+        self.norm = RMSNorm(self.heads * self.value_dim)
+        self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
+
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
+        (q, f, v), tail = self.vectors(x, carry[0])
+        log_f = F.logsigmoid(f)
+        if self.bound is not None:
+            bound = self.bound.to(f.dtype).unflatten(0, (self.heads, -1))
+            log_f = torch.logaddexp(F.logsigmoid(bound), F.logsigmoid(-bound) + log_f)
+        log_f = log_f.clamp(min=LOG_DECAY_MIN)
+        return Vectors(q=F.silu(q), k=-torch.expm1(log_f), v=v, log_a=log_f), (tail,)
+
+    def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
+        return self.out(self.norm(o.flatten(-2)).to(x.dtype))

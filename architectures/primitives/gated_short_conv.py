@@ -6,19 +6,23 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from architectures.families.recurrent import Recurrent
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, Primitive, State, at_least, option
+from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
 
 
 @primitive("gated-short-conv", mixes="time", version=1, paper="arXiv:2511.23404")
-class GatedShortConv(Primitive):
+class GatedShortConv(Recurrent):
     """y = W_o [c * conv(b * x')] with b, c, x' = W_i x, without biases.
 
     (B, T, D) -> (B, T, D); conv is causal and depthwise, with `conv` taps. Nothing older than the taps is
     seen: the layer is meant for a stripe with attention. Its state, (conv - 1) * D, is all of kind "conv".
     Differs from the paper: nothing known.
     """
+
+    undecayed = ("conv.weight",)
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -37,17 +41,10 @@ class GatedShortConv(Primitive):
     def state_kinds(self) -> tuple[str, ...]:
         return ("conv",)
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.prefill(x, self.init_state(x.shape[0]))[0]
-
     def init_state(self, batch: int, length: int | None = None) -> State:
         """The last inputs of the convolution (B, conv - 1, D)."""
         self.check_length(length)
         return (self.conv.init_tail(self.project.weight, batch),)
-
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, state = self.prefill(x[:, None], state, ctx)
-        return y[:, 0], state
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         b, c, z = self.project(x).chunk(3, dim=-1)
@@ -55,10 +52,7 @@ class GatedShortConv(Primitive):
         return self.out(c * y), (tail,)
 
     def flops(self, length: int) -> int:
-        return 8 * length * self.dim**2 + self.unseen(length)
+        return 8 * length * self.dim**2 + self.uncounted_flops(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         return self.conv.flops(length) + 2 * length * self.dim  # the taps, and the two gates
-
-    def hints(self) -> dict[str, Hint]:
-        return {"conv.weight": Hint(decay=False)}

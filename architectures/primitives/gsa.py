@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import CELL, MatrixMemory, Tokens
+from architectures.families.matrix_memory import MatrixMemory, Vectors
 from architectures.functional.delta import (
     LOG_DECAY_MIN,
     VECTOR_CHUNK,
@@ -18,7 +17,6 @@ from architectures.functional.delta import (
 )
 from architectures.functional.precision import full_precision
 from architectures.parts.norms import RMSNorm
-from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
 
@@ -36,11 +34,13 @@ class GatedSlotAttention(MatrixMemory):
 
     decay = "vector"
 
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        key_dim: int | None = option(None, "key width a head; none: width / heads", scales="head")
+        key_dim: int | None = option(None, "key width a head; none: width / heads", per="head")
         slots: int | None = option(
-            None, "M, slots a head; none: as many as the key width", scales="head", sets="state"
+            None, "M, slots a head; none: as many as the key width", per="head", sizes="state"
         )
 
         def __post_init__(self) -> None:
@@ -50,21 +50,18 @@ class GatedSlotAttention(MatrixMemory):
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.slots = config.slots or self.key_dim
-        self.widths = [self.heads * w for w in (self.key_dim, self.key_dim, self.value_dim)]
-        self.project = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), config.conv, activation=False)
+        self.add_projection(activation=False)
         self.forget = nn.Linear(dim, self.heads * self.slots, bias=False)
         self.norm = RMSNorm(self.heads * self.value_dim)
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
 
-    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
-        z, tail = self.conv(self.project(x), carry[0])
-        high = torch.promote_types(x.dtype, torch.float32)
-        q, k, v = (u.unflatten(-1, (self.heads, -1)) for u in F.silu(z.to(high)).split(self.widths, dim=-1))
-        log_a = F.logsigmoid(self.forget(x).to(high).unflatten(-1, (self.heads, -1))) / 8
-        return Tokens(q=q, k=k, v=v, log_a=log_a.clamp(min=LOG_DECAY_MIN)), (tail,)
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
+        vectors, tail = self.vectors(x, carry[0])
+        q, k, v = (F.silu(z) for z in vectors)
+        log_a = F.logsigmoid(self.forget(x).to(v.dtype).unflatten(-1, (self.heads, -1))) / 8
+        return Vectors(q=q, k=k, v=v, log_a=log_a.clamp(min=LOG_DECAY_MIN)), (tail,)
 
-    def recur(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
+    def recur(self, z: Vectors, s: Tensor) -> tuple[Tensor, Tensor]:
         assert z.log_a is not None
         keys, values = s.split([self.key_dim, self.value_dim], dim=-1)
         rate = -torch.expm1(z.log_a)
@@ -72,7 +69,7 @@ class GatedSlotAttention(MatrixMemory):
         o, values = delta_rule(logits.softmax(-1), rate, z.v, z.log_a, values)
         return o, torch.cat([keys, values], dim=-1)
 
-    def recur_once(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
+    def recur_once(self, z: Vectors, s: Tensor) -> tuple[Tensor, Tensor]:
         assert z.log_a is not None
         with full_precision(s):
             log_a = z.log_a[:, 0, :, :, None]
@@ -82,15 +79,11 @@ class GatedSlotAttention(MatrixMemory):
             weights = (keys @ z.q[:, 0, :, :, None]).softmax(-2)
             return (weights.mT @ values)[:, None, :, 0], s
 
-    def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
+    def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
         return self.out(self.norm(F.silu(o.flatten(-2))).to(x.dtype))
 
     def memory_shape(self) -> tuple[int, ...]:
         return self.heads, self.slots, self.key_dim + self.value_dim
-
-    def flops(self, length: int) -> int:
-        state = CELL["plain"] * length * math.prod(self.memory_shape())
-        return self.products(length) + state + self.elementwise(length)
 
     def recur_flops(self, length: int) -> tuple[int, int]:
         # Both passes multiply pairs of tokens, slots and one width; the first has slots for values.

@@ -8,16 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from architectures.families.recurrent import Recurrent
 from architectures.functional.long_conv import long_conv, long_conv_flops
 from architectures.parts.implicit_filter import ImplicitFilter
 from architectures.parts.linear import TiledLinear
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, Primitive, State, at_least, option
+from architectures.primitive import Context, Hint, State, at_least, option
 from architectures.registry import primitive
 
 
 @primitive("hyena", mixes="time", version=1, paper="arXiv:2302.10866")
-class Hyena(Primitive):
+class Hyena(Recurrent):
     """y = W_o [q * (h conv (k * v) + d * (k * v))] with q, k, v = short_conv(W_i x); h is a network of time.
 
     (B, T, D) -> (B, T, D), inner width `expand` * D. The filter h (T, inner) is a sine network of the
@@ -29,10 +30,13 @@ class Hyena(Primitive):
 
     exact_causality = False
 
+    undecayed = ("skip", "conv.weight")
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         expand: int = option(4, "inner width over the model's width")
-        order: int = option(4, "width of the filter's network; nominal state a channel", sets="state")
+        order: int = option(4, "width of the filter's network; nominal state a channel", sizes="state")
         conv: int = option(3, "taps of the short convolution of q, k and v; 0: none", most=256)
         tied: int = option(
             1, "q, k and v are as many copies of a map with that part of their channels; 1: independent"
@@ -57,9 +61,6 @@ class Hyena(Primitive):
     @property
     def state_kinds(self) -> tuple[str, ...]:
         return ("growing", "conv")
-
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.prefill(x, self.init_state(x.shape[0]))[0]
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """The history of k * v (B, t, inner) and the tail of the short convolution (B, taps - 1, 3 inner)."""
@@ -90,9 +91,9 @@ class Hyena(Primitive):
         return self.out(q * y), (history, tail)
 
     def flops(self, length: int) -> int:
-        return self._products(length) + self.unseen(length)
+        return self._products(length) + self.uncounted_flops(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         gates = 4 * length * self.inner  # k * v, skip * u and its sum, q * y
         return self.conv.flops(length) + gates + long_conv_flops(length, self.inner)
 
@@ -100,8 +101,7 @@ class Hyena(Primitive):
         return self.inner * self.config.order
 
     def hints(self) -> dict[str, Hint]:
-        taps = ["conv.weight"] if self.config.conv else []
-        return self.filter.hints() | {name: Hint(decay=False) for name in (*taps, "skip")}
+        return super().hints() | self.filter.hints()
 
     def _products(self, length: int) -> int:
         weights = self.project.weight.numel() + self.out.weight.numel()

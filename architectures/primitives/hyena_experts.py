@@ -32,10 +32,13 @@ class HyenaExperts(GatedConv):
 
     exact_causality = False
 
+    undecayed = ("conv.weight", "skip", "filter")
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config(GatedConvConfig, RoutingConfig):
         expert_dim: int = option(16, "channels of one expert")
-        order: int = option(16, "width of the filter's network; nominal state a channel", sets="state")
+        order: int = option(16, "width of the filter's network; nominal state a channel", sizes="state")
         positions: Literal["fixed", "learned"] = option(
             "fixed",
             "features of the position, of which the filter is a network; learned: 3 max_len numbers",
@@ -54,7 +57,6 @@ class HyenaExperts(GatedConv):
         self.router = Router(dim, config)
         self.filter = ImplicitFilter(inner, config.order, max_len, learned=config.positions == "learned")
         self.skip = nn.Parameter(torch.randn(inner))
-        self.operator = ("skip", *(f"filter.{name}" for name, _ in self.filter.named_parameters()))
 
     @property
     def memory_kinds(self) -> tuple[str, ...]:
@@ -85,7 +87,7 @@ class HyenaExperts(GatedConv):
 
     def flops(self, length: int) -> int:
         idle = (self.config.experts - self.config.top_k) * self.config.expert_dim
-        return self.executed(length) - 3 * length * idle  # their q, weight and part of the sum
+        return self.executed_flops(length) - 3 * length * idle  # their q, weight and part of the sum
 
     def operator_flops(self, length: int) -> tuple[int, int]:
         rest = 4 * length * self.inner  # the skip, and the weighted sum over the experts

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from architectures.families.wrapper import Block, Run, Wrapper
 from architectures.parts.norms import RMSNorm
-from architectures.primitive import Context, Hint, at_least, option
+from architectures.primitive import Context, at_least, option
 from architectures.registry import primitive
 
 SINKHORN_STEPS = 20
@@ -35,6 +35,9 @@ class HyperConnections(Wrapper):
     to 1. Differs from the paper: the streams end as their mean instead of their sum, which the final norm
     would undo.
     """
+
+    undecayed = ("maps",)
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -65,13 +68,10 @@ class HyperConnections(Wrapper):
         # h_pre X, H_res X, and the maps of the token: n rows of D channels, or one of n D.
         dynamic = {"static": 0, "dynamic": n + 2, "manifold": n * n + 2 * n}[self.config.kind]
         a_block = 2 * n * self.dim * (1 + n + dynamic)
-        return len(self.maps) * length * a_block + self.own_unseen(length)
+        return len(self.maps) * length * a_block + self.own_uncounted(length)
 
-    def own_unseen(self, length: int) -> int:
+    def own_uncounted(self, length: int) -> int:
         return len(self.maps) * length * 2 * self.config.streams * self.dim  # h_post y and its sum
-
-    def hints(self) -> dict[str, Hint]:
-        return {n: Hint(decay=False) for n, _ in self.named_parameters() if n.startswith("maps.")}
 
 
 class Maps(nn.Module):

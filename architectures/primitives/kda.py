@@ -1,18 +1,77 @@
-"""Kimi delta attention: the delta rule with a forgetting factor a key channel."""
+"""Delta rules with a forgetting factor a key channel: Kimi delta attention and Gated DeltaNet 2."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from architectures.families.channel_memory import ChannelMemory
-from architectures.families.matrix_memory import Tokens
+from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.functional.delta import LOG_DECAY_MIN, unit
+from architectures.functional.norms import rms_norm
+from architectures.functional.steps import draw_rate, draw_step_bias, softplus, strength
+from architectures.primitive import Context, State, option
 from architectures.registry import primitive
+
+GATES = ("softplus", "bounded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(MatrixMemory.Config):
+    conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
+    gate: str = option(
+        "softplus",
+        "log a: softplus: -exp(log_rate) softplus(z), at least -5; bounded: -5 sigmoid(exp(log_rate) z)",
+    )
+    negative_eigenvalues: bool = option(False, "erase with strength in (0, 2) instead of (0, 1)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gate not in GATES:
+            raise ValueError(f"gate={self.gate!r} is not one of {', '.join(GATES)}; choose one of them")
+
+
+class ChannelMaps:
+    """The maps of both layers: log a of rank V, one a key channel, and an output gate of rank V."""
+
+    config: Options
+    dim: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    norm: Any
+
+    def add_maps(self) -> None:
+        keys, values = self.heads * self.key_dim, self.heads * self.value_dim
+        self.decay_in = nn.Linear(self.dim, self.value_dim, bias=False)
+        self.decay_out = nn.Linear(self.value_dim, keys, bias=False)
+        self.dt_bias = nn.Parameter(draw_step_bias(keys))
+        bounded = self.config.gate == "bounded"
+        rate = torch.zeros(self.heads) if bounded else draw_rate(self.heads, 1, 16).log()
+        self.log_rate = nn.Parameter(rate)
+        self.gate_in = nn.Linear(self.dim, self.value_dim, bias=False)
+        self.gate_out = nn.Linear(self.value_dim, values)
+        self.norm = nn.Parameter(torch.ones(self.value_dim))
+        self.out = nn.Linear(values, self.dim, bias=False)
+
+    def log_decay(self, x: Tensor) -> Tensor:
+        """log a (B, T, H, K) in [-5, 0], at least float32."""
+        high = torch.promote_types(x.dtype, torch.float32)
+        logit = self.decay_out(self.decay_in(x)).to(high) + self.dt_bias.to(high)
+        logit, rate = logit.unflatten(-1, (self.heads, -1)), self.log_rate.to(high).exp()[:, None]
+        if self.config.gate == "bounded":
+            return LOG_DECAY_MIN * torch.sigmoid(rate * logit)
+        return (-rate * softplus(logit)).clamp(min=LOG_DECAY_MIN)
+
+    def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
+        o = rms_norm(o, self.norm, divisor=self.value_dim).flatten(-2).to(x.dtype)
+        return self.out(o * torch.sigmoid(self.gate_out(self.gate_in(x))))
 
 
 @primitive("kda", mixes="time", version=1, paper="arXiv:2510.26692")
-class KDA(ChannelMemory):
+class KDA(ChannelMaps, MatrixMemory):
     """S_t = (I - b_t k_t k_t^T) diag(a_t) S_{t-1} + b_t k_t v_t^T,  o_t = S_t^T q_t / sqrt(K).
 
     x (B, T, D) -> q, k, a (B, T, H, K), v (B, T, H, V) -> (B, T, D). q, k and v pass a short causal
@@ -23,11 +82,57 @@ class KDA(ChannelMemory):
     default, and the bound at -5 on the softplus gate.
     """
 
-    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+    form = "tied"
+    decay = "vector"
+    undecayed = ("log_rate", "dt_bias")
+    config: Options
+    Config = Options
+
+    def __init__(self, config: Options, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.gates = self.heads * self.value_dim
+        self.add_projection()
+        self.add_maps()
         self.strength = nn.Linear(dim, self.heads, bias=False)
 
-    def correct(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, log_a: Tensor) -> Tokens:
-        strength = self.sigmoid(self.strength(x), doubled=self.config.negative_eigenvalues)[..., None]
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
+        (q, k, v), tail = self.vectors(x, carry[0])
+        q, k, log_a = unit(q) * self.scale, unit(k), self.log_decay(x)
+        b = strength(self.strength(x), doubled=self.config.negative_eigenvalues)[..., None]
         # The state is asked after it decayed.
-        return Tokens(q=q, k=strength * k, v=v, log_a=log_a, y=log_a.exp() * k)
+        return Vectors(q=q, k=b * k, v=v, log_a=log_a, y=log_a.exp() * k), (tail,)
+
+
+@primitive("gdn2", mixes="time", version=1, paper="arXiv:2605.22791")
+class GDN2(ChannelMaps, MatrixMemory):
+    """S_t = (I - k_t (b_t * k_t)^T) diag(a_t) S_{t-1} + k_t (w_t * v_t)^T,  o_t = S_t^T q_t / sqrt(K).
+
+    x (B, T, D) -> q, k, a, b (B, T, H, K), v, w (B, T, H, V) -> (B, T, D). q, k and v pass a short causal
+    convolution and silu; q and k have length 1; the erase gate b and the write gate w are sigmoids a channel.
+    The logit of the decay is of rank V plus dt_bias; `gate` turns it into log a, one a key channel: softplus,
+    kept above -5 in both forms of the layer, or bounded. The output is normalised a head by RMSNorm and gated
+    by a sigmoid of rank V. `negative_eigenvalues` doubles b alone. Differs from the paper: heads of 16
+    channels by default, and the bound at -5 on the softplus gate.
+    """
+
+    form = "tied"
+    decay = "vector"
+    undecayed = ("log_rate", "dt_bias")
+    config: Options
+    Config = Options
+
+    def __init__(self, config: Options, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.gates = self.heads * (self.key_dim + 2 * self.value_dim)
+        self.add_projection()
+        self.add_maps()
+        self.erase = nn.Linear(dim, self.heads * self.key_dim, bias=False)
+        self.admit = nn.Linear(dim, self.heads * self.value_dim, bias=False)
+
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
+        (q, k, v), tail = self.vectors(x, carry[0])
+        q, k, log_a = unit(q) * self.scale, unit(k), self.log_decay(x)
+        erase = strength(self.erase(x), doubled=self.config.negative_eigenvalues).view_as(k)
+        admit = strength(self.admit(x)).view_as(v)
+        # The state is asked after it decayed.
+        return Vectors(q=q, k=k, v=admit * v, log_a=log_a, y=log_a.exp() * erase * k), (tail,)

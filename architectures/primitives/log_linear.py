@@ -3,53 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import MatrixMemory, Tokens
+from architectures.families.matrix_memory import MatrixMemory, Vectors
 from architectures.functional.delta import unit
 from architectures.functional.fenwick import buckets, fenwick_flops, fenwick_rule, fenwick_step, levels_for
 from architectures.functional.norms import rms_norm
-from architectures.functional.steps import draw_rate, draw_step_bias, softplus
+from architectures.functional.steps import draw_rate, draw_step_bias, log_decay, softplus, strength
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, Primitive, State, at_least, option
+from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
 
+UNDECAYED = ("log_rate", "dt_bias", "level_scale", "skip")
 
-class LogLinear(MatrixMemory):
+
+class Levels:
     """The state (S, tail, seen): S (B, H, L, K, V), and the number of tokens, which places them in the tree.
 
-    A subclass creates `level_scale` (H, L), and `write` keeps (weights, seen, anything else).
+    Shared by both layers, which create `level_scale` (H, L), and whose `write` keeps (weights, seen, ...).
     """
+
+    heads: int
+    key_dim: int
+    value_dim: int
+    max_len: int
+    form: ClassVar[Literal["plain", "tied", "free"]]
+    level_scale: nn.Parameter
+    conv: ShortConv
 
     @property
     def carry_kinds(self) -> tuple[str, ...]:
-        return (*super().carry_kinds, "counter")
+        return ("conv", "counter")
 
     @property
     def levels(self) -> int:
         return levels_for(self.max_len)
 
     def init_carry(self, like: Tensor, batch: int) -> State:
-        return *super().init_carry(like, batch), torch.zeros(batch, dtype=torch.long, device=like.device)
+        return self.conv.init_tail(like, batch), torch.zeros(batch, dtype=torch.long, device=like.device)
 
     def memory_shape(self) -> tuple[int, ...]:
         return self.heads, self.levels, self.key_dim, self.value_dim
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        s, *tails, seen = self.init_state(x.shape[0])
-        # All rows start at the first token: one tree for the whole batch.
-        return self._advance(x, (s, *tails, seen[:1]), ctx, self.recur)[0]
-
-    def recur(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
+    def recur(self, z: Vectors, s: Tensor) -> tuple[Tensor, Tensor]:
         assert z.log_a is not None
         weights, seen, *_ = z.kept
         return fenwick_rule(z.q, z.k, z.v, z.log_a, weights, s, seen, ask=z.y)
 
-    def recur_once(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
+    def recur_once(self, z: Vectors, s: Tensor) -> tuple[Tensor, Tensor]:
         assert z.log_a is not None
         weights, seen, *_ = z.kept
         ask = None if z.y is None else z.y[:, 0]
@@ -61,12 +66,11 @@ class LogLinear(MatrixMemory):
         high = torch.promote_types(z.dtype, torch.float32)
         return softplus(self.level_scale.to(high) * z.to(high).unflatten(-1, (self.heads, self.levels)))
 
-    def flops(self, length: int) -> int:
+    def state_flops(self, length: int) -> int:
         # One level is written; those in use are read, corrected where the rule asks them, and merged.
         used, merged = buckets(length)
         each = 2 if self.form == "plain" else 6
-        cells = self.heads * self.key_dim * self.value_dim * (2 * length + each * used + merged)
-        return self.products(length) + cells + self.elementwise(length)
+        return self.heads * self.key_dim * self.value_dim * (2 * length + each * used + merged)
 
     def recur_flops(self, length: int) -> tuple[int, int]:
         products, rest = fenwick_flops(
@@ -74,14 +78,15 @@ class LogLinear(MatrixMemory):
         )
         return self.heads * products, self.heads * rest
 
-    def hints(self) -> dict[str, Hint]:
-        fixed = ("log_rate", "dt_bias", "level_scale", "skip")
-        names = {n for n, _ in self.named_parameters()}
-        return super().hints() | {name: Hint(decay=False) for name in fixed if name in names}
+
+def one_tree(state: State) -> State:
+    """The state before the first token, where all rows start: one tree for the whole batch."""
+    s, tail, seen = state
+    return s, tail, seen[:1]
 
 
 @primitive("log-linear-gated-delta-net", mixes="time", version=1, paper="arXiv:2506.04761")
-class LogLinearGatedDeltaNet(LogLinear):
+class LogLinearGatedDeltaNet(Levels, MatrixMemory):
     """S^l_t = a_t (I - b_t k_t k_t^T) S^l_{t-1},  S^0_t += b_t k_t v_t^T,  o_t = sum_l w^l_t (S^l_t)^T q_t.
 
     x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V), w (B, T, H, L) -> (B, T, D). Before token t, level l
@@ -95,6 +100,9 @@ class LogLinearGatedDeltaNet(LogLinear):
     """
 
     form = "tied"
+    undecayed = UNDECAYED
+
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
@@ -103,40 +111,31 @@ class LogLinearGatedDeltaNet(LogLinear):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.widths = [self.heads * w for w in (self.key_dim, self.key_dim, self.value_dim)]
-        self.gates = self.heads * self.value_dim
-        self.project = nn.Linear(dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), config.conv)
-        self.gate = nn.Linear(dim, self.heads * self.value_dim, bias=False)
+        self.add_projection()
+        self.add_gate()
         self.dt = nn.Linear(dim, self.heads, bias=False)
         self.dt_bias = nn.Parameter(draw_step_bias(self.heads))
         self.log_rate = nn.Parameter(draw_rate(self.heads, 0, 16).log())
         self.strength = nn.Linear(dim, self.heads, bias=False)
         self.weigh = nn.Linear(dim, self.heads * self.levels, bias=False)
         self.level_scale = nn.Parameter(torch.ones(self.heads, self.levels))
-        self.norm = nn.Parameter(torch.ones(self.value_dim))
-        self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
+        self.add_output()
 
-    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
+    def start(self, batch: int) -> State:
+        return one_tree(self.init_state(batch))
+
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
         tail, seen = carry
-        z, tail = self.conv(self.project(x), tail)
-        high = torch.promote_types(x.dtype, torch.float32)
-        q, k, v = (u.unflatten(-1, (self.heads, -1)) for u in z.to(high).split(self.widths, dim=-1))
+        (q, k, v), tail = self.vectors(x, tail)
         q, k = unit(q) * self.scale, unit(k)
-        strength = self.strength(x).to(high).sigmoid()[..., None]
-        if self.config.negative_eigenvalues:
-            strength = 2 * strength
-        log_a = -self.log_rate.to(high).exp() * softplus(self.dt(x).to(high) + self.dt_bias.to(high))
+        b = strength(self.strength(x), doubled=self.config.negative_eigenvalues)[..., None]
+        log_a = log_decay(self.dt(x), self.dt_bias, self.log_rate)
         kept = (self.level_weights(self.weigh(x)), seen)
-        return Tokens(q=q, k=strength * k, v=v, log_a=log_a, y=k, kept=kept), (tail, seen + x.shape[1])
-
-    def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
-        o = rms_norm(o, self.norm, divisor=self.value_dim).flatten(-2).to(x.dtype)
-        return self.out(o * F.silu(self.gate(x)))
+        return Vectors(q=q, k=b * k, v=v, log_a=log_a, y=k, kept=kept), (tail, seen + x.shape[1])
 
 
 @primitive("log-linear-mamba2", mixes="time", version=1, paper="arXiv:2506.04761")
-class LogLinearMamba2(LogLinear):
+class LogLinearMamba2(Levels, MatrixMemory):
     """S^l_t = exp(dt_t A) S^l_{t-1},  S^0_t += dt_t B_t u_t^T,  y_t = sum_l w^l_t (S^l_t)^T C_t + d u_t.
 
     x (B, T, D) -> B, C (B, T, N), u (B, T, H, P), dt (B, T, H), w (B, T, H, L) -> (B, T, D). Before token t,
@@ -149,26 +148,29 @@ class LogLinearMamba2(LogLinear):
     level holds a whole state, and the number of levels follows `max_len`.
     """
 
+    undecayed = UNDECAYED
+
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         expand: int = option(2, "inner width as a multiple of the width")
-        head_dim: int = option(16, "P, channels of one head", scales="head")
-        d_state: int = option(16, "N, width of B and C: rows of the state of a head and level", sets="state")
+        head_dim: int = option(16, "P, channels of one head", per="head")
+        d_state: int = option(16, "N, width of B and C: rows of the state of a head and level", sizes="state")
         conv: int = option(4, "taps of the short convolution and silu on u, B and C; 0: none", most=256)
 
         def __post_init__(self) -> None:
             at_least(self, expand=1, head_dim=1, d_state=1, conv=0)
 
-    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        # Heads divide the inner width rather than that of the model.
-        Primitive.__init__(self, config, dim=dim, max_len=max_len, index=index, depth=depth)
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         inner = config.expand * dim
         if inner % config.head_dim:
             raise ValueError(
                 f"inner width {inner} is not divisible by head_dim {config.head_dim}; choose a head_dim "
                 "that divides expand * dim"
             )
-        self.heads, self.key_dim, self.value_dim = inner // config.head_dim, config.d_state, config.head_dim
+        sizes = inner // config.head_dim, config.d_state, config.head_dim
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, sizes=sizes)
         self.gates = 3 * inner  # dt u, d u, silu(z)
         self.widths = [inner, inner + 2 * self.key_dim, self.heads, self.heads * self.levels]
         self.project = nn.Linear(dim, sum(self.widths))
@@ -180,7 +182,10 @@ class LogLinearMamba2(LogLinear):
         self.norm = nn.Parameter(torch.ones(inner))
         self.out = nn.Linear(inner, dim)
 
-    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
+    def start(self, batch: int) -> State:
+        return one_tree(self.init_state(batch))
+
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
         tail, seen = carry
         gate, z, dt, weights = self.project(x).split(self.widths, dim=-1)
         z, tail = self.conv(z, tail)
@@ -190,10 +195,10 @@ class LogLinearMamba2(LogLinear):
         b, c = (m[..., None, :].expand(-1, -1, self.heads, -1) for m in (b, c))
         dt = softplus(dt.to(high) + self.dt_bias.to(high))  # (B, T, H)
         kept = (self.level_weights(weights), seen, u, gate)
-        tokens = Tokens(q=c, k=b, v=dt[..., None] * u, log_a=-self.log_rate.to(high).exp() * dt, kept=kept)
+        tokens = Vectors(q=c, k=b, v=dt[..., None] * u, log_a=-self.log_rate.to(high).exp() * dt, kept=kept)
         return tokens, (tail, seen + x.shape[1])
 
-    def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
+    def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
         _, _, u, gate = tokens.kept
         y = (o + self.skip.to(o.dtype)[:, None] * u).flatten(-2) * F.silu(gate.to(o.dtype))
         return self.out(rms_norm(y, self.norm, divisor=self.widths[0]).to(x.dtype))

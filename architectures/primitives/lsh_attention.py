@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.recurrent import Recurrent
 from architectures.functional.attention import visible_pairs
 from architectures.functional.delta import unit
 from architectures.functional.lsh import (
@@ -25,8 +26,6 @@ from architectures.functional.value_residual import share_value
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import (
     Context,
-    Hint,
-    Primitive,
     State,
     at_least,
     choose,
@@ -38,7 +37,7 @@ from architectures.registry import primitive
 
 
 @primitive("lsh-attention", mixes="time", version=1, paper="arXiv:2001.04451")
-class LSHAttention(Primitive):
+class LSHAttention(Recurrent):
     """o_i = sum_j softmax_j(q_i . k_j) v_j over the j <= i that share a bucket with i in any hash.
 
     x (B, T, D) -> q (B, T, H, K), v (B, T, H, V) -> (B, T, D); k = q / |q|. A hash
@@ -49,13 +48,16 @@ class LSHAttention(Primitive):
     positions by RoPE, which the hash does not see.
     """
 
+    undecayed = ("conv.weight",)
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         heads: int | None = option(
-            None, "number of heads; none: one for each 16 channels of the width", scales="width"
+            None, "number of heads; none: one for each 16 channels of the width", per="width"
         )
-        key_dim: int | None = option(None, "key width a head; none: width / heads", scales="head")
-        value_dim: int | None = option(None, "value width a head; none: width / heads", scales="head")
+        key_dim: int | None = option(None, "key width a head; none: width / heads", per="head")
+        value_dim: int | None = option(None, "value width a head; none: width / heads", per="head")
         hashes: int = option(2, "hashes; a pair is visible if it meets in any")
         buckets: int = option(16, "buckets of a hash, an even number")
         window: int | None = option(None, "tokens seen of each bucket, the latest ones; none: all")
@@ -123,10 +125,6 @@ class LSHAttention(Primitive):
         buckets = torch.zeros(batch, 0, self.heads, c.hashes, dtype=dtype, device=like.device)
         return keys, values, buckets, *self._init_tails(batch)
 
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, state = self.prefill(x[:, None], state, ctx)
-        return y[:, 0], state
-
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         if not self.config.causal:
             raise NotImplementedError("lsh-attention[causal=false] sees later tokens; it cannot be decoded")
@@ -147,23 +145,20 @@ class LSHAttention(Primitive):
         pairs = visible_pairs(length) if c.causal else length**2
         met = 1 - (1 - 1 / c.buckets) ** c.hashes
         pairs = length + round((pairs - length) * met)
-        if c.window or c.chunk:
-            pairs = min(pairs, c.hashes * near_pairs(length, c.window or c.chunk, bool(c.chunk), c.causal))
+        if size := c.window or c.chunk:
+            pairs = min(pairs, c.hashes * near_pairs(length, size, bool(c.chunk), c.causal))
         return self._flops(length, pairs)
 
-    def executed(self, length: int) -> int:
+    def executed_flops(self, length: int) -> int:
         c = self.config
-        if c.window or c.chunk:
-            pairs = c.hashes * near_pairs(length, c.window or c.chunk, bool(c.chunk), c.causal)
+        if size := c.window or c.chunk:
+            pairs = c.hashes * near_pairs(length, size, bool(c.chunk), c.causal)
         else:
             pairs = sum((end - start) * (end if c.causal else length) for start, end in bucket_rows(length))
         return self._flops(length, pairs)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         return self.conv.flops(length)
-
-    def hints(self) -> dict[str, Hint]:
-        return {"conv.weight": Hint(decay=False)} if self.conv.taps else {}
 
     def _flops(self, length: int, pairs: int) -> int:
         products = linear_flops(self) + 2 * self.rotations.numel()
@@ -172,9 +167,9 @@ class LSHAttention(Primitive):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, buckets: Tensor) -> Tensor:
         c = self.config
-        if c.window is None and c.chunk is None:
-            return attend_buckets(q, k, v, buckets, causal=c.causal)
         size = c.window or c.chunk
+        if size is None:
+            return attend_buckets(q, k, v, buckets, causal=c.causal)
         return attend_near(q, k, v, buckets, size=size, chunks=c.chunk is not None, causal=c.causal)
 
     def _init_tails(self, batch: int) -> State:

@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.recurrent import Recurrent
 from architectures.functional.scan import selective_scan
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, Primitive, State, at_least, option
+from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
 
 
 @primitive("mamba", mixes="time", version=1, paper="arXiv:2312.00752")
-class Mamba(Primitive):
+class Mamba(Recurrent):
     """h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,  y_t = C_t . h_t + D x_t, gated by silu(z).
 
     (B, T, D) -> (B, T, D), inner width expand * D; h is (inner, N), one small diagonal system a channel, with
@@ -25,13 +26,16 @@ class Mamba(Primitive):
     the paper: N = 4 by default, the state of the iso-state comparison of arXiv:2403.17844.
     """
 
+    undecayed = ("log_a", "skip", "dt_bias", "conv.weight")
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        d_state: int = option(4, "N, state elements a channel", sets="state")
+        d_state: int = option(4, "N, state elements a channel", sizes="state")
         expand: int = option(2, "inner width over the model's width")
         conv: int = option(4, "taps of the short convolution; 0: silu alone", most=256)
         dt_rank: int | None = option(
-            None, "rank of the step size's map; none: width / 16, rounded up", scales="width"
+            None, "rank of the step size's map; none: width / 16, rounded up", per="width"
         )
 
         def __post_init__(self) -> None:
@@ -57,9 +61,6 @@ class Mamba(Primitive):
     def state_kinds(self) -> tuple[str, ...]:
         return ("recurrent", "conv")
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.prefill(x, self.init_state(x.shape[0]))[0]
-
     def init_state(self, batch: int, length: int | None = None) -> State:
         """h (B, N, inner) and the tail of the short convolution (B, taps - 1, inner)."""
         self.check_length(length)
@@ -67,10 +68,6 @@ class Mamba(Primitive):
         high = torch.promote_types(weight.dtype, torch.float32)
         h = weight.new_zeros(batch, self.config.d_state, self.inner, dtype=high)
         return h, self.conv.init_tail(weight, batch)
-
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, state = self.prefill(x[:, None], state, ctx)
-        return y[:, 0], state
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         h, tail = state
@@ -89,16 +86,12 @@ class Mamba(Primitive):
     def flops(self, length: int) -> int:
         # In and out projections, the selection, the step size's map, and the reading of the state.
         products = 2 * length * self.inner * (3 * self.dim + 2 * self.rank + 3 * self.config.d_state)
-        return products + self.unseen(length)
+        return products + self.uncounted_flops(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         # A cell: delta A, its exponential, B (delta x), multiply-add of the state.
         scan = 5 * length * self.inner * self.config.d_state
         return self.conv.flops(length) + scan + 4 * length * self.inner  # delta x, skip and its sum, gate
 
     def nominal_state(self, length: int) -> int:
         return self.inner * self.config.d_state
-
-    def hints(self) -> dict[str, Hint]:
-        taps = ["conv.weight"] if self.config.conv else []
-        return {name: Hint(decay=False) for name in ("log_a", "skip", "dt_bias", *taps)}

@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import MatrixMemory, Tokens
+from architectures.families.matrix_memory import MatrixMemory, Vectors
 from architectures.functional.delta import SCALAR_CHUNK, delta_flops, delta_rule, delta_step, unit
-from architectures.functional.norms import rms_norm
 from architectures.functional.steps import softplus
-from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, State, option
+from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
 # The least regulariser, which bounds the condition of every system, and where it starts.
@@ -33,6 +31,10 @@ class MesaNet(MatrixMemory):
     solved by Cholesky factors instead of 30 steps of conjugate gradients; heads are 16 wide by default.
     """
 
+    undecayed = ("ridge",)
+
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
         conv: int = option(4, "taps of a short convolution and silu on q and k; 0: none", most=256)
@@ -40,29 +42,27 @@ class MesaNet(MatrixMemory):
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         keys, values = self.heads * self.key_dim, self.heads * self.value_dim
-        self.project = nn.Linear(dim, 2 * keys, bias=False)
-        self.conv = ShortConv(2 * keys, config.conv)
+        self.add_projection(keys, keys)
         self.value = nn.Linear(dim, values, bias=False)
         self.forget = nn.Linear(dim, self.heads)
         self.strength = nn.Linear(dim, self.heads)
         start = math.log(math.expm1(RIDGE_START - RIDGE_MIN))
         self.ridge = nn.Parameter(torch.full((self.heads, self.key_dim), start))
-        self.norm = nn.Parameter(torch.ones(self.value_dim))
-        self.out = nn.Linear(values, dim, bias=False)
+        self.add_output()
 
     def memory_shape(self) -> tuple[int, ...]:
         return self.heads, self.key_dim, self.key_dim + self.value_dim
 
-    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
-        z, tail = self.conv(self.project(x), carry[0])
-        high = torch.promote_types(x.dtype, torch.float32)
-        q, k = (unit(u.unflatten(-1, (self.heads, -1))) for u in z.to(high).chunk(2, dim=-1))
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
+        vectors, tail = self.vectors(x, carry[0])
+        q, k = (unit(z) for z in vectors)
+        high = q.dtype
         v = self.value(x).to(high).unflatten(-1, (self.heads, -1))
         log_a = F.logsigmoid(self.forget(x).to(high))  # (B, T, H)
         strength = self.strength(x).to(high).sigmoid()[..., None]
-        return Tokens(q=q, k=strength * k, v=v, log_a=log_a, kept=k), (tail,)
+        return Vectors(q=q, k=strength * k, v=v, log_a=log_a, kept=k), (tail,)
 
-    def recur(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
+    def recur(self, z: Vectors, s: Tensor) -> tuple[Tensor, Tensor]:
         """The factors of all H_t take no gradient: their solution is a guess, corrected by what remains of q.
 
         What remains is rounding, but its gradient is that of the solution, at the price of a recurrence
@@ -77,7 +77,7 @@ class MesaNet(MatrixMemory):
         o, joint = delta_rule(found, z.k, z.v, z.log_a, joint)
         return o, torch.cat([moment, joint], dim=-1)
 
-    def recur_once(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
+    def recur_once(self, z: Vectors, s: Tensor) -> tuple[Tensor, Tensor]:
         assert z.log_a is not None
         ridge = self._ridge(z.q)
         _, s = delta_step(z.q[:, 0], z.k[:, 0], torch.cat([z.kept, z.v], dim=-1)[:, 0], z.log_a[:, 0], s)
@@ -85,14 +85,11 @@ class MesaNet(MatrixMemory):
         factor = torch.linalg.cholesky_ex(moment + torch.diag_embed(ridge))[0]
         return (_solve(factor, z.q[:, 0])[..., None] * joint).sum(-2)[:, None], s
 
-    def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
-        return self.out(rms_norm(o, self.norm, divisor=self.value_dim).flatten(-2).to(x.dtype))
-
-    def flops(self, length: int) -> int:
+    def state_flops(self, length: int) -> int:
         # H and G are written and G is read; a factor and its two triangular systems.
         key, value = self.key_dim, self.value_dim
         token = 2 * key**2 + 4 * key * value + self._solve_flops(1)
-        return self.products(length) + length * self.heads * token + self.elementwise(length)
+        return length * self.heads * token
 
     def recur_flops(self, length: int) -> tuple[int, int]:
         key, total, rest = self.key_dim, 0, length * (self.key_dim**2 + self._solve_flops(2))
@@ -101,13 +98,10 @@ class MesaNet(MatrixMemory):
             total, rest = total + products, rest + others
         return self.heads * total, self.heads * rest
 
-    def hints(self) -> dict[str, Hint]:
-        return super().hints() | {"ridge": Hint(decay=False)}
-
     def _ridge(self, like: Tensor) -> Tensor:
         return softplus(self.ridge.to(like.dtype)) + RIDGE_MIN  # (H, K)
 
-    def _factors(self, z: Tokens, moment: Tensor, ridge: Tensor) -> Tensor:
+    def _factors(self, z: Vectors, moment: Tensor, ridge: Tensor) -> Tensor:
         """Cholesky factors of H_t + R, (B, T, H, K, K): H_t is a recurrence on one row of K^2 cells."""
         cells = (z.k[..., None] * z.kept[..., None, :]).flatten(-2).detach()
         one = torch.ones_like(cells[..., :1])

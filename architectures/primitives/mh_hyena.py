@@ -9,16 +9,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from architectures.families.recurrent import Recurrent
 from architectures.functional.long_conv import long_conv
 from architectures.parts.implicit_filter import ImplicitFilter
 from architectures.parts.linear import TiledLinear
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, Primitive, State, at_least, divisors, option
+from architectures.primitive import Context, Hint, State, at_least, divisors, option
 from architectures.registry import primitive
 
 
 @primitive("mh-hyena", mixes="time", version=1, paper="arXiv:2310.18780")
-class MHHyena(Primitive):
+class MHHyena(Recurrent):
     """S_t = sum_{s <= t} h_{t-s} k_s v_s^T + d k_t v_t^T,  o_t = S_t^T q_t,  y = W_o o, for each head.
 
     (B, T, D) -> (B, T, D), q, k, v = short_conv(W_i x) (B, T, H, K) with K = `head_dim`; one filter h and one
@@ -32,10 +33,13 @@ class MHHyena(Primitive):
 
     exact_causality = False
 
+    undecayed = ("skip", "conv.weight")
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        head_dim: int = option(8, "K, channels of one head", scales="head")
-        order: int = option(2, "width of the filter's network; nominal states a head", sets="state")
+        head_dim: int = option(8, "K, channels of one head", per="head")
+        order: int = option(2, "width of the filter's network; nominal states a head", sizes="state")
         conv: int = option(3, "taps of the short convolution of q, k and v; 0: none", most=256)
         tied: int = option(
             1, "q, k and v are as many copies of a map with that part of their channels; 1: independent"
@@ -67,9 +71,6 @@ class MHHyena(Primitive):
     def state_kinds(self) -> tuple[str, ...]:
         return ("growing", "growing", "conv")
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.prefill(x, self.init_state(x.shape[0]))[0]
-
     def init_state(self, batch: int, length: int | None = None) -> State:
         """The histories of k and v (B, t, H, K) and the tail of the short convolution (B, taps - 1, 3 D)."""
         self.check_length(length)
@@ -92,9 +93,9 @@ class MHHyena(Primitive):
 
     def flops(self, length: int) -> int:
         weights = self.project.weight.numel() + self.out.weight.numel()
-        return 2 * length * weights + self.filter.flops(length) + self.unseen(length)
+        return 2 * length * weights + self.filter.flops(length) + self.uncounted_flops(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         cells = self.dim * self.width  # H K^2
         n = 2 * length
         # Each cell to its spectrum and back, the filters (K copies a head) to theirs, and their products.
@@ -108,8 +109,7 @@ class MHHyena(Primitive):
         return self.heads * self.width**2 * self.config.order
 
     def hints(self) -> dict[str, Hint]:
-        taps = ["conv.weight"] if self.config.conv else []
-        return self.filter.hints() | {name: Hint(decay=False) for name in (*taps, "skip")}
+        return super().hints() | self.filter.hints()
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (B, T, H, K)."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from architectures.axes import Axes
 from architectures.functional.attention import attend, attend_past, visible_pairs
 from architectures.functional.rotary import rotate
 from architectures.parts.norms import RMSNorm
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import (
     Context,
-    Hint,
     Primitive,
     State,
     at_least,
@@ -36,23 +36,26 @@ class LatentAttention(Primitive):
     the layer shares none with others. Differs from the paper: queries are not compressed.
     """
 
+    undecayed = ("conv.weight",)
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         heads: int | None = option(
-            None, "number of heads; none: one for each 16 channels of the width", scales="width"
+            None, "number of heads; none: one for each 16 channels of the width", per="width"
         )
         key_dim: int | None = option(
-            None, "width a head of the keys without position; none: width / heads", scales="head"
+            None, "width a head of the keys without position; none: width / heads", per="head"
         )
-        value_dim: int | None = option(None, "value width a head; none: width / heads", scales="head")
+        value_dim: int | None = option(None, "value width a head; none: width / heads", per="head")
         latent: int | None = option(
             None,
             "width of the latent; none: a quarter of the width, rounded up to 16",
-            scales="width",
-            sets="state",
+            per="width",
+            sizes="state",
         )
         rope_dim: int | None = option(
-            None, "width of the rotated key, even; none: half of key_dim, rounded up to 2", scales="head"
+            None, "width of the rotated key, even; none: half of key_dim, rounded up to 2", per="head"
         )
         conv: int = option(
             0, "taps of a short convolution and silu on queries, latents and rotated key; 0: none", most=256
@@ -120,16 +123,41 @@ class LatentAttention(Primitive):
         width = self.key_dim + self.rope_dim + self.value_dim
         return 2 * visible_pairs(length) * self.heads * width + self._rest(length)
 
-    def executed(self, length: int) -> int:
+    def executed_flops(self, length: int) -> int:
         # The fused kernel computes on equal widths, and its counter formula on the whole square.
         width = max(self.key_dim + self.rope_dim, self.value_dim)
         return 4 * length**2 * self.heads * width + self._rest(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         return self.conv.flops(length)
 
-    def hints(self) -> dict[str, Hint]:
-        return {"conv.weight": Hint(decay=False)} if self.conv.taps else {}
+    def axes(self) -> Axes:
+        return Axes(
+            sizes={
+                "H": self.heads,
+                "K": self.key_dim,
+                "V": self.value_dim,
+                "Q": self.key_dim + self.rope_dim,
+                "U": self.key_dim + self.value_dim,
+                "L": self.latent + self.rope_dim,
+            },
+            tensors={
+                "query.weight": "HQ D",
+                "down.weight": ". D",
+                "norm.weight": ".",
+                "up.weight": "HU .",
+                "out.weight": "D HV",
+                "conv.weight": "HQ+L .",
+            },
+            zero=dict.fromkeys("HD", ("out.weight",)),
+            options={
+                "heads": "H",
+                "key_dim": "K",
+                "value_dim": "V",
+                "latent": self.latent,
+                "rope_dim": self.rope_dim,
+            },
+        )
 
     def _rest(self, length: int) -> int:
         return length * linear_flops(self) + self.conv.flops(length)

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import CELL, MatrixMemory, Tokens
-from architectures.functional.delta import SCALAR_CHUNK, delta_flops
+from architectures.families.matrix_memory import MatrixMemory, Vectors
 from architectures.functional.scan import decaying_max, decaying_max_flops
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, Primitive, State, at_least, divisors, option
+from architectures.primitive import Context, State, at_least, divisors, option
 from architectures.registry import primitive
 
 # Channels of one block of the maps to q, k and v.
@@ -37,10 +36,14 @@ class MLSTM(MatrixMemory):
     Differs from the paper: the exponent -m_t of the floor is at most 80.
     """
 
+    undecayed = ("norm", "skip", "select.bias")
+
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         heads: int | None = option(
-            4, "number of heads; none: one for each 16 channels of the inner width", scales="width"
+            4, "number of heads; none: one for each 16 channels of the inner width", per="width"
         )
         expand: int = option(2, "inner width over the model's width")
         conv: int = option(4, "taps of a short convolution and silu before q and k; 0: none", most=256)
@@ -49,15 +52,16 @@ class MLSTM(MatrixMemory):
             at_least(self, heads=1, expand=1, conv=0)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        Primitive.__init__(self, config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.inner = config.expand * dim
-        self.heads = max(1, self.inner // 16) if config.heads is None else config.heads
-        if self.inner % self.heads or self.inner % BLOCK:
+        inner = config.expand * dim
+        heads = max(1, inner // 16) if config.heads is None else config.heads
+        if inner % heads or inner % BLOCK:
             raise ValueError(
-                f"the inner width {self.inner} is not divisible by heads {self.heads} and {BLOCK}; choose "
-                f"heads from {', '.join(map(str, divisors(self.inner)))}, and a dim divisible by {BLOCK}"
+                f"the inner width {inner} is not divisible by heads {heads} and {BLOCK}; choose "
+                f"heads from {', '.join(map(str, divisors(inner)))}, and a dim divisible by {BLOCK}"
             )
-        self.key_dim = self.value_dim = self.inner // self.heads
+        sizes = heads, inner // heads, inner // heads
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, sizes=sizes)
+        self.inner = inner
         self.scale = self.key_dim**-0.5
         # Element-wise: the input gate on k, the division, the skip and its sum, the gate.
         self.gates = 5 * self.inner
@@ -89,7 +93,7 @@ class MLSTM(MatrixMemory):
     def memory_shape(self) -> tuple[int, ...]:
         return self.heads, self.key_dim, self.value_dim + 1
 
-    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
         u, z = self.project(x).chunk(2, dim=-1)
         c, tail = self.conv(u, carry[0])
         q, k = (_blocks(c, self.blocks[i]) for i in range(2))
@@ -101,15 +105,13 @@ class MLSTM(MatrixMemory):
         before = torch.cat([carry[1][:, None], m[:, :-1]], dim=1)
         q, k, v = (t.to(high).unflatten(-1, (self.heads, -1)) for t in (q, k, v))
         k = k * (self.scale * (i - m).exp())[..., None]
-        return Tokens(q=q, k=k, v=v, log_a=log_f + before - m, kept=(m, c, z)), (tail, m[:, -1])
+        return Vectors(q=q, k=k, v=v, log_a=log_f + before - m, kept=(m, c, z)), (tail, m[:, -1])
 
-    def recur(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
-        return super().recur(_extended(z), s)
+    def feed(self, z: Vectors) -> Vectors:
+        """Values and a 1, whose column of the state sums the keys."""
+        return dataclasses.replace(z, v=F.pad(z.v, (0, 1), value=1.0))
 
-    def recur_once(self, z: Tokens, s: Tensor) -> tuple[Tensor, Tensor]:
-        return super().recur_once(_extended(z), s)
-
-    def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
+    def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
         m, c, z = tokens.kept
         floor = (-m).clamp(max=FLOOR).exp()
         o = o[..., :-1] / (torch.maximum(o[..., -1].abs(), floor) + 1e-6)[..., None]
@@ -117,28 +119,17 @@ class MLSTM(MatrixMemory):
         h = o * self.norm.to(o.dtype) + self.skip.to(o.dtype) * c
         return self.out((h * F.silu(z)).to(x.dtype))
 
-    def flops(self, length: int) -> int:
-        state = CELL["plain"] * self.heads * self.key_dim * (self.value_dim + 1) + 2 * self.heads
-        return self.products(length) + length * state + self.elementwise(length)
+    def state_flops(self, length: int) -> int:
+        return super().state_flops(length) + 2 * length * self.heads
 
     def products(self, length: int) -> int:
         return super().products(length) + 2 * length * self.blocks.numel()
 
     def recur_flops(self, length: int) -> tuple[int, int]:
-        products, rest = delta_flops(
-            length, self.key_dim, self.value_dim + 1, chunk=SCALAR_CHUNK, form="plain"
-        )
-        return self.heads * products, self.heads * (rest + decaying_max_flops(length))
-
-    def hints(self) -> dict[str, Hint]:
-        return super().hints() | {name: Hint(decay=False) for name in ("norm", "skip", "select.bias")}
+        products, rest = super().recur_flops(length)
+        return products, rest + self.heads * decaying_max_flops(length)
 
 
 def _blocks(x: Tensor, weight: Tensor) -> Tensor:
     """A block-diagonal map: x (B, T, R), weight (R / 4, 4, 4) -> (B, T, R)."""
     return torch.einsum("btni,nio->btno", x.unflatten(-1, (-1, BLOCK)), weight).flatten(-2)
-
-
-def _extended(z: Tokens) -> Tokens:
-    """Values and a 1, whose column of the state sums the keys."""
-    return dataclasses.replace(z, v=F.pad(z.v, (0, 1), value=1.0))

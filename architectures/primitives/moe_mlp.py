@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.axes import Axes, inner_axes
 from architectures.parts.routing import Router, RoutingConfig
 from architectures.primitive import Context, Primitive, State, at_least, option, round_up
 from architectures.registry import primitive
@@ -30,14 +31,16 @@ class MoEMLP(Primitive):
     routed = ("gate", "up", "down")
     writers = ("down",)
 
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config(RoutingConfig):
         inner: int | None = option(
             None,
             "inner width of one expert; none: 4 times the width (swiglu: 8/3) over the number of experts, "
             "rounded up to a multiple of 8",
-            scales="width",
-            sets="params",
+            per="width",
+            sizes="params",
         )
         shared: int = option(0, "experts beside the routed ones that every token uses")
         activation: Literal["gelu", "swiglu"] = option("gelu", "what an expert is")
@@ -82,16 +85,20 @@ class MoEMLP(Primitive):
     def flops(self, length: int) -> int:
         return self._flops(length, self.config.shared + self.config.top_k)
 
-    def executed(self, length: int) -> int:
+    def executed_flops(self, length: int) -> int:
         return self._flops(length, self.experts)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         return length * self.experts * self.inner * (1 if self.gate is None else 2)
 
     def active_params(self) -> int:
         matrices = sum(p.numel() for n, p in self.named_parameters() if n in self.routed)
         idle = self.config.experts - self.config.top_k
         return super().active_params() - idle * matrices // self.experts
+
+    def axes(self) -> Axes:
+        tensors = {"router.weight": ". D", "up": ". F D", "gate": ". F D", "down": ". F D"}
+        return inner_axes(self.inner, tensors, "down")
 
     def _flops(self, length: int, experts: int) -> int:
         """Products, the weighting of the hidden channels, and the gate of swiglu."""

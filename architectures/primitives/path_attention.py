@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.axes import Axes
 from architectures.families.key_values import KeyValueMemory
 from architectures.functional.delta import unit
 from architectures.functional.precision import full_precision
@@ -28,6 +29,9 @@ class PathAttention(KeyValueMemory):
     cache holds the keys as they stand at its end, and each new token moves all of them. Differs from the
     paper: without the forgetting gate of its variant PaTH-FoX.
     """
+
+    undecayed = ("conv.weight", "w_conv.weight")
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config(KeyValueMemory.Config):
@@ -62,6 +66,12 @@ class PathAttention(KeyValueMemory):
         o, keys = path_attend(q, k, values, w, strength, keys, scale=self.scale)
         return self.read(o.to(v.dtype), x), (keys, values, count + x.shape[1], *tails)
 
+    def axes(self) -> Axes:
+        """Its reflections must not turn old key channels into new ones."""
+        tensors = {"w_down.weight": ". D", "w_up.weight": "GK .", "w_conv.weight": "GK ."}
+        tensors |= {"strength.weight": "G D", "strength.bias": "G"}
+        return super().axes().also(tensors, K=("w_up.weight",))
+
     def flops(self, length: int) -> int:
         inner, _ = path_flops(length, self.heads, self.kv_heads, self.key_dim, self.value_dim)
         # Earlier keys moved token by token, or as the chunks do, whichever is less.
@@ -69,11 +79,11 @@ class PathAttention(KeyValueMemory):
         seen = 2 * self.pairs(length) * self.heads * (self.key_dim + self.value_dim)
         return self.products(length) + seen + moved + self.elementwise(length)
 
-    def executed(self, length: int) -> int:
+    def executed_flops(self, length: int) -> int:
         inner, outer = path_flops(length, self.heads, self.kv_heads, self.key_dim, self.value_dim)
         return self.products(length) + inner + outer + self.elementwise(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         size = min(CHUNK, length)
         solved = -(-length // size) * size**2 * (self.key_dim + size)
         return self.kv_heads * solved + self.elementwise(length)

@@ -31,12 +31,14 @@ class ProductKeyMemory(Primitive):
     routed = ("values",)
     writers = ("values",)
 
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        keys: int = option(32, "n, sub-keys of each half; there are n^2 values", sets="params")
+        keys: int = option(32, "n, sub-keys of each half; there are n^2 values", sizes="params")
         heads: int = option(2, "queries of a token")
         top_k: int = option(8, "values that a query reads")
-        key_dim: int = option(64, "K, width of a query; each sub-key has half", scales="head")
+        key_dim: int = option(64, "K, width of a query; each sub-key has half", per="head")
         gate: bool = option(False, "gate the output by silu of a map of the token")
 
         def __post_init__(self) -> None:
@@ -70,9 +72,9 @@ class ProductKeyMemory(Primitive):
         products = self.query.weight.numel() + self.keys.numel()
         if self.gate is not None:
             products += 2 * self.dim**2
-        return 2 * length * products + self.unseen(length)
+        return 2 * length * products + self.uncounted_flops(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         c = self.config
         read = c.heads * c.top_k * (c.top_k + 2 * self.dim)  # the sums of halves, then the rows
         return length * (read + (0 if self.gate is None else self.dim))

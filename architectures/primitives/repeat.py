@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from architectures.axes import Axes
 from architectures.families.wrapper import Block, Run, Wrapper
 from architectures.primitive import Context, at_least, option
 from architectures.registry import primitive
@@ -20,6 +21,8 @@ class Repeat(Wrapper):
     `times` times.
     """
 
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         times: int = option(2, "how often the body is run")
@@ -30,6 +33,9 @@ class Repeat(Wrapper):
     @classmethod
     def passes(cls, config: Config) -> int:
         return config.times
+
+    def axes(self) -> Axes:
+        return Axes()
 
     def thread(self, x: Tensor, run: Run, ctx: Context) -> Tensor:
         for block in self.order():

@@ -42,7 +42,7 @@ class Reversible(Wrapper):
     def own_flops(self, length: int) -> int:
         return (len(self.body) + 2) * length * self.dim  # the sums, and the average
 
-    def own_unseen(self, length: int) -> int:
+    def own_uncounted(self, length: int) -> int:
         return self.own_flops(length)
 
 

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.recurrent import Recurrent
 from architectures.functional.scan import linear_scan
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, Primitive, State, at_least, divisors, option
+from architectures.primitive import Context, State, at_least, divisors, option
 from architectures.registry import primitive
 
 # The exponent of the decay, and the smallest 1 - a^2, at which the slope of the root is 1000.
@@ -20,7 +21,7 @@ FLOOR = 2.5e-7
 
 
 @primitive("rg-lru", mixes="time", version=1, paper="arXiv:2402.19427")
-class RGLRU(Primitive):
+class RGLRU(Recurrent):
     """h_t = a_t * h_{t-1} + m_t * (i_t * c_t),  y_t = W_o [gelu(W_y x_t) * h_t],  c = short_conv(W_x x).
 
     (B, T, D) -> (B, T, D); h is (B, R), R = `expand` * D. The gates r, i = sigmoid(W c + b) are
@@ -35,11 +36,14 @@ class RGLRU(Primitive):
     for W_o and 0.01 / taps, and its gelu is the tanh form.
     """
 
+    undecayed = ("rate", "gate_bias", "conv.weight")
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         expand: float = option(1.0, "width of the recurrence over the model's, to the nearest multiple of 16")
         heads: int | None = option(
-            None, "blocks of the gates; none: one for each 16 channels of the recurrence", scales="width"
+            None, "blocks of the gates; none: one for each 16 channels of the recurrence", per="width"
         )
         conv: int = option(4, "taps of the short convolution; 0: none", most=256)
 
@@ -72,9 +76,6 @@ class RGLRU(Primitive):
     def state_kinds(self) -> tuple[str, ...]:
         return ("recurrent", "conv", "counter")
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.prefill(x, self.init_state(x.shape[0]))[0]
-
     def init_state(self, batch: int, length: int | None = None) -> State:
         """h (B, R), the tail of the short convolution (B, taps - 1, R) and the tokens seen (B,)."""
         self.check_length(length)
@@ -85,10 +86,6 @@ class RGLRU(Primitive):
             self.conv.init_tail(weight, batch),
             torch.zeros(batch, dtype=torch.long, device=weight.device),
         )
-
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, state = self.prefill(x[:, None], state, ctx)
-        return y[:, 0], state
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         h, tail, seen = state
@@ -107,15 +104,11 @@ class RGLRU(Primitive):
 
     def flops(self, length: int) -> int:
         products = 6 * length * self.dim * self.inner + 4 * length * self.inner * self.width
-        return products + self.unseen(length)
+        return products + self.uncounted_flops(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         # A cell: log a and its exponential, 1 - a^2 and its root, m * i * c, multiply-add of the state, gate.
         return (2 * self.config.conv + 10) * length * self.inner
-
-    def hints(self) -> dict[str, Hint]:
-        taps = ["conv.weight"] if self.config.conv else []
-        return {name: Hint(decay=False) for name in ("rate", "gate_bias", *taps)}
 
     def _gates(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """log a and i (B, T, R), at least in float32."""

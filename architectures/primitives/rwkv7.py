@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import MatrixMemory, Tokens
-from architectures.families.shifted_memory import ShiftedMemory
+from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.shifted import Shifted
 from architectures.functional.delta import unit
-from architectures.functional.token_shift import channel_power, depth_ratios, ramp, token_shift
+from architectures.functional.rwkv import channel_power, depth_ratios, ramp
 from architectures.parts.linear import LowRank
 from architectures.parts.norms import HeadNorm
 from architectures.primitive import Context, Primitive, State, at_least, option
@@ -25,7 +25,7 @@ DECAY = -math.exp(-0.5)
 
 
 @primitive("rwkv7", mixes="time", version=1, paper="arXiv:2503.14456")
-class RWKV7(ShiftedMemory):
+class RWKV7(Shifted, MatrixMemory):
     """S_t = (diag(w_t) - (a_t * c_t) c_t^T) S_{t-1} + k_t v_t^T,  o_t = S_t^T r_t.
 
     x (B, T, D) -> r, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). With k' a map of the token, the removed key
@@ -40,7 +40,14 @@ class RWKV7(ShiftedMemory):
     """
 
     form = "free"
-    low_rank = ("forget", "rate", "first", "gate")
+    decay = "vector"
+    # The mixes and the low-rank maps, as in the public code (BlinkDL/RWKV-LM).
+    undecayed = (
+        "mix",
+        *(f"{m}.{n}.weight" for m in ("forget", "rate", "first", "gate") for n in ("inner", "outer")),
+    )
+
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
@@ -57,6 +64,7 @@ class RWKV7(ShiftedMemory):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.add_maps()
         key, value = self.heads * self.key_dim, self.heads * self.value_dim
         # Six mixes of two products a channel, the two keys and the removal, the bonus, the gate; the values.
         self.gates = 12 * dim + 7 * key + 3 * value + (value if index else 0)
@@ -102,20 +110,20 @@ class RWKV7(ShiftedMemory):
                 f"rwkv7 {first.value_widths[0]}; give all rwkv7 layers the same heads * value_dim"
             )
 
-    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Tokens, State]:
-        previous, last = token_shift(x, carry[0])
+    def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
+        previous, last = self.shift(x, carry[0])
         change = previous - x
         xr, xw, xk, xv, xa, xg = (torch.addcmul(x, change, mu) for mu in self.mix.to(x.dtype).unbind())
-        r, k, v, tail = self.project(xr, xk, xv, carry[1])
+        r, k, v, tail = self.map_mixes(xr, xk, xv, carry[1])
         v = self.mix_first(v, xv, ctx)
         log_a = DECAY * self._heads(self.forget(xw), k).sigmoid()
         a = self._heads(self.rate(xa), k).sigmoid()
         removed = unit(k * self._heads(self.removal_key, k))
         k = k * (1 + (a - 1) * self._heads(self.write_rate, k))
-        tokens = Tokens(q=r, k=k, v=v, log_a=log_a, x=-a * removed, y=removed, kept=self.gate(xg))
+        tokens = Vectors(q=r, k=k, v=v, log_a=log_a, x=-a * removed, y=removed, kept=self.gate(xg))
         return tokens, (last, tail)
 
-    def read(self, o: Tensor, x: Tensor, tokens: Tokens) -> Tensor:
+    def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
         score = (tokens.q * tokens.k * self._heads(self.bonus, o)).sum(-1, keepdim=True)
         o = self.norm(o) + (score * tokens.v).flatten(-2)
         return self.out(o.to(x.dtype) * tokens.kept)

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.token_shift import channel_power, depth_ratios, token_shift
-from architectures.primitive import Context, Primitive, State, at_least, linear_flops, option
+from architectures.families.feed_forward import FeedForward
+from architectures.functional.rwkv import channel_power, depth_ratios
+from architectures.parts.short_conv import TokenShift
+from architectures.primitive import Context, Primitive, State, linear_flops
 from architectures.registry import primitive
 
 
@@ -21,20 +23,18 @@ class ShiftedMLP(Primitive):
     # Multiplications a token and channel of the model outside the matrix products.
     work: ClassVar[int] = 0
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        inner: int | None = option(
-            None, "inner width; none: 4 times the width", scales="width", sets="params"
-        )
+    config: Config
 
-        def __post_init__(self) -> None:
-            at_least(self, inner=1)
+    @dataclass(frozen=True, kw_only=True)
+    class Config(FeedForward.Config):
+        pass
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = config.inner or 4 * dim
         self.key = nn.Linear(dim, self.inner, bias=False)
         self.value = nn.Linear(self.inner, dim, bias=False)
+        self.shift = TokenShift(dim)
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -50,20 +50,20 @@ class ShiftedMLP(Primitive):
     def init_state(self, batch: int, length: int | None = None) -> State:
         """The token before (B, 1, D), zeros."""
         self.check_length(length)
-        return (self.key.weight.new_zeros(batch, 1, self.dim),)
+        return (self.shift.init_tail(self.key.weight, batch),)
 
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         y, state = self.prefill(x[:, None], state, ctx)
         return y[:, 0], state
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        previous, last = token_shift(x, state[0])
+        previous, last = self.shift(x, state[0])
         return self.mix(x, previous), (last,)
 
     def flops(self, length: int) -> int:
-        return length * linear_flops(self) + self.unseen(length)
+        return length * linear_flops(self) + self.uncounted_flops(length)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         return length * self.work * self.dim
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures.families.wrapper import Block, Wrapper, nominal, state_size
-from architectures.primitive import Context, Hint, State, at_least, option
+from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
 
 
@@ -29,6 +29,9 @@ class SequenceAltUp(Wrapper):
     this layer is what each block last gave its anchor, and how long ago that was as the length of an empty
     tensor: no value of a tensor decides what is run. Differs from the paper: layers of a decoder, too.
     """
+
+    undecayed = ("a", "b")
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -97,11 +100,11 @@ class SequenceAltUp(Wrapper):
     def flops(self, length: int) -> int:
         return super().flops(self.anchors(length)) + self._around(length)
 
-    def executed(self, length: int) -> int:
-        return super().executed(self.anchors(length)) + self._around(length)
+    def executed_flops(self, length: int) -> int:
+        return super().executed_flops(self.anchors(length)) + self._around(length)
 
-    def unseen(self, length: int) -> int:
-        return super().unseen(self.anchors(length)) + self._around(length)
+    def uncounted_flops(self, length: int) -> int:
+        return super().uncounted_flops(self.anchors(length)) + self._around(length)
 
     def nominal_state(self, length: int) -> int:
         return sum(nominal(block, self.anchors(length)) + self.dim for block in self.order())
@@ -109,9 +112,6 @@ class SequenceAltUp(Wrapper):
     def anchors(self, length: int) -> int:
         """How many of the first `length` tokens the body runs on."""
         return self.body_len(self.config, length)
-
-    def hints(self) -> dict[str, Hint]:
-        return {"a": Hint(decay=False), "b": Hint(decay=False)}
 
     def _kept(self, i: int, anchors: Tensor, change: Tensor) -> Tensor:
         """What a block gives an anchor and the tokens after it: a_2 x_a + b (x_a + f - (a_1 + a_2) x_a)."""

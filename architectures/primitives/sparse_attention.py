@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.recurrent import Recurrent
 from architectures.functional.attention import attend, attend_past, visible_pairs
 from architectures.functional.rotary import rotate, rotated_width
 from architectures.functional.value_residual import share_value
 from architectures.parts.linear import MultiplicativeLinear
-from architectures.primitive import Context, Primitive, State, at_least, divisors, head_widths, option
+from architectures.primitive import Context, State, at_least, divisors, head_widths, option
 from architectures.registry import primitive
 
 
 @primitive("sparse-attention", mixes="time", version=1, paper="arXiv:2111.12763")
-class SparseAttention(Primitive):
+class SparseAttention(Recurrent):
     """z_{s,m} = sum_i x_i D_{s,i} E_{i,m};  q, k, v = conv(z) over (length, modules);  softmax attention.
 
     x (B, T, D) -> z (B, T, S, M), S M = D -> q, k, v (B, T, H, D/H) -> (B, T, D). One z for all three. A
@@ -31,12 +32,14 @@ class SparseAttention(Primitive):
 
     writers = ("value",)
 
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         modules: int | None = option(
-            None, "modules S; none: one for each 16 channels of the width", scales="width"
+            None, "modules S; none: one for each 16 channels of the width", per="width"
         )
-        heads: int | None = option(None, "heads of the attention; none: as many as modules", scales="width")
+        heads: int | None = option(None, "heads of the attention; none: as many as modules", per="width")
         conv: int = option(3, "tokens that a convolution sees, itself included", most=256)
         kernel: int = option(3, "modules that the convolutions of q and k see, an odd number")
         rope: bool = option(True, "rotate queries and keys by their position")
@@ -93,10 +96,6 @@ class SparseAttention(Primitive):
         count = torch.zeros((), dtype=torch.int64, device=like.device)
         return cache, cache, count, like.new_zeros(batch, self.config.conv - 1, self.parts, self.width)
 
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, state = self.prefill(x[:, None], state, ctx)
-        return y[:, 0], state
-
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         keys, values, count, tail = state
         positions = count + torch.arange(x.shape[1], device=x.device)
@@ -110,11 +109,11 @@ class SparseAttention(Primitive):
     def flops(self, length: int) -> int:
         return self._projection(length) + 4 * visible_pairs(length) * self.dim
 
-    def executed(self, length: int) -> int:
+    def executed_flops(self, length: int) -> int:
         return self._projection(length) + 4 * length**2 * self.dim
 
-    def unseen(self, length: int) -> int:
-        return self.mix.unseen(length)
+    def uncounted_flops(self, length: int) -> int:
+        return self.mix.uncounted_flops(length)
 
     def _projection(self, length: int) -> int:
         taps = self.query_key.weight.numel() + self.value.weight.numel()

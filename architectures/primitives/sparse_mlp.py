@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.axes import Axes
+from architectures.families.recurrent import Recurrent
 from architectures.functional.precision import full_precision
 from architectures.functional.weighted_rows import row_products, weighted_rows
 from architectures.parts.sru import SRU
-from architectures.primitive import Context, Primitive, State, at_least, choose, divisors, option, round_up
+from architectures.primitive import Context, State, at_least, choose, divisors, option, round_up
 from architectures.registry import primitive
 
 # In training: how far Gumbel noise moves the choice, and the share of steps whose mask is one-hot.
@@ -24,7 +26,7 @@ COPIED = 2**18
 
 
 @primitive("sparse-mlp", mixes="channel", version=2, paper="arXiv:2111.12763")
-class SparseMLP(Primitive):
+class SparseMLP(Recurrent):
     """y = W_2 (relu(W_1 x) * m(x)), m one-hot in each block of N units: argmax of x C_1^T C_2 + b.
 
     (B, T, D) -> (B, T, D); W_1, W_2 both (F, D), a unit a row; C_1 (R, D), C_2 (R, F), m (B, T, F/N, N).
@@ -44,21 +46,23 @@ class SparseMLP(Primitive):
     writers = ("down", "down_bias", "sru.up")
     straight_through = True
 
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         inner: int | None = option(
             None,
             "inner width, whole blocks; none: 4 times the width, rounded up to whole blocks",
-            scales="width",
-            sets="params",
+            per="width",
+            sizes="params",
         )
         block: int = option(16, "units of which one is used, N; 1: all, the dense layer")
-        rank: int | None = option(None, "bottleneck of the controller; none: inner / block", scales="width")
+        rank: int | None = option(None, "bottleneck of the controller; none: inner / block", per="width")
         slope: Literal["all", "chosen"] = option("all", "units that teach the controller where m is one-hot")
         multiply: bool = option(False, "multiply the chosen units by the controller's softmax")
         rescale: bool = option(False, "start W_2 larger, by the root of N, as fewer units are summed")
         bias: bool = option(False, "biases of both maps, as in the paper's equation")
-        sru: int = option(0, "width of a simple recurrent unit beside the layer; 0: none", sets="state")
+        sru: int = option(0, "width of a simple recurrent unit beside the layer; 0: none", sizes="state")
 
         def __post_init__(self) -> None:
             at_least(self, inner=1, block=1, rank=1, sru=0)
@@ -94,9 +98,6 @@ class SparseMLP(Primitive):
     def state_kinds(self) -> tuple[str, ...]:
         return () if self.sru is None else ("recurrent",)
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.prefill(x, self.init_state(x.shape[0]), ctx)[0]
-
     def init_state(self, batch: int, length: int | None = None) -> State:
         """The state of the SRU (B, N), where there is one."""
         self.check_length(length)
@@ -131,15 +132,33 @@ class SparseMLP(Primitive):
     def flops(self, length: int) -> int:
         return self._flops(length, self.chosen)
 
-    def executed(self, length: int) -> int:
+    def executed_flops(self, length: int) -> int:
         return self._flops(length, self.inner)
 
-    def unseen(self, length: int) -> int:
+    def uncounted_flops(self, length: int) -> int:
         mask = 0 if self.reduce is None else self.inner
-        return length * mask + (0 if self.sru is None else self.sru.unseen(length))
+        return length * mask + (0 if self.sru is None else self.sru.uncounted_flops(length))
 
     def active_params(self) -> int:
         return super().active_params() - 2 * (self.inner - self.chosen) * self.dim
+
+    def axes(self) -> Axes:
+        """Whole blocks: each chooses by itself, and a new one adds nothing while its rows of W_2 are zero."""
+        rank = None if self.reduce is None else self.reduce.out_features
+        return Axes(
+            sizes={"F": self.inner} | ({} if rank is None else {"P": rank}),
+            tensors={
+                "up": "F D",
+                "up_bias": "F",
+                "down": "F D",
+                "down_bias": "D",
+                "reduce.weight": "P D",
+                "choose": "P F",
+                "choose_bias": "F",
+            },
+            zero={"F": ("down",), "D": ("down", "down_bias")},
+            options={"inner": "F"} | ({} if rank is None else {"rank": "P"}),
+        )
 
     def _flops(self, length: int, units: int) -> int:
         """Products with `units` rows of both matrices, the controller, the mask, the SRU."""

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from architectures.families.recurrent import Recurrent
 from architectures.parts.short_conv import ShortConv
 from architectures.parts.sru import SRU
-from architectures.primitive import Context, Hint, Primitive, State, at_least, option
+from architectures.primitive import Context, State, at_least, option
 from architectures.registry import primitive
 
 
 @primitive("sru", mixes="time", version=1, paper="arXiv:1709.02755")
-class SimpleRecurrentUnit(Primitive):
+class SimpleRecurrentUnit(Recurrent):
     """c_t = f_t c_{t-1} + (1 - f_t) z_t,  y_t = W_out [r_t c_t + (1 - r_t) sqrt(3) u_t],  u = W_in x.
 
     (B, T, D) -> (B, T, D), c (B, N): f, r = sigmoid(W u + b), z = W u + b. Differs from the paper: one layer
@@ -23,9 +24,12 @@ class SimpleRecurrentUnit(Primitive):
 
     writers = ("unit.up",)
 
+    undecayed = ("conv.weight",)
+    config: Config
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        width: int = option(32, "channels of the recurrence", sets="state")
+        width: int = option(32, "channels of the recurrence", sizes="state")
         conv: int = option(0, "taps of a short convolution and silu on the narrow input; 0: none", most=256)
 
         def __post_init__(self) -> None:
@@ -40,17 +44,10 @@ class SimpleRecurrentUnit(Primitive):
     def state_kinds(self) -> tuple[str, ...]:
         return ("recurrent", "conv")
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.prefill(x, self.init_state(x.shape[0]), ctx)[0]
-
     def init_state(self, batch: int, length: int | None = None) -> State:
         """c (B, N), and the tail of the short convolution (B, taps - 1, N)."""
         self.check_length(length)
         return self.unit.init_state(batch), self.conv.init_tail(self.unit.down.weight, batch)
-
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, state = self.prefill(x[:, None], state, ctx)
-        return y[:, 0], state
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         u, tail = self.conv(self.unit.down(x), state[1])
@@ -60,8 +57,5 @@ class SimpleRecurrentUnit(Primitive):
     def flops(self, length: int) -> int:
         return self.unit.flops(length) + self.conv.flops(length)
 
-    def unseen(self, length: int) -> int:
-        return self.unit.unseen(length) + self.conv.flops(length)
-
-    def hints(self) -> dict[str, Hint]:
-        return {"conv.weight": Hint(decay=False)} if self.config.conv else {}
+    def uncounted_flops(self, length: int) -> int:
+        return self.unit.uncounted_flops(length) + self.conv.flops(length)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from architectures.axes import Axes
 from architectures.families.wrapper import Block, Run, Wrapper
 from architectures.functional.value_residual import FIRST, mix_key, unequal_values
 from architectures.primitive import Context, Primitive, option
@@ -27,6 +28,8 @@ class ValueResidual(Wrapper):
     can be shared (attention, and the layers around a matrix state), of equal width in all. What is shared
     belongs to the same token, so decoding carries nothing more. Differs from the paper: nothing known.
     """
+
+    config: Config
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -52,6 +55,9 @@ class ValueResidual(Wrapper):
             if layer.value_widths != first.value_widths:
                 raise unequal_values(layer.index, layer.value_widths, first.value_widths)
         self.mix = nn.Parameter(torch.full((count - 1, 2), config.initial))
+
+    def axes(self) -> Axes:
+        return Axes(tensors={"mix": ". ."}, fixed=("V", "G", "R", "H"))
 
     def thread(self, x: Tensor, run: Run, ctx: Context) -> Tensor:
         first, *later = (mix_key(layer.index) for layer in self._sharing())

@@ -40,21 +40,21 @@ class Dial:
         return Layer(self.layer.name, registry.get(self.layer.name).changed(options), self.layer.body)
 
 
-def find_dials(spec: Spec, sets: str, build: Callable[[Layer], Primitive]) -> tuple[Dial | None, ...]:
-    """For each layer of `spec.walk()` the option that it declares to size `sets`; None for none, or one off.
+def find_dials(spec: Spec, sizes: str, build: Callable[[Layer], Primitive]) -> tuple[Dial | None, ...]:
+    """For each layer of `spec.walk()` the option that it declares to size `sizes`; None for none, or one off.
 
     `build` makes a layer by itself; it raises a ValueError for a value that the layer does not allow.
     """
     known: dict[Layer, Dial | None] = {}
     for layer in spec.walk():
         if layer not in known:
-            known[layer] = _dial(layer, sets, build)
+            known[layer] = _dial(layer, sizes, build)
     return tuple(known[layer] for layer in spec.walk())
 
 
-def _dial(layer: Layer, sets: str, build: Callable[[Layer], Primitive]) -> Dial | None:
+def _dial(layer: Layer, sizes: str, build: Callable[[Layer], Primitive]) -> Dial | None:
     fields = dataclasses.fields(registry.get(layer.name).cls.Config)
-    sized = [f for f in fields if f.metadata.get("sets") == sets]
+    sized = [f for f in fields if f.metadata.get("sizes") == sizes]
     if not sized:
         return None
     option, most = sized[0].name, sized[0].metadata["most"] or MOST

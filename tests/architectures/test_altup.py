@@ -174,7 +174,7 @@ def test_flops_agree_with_the_counter(spec: str) -> None:
     wrapper = wrapper_of(f"{spec}{{delta-net mlp}}").float()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         wrapper(noise(1, 21, wrapper.stream_width).float())
-    assert counter.get_total_flops() == wrapper.executed(21) - wrapper.unseen(21)
+    assert counter.get_total_flops() == wrapper.executed_flops(21) - wrapper.uncounted_flops(21)
 
 
 @pytest.mark.parametrize("spec", FORMS)

@@ -143,10 +143,13 @@ def test_parameters_and_cache_count_the_shared_heads_once() -> None:
 def test_sharing_saves_projections_and_no_pairs() -> None:
     full, shared = make("mh-attention", dim=128), make("mqa", dim=128)
     saved = 2 * 40 * 128 * 2 * (128 - 16)
-    assert full.flops(40) - shared.flops(40) == full.executed(40) - shared.executed(40) == saved
+    assert full.flops(40) - shared.flops(40) == full.executed_flops(40) - shared.executed_flops(40) == saved
     gated = make("gated-attention", dim=128)
     assert gated.flops(40) - full.flops(40) == 40 * (2 * 128**2 + 128)
-    assert gated.unseen(40) == 40 * 128 and make("mh-attention[conv=4]").unseen(40) == 2 * 4 * 40 * 3 * DIM
+    assert (
+        gated.uncounted_flops(40) == 40 * 128
+        and make("mh-attention[conv=4]").uncounted_flops(40) == 2 * 4 * 40 * 3 * DIM
+    )
 
 
 def test_a_closed_gate_shuts_the_layer_and_a_gate_at_zero_halves_it() -> None:

@@ -107,7 +107,7 @@ def test_no_input_breaks_the_values_or_the_gradient(name: str) -> None:
 def test_autocast_rounds_nothing_of_the_sums() -> None:
     layer = layer_of("based").float()
     tokens, _ = layer.write(noise(1, 70, DIM).float(), layer.init_state(1)[1:], None)
-    s = layer.init_state(1)[0]
+    tokens, s = layer.feed(tokens), layer.init_state(1)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low = layer.recur(tokens, s)
     assert all(torch.equal(a, b) for a, b in zip(low, layer.recur(tokens, s), strict=True))

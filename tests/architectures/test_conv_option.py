@@ -79,7 +79,7 @@ def test_the_taps_are_counted(name: str, conv: int) -> None:
     formulas = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         layer(noise(1, 37, DIM).float())
-    assert counter.get_total_flops() == layer.executed(37) - layer.unseen(37)
+    assert counter.get_total_flops() == layer.executed_flops(37) - layer.uncounted_flops(37)
     assert make(name, conv + 3).flops(37) - layer.flops(37) == 2 * 3 * 37 * tail(name, 2)
 
 

@@ -94,9 +94,9 @@ def test_two_reflections_make_a_rotation() -> None:
     layer = make("heads=1, key_dim=2, value_dim=2, conv=0, forget=false")
     s, (one, two) = torch.eye(2).double()[None, None], (torch.tensor([1.0, 0.0]), torch.tensor([0.8, 0.6]))
     k = torch.stack([one, two]).double()[None, None, :, None]  # (B, T, n, H, K)
-    from architectures.families.matrix_memory import Tokens
+    from architectures.families.matrix_memory import Vectors
 
-    tokens = Tokens(q=k[:, :, 0], k=2 * k, v=torch.zeros_like(k), y=k)
+    tokens = Vectors(q=k[:, :, 0], k=2 * k, v=torch.zeros_like(k), y=k)
     turned = layer.recur(tokens, s)[1][0, 0]
     angle = 2 * math.acos(0.8)
     expected = torch.tensor(

@@ -83,7 +83,7 @@ def test_gated_linear_attention_with_one_decay_a_head_is_the_core() -> None:
     layer = make(away=0.1)
     x = noise(2, 37, DIM)
     tokens, _ = layer.write(x, layer.init_state(2)[1:], None)
-    o, s = layer.recur(tokens, layer.init_state(2)[0])
+    o, s = layer.recur(layer.feed(tokens), layer.init_state(2)[0])
     delta = tokens.kept[0]
     shape = (2, 37, layer.heads, layer.key_dim)
     log_a = tokens.log_a[..., None].expand(shape).clamp(min=-5)
@@ -125,7 +125,7 @@ def test_values_of_the_first_layer_are_mixed_in_before_the_step_and_the_skip() -
     layer(x, ctx)
     tokens, _ = layer.write(x, layer.init_state(1)[1:], None)
     tokens.v = first
-    o, _ = layer.recur(tokens, layer.init_state(1)[0])
+    o, _ = layer.recur(layer.feed(tokens), layer.init_state(1)[0])
     y = (o + first).flatten(-2) * F.silu(tokens.kept[1])
     close(seen[0], y, 1e-12)
 

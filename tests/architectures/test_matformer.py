@@ -158,7 +158,7 @@ def test_sizes_flops_and_active_parameters_follow_the_granularity(layer: str) ->
         name, options = nested.plain(g)
         spelled = ", ".join(f"{k}={architectures.registry.spell(v)}" for k, v in options.items())
         plain = make(f"{name}[{spelled}]")
-        for count in (Primitive.flops, Primitive.executed, Primitive.unseen):
+        for count in (Primitive.flops, Primitive.executed_flops, Primitive.uncounted_flops):
             mine, theirs = (getattr(m, count.__name__)(9) for m in (nested, plain))
             assert mine == theirs, count.__name__
 
@@ -255,7 +255,10 @@ def test_how_often_a_size_is_drawn_is_read_from_the_option() -> None:
 
 
 def test_the_bases_say_what_a_subclass_owes() -> None:
-    bare = Nested(None, dim=4, max_len=4)
+    class Bare(Nested, Primitive):
+        nested = "F"
+
+    bare = Bare(Primitive.Config(), dim=4, max_len=4)
     bare.nest((1, 2))
     for call in (bare.prefix, bare.plain):
         with pytest.raises(NotImplementedError):

@@ -124,7 +124,7 @@ def test_the_work_is_the_maps_and_the_visible_pairs() -> None:
     layer = make(dim=128)
     maps = 128 * 8 * 24 + 128 * 40 + 32 * 8 * 32 + 128 * 128
     assert layer.flops(40) == 2 * 40 * maps + 2 * 820 * 8 * (24 + 16)
-    assert layer.executed(40) == 2 * 40 * maps + 4 * 40**2 * 8 * 24
+    assert layer.executed_flops(40) == 2 * 40 * maps + 4 * 40**2 * 8 * 24
 
 
 def test_the_start_is_that_of_linear_maps_and_the_taps_are_not_decayed() -> None:

@@ -165,7 +165,7 @@ def test_the_work_of_moving_keys_is_that_of_the_tokens_or_of_the_chunks() -> Non
     layer = make(dim=128)
     maps = 2 * 40 * (4 * 128**2 + 2 * 128 * 32 + 128 * 8) + 2 * 3 * 40 * 128
     assert layer.flops(40) == maps + 2 * 820 * 128 * 2 + 4 * 128 * (40 * 39 // 2)
-    assert all(layer.flops(n) <= layer.executed(n) for n in (1, 64, 65, 1024, 4096))
+    assert all(layer.flops(n) <= layer.executed_flops(n) for n in (1, 64, 65, 1024, 4096))
     # A chunk moves an earlier key at once, so that beside the pairs little is left in a long sequence.
     pairs = 2 * (4096 * 4097 // 2) * 128 * 2
     assert layer.flops(4096) < 2 * (pairs + layer.products(4096))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import subprocess
 import sys
@@ -236,10 +237,10 @@ def test_only_a_primitive_with_a_frozen_config_is_registered(scratch: dict[str, 
 
     @dataclass(frozen=True, kw_only=True)
     class Twice:
-        inner: int = option(1, sets="params")
-        width: int = option(1, sets="params")
+        inner: int = option(1, sizes="params")
+        width: int = option(1, sizes="params")
 
-    with pytest.raises(TypeError, match="Fresh.Config has several options with sets=params; leave one"):
+    with pytest.raises(TypeError, match="Fresh.Config has several options with sizes=params; leave one"):
         primitive("test-fresh", mixes="time")(make(config=Twice))
     for config in (Thawed, Bare):
         with pytest.raises(TypeError, match="Fresh.Config must be a frozen dataclass"):
@@ -312,6 +313,30 @@ def test_options_are_typed() -> None:
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
             entry.config(options)
+
+
+def test_names_of_before_serve_layers_of_the_users() -> None:
+    class Older(Primitive):
+        @dataclass(frozen=True, kw_only=True)
+        class Config:
+            inner: int = option(4, "a width", scales="width", sets="params")
+
+        def flops(self, length: int) -> int:
+            return 3
+
+        def executed(self, length: int) -> int:
+            return 5
+
+        def unseen(self, length: int) -> int:
+            return 2
+
+    layer = Older(Older.Config(), dim=8, max_len=8)
+    assert (layer.flops(1), layer.executed_flops(1), layer.uncounted_flops(1)) == (3, 5, 2)
+    (field,) = dataclasses.fields(Older.Config)
+    assert field.metadata["per"] == "width" and field.metadata["sizes"] == "params"
+    twice = {"unseen": Older.unseen, "uncounted_flops": Older.unseen}
+    with pytest.raises(TypeError, match="by its old name, unseen; leave unseen out"):
+        type("Both", (Older,), twice)
 
 
 def test_a_layer_without_options_says_so(scratch: dict[str, registry.Entry]) -> None:

@@ -155,7 +155,9 @@ def test_its_cost(stride: int) -> None:
     wrapper = wrapper_of(f"sequence-altup[stride={stride}]{{mlp swiglu}}").float()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         wrapper(noise(1, 21, 32).float())
-    assert attention > 0 and counter.get_total_flops() == wrapper.executed(21) - wrapper.unseen(21)
+    assert attention > 0 and counter.get_total_flops() == wrapper.executed_flops(
+        21
+    ) - wrapper.uncounted_flops(21)
 
 
 def test_the_coefficients_learn_and_are_not_decayed() -> None:

@@ -58,9 +58,9 @@ class Good(Primitive):
         return h, (h,)
 
     def flops(self, length):
-        return 2 * length * self.dim**2 + self.unseen(length)
+        return 2 * length * self.dim**2 + self.uncounted_flops(length)
 
-    def unseen(self, length):
+    def uncounted_flops(self, length):
         return 2 * length * self.dim
 
 
@@ -192,7 +192,7 @@ class Meta(Good):
 
 class Flops(Good):
     def flops(self, length):
-        return 4 * length * self.dim**2 + self.unseen(length)
+        return 4 * length * self.dim**2 + self.uncounted_flops(length)
 
 
 class Hints(Good):
@@ -253,9 +253,9 @@ class Both(Good):
         return super().forward(x) + super().forward(x.flip(1)).flip(1)
 
     def flops(self, length):
-        return 4 * length * self.dim**2 + self.unseen(length)
+        return 4 * length * self.dim**2 + self.uncounted_flops(length)
 
-    def unseen(self, length):
+    def uncounted_flops(self, length):
         return 4 * length * self.dim
 
 
@@ -430,7 +430,7 @@ class Zeros(Good):
 
 
 class Cheap(Good):
-    def executed(self, length):
+    def executed_flops(self, length):
         return self.flops(length) - 1
 
 
@@ -573,7 +573,7 @@ BROKEN = [
     ("Seed", "seed", None, ["logit differs", "one seed"]),
     ("Vmap", "vmap", (1, 1, 16), ["RuntimeError", "[3, 1, 1, 16]", "checked_layers.py, line"]),
     ("Meta", "meta", None, ["item", "meta", "checked_layers.py, line"]),
-    ("Flops", "flops", (1, 2, 16), ["T=2", "counter saw 1,024", "unseen"]),
+    ("Flops", "flops", (1, 2, 16), ["T=2", "counter saw 1,024", "uncounted_flops"]),
     ("Hints", "hints", None, ["'decay'", "into.weight, logit"]),
     ("Options", "options", None, ["'start'", "option("]),
 ]

@@ -1,15 +1,9 @@
-"""Token shift, a mix of each token with the one before it, and where the RWKV generations start."""
+"""Where the mixes, decays and bonuses of the RWKV generations start."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-def token_shift(x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """x (B, T, D) and the token before it (B, 1, D) -> each token's predecessor (B, T, D), the last token."""
-    joined = torch.cat([last.to(x.dtype), x], dim=1)
-    return joined[:, :-1], joined[:, -1:]
 
 
 def depth_ratios(index: int, depth: int) -> tuple[float, float]:

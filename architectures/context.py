@@ -1,0 +1,73 @@
+"""What a call of a model tells its layers, and what they tell it, beside the values that flow through."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Choices:
+    """Discrete choices of one call, in the order in which layers make them: written once, read in a replay.
+
+    made   the choices so far
+    given  those of the first run, where layers are run again to find their gradient
+    """
+
+    given: list[Tensor] | None = None
+    made: list[Tensor] = field(default_factory=list)
+
+    def choose(self, choice: Tensor) -> Tensor:
+        choice = choice if self.given is None else self.given[len(self.made)]
+        self.made.append(choice)
+        return choice
+
+
+@dataclass
+class Context:
+    """What does not flow through x: one plain object a model call, never stored on a module.
+
+    shared       values that an earlier layer leaves for later ones, for the same tokens
+    losses       auxiliary terms, already weighted; the trainer adds them to the task's loss
+    updates      new values of buffers (dotted name -> tensor), which the trainer writes after its step
+    granularity  size of the nested layers, 0 the smallest: a number for all, or by the layer's dotted name;
+                 the same for all replicas. None: what `architectures.elastic.set_granularity` set, else whole
+    seed, step   key of the noise; a context without a seed has no noise, and layers are deterministic
+    choices      discrete choices, where a wrapper runs layers a second time and must meet the same ones
+    """
+
+    shared: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    updates: dict[str, Tensor] = field(default_factory=dict)
+    granularity: Any = None
+    seed: int | None = None
+    step: int = 0
+    choices: Choices | None = None
+
+    # A compiler cannot trace the hash, and would compile anew for each step and name.
+    @torch.compiler.disable
+    def noise(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+        """Uniform noise in [0, 1) of `shape`, keyed by (seed, step, name); None without a seed.
+
+        It depends on neither the device nor the number of replicas: drawn on the CPU, then moved. Its dtype
+        is that of `like`, but at least float32: bfloat16 would round the largest values to 1.
+        """
+        if self.seed is None:
+            return None
+        key = hashlib.sha256(f"{self.seed}/{self.step}/{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") % 2**63)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return torch.rand(shape, generator=generator).to(device=like.device, dtype=dtype)
+
+
+def choose(choice: Tensor, ctx: Context | None) -> Tensor:
+    """A mask or index that a layer found, or the one of its first run.
+
+    Every choice whose result jumps (an argmax, a top-k, a bucket) passes through here: a layer that is run
+    again on an input recovered up to rounding could otherwise choose differently.
+    """
+    return choice if ctx is None or ctx.choices is None else ctx.choices.choose(choice)

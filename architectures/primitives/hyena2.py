@@ -1,0 +1,201 @@
+"""The convolutions of StripedHyena 2, short, medium and long, between two gates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from architectures.families.gated_conv import GatedConv, GatedConvConfig, group_count
+from architectures.functional.short_conv import next_tail, short_conv
+from architectures.functional.toeplitz import grouped_conv, grouped_conv_flops, modal_conv, modal_conv_flops
+from architectures.primitive import State, at_least, option
+from architectures.registry import primitive
+
+
+@primitive("hyena-se", mixes="time", version=1, paper="arXiv:2503.01868")
+class HyenaSE(GatedConv):
+    """y = W_o [q * (h conv (k * v))] with q, k, v = short_conv(W_i x), h of `taps` taps for each group.
+
+    (B, T, D) -> (B, T, D); h (G, taps), one filter for each `group` contiguous channels, learned tap by tap.
+    The state is the last taps - 1 products k * v, of kind "conv", and counts as nominal. Differs from the
+    paper: nothing known.
+    """
+
+    config: Config
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(GatedConvConfig):
+        taps: int = option(7, "taps of the filter; the state holds one less", sizes="state", most=1024)
+        group: int = option(16, "channels that share a filter")
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            at_least(self, taps=1, group=1)
+
+    undecayed = ("conv.weight", "filter")
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, inner=dim, output=dim)
+        nn.init.xavier_uniform_(self.project.weight)
+        bound = config.taps**-0.5
+        groups = group_count(dim, config.group)
+        self.filter = nn.Parameter(torch.empty(groups, config.taps).uniform_(-bound, bound))
+
+    @property
+    def memory_kinds(self) -> tuple[str, ...]:
+        return ("conv",)
+
+    def init_memory(self, like: Tensor, batch: int) -> State:
+        """The last k * v (B, taps - 1, D)."""
+        return (like.new_zeros(batch, self.config.taps - 1, self.dim),)
+
+    def convolve(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
+        (tail,) = memory
+        # The oldest tap first, as `short_conv` has them.
+        weight = self.filter.flip(-1).repeat_interleave(self.config.group, dim=0)
+        return short_conv(u, weight, tail=tail), (next_tail(u, tail),)
+
+    def operator_flops(self, length: int) -> tuple[int, int]:
+        return 0, 2 * self.config.taps * length * self.dim
+
+    def nominal_state(self, length: int) -> int:
+        return (self.config.taps - 1) * self.dim
+
+
+# The training length of the public models, over which the fastest filter fades by e^-100.
+FADE = 8192
+
+
+@primitive("hyena-mr", mixes="time", version=1, paper="arXiv:2503.01868")
+class HyenaMR(GatedConv):
+    """y = W_o [q * ((h * w) conv u + d * u)], u = k * v, with q, k, v = short_conv(W_i x), w_i = e^(-r i).
+
+    (B, T, D) -> (B, T, D); h (G, taps), one filter for each `group` contiguous channels, learned tap by tap;
+    d (D,). The window w is fixed, its rates r spread from 1 to 100 in 8192 tokens, whatever `max_len` is. The
+    state is the last taps - 1 products k * v, of kind "conv", and counts as nominal. Differs from the paper:
+    the window fades with the number of taps, there with their share of the training length.
+    """
+
+    window: Tensor
+    undecayed = ("conv.weight", "filter", "skip")
+
+    config: Config
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(GatedConvConfig):
+        taps: int = option(128, "taps of the filter; the state holds one less", sizes="state")
+        group: int = option(16, "channels that share a filter")
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            at_least(self, taps=1, group=1)
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, inner=dim, output=dim)
+        nn.init.xavier_uniform_(self.project.weight)
+        groups = group_count(dim, config.group)
+        self.filter = nn.Parameter(1e-5 * config.taps**-0.5 * torch.randn(groups, config.taps))
+        self.skip = nn.Parameter(torch.randn(dim))
+        rates = torch.logspace(0, 2, groups)[:, None] / FADE
+        self.register_buffer("window", torch.exp(-rates * torch.arange(config.taps)), persistent=False)
+
+    @property
+    def memory_kinds(self) -> tuple[str, ...]:
+        return ("conv",)
+
+    def init_memory(self, like: Tensor, batch: int) -> State:
+        """The last k * v (B, taps - 1, D)."""
+        return (like.new_zeros(batch, self.config.taps - 1, self.dim),)
+
+    def convolve(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
+        (tail,) = memory
+        y = grouped_conv(u, self.filter * self.window, tail)
+        return y + self.skip * u, (next_tail(u, tail),)
+
+    def convolve_once(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
+        (tail,) = memory
+        history = torch.cat([tail, u], dim=1)  # (B, taps, D)
+        h = (self.filter * self.window).flip(-1).repeat_interleave(self.config.group, dim=0)
+        y = (h.mT.to(u.dtype) * history).sum(1, keepdim=True)
+        return y + self.skip * u, (history[:, 1:],)
+
+    def flops(self, length: int) -> int:
+        return (
+            super().flops(length) - self.operator_flops(length)[0] + 2 * self.config.taps * length * self.dim
+        )
+
+    def operator_flops(self, length: int) -> tuple[int, int]:
+        return grouped_conv_flops(length, self.dim, self.config.taps), 2 * length * self.dim
+
+    def nominal_state(self, length: int) -> int:
+        return (self.config.taps - 1) * self.dim
+
+
+# exp of it is a rate that forgets a token at once; more would be infinite, and 0 times it no number.
+LOG_RATE_MAX = 4.0
+
+
+@primitive("hyena-li", mixes="time", version=1, paper="arXiv:2503.01868")
+class HyenaLI(GatedConv):
+    """y = W_o [q * (h conv u + d * u)], h_t = sum_n r_n exp(-t e^p_n), in every channel.
+
+    (B, T, D) -> (B, T, D); u = k * v and q, k, v = short_conv(W_i x); r, p (D, `order`), real modes of each
+    channel; d (D,). As a recurrence s_t = exp(-e^p) s_{t-1} + u_t with the state s (B, D, `order`), which
+    reads r . s_t. It runs at least in float32, with p kept below 4. Differs from the paper: two parameters
+    whose sum is p became one; chunks and states instead of an FFT.
+    """
+
+    undecayed = ("conv.weight", "log_rate", "residue", "skip")
+
+    config: Config
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(GatedConvConfig):
+        order: int = option(16, "modes of a channel", sizes="state")
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            at_least(self, order=1)
+
+    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, inner=dim, output=dim)
+        nn.init.xavier_uniform_(self.project.weight)
+        shape = dim, config.order
+        self.log_rate = nn.Parameter(torch.empty(shape).uniform_(0.01, 0.1).log() - 1)
+        self.residue = nn.Parameter(0.1 * torch.randn(shape) / math.sqrt(config.order))
+        self.skip = nn.Parameter(torch.randn(dim))
+
+    @property
+    def memory_kinds(self) -> tuple[str, ...]:
+        return ("recurrent",)
+
+    def init_memory(self, like: Tensor, batch: int) -> State:
+        """s (B, D, N), in at least float32."""
+        high = torch.promote_types(like.dtype, torch.float32)
+        return (like.new_zeros(batch, self.dim, self.config.order, dtype=high),)
+
+    def convolve(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
+        y, s = modal_conv(u.to(memory[0].dtype), *self._modes(memory[0]), memory[0])
+        return y.to(u.dtype) + self.skip * u, (s,)
+
+    def convolve_once(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
+        rate, residue = self._modes(memory[0])
+        s = torch.exp(-rate) * memory[0] + u[:, 0, :, None]
+        return (residue * s).sum(-1)[:, None].to(u.dtype) + self.skip * u, (s,)
+
+    def flops(self, length: int) -> int:
+        products, rest = modal_conv_flops(length, self.dim, self.config.order)
+        recurrence = 4 * length * self.dim * self.config.order
+        return super().flops(length) - products - rest + recurrence
+
+    def operator_flops(self, length: int) -> tuple[int, int]:
+        products, rest = modal_conv_flops(length, self.dim, self.config.order)
+        return products, rest + 2 * length * self.dim
+
+    def _modes(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Rates and residues (D, N) of the state's dtype."""
+        rate = self.log_rate.to(like.dtype).clamp(max=LOG_RATE_MAX).exp()
+        return rate, self.residue.to(like.dtype)
