@@ -45,6 +45,7 @@ class Repeat(Primitive):
     class Config:
         times: int = option(3, "how often the body is run")
 
+    config: Config
     body: Any
 
     def __init__(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import architectures
-from architectures.families.nested import Nested, NestedHeads, NestedInner, probabilities
+from architectures.families.nested import Nested, NestedInner, probabilities
 from architectures.functional.rotary import rotate
 from architectures.primitive import Context, Primitive
 from tests.architectures.helpers import layer_of, noise, parameters_in
@@ -39,7 +39,7 @@ def at(granularity: int) -> Context:
     return Context(granularity=granularity)
 
 
-def heads_alone(layer: NestedHeads, x: Tensor, units: int, causal: bool) -> Tensor:
+def heads_alone(layer: Any, x: Tensor, units: int, causal: bool) -> Tensor:
     """The first heads by the definition, one query head and position after the other."""
     c, length = layer.config, x.shape[1]
     assert not c.conv and not c.qk_norm and not c.gate and c.rope
@@ -256,6 +256,7 @@ def test_how_often_a_size_is_drawn_is_read_from_the_option() -> None:
 
 def test_the_bases_say_what_a_subclass_owes() -> None:
     class Bare(Nested, Primitive):
+        config: Any
         nested = "F"
 
     bare = Bare(Primitive.Config(), dim=4, max_len=4)

@@ -83,6 +83,7 @@ class Twice(Primitive):
         gain: float = option(0.5, "factor of what the body adds")
         mode: Literal["plain", "fancy"] = option("plain", "a word")
 
+    config: Config
     body: Any
 
     def __init__(

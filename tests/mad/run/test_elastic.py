@@ -66,7 +66,8 @@ def test_a_step_is_taken_at_the_size_that_seed_and_step_draw() -> None:
         learner.advance(data, [batch], step, [True], lambda r, s: None)
         for path, layer in nested_layers(trained_model).items():
             for name, kept in layer.prefix(size).items():
-                outside = torch.ones_like(layer.get_parameter(name), dtype=torch.bool)
+                whole = trained_model.get_parameter(f"{path}.{name}")
+                outside = torch.ones_like(whole, dtype=torch.bool)
                 outside[tuple(slice(n) for n in kept.shape)] = False
                 found = gradients[f"{path}.{name}"]
                 assert bool((found[outside] == 0).all()) and bool((found[~outside] != 0).any())
