@@ -155,13 +155,14 @@ def test_the_start_is_the_recipe() -> None:
     se, mr, li = (layer_of(f"hyena-{n}", dim=128).float() for n in ("se", "mr", "li"))
     common = 3 * 128 * 128 + 3 * 128 * 3 + 128 * 129
     own = (8 * 7, 8 * 128 + 128, 2 * 128 * 16 + 128)
-    for layer, count in zip((se, mr, li), own, strict=True):
+    operators = ("filter",), ("filter", "skip"), ("log_rate", "residue", "skip")
+    for layer, count, operator in zip((se, mr, li), own, operators, strict=True):
         assert parameters_in(layer) == common + count
         bound = math.sqrt(6 / (4 * 128))
         assert 0.99 * bound < layer.project.weight.abs().max() <= bound
         assert layer.project.bias is None and layer.conv.bias is None and layer.out.bias is not None
         hints = layer.hints()
-        assert set(hints) == {"conv.weight", *layer.operator} and not any(h.decay for h in hints.values())
+        assert set(hints) == {"conv.weight", *operator} and not any(h.decay for h in hints.values())
     assert 0.8 * 7**-0.5 < se.filter.abs().max() <= 7**-0.5
     assert 0.9e-5 < mr.filter.std() * 128**0.5 < 1.1e-5
     assert 0.8 < mr.skip.std() < 1.2 and 0.8 < li.skip.std() < 1.2
