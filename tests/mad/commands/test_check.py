@@ -497,12 +497,6 @@ class Draws(Good):
         np.random.rand()
 
 
-class Constant(Good):
-    def __init__(self, config, *, dim, **rest):
-        super().__init__(config, dim=dim, **rest)
-        nn.init.eye_(self.into.weight)
-
-
 class Thrice(Twice):
     """Its rule for vmap is wrong in float32 alone."""
 
@@ -645,8 +639,6 @@ def test_what_is_declared_or_has_no_answer_is_said() -> None:
     assert slope.result == "not applicable" and "straight_through" in slope.seen
     (causality,) = mad.check("checked_layers:Blind", dim=16, only=["causality"])
     assert causality.result == "not applicable" and "no output has a gradient" in causality.seen
-    (seed,) = mad.check("checked_layers:Constant", dim=16, only=["seed"])
-    assert seed.result == "passed" and "as does any other" in seed.seen
 
 
 def test_every_check_has_a_layer_that_fails_it() -> None:
