@@ -14,6 +14,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.modules import module_at
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REFERENCE = sorted((ROOT / "docs" / "api").glob("*.md"))
@@ -26,11 +28,7 @@ def named(page: Path) -> list[str]:
 
 
 def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("docs/reference.py")
 
 
 def test_the_version_is_the_same_everywhere() -> None:

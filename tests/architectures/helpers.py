@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -67,6 +67,12 @@ def wild(seed: int = 0) -> Callable[[str, Tensor], Tensor]:
 def layer_at(model: Any, i: int) -> Any:
     """The layer of a model's block i."""
     return model.blocks[i].layer
+
+
+def stacked(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """The parameters of replicas, one beside the other in a first axis."""
+    named = [dict(module.named_parameters()) for module in modules]
+    return {n: torch.stack([parameters[n].detach() for parameters in named]) for n in named[0]}
 
 
 def parameters_in(module: nn.Module) -> int:

@@ -14,7 +14,7 @@ import architectures
 from architectures.families.nested import Nested, NestedInner, probabilities
 from architectures.functional.rotary import rotate
 from architectures.primitive import Context, Primitive
-from tests.architectures.helpers import layer_of, noise, parameters_in
+from tests.architectures.helpers import layer_of, noise, parameters_in, stacked
 
 NAMES = ["matformer-mlp", "matformer-swiglu", "matformer-attention", "matformer-encoder-attention"]
 OPTIONS = [
@@ -205,16 +205,12 @@ def test_a_small_size_reads_a_large_cache_and_not_the_reverse() -> None:
 @pytest.mark.parametrize("name, granularity", list(zip(NAMES, (0, 2, 1, 2), strict=True)))
 def test_every_size_survives_vmap_and_compile(name: str, granularity: int) -> None:
     layers = [make(name, seed=r) for r in range(2)]
-    stacked = {
-        n: torch.stack([dict(m.named_parameters())[n] for m in layers]).detach()
-        for n, _ in layers[0].named_parameters()
-    }
     x, ctx = noise(2, 5, DIM), at(granularity)
 
     def call(parameters: dict[str, Tensor]) -> Tensor:
         return torch.func.functional_call(layers[0], parameters, (x, ctx))
 
-    for y, layer in zip(torch.vmap(call)(stacked), layers, strict=True):
+    for y, layer in zip(torch.vmap(call)(stacked(layers)), layers, strict=True):
         torch.testing.assert_close(y, layer(x, ctx), rtol=0, atol=1e-12)
     torch._dynamo.reset()
     compiled = torch.compile(layers[0], backend="aot_eager", fullgraph=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 import architectures
 from architectures.parts.routing import Router, RoutingConfig
 from architectures.primitive import Context, Primitive
-from tests.architectures.helpers import agree, layer_of, moved, noise, parameters_in
+from tests.architectures.helpers import agree, layer_of, moved, noise, parameters_in, stacked
 
 DIM = 16
 make = partial(layer_of, "moe-mlp", dim=DIM)
@@ -218,10 +218,7 @@ def test_outside_of_a_model_the_bias_is_named_from_the_layer() -> None:
 def test_each_replica_has_its_own_losses_updates_and_bias(balance: str) -> None:
     layers = [perturbed(make(f"balance={balance}, z_loss=0.1", seed=s)) for s in range(3)]
     base, x = layers[0], noise(2, 9, DIM)
-    parameters: dict[str, Any] = {
-        n: torch.stack([dict(layer.named_parameters())[n].detach() for layer in layers]).requires_grad_()
-        for n, _ in base.named_parameters()
-    }
+    parameters: dict[str, Any] = {n: p.requires_grad_() for n, p in stacked(layers).items()}
     buffers = {
         n: torch.stack([dict(layer.named_buffers())[n] for layer in layers]) for n, _ in base.named_buffers()
     }

@@ -17,7 +17,7 @@ from architectures.parts import routing
 from architectures.primitive import Context, Primitive, choose, option
 from architectures.primitives.reversible import Reversible
 from architectures.sizes.memory import PeakMemory
-from tests.architectures.helpers import moved, noise, random_tokens
+from tests.architectures.helpers import moved, noise, random_tokens, stacked
 
 BODIES = [
     "mh-attention mlp mh-attention mlp mlp",
@@ -214,8 +214,7 @@ def test_replicas_with_their_losses_and_updates(outer: str) -> None:
     """Under one vmap, and under one inside another, against the loop."""
     spec = "reversible{rwkv7 moe-mlp[balance=bias, z_loss=0.1] reversible{mamba mlp} rwkv7}"
     nets = [model(spec, seed=s) for s in range(4)]
-    names = [n for n, _ in nets[0].named_parameters()]
-    stack = {n: torch.stack([dict(m.named_parameters())[n].detach() for m in nets]) for n in names}
+    stack = stacked(nets)
     if outer == "twice":
         stack = {n: p.unflatten(0, (2, 2)) for n, p in stack.items()}
     for p in stack.values():
@@ -314,12 +313,8 @@ def test_compiled_with_losses_shared_values_and_wrappers_inside(body: str) -> No
 
 def test_an_input_that_replicas_share_gets_all_their_gradients() -> None:
     wrappers = [model("reversible{mlp mamba}", seed=s).blocks[0] for s in range(2)]
-    stack = {
-        n: torch.stack([dict(w.named_parameters())[n].detach() for w in wrappers])
-        for n, _ in wrappers[0].named_parameters()
-    }
     x = noise(2, 5, 32).requires_grad_()
-    y = torch.vmap(lambda named: torch.func.functional_call(wrappers[0], named, (x,)))(stack)
+    y = torch.vmap(lambda named: torch.func.functional_call(wrappers[0], named, (x,)))(stacked(wrappers))
     (found,) = torch.autograd.grad(y.square().sum(), x)
     expected = sum(torch.autograd.grad(w(x).square().sum(), x)[0] for w in wrappers)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)

@@ -14,7 +14,7 @@ import architectures
 from architectures.functional.delta import LOG_DECAY_MIN
 from architectures.primitive import Context
 from architectures.registry import get
-from tests.architectures.helpers import close, convolved, in_pieces, moved, noise, parameters_in, rms
+from tests.architectures.helpers import close, convolved, in_pieces, moved, noise, parameters_in, rms, stacked
 
 DIM = 32
 TIME = ["rwkv5", "rwkv6", "rwkv7"]
@@ -245,12 +245,8 @@ def sharing() -> tuple[list[Any], Tensor]:
 
 def test_layers_that_share_values_are_mapped_over_replicas() -> None:
     models, tokens = sharing()
-    stacked = {
-        n: torch.stack([dict(m.named_parameters())[n].detach() for m in models])
-        for n, _ in models[0].named_parameters()
-    }
     base = copy.deepcopy(models[0])
-    mapped = torch.vmap(lambda p: torch.func.functional_call(base, p, (tokens,)))(stacked)
+    mapped = torch.vmap(lambda p: torch.func.functional_call(base, p, (tokens,)))(stacked(models))
     for model, y in zip(models, mapped, strict=True):
         close(y, model(tokens), atol=1e-5)
 

@@ -18,7 +18,7 @@ from architectures.primitive import Context
 from architectures.primitives.sparse_mlp import SparseMLP
 from architectures.primitives.sru import SimpleRecurrentUnit
 from tests.architectures import helpers
-from tests.architectures.helpers import in_pieces, layer_of, noise, parameters_in
+from tests.architectures.helpers import in_pieces, layer_of, noise, parameters_in, stacked
 
 DIM = 32
 make = partial(layer_of, away=0.1)
@@ -244,16 +244,12 @@ def test_which_units_teach_the_controller(slope: str, teach: str) -> None:
 
 def test_replicas_share_the_noise_and_equal_the_loop() -> None:
     layers = [make("sparse-mlp", seed=s) for s in range(3)]
-    stacked = {
-        n: torch.stack([dict(layer.named_parameters())[n].detach() for layer in layers])
-        for n, _ in layers[0].named_parameters()
-    }
     x = noise(2, 5, DIM)
     for step in range(6):
         ctx = Context(seed=4, step=step)
         together = torch.vmap(
             lambda p, ctx=ctx: torch.func.functional_call(layers[0], p, (x, ctx)), randomness="same"
-        )(stacked)
+        )(stacked(layers))
         for r, layer in enumerate(layers):
             close(together[r], layer(x, ctx))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mad.data.protocol import PROTOCOLS, Protocol, Setting, Suite
@@ -15,6 +16,7 @@ from mad.data.records import (
     Status,
     setting_fields,
 )
+from mad.store import Store
 
 SOUND = PROTOCOLS["sound"]
 PUBLIC = PROTOCOLS["public-code"]
@@ -113,3 +115,8 @@ def group(at: Setting, *accuracies: float, **changes: Any) -> list[Record]:
     """A group with one run a grid point, of these test accuracies."""
     points = zip(at.grid, accuracies, strict=True)
     return [record(at, lr, weight_decay=wd, test=value, **changes) for (lr, wd), value in points]
+
+
+def records_in(path: Path) -> list[Record]:
+    with Store(path, read_only=True) as store:
+        return store.records()

@@ -18,6 +18,7 @@ from architectures.grammar.stripe import _Parser
 from architectures.model import SequenceModel
 from mad.store import Store
 from synthetic_tasks import Task
+from tests.mad.records import records_in
 
 FEW = ("compression", "in-context-recall")
 
@@ -65,8 +66,7 @@ def test_one_spec_need_not_be_a_list_and_seeds_add_groups(store: Path) -> None:
     with Store(store, read_only=True) as opened:
         first = {r.id for r in opened.records()}
     mad.bench("1*mamba", suite="smoke", tasks=["compression"], seeds=3, store=store, device="cpu")
-    with Store(store, read_only=True) as opened:
-        records = opened.records()
+    records = records_in(store)
     assert first < {r.id for r in records} and {r.config.seed for r in records} == {0, 1, 2}
 
 
@@ -75,8 +75,7 @@ def test_a_named_factory_is_stored_with_its_source_and_a_nameless_one_is_not(
 ) -> None:
     table = mad.bench(bag_factory, suite="smoke", tasks=FEW, store=store, device="cpu")
     assert table["architecture"].str.contains("@").all() and table["params"].iloc[0] > 0
-    with Store(store, read_only=True) as opened:
-        records = opened.records()
+    records = records_in(store)
     assert len(records) == 4 and all(r.config.architecture.sources for r in records)
     other = tmp_path / "other.sqlite"
     nameless = mad.bench(lambda task: Bag(task), suite="smoke", tasks=FEW, store=other, device="cpu")
@@ -100,8 +99,7 @@ def test_public_code_runs_are_other_runs_with_other_rules(store: Path) -> None:
     arguments: dict[str, Any] = {"suite": "smoke", "tasks": ["compression"], "store": store, "device": "cpu"}
     mad.bench("swiglu", **arguments)
     mad.bench("swiglu", protocol="public-code", **arguments)
-    with Store(store, read_only=True) as opened:
-        records = opened.records()
+    records = records_in(store)
     sound, public = ([r for r in records if r.config.protocol.name == n] for n in ("sound", "public-code"))
     assert len(sound) == len(public) == 2
     assert public[0].config.task["variant"] == "public" and sound[0].config.task["variant"] == "repaired"
@@ -143,8 +141,7 @@ def test_the_quick_suite_tells_attention_from_no_mixer(store: Path) -> None:
     scores = table.set_index("spec")
     assert scores.loc["2*(mh-attention swiglu)", "in-context-recall"] >= 0.95
     assert scores.loc["2*(mh-attention swiglu)", "selective-copying"] >= 0.95
-    with Store(store, read_only=True) as opened:
-        records = opened.records()
+    records = records_in(store)
     for record in records:
         if record.config.architecture.spec == "2*swiglu" and record.metrics and record.metrics.test:
             assert abs(record.metrics.test.micro - record.metrics.chance) < 0.05

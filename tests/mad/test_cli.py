@@ -16,6 +16,7 @@ import pytest
 from mad.messages import one_line
 from mad.store import Store
 from tests.commands import Command
+from tests.mad.records import records_in
 
 
 @pytest.fixture(autouse=True)
@@ -85,12 +86,10 @@ def test_bench_leaderboard_show_export_import(store: Path, tmp_path: Path, cli: 
     assert "2 groups to run (0 stored already), 4 runs, 32 steps" in dry and not store.exists()
     first = call(*words)
     assert spec in first and "compr." in first and "2/6 tasks" in first
-    with Store(store, read_only=True) as opened:
-        records = opened.records()
+    records = records_in(store)
     assert len(records) == 4 and {r.status for r in records} <= {"ok", "stopped"}
     assert call(*words) == first
-    with Store(store, read_only=True) as opened:
-        assert opened.records() == records, "a second call repeats nothing"
+    assert records_in(store) == records, "a second call repeats nothing"
     assert "(2 stored already), 0 runs, 0 steps" in call(*words, "--dry-run")
 
     board = json.loads(call("leaderboard", "--suite", "smoke", "--format", "json"))
@@ -171,8 +170,7 @@ def test_a_store_killed_in_the_middle_resumes_and_loses_at_most_the_running_cell
                     break
             time.sleep(0.02 * kills)
             process.send_signal(signal.SIGKILL)
-        with Store(broken, read_only=True) as opened:
-            records = opened.records()
+        records = records_in(broken)
         assert seen <= {r.id for r in records}, "what was finished is kept"
         assert len(records) % 2 == 0 and len(records) >= 2 * (kills + 1), "whole groups, and at most one lost"
         seen = {r.id for r in records}

@@ -16,7 +16,7 @@ from mad.store import database as module
 from mad.store.exchange import export_records, import_records
 from mad.store.location import network_file_system
 from mad.store.store import ImportReport, Store, default_path
-from tests.mad.records import TWO, group, imported, record
+from tests.mad.records import TWO, group, imported, record, records_in
 
 AT = TWO.settings[0]
 
@@ -304,8 +304,7 @@ def writer(path: Path, deadly: int) -> "subprocess.Popen[str]":
 
 
 def groups_in(path: Path) -> dict[str, int]:
-    with Store(path, read_only=True) as store:
-        found = store.records()
+    found = records_in(path)
     return {name: sum(r.group == name for r in found) for name in {r.group for r in found}}
 
 

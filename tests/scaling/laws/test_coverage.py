@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +9,7 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
+from tests.modules import module_at
 from tests.scaling.laws.designs import FALLS_SLOWLY, SYMMETRIC, grid
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -17,10 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scaling_coverage", ROOT / "benchmarks/scaling_coverage.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at("benchmarks/scaling_coverage.py")
     monkeypatch.setattr(module, "RESULT", tmp_path / "found.json")
     monkeypatch.setattr(module, "NOISES", module.NOISES[:1])
     return module
