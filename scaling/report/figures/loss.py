@@ -66,7 +66,9 @@ def figure_residuals(frame: Table, laws: Mapping[str, FittedLaw]) -> Figure:
         axis.set_xlabel(label)
         for arch, law in laws.items():
             rows = law.residuals.index if len(laws) == 1 else runs.index[runs["arch"] == arch]
-            x, y = runs.loc[rows, column].to_numpy(float), 100 * np.expm1(law.residuals.to_numpy(float))
+            x = runs.loc[rows, column].to_numpy(float)
+            # A residual is ln of the prediction over the loss.
+            y = 100 * np.expm1(-law.residuals.to_numpy(float))
             how: dict[str, Any] = {
                 "color": look[arch].colour,
                 "markersize": 3.5,

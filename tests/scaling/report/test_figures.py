@@ -150,6 +150,17 @@ def test_one_architecture_is_enough(draw: Callable[..., Figure]) -> None:
     assert "<svg" in style.svg(draw(one, found, {"all": fit(one, bootstrap=0)}))
 
 
+def test_a_run_whose_loss_is_too_high_stands_above_the_line() -> None:
+    one = RUNS[RUNS["arch"] == "Alpha"].drop(columns="arch").reset_index(drop=True)
+    one.loc[3, "loss"] *= 1.05
+    (line,) = [
+        line
+        for line in figure_residuals(one, {"all": fit(one, bootstrap=0)}).axes[0].lines
+        if line.get_label() == "all"
+    ]
+    assert np.argmax(line.get_ydata()) == 3 and np.max(line.get_ydata()) == pytest.approx(5, abs=0.7)
+
+
 def test_an_optimum_that_is_not_used_is_hollow() -> None:
     lopsided = RUNS[(RUNS["arch"] != "Alpha") | (RUNS["params"] * RUNS["tokens"] > 2e17)]
     few = RUNS[(RUNS["arch"] == "Alpha") & (RUNS["params"] * RUNS["tokens"] < 2e17)].iloc[:3]
