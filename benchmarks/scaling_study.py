@@ -21,8 +21,8 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mad.store.exchange import read_records  # noqa: E402
 from mad.store import Store  # noqa: E402
+from mad.store.exchange import read_records  # noqa: E402
 from scaling.commands.reading import read, read_scores  # noqa: E402
 from scaling.lm.records import LanguageRecord  # noqa: E402
 from scaling.report import study_page  # noqa: E402
