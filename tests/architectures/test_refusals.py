@@ -95,6 +95,9 @@ REFUSED = [
             "heads=5": "choose heads",
         }.items()
     ),
+    ("mesa-net[key_dim=0]", "at least 1"),
+    ("mesa-net[conv=-1]", "at least 0"),
+    ("mesa-net[heads=5]", "choose heads"),
     ("delta-net[conv=-1]", "conv=-1"),
     ("gated-delta-net[heads=0]", "heads=0"),
     ("gated-linear-attention[gate_rank=0]", "gate_rank=0"),
