@@ -612,7 +612,6 @@ FURTHER = [
     ("Order", "rows", (2, 1, 16), ["in another order"]),
     ("Late", "causality", (1, 2, 16), ["T=2", "before position 1 have a gradient of", "token 1"]),
     ("Total", "state", (1, 1, 16), ["1 rows hold 16 total", "measure_state says 32"]),
-    ("Unused", "gradients", (1, 80, 16), ["3 of 4 slices of experts have no gradient over 96 rows"]),
     ("Opened", "bfloat16", (1, 1, 16), ["under autocast", "differ"]),
     ("Draws", "seed", None, ["building draws from the random state of numpy"]),
     ("FoldsSingle", "vmap", (1, 1, 16), ["outputs under vmap differ from the loop by 0.5"]),
@@ -632,6 +631,14 @@ def test_a_check_sees_every_side_of_its_question(
 def test_the_rounding_of_a_transform_is_no_leak_where_it_is_declared() -> None:
     (found,) = mad.check("checked_layers:Declared", dim=32, only=["causality"])
     assert found.result == "passed" and "rounding" in found.seen
+
+
+def test_every_slice_of_a_routed_tensor_is_used_over_a_large_batch() -> None:
+    (found,) = mad.check("checked_layers:Unused", dim=48, only=["gradients"])
+    assert found.result == "failed" and found.smallest == (1, 80, 48)
+    assert found.seen == "3 of 4 slices of experts have no gradient over 96 rows"
+    (found,) = mad.check("sparse-mlp", dim=32, only=["gradients"])
+    assert found.result == "passed"
 
 
 def test_what_is_declared_or_has_no_answer_is_said() -> None:
