@@ -155,7 +155,7 @@ def _replicas(subject: Subject, size: Size) -> float | None:
         if subject.plain and not torch.equal(alone(0, loop[0]), alone(0, loop[0], seed=1)):
             return None
         worst = max(worst, found := gap(batched, loop))
-        if found > subject.near(1e-9, 2e-6):
+        if found > _near(subject, 1e-9, 2e-6):
             raise Violation(f"outputs under vmap differ from the loop by {found:.2g} of the largest")
         pairs = [_gradients((y * weight).sum(), leaves.values()) for y in (batched, loop)]
         for name, a, b in zip(leaves, *pairs, strict=True):
@@ -170,12 +170,17 @@ def _replicas(subject: Subject, size: Size) -> float | None:
     return worst
 
 
+def _near(subject: Subject, double: float, single: float) -> float:
+    """A module that is not written for this suite may sum in another order under vmap or a compiler."""
+    return subject.near(double, 1e-4 if subject.plain else single)
+
+
 def _differ(subject: Subject, found: Tensor, expected: Tensor, all_expected: Iterable[Tensor | None]) -> bool:
     """Whether a gradient is another one. Where its terms cancel, as before a norm, it is rounding of the
     others' size.
     """
     largest = max(float(g.abs().max()) for g in all_expected if g is not None)
-    allowed = subject.near(1e-8, 1e-5) * float(expected.abs().max()) + subject.near(1e-16, 1e-8) * largest
+    allowed = _near(subject, 1e-8, 1e-5) * float(expected.abs().max()) + subject.near(1e-16, 1e-8) * largest
     return not float((found - expected).abs().max()) <= allowed
 
 
@@ -191,7 +196,7 @@ def _compiled(subject: Subject, size: Size, backend: str) -> float:
     fast = torch.compile(layer, backend=backend, fullgraph=True)
     y, z = run(layer, x), fast(x.clone())
     found = gap(z, y)
-    if found > subject.near(1e-9, 2e-6):
+    if found > _near(subject, 1e-9, 2e-6):
         raise Violation(f"compiled outputs differ by {found:.2g} of the largest")
     named = trained(layer)
     ours, theirs = (_gradients(out.square().sum(), named.values()) for out in (y, z))
