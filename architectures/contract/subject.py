@@ -180,8 +180,8 @@ def gap(found: Tensor, expected: Tensor) -> float:
         raise Violation(f"{name_of(found)} where {name_of(expected)} is expected")
     if not found.numel():
         return 0.0
-    scale = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
-    worst = float((found - expected).abs().max() / scale)
+    scale = expected.detach().abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
+    worst = float((found - expected).detach().abs().max() / scale)
     return worst if math.isfinite(worst) else math.inf
 
 
