@@ -29,6 +29,8 @@ from synthetic_tasks import Task
 
 # Of a task's inputs, to look for later tokens that are seen.
 PROBE_ROWS = 64
+# Of a loss that is measured twice, relative.
+LOSS_TOLERANCE = 0.01
 Replicas = Literal["auto", "batched", "turns"]
 PRECISIONS = ("32-true", "bf16-mixed")
 
@@ -144,12 +146,13 @@ def train(
         elif any(solved) and not solved[r] and step < run.steps:
             status = "stopped"
         scored = status == "ok"
-        now = final[protocol.select_on][r].accuracy(protocol.metric)
-        if scored and abs(now - curves[r][-1].accuracy) > ACCURACY_TOLERANCE:
+        again, then = final[protocol.select_on][r], curves[r][-1]
+        now = again.accuracy(protocol.metric)
+        if scored and (abs(now - then.accuracy) > ACCURACY_TOLERANCE or _differ(again.loss, then.loss)):
             raise ValueError(
-                f"{run.architecture.spec} has an accuracy of {curves[r][-1].accuracy:.4f} at the end of its "
-                f"training, and of {now:.4f} when the same rows are asked again; use layers that draw no "
-                "noise and count no calls in evaluation mode"
+                f"{run.architecture.spec} ends its training with an accuracy of {then.accuracy:.4f} (loss "
+                f"{then.loss or 0:.4g}), and has {now:.4f} (loss {again.loss or 0:.4g}) when the same rows are "
+                "asked again; use layers that draw no noise and count no calls in evaluation mode"
             )
         metrics = Metrics(
             validation=final["validation"][r] if scored else None,
@@ -162,6 +165,11 @@ def train(
         )
         outcomes.append(Outcome(status, metrics, learner.seconds[r], peak, note))
     return outcomes
+
+
+def _differ(one: float | None, other: float | None) -> bool:
+    """Two losses of the same rows, by more than the rounding of a device that sums in any order."""
+    return one is not None and other is not None and abs(one - other) > LOSS_TOLERANCE * max(one, other)
 
 
 def evaluation_steps(steps: int, evaluations: int) -> Iterator[int]:
