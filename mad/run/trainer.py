@@ -151,8 +151,8 @@ def train(
         if scored and (abs(now - then.accuracy) > ACCURACY_TOLERANCE or _differ(again.loss, then.loss)):
             raise ValueError(
                 f"{run.architecture.spec} ends its training with an accuracy of {then.accuracy:.4f} (loss "
-                f"{then.loss or 0:.4g}), and has {now:.4f} (loss {again.loss or 0:.4g}) when the same rows are "
-                "asked again; use layers that draw no noise and count no calls in evaluation mode"
+                f"{then.loss or 0:.4g}), and has {now:.4f} (loss {again.loss or 0:.4g}) when the same rows "
+                "are asked again; use layers that draw no noise and count no calls in evaluation mode"
             )
         metrics = Metrics(
             validation=final["validation"][r] if scored else None,
