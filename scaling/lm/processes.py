@@ -52,6 +52,9 @@ def _rank(rank: int, job: Job, corpus: Corpus, port: int, answer: Path) -> None:
         raise RuntimeError(f"a layer ended its process: SystemExit: {end}") from end
     if rank == 0:
         answer.write_text(json.dumps(found))
+    # None leaves while another still talks to it, and no thread of the group outlives the interpreter.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def _fit_here(job: Job, corpus: Corpus, rank: int) -> dict[str, Any]:
