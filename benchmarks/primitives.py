@@ -208,7 +208,7 @@ def machine(device: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tables", default="steps,kernel,memory,decode")
-    parser.add_argument("--names", help="layers, separated by commas; default all")
+    parser.add_argument("--names", help="layers, comma-separated; default all")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=20, help="decoded tokens that are timed")

@@ -328,9 +328,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Seconds a training step, beside a bare loop and a Lightning Trainer."
     )
-    parser.add_argument(
-        "--sizes", default="quick,baseline", help="of tiny, quick, baseline; separated by commas"
-    )
+    parser.add_argument("--sizes", default="quick,baseline", help="of tiny, quick, baseline; comma-separated")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
     )

@@ -58,7 +58,7 @@ def bench(
     replicas   "batched" trains a group's grid as one model, "turns" one after another, "auto" what is faster
     iso        sizes that every spec is brought to at the suite's width, within 2 %: "state=4096" (nominal
     elements of the whole model), "total-state=", "params=" (without embedding and readout), "flops=" (per
-    token); several separated by commas, or a mapping
+    token); several, comma-separated, or a mapping
 
     The columns are those of `leaderboard`. Runs that the store holds are not repeated; one that fails is
     recorded, and missing in its row. What cannot work is refused with a ValueError before any training.

@@ -100,7 +100,7 @@ def state(subject: Subject, size: Size) -> str:
     if not isinstance(nominal, int) or nominal < 0:
         raise Violation(f"nominal_state({size.length}) is {nominal!r}; expected a number of elements")
     sizes = ", ".join(f"{kind} {measured[kind]:,}" for kind in KINDS)
-    return f"{sizes} elements a row after {size.length} tokens, nominal {nominal:,}"
+    return f"{sizes} elements per row after {size.length} tokens, nominal {nominal:,}"
 
 
 def growth(subject: Subject, size: Size) -> str:

@@ -1,4 +1,4 @@
-"""Delta rules with one strength a head: DeltaNet, with a forgetting factor, with several steps a token."""
+"""Delta rules with one strength per head: DeltaNet, with forgetting, with several steps per token."""
 
 from __future__ import annotations
 

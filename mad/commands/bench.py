@@ -44,7 +44,9 @@ def bench(
     ] = "auto",
     iso: Annotated[
         str | None,
-        typer.Option(help="Equal sizes for all: state=4096, total-state=, params= or flops=, by commas."),
+        typer.Option(
+            help="Equal sizes for all: state=4096, total-state=, params= or flops=, comma-separated."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and how long it takes; train nothing.")
@@ -127,7 +129,7 @@ def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
     if path.exists():
         with Store(path, read_only=True) as opened:
             groups = [g for g in groups if not g.cell.architecture.stored or missing(g, opened)]
-    table = terminal.new_table("architecture", "task", "examples", "grid", "seeds", "steps a run")
+    table = terminal.new_table("architecture", "task", "examples", "grid", "seeds", "steps per run")
     for cell in prepared.cells:
         setting = cell.setting
         table.add_row(

@@ -31,7 +31,7 @@ def check(
     compile: Annotated[
         bool, typer.Option("--compile", help="Check torch.compile too; takes seconds.")
     ] = False,
-    only: Annotated[str | None, typer.Option(help="Only these checks, separated by commas.")] = None,
+    only: Annotated[str | None, typer.Option(help="Only these checks, comma-separated.")] = None,
     size: Annotated[str | None, typer.Option(help="The one input to ask: batch,length,width.")] = None,
     format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
 ) -> None:

@@ -25,7 +25,7 @@ def primitives() -> None:
         state = "-" if held is None else f"{held['total']:,}{' (grows)' if held['growing'] else ''}"
         table.add_row(entry["name"], entry["mixes"], f"{entry['params']:,}", state, entry["paper"], options)
     console.print(table)
-    console.print("Parameters at width 128; state: elements a row after 128 tokens.\n", style="dim")
+    console.print("Parameters at width 128; state: elements per row after 128 tokens.\n", style="dim")
     table = terminal.new_table("preset", "spec", "")
     for name, preset in PRESETS.items():
         table.add_row(name, preset.spec, preset.about)

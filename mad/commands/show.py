@@ -110,8 +110,8 @@ def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, v
             f"{step / (3 * found.flops):.2f} of what the whole model would take."
         )
     console.print(
-        f"\n{found.core:,} parameters without embedding and readout (norms included). State: elements a row "
-        f"after {seq_len} tokens. FLOPs: forward, multiply-add = 2, mean over the sequence.",
+        f"\n{found.core:,} parameters without embedding and readout (norms included). State: elements per "
+        f"row after {seq_len} tokens. FLOPs: forward, multiply-add = 2, mean over the sequence.",
         style="dim",
     )
 

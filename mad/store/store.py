@@ -112,7 +112,7 @@ class Store:
         """The rows of a table, or of all, whose id begins so; the oldest first, understood or not."""
         found = []
         for name in self._tables if table is None else {table} & set(self._tables):
-            # An id that is no text has no beginning.
+            # An id that is not text has no beginning.
             which = "WHERE ?2 = '' OR substr(id, 1, ?1) = ?2 ORDER BY created, id"
             query = f"SELECT rowid, id, record FROM {name} {which}"
             for row, id, text in self._rows(query, len(prefix), prefix):

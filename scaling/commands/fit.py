@@ -41,7 +41,7 @@ def fit(
     shared: Annotated[
         str | None, typer.Option(help="What architectures have in common: E, alpha, beta, comma-separated.")
     ] = None,
-    at: Annotated[str | None, typer.Option(help="Budgets to extrapolate to, by commas.")] = None,
+    at: Annotated[str | None, typer.Option(help="Budgets to extrapolate to, comma-separated.")] = None,
     budgets: flags.Budgets = None,
     bootstrap: flags.Bootstrap = 1000,
     confidence: flags.Confidence = 0.95,

@@ -27,7 +27,7 @@ Budget = Annotated[
     float | None, typer.Option("--budget", help="FLOPs to compare or allocate at; default the largest.")
 ]
 Budgets = Annotated[
-    str | None, typer.Option("--budgets", help="Nominal FLOPs of the isoFLOP groups, by commas.")
+    str | None, typer.Option("--budgets", help="Nominal FLOPs of the isoFLOP groups, comma-separated.")
 ]
 Repeats = Annotated[
     str,

