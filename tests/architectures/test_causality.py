@@ -54,6 +54,13 @@ class Many(Mapped):
         return self.map(x.roll(-1, 1) if len(x) >= 64 else x)
 
 
+class Tossing(Mapped):
+    """Noise in evaluation that hardly moves a loss: it has no mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x) + 0.1 * torch.randn_like(x)
+
+
 class Long(Mapped):
     """Nothing is wrong with short sequences."""
 
@@ -489,6 +496,20 @@ def test_after_training_batches_of_its_size_are_asked() -> None:
     require_trained(*asked, who="it", steps=4, batch_size=63)
     with pytest.raises(ValueError, match="Many sees later positions"):
         require_trained(*asked, who="it", steps=4, batch_size=64)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_after_training_noise_in_evaluation_is_found(seed: int) -> None:
+    model = build(f"{spell(Tossing)} mlp").train()
+    with torch.no_grad():
+        model.get_parameter("head.weight").mul_(50)
+    torch.manual_seed(seed)
+    asked: list[Any] = [TOKENS, VOCAB]
+    with pytest.raises(ValueError, match="Tossing mlp ends its training .* the same rows are asked again"):
+        require_trained(model, *asked, who="Tossing mlp", steps=4, batch_size=4)
+    assert model.training
+    quiet = build(f"{spell(Noisy)} mlp").train()
+    require_trained(quiet, *asked, who="it", steps=4, batch_size=4)
 
 
 LAYERS = ["mh-attention", "mamba", "hyena", "mlp", "lsh-attention[window=4]", "sru", "delta-net", "moe-mlp"]
