@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeAlias, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,30 @@ from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Primitive, State
 
 
-class Block(nn.Module):
+class Composite(nn.Module):
+    """What holds layers: its state is theirs in order, and its work is theirs together."""
+
+    def parts(self) -> list[Part]:
+        raise NotImplementedError
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        return tuple(kind for part in self.parts() for kind in part.state_kinds)
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        return tuple(t for part in self.parts() for t in part.init_state(batch, length))
+
+    def flops(self, length: int) -> int:
+        return sum(part.flops(length) for part in self.parts())
+
+    def executed_flops(self, length: int) -> int:
+        return sum(part.executed_flops(length) for part in self.parts())
+
+    def uncounted_flops(self, length: int) -> int:
+        return sum(part.uncounted_flops(length) for part in self.parts())
+
+
+class Block(Composite):
     """A norm and a layer; the residual is added by whoever owns the stream."""
 
     def __init__(self, layer: Primitive | Branches, dim: int) -> None:
@@ -20,30 +43,17 @@ class Block(nn.Module):
         self.norm = RMSNorm(dim)
         self.layer = layer
 
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return self.layer.state_kinds
+    def parts(self) -> list[Part]:
+        return [self.layer]
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         return self.layer(self.norm(x), ctx)
-
-    def init_state(self, batch: int, length: int | None = None) -> State:
-        return self.layer.init_state(batch, length)
 
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         return self.layer.step(self.norm(x), state, ctx)
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         return self.layer.prefill(self.norm(x), state, ctx)
-
-    def flops(self, length: int) -> int:
-        return self.layer.flops(length)
-
-    def executed_flops(self, length: int) -> int:
-        return self.layer.executed_flops(length)
-
-    def uncounted_flops(self, length: int) -> int:
-        return self.layer.uncounted_flops(length)
 
 
 class WrapperBlock(Block):
@@ -65,7 +75,7 @@ class WrapperBlock(Block):
         return y - x, state
 
 
-class Branches(nn.Module):
+class Branches(Composite):
     """The parallel topology: every branch reads the same normed input, their outputs are averaged.
 
     The first layer of a branch reads that input as it is; further layers are pre-norm residual blocks on the
@@ -76,9 +86,8 @@ class Branches(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList([nn.ModuleList(branch) for branch in branches])
 
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return tuple(kind for part in self._parts() for kind in part.state_kinds)
+    def parts(self) -> list[Part]:
+        return [part for chain in self._chains() for part in chain]
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         outputs = []
@@ -89,41 +98,23 @@ class Branches(nn.Module):
             outputs.append(y)
         return torch.stack(outputs).mean(0)
 
-    def init_state(self, batch: int, length: int | None = None) -> State:
-        return tuple(t for part in self._parts() for t in part.init_state(batch, length))
-
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         return self._advance("step", x, state, ctx)
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         return self._advance("prefill", x, state, ctx)
 
-    def flops(self, length: int) -> int:
-        return sum(part.flops(length) for part in self._parts())
-
-    def executed_flops(self, length: int) -> int:
-        return sum(part.executed_flops(length) for part in self._parts())
-
-    def uncounted_flops(self, length: int) -> int:
-        return sum(part.uncounted_flops(length) for part in self._parts())
-
     def _chains(self) -> list[list[Part]]:
         return [list(cast("Iterable[Part]", branch)) for branch in self.branches]
 
-    def _parts(self) -> list[Part]:
-        return [part for chain in self._chains() for part in chain]
-
     def _advance(self, verb: str, x: Tensor, state: State, ctx: Context | None) -> tuple[Tensor, State]:
         outputs, states, at = [], [], 0
-        for head, *rest in self._chains():
-            size = state_size(head)
-            y, new = getattr(head, verb)(x, state[at : at + size], ctx)
-            states += new
-            at += size
-            for block in rest:
+        for chain in self._chains():
+            y = x
+            for block in chain:
                 size = state_size(block)
                 change, new = getattr(block, verb)(y, state[at : at + size], ctx)
-                y = change if owns_stream(block) else y + change
+                y = change if block is chain[0] or owns_stream(block) else y + change
                 states += new
                 at += size
             outputs.append(y)
@@ -149,16 +140,21 @@ def state_size(part: Part) -> int:
     return len(part.init_state(1))
 
 
-def twin(layer: Primitive) -> Primitive:
-    """A layer like this one with parameters of its own, for the meta device, where they hold no numbers."""
-    return cast("Primitive", _twin(layer))
+def outermost(module: nn.Module) -> Iterator[Primitive]:
+    """The layers of a module that are inside no other layer of it."""
+    if isinstance(module, Primitive):
+        yield module
+    else:
+        for child in module.children():
+            yield from outermost(child)
 
 
-def _twin(module: nn.Module) -> nn.Module:
+def twin(module: nn.Module) -> Any:
+    """A module like this one with parameters of its own, for the meta device, where they hold no numbers."""
     new = module.__class__.__new__(module.__class__)
     held = new.__dict__
     held.update(module.__dict__)
     held["_parameters"] = {n: p if p is None else nn.Parameter(p) for n, p in module._parameters.items()}
     held["_buffers"] = {n: b if b is None else b.detach() for n, b in module._buffers.items()}
-    held["_modules"] = {n: m if m is None else _twin(m) for n, m in module._modules.items()}
+    held["_modules"] = {n: m if m is None else twin(m) for n, m in module._modules.items()}
     return new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,13 +37,12 @@ class SequenceModel(nn.Module):
     def __init__(
         self,
         spec: Spec,
-        *,
         vocab_size: int,
         dim: int,
         max_len: int,
         readout: str,
-        seed: int,
         options: ModelOptions,
+        seed: int,
     ) -> None:
         super().__init__()
         self.spec, self.dim, self.max_len, self.readout = spec, dim, max_len, readout
@@ -81,13 +80,13 @@ class SequenceModel(nn.Module):
         return logits, ctx.losses, ctx.updates
 
     def init_state(self, batch: int, length: int | None = None) -> tuple[State, ...]:
-        """One state a block, before the first token."""
+        """One state per block, before the first token."""
         return tuple(block.init_state(batch, length) for block in self._parts())
 
     def step(
         self, tokens: Tensor, state: tuple[State, ...], ctx: Context | None = None
     ) -> tuple[Tensor, tuple[State, ...]]:
-        """One token a row (B,) -> logits (B, vocabulary) and the next state."""
+        """One token per row (B,) -> logits (B, vocabulary) and the next state."""
         logits, state = self.prefill(tokens[:, None], state, ctx)
         return logits[:, 0], state
 
@@ -112,17 +111,15 @@ class SequenceModel(nn.Module):
             states.append(after)
         return self._read(x), tuple(states)
 
-    def around(self, spec: Spec) -> SequenceModel:
-        """A fresh model that is like this one but for its layers, at their initial weights."""
-        return build(
-            spec,
-            vocab_size=self.vocab_size,
-            dim=self.dim,
-            max_len=self.max_len,
-            readout=self.readout,
-            seed=0,
-            options=self.options,
-        )
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `build` was given beside the spec and the seed."""
+        names = ("vocab_size", "dim", "max_len", "readout", "options")
+        return {name: getattr(self, name) for name in names}
+
+    def around(self, spec: Spec, **changes: Any) -> SequenceModel:
+        """A fresh model that is like this one but for its layers and `changes`, at its initial weights."""
+        return build(spec, **{**self.settings, "seed": 0, **changes})
 
     def layers(self) -> list[tuple[str, Primitive]]:
         """Every primitive of the model with its dotted name, in the order of the spec."""
@@ -233,23 +230,14 @@ def build(
     options = resolve_options(spec) if options is None else options
     spec = parse(spec)
     if not on_meta():
-        check_size(spec, vocab_size=vocab_size, dim=dim, max_len=max_len, readout=readout, options=options)
-    return SequenceModel(
-        spec,
-        vocab_size=vocab_size,
-        dim=dim,
-        max_len=max_len,
-        readout=readout,
-        seed=seed,
-        options=options,
-    )
+        check_size(spec, vocab_size, dim, max_len, readout, options)
+    return SequenceModel(spec, vocab_size, dim, max_len, readout, options, seed)
 
 
 def sketch(
     spec: str | Spec,
-    *,
     vocab_size: int,
-    dim: int = 128,
+    dim: int,
     max_len: int,
     readout: str = "every",
     options: ModelOptions | None = None,
@@ -261,23 +249,23 @@ def sketch(
         )
 
 
-def check_size(
-    spec: str | Spec,
-    *,
-    vocab_size: int,
-    dim: int = 128,
-    max_len: int,
-    readout: str = "every",
-    options: ModelOptions | None = None,
-    copies: int = 1,
-) -> int:
+_shared_sketch = functools.lru_cache(maxsize=8)(sketch)
+
+
+def sketched(spec: Spec, *settings: Any) -> SequenceModel:
+    """The `sketch` that is shared by all who only count in it; of layers of the user's own, whose code may
+    change, a new one.
+    """
+    return (sketch if _has_own(spec) else _shared_sketch)(spec, *settings)
+
+
+def check_size(spec: Spec, vocab_size: int, dim: int, max_len: int, *settings: Any, copies: int = 1) -> int:
     """Bytes of the tensors of a model, counted without taking memory; refused where the machine has fewer.
 
-    `copies`: how many of each tensor there will be: 1 for a model, 4 for one in training (its gradient and
-    two moments beside it), times the replicas that are trained at once.
+    `settings` as in `sketch`. `copies`: how many of each tensor there will be: 1 for a model, 4 for one in
+    training (its gradient and two moments beside it), times the replicas that are trained at once.
     """
-    options = resolve_options(spec) if options is None else options
-    size = _bytes(parse(spec), vocab_size, dim, max_len, readout, options)
+    size = _bytes(spec, vocab_size, dim, max_len, *settings)
     if copies * size > (memory := machine_memory()):
         raise ValueError(
             f"{spec} at width {dim}, length {max_len} and vocabulary {vocab_size} has "
@@ -287,31 +275,14 @@ def check_size(
     return size
 
 
-def sketched(
-    spec: Spec, vocab_size: int, dim: int, max_len: int, readout: str, options: ModelOptions
-) -> SequenceModel:
-    """The `sketch` that is shared by all who only count in it; of layers of the user's own, whose code may
-    change, a new one.
-    """
-    make = _sketched.__wrapped__ if _has_own(spec) else _sketched
-    return make(spec, vocab_size, dim, max_len, readout, options)
-
-
-@functools.lru_cache(maxsize=8)
-def _sketched(
-    spec: Spec, vocab_size: int, dim: int, max_len: int, readout: str, options: ModelOptions
-) -> SequenceModel:
-    return sketch(spec, vocab_size=vocab_size, dim=dim, max_len=max_len, readout=readout, options=options)
-
-
 def _has_own(spec: Spec) -> bool:
     return any(registry.get(layer.name).source for layer in spec.walk())
 
 
 @functools.lru_cache(maxsize=256)
-def _bytes(spec: Spec, vocab_size: int, dim: int, max_len: int, readout: str, options: ModelOptions) -> int:
+def _bytes(spec: Spec, *settings: Any) -> int:
     try:
-        model = sketched(spec, vocab_size, dim, max_len, readout, options)
+        model = sketched(spec, *settings)
     except Exception:
         # A layer of the user's own need not run on the meta device; built in earnest, it says what is wrong.
         if _has_own(spec):

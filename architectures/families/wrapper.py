@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from architectures.blocks import Block, state_size
+from architectures.blocks import Block, outermost, state_size
 from architectures.primitive import Context, Primitive, State
 
 __all__ = ["Block", "Run", "Wrapper", "nominal", "state_size"]
@@ -86,7 +86,7 @@ class Wrapper(Primitive):
         return sum(nominal(block, length) for block in self.order())
 
     def active_params(self) -> int:
-        idle = sum(_idle(layer) for layer in _outermost(self.body))
+        idle = sum(_idle(layer) for layer in outermost(self.body))
         return sum(p.numel() for p in self.parameters()) - idle
 
     def _advance(self, verb: str, x: Tensor, state: State, ctx: Context | None) -> tuple[Tensor, State]:
@@ -105,15 +105,6 @@ class Wrapper(Primitive):
         return self.thread(x, run, ctx), tuple(after)
 
 
-def _outermost(module: nn.Module) -> Iterator[Primitive]:
-    """The layers of a module that are inside no other layer of it."""
-    if isinstance(module, Primitive):
-        yield module
-    else:
-        for child in module.children():
-            yield from _outermost(child)
-
-
 def _idle(layer: Primitive) -> int:
     """Parameters that one token leaves unused."""
     return sum(p.numel() for p in layer.parameters()) - layer.active_params()
@@ -121,4 +112,4 @@ def _idle(layer: Primitive) -> int:
 
 def nominal(block: Block, length: int) -> int:
     """The nominal state of a block."""
-    return sum(layer.nominal_state(length) for layer in _outermost(block))
+    return sum(layer.nominal_state(length) for layer in outermost(block))

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from torch.optim import Optimizer
 
 from architectures.blocks import Block, Branches
 from architectures.grammar.spec import Spec
 from architectures.grammar.stripe import parse
 from architectures.growth.engine import RULES, Grown, Rule, check_growable, check_same, check_total
-from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
+from architectures.growth.transplant import Entries, Move, carry, rebuild, transplant
 from architectures.model import SequenceModel
 from architectures.sizes.bounds import MAX_LAYERS, shown
 from architectures.stored import carry_numbers
@@ -26,10 +25,9 @@ def add_layer(
     to: int,
     at: int | None = None,
     layer: str | Spec | None = None,
-    generator: torch.Generator | None = None,
     layers: Iterable[int] | None = None,
     rule: Rule = "keep",
-    fill: Fill | None = None,
+    **options: Unpack[Entries],
 ) -> Grown:
     """Number of residual layers: what a new layer writes is zero, everything else of it is free.
 
@@ -54,25 +52,22 @@ def add_layer(
         raise ValueError(
             "without layer= the pattern goes on at the end; say what to add, such as layer='swiglu'"
         )
-    pattern = parse(layer).layers if layer is not None else model.spec.layers
-    start = 0 if layer is not None else now
+    pattern, start = (model.spec.layers, now) if layer is None else (parse(layer).layers, 0)
     added = [pattern[(start + i) % len(pattern)] for i in range(to - now)]
     spec = Spec((*model.spec.layers[:at], *added, *model.spec.layers[at:]))
-    return insert(model, optimizer, spec, range(at, at + len(added)), generator=generator, fill=fill)
+    return insert(model, optimizer, spec, range(at, at + len(added)), **options)
 
 
 def insert(
     model: SequenceModel,
     optimizer: Optimizer | None,
     spec: Spec,
-    places: Iterable[int],
-    *,
-    generator: torch.Generator | None = None,
-    fill: Fill | None = None,
+    places: Iterable[int] = (),
+    **options: Unpack[Entries],
 ) -> Grown:
-    """The model with the layers of `spec` that stand at `places` added; the others are those of the model."""
+    """The model with the layers of `spec` that stand at `places` added; the others are its own, respelled."""
     places = set(places)
-    new = rebuild(model, spec, model.dim, generator)
+    new = rebuild(model, spec, model.dim, options.get("generator"))
     numbers = iter(range(len(model.spec)))
     before = {i: next(numbers) for i in range(len(spec)) if i not in places}
 
@@ -83,26 +78,20 @@ def insert(
             return name
         return f"blocks.{before[int(match[1])]}{match[2]}" if int(match[1]) in before else ""
 
-    old = dict(model.named_parameters())
-    moves = {}
-    for name, p in new.named_parameters():
-        if source(name):
-            moves[name] = Move(source=source(name), where=(None,) * p.dim())
-    lost = set(old) - {move.source for move in moves.values()}
-    strange = {move.source for move in moves.values()} - set(old)
-    if lost or strange:
+    moves = {name: Move(source=source(name)) for name, _ in new.named_parameters() if source(name)}
+    odd = {name for name, _ in model.named_parameters()} ^ {move.source for move in moves.values()}
+    if odd:
         raise ValueError(
-            f"a new layer there changes what {min(lost | strange)} is, for its layer depends on its place; "
+            f"a new layer there changes what {min(odd)} is, for its layer depends on its place; "
             "add the layer further back"
         )
     carry_numbers(model, new, source)
-    silent = [
-        name for i in sorted(places) for name in _writers(new.get_submodule(f"blocks.{i}"), f"blocks.{i}")
-    ]
-    copy_buffers(model, new, source)
-    transplant(model, new, moves, silent=silent, fill=fill)
-    added = Spec(tuple(spec.layers[i] for i in sorted(places)))
-    check_same(model, new, f"{added} writes even where its last maps are zero; add another layer")
+    added = sorted(places)
+    silent = {name for i in added for name in _writers(new.get_submodule(f"blocks.{i}"), f"blocks.{i}")}
+    transplant(model, new, moves, source=source, silent=silent, fill=options.get("fill"))
+    if added:
+        layers = Spec(tuple(spec.layers[i] for i in added))
+        check_same(model, new, f"{layers} writes even where its last maps are zero; add another layer")
     return new, carry(optimizer, model, new, moves)
 
 
@@ -112,7 +101,7 @@ def _writers(part: Any, path: str) -> Iterator[str]:
         yield from _writers(part.layer, f"{path}.layer")
     elif isinstance(part, Branches) or part.mixes == "stream":
         for name, child in part.named_modules():
-            if name and isinstance(child, Block) or (isinstance(part, Branches) and _is_head(part, name)):
+            if (name and isinstance(child, Block)) or re.fullmatch(r"branches\.\d+\.0", name):
                 yield from _writers(child, f"{path}.{name}")
     else:
         names = [name for name, _ in part.named_parameters()]
@@ -123,7 +112,3 @@ def _writers(part: Any, path: str) -> Iterator[str]:
                 f"{', '.join(part.writers) or 'none'}, name no tensor of it; add another layer"
             )
         yield from (f"{path}.{name}" for name in found)
-
-
-def _is_head(part: Branches, name: str) -> bool:
-    return bool(re.fullmatch(r"branches\.\d+\.0", name))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Literal, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from architectures import registry
 from architectures.axes import Axes
 from architectures.blocks import Block
 from architectures.elastic import nested_layers
 from architectures.grammar.spec import Layer, Parallel, Spec
-from architectures.growth.anatomy import KNOWN, describe, sized
-from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
+from architectures.growth.transplant import Entries, Move, carry, rebuild, transplant
 from architectures.model import SequenceModel, check_model
 from architectures.parts.norms import RMSNorm
 from architectures.primitive import Primitive
@@ -27,6 +27,9 @@ Rule = Literal["keep", "rescale"]
 Grown = tuple[SequenceModel, Optimizer | None]
 Sizes = dict[str, dict[str, int]]  # path of a layer -> letter -> new size
 RULES = ("keep", "rescale")
+KNOWN = (
+    "the attention family, mla, mlp, relu2-mlp, swiglu, those of matformer, moe-mlp, sparse-mlp without sru"
+)
 
 
 def widen(
@@ -36,8 +39,7 @@ def widen(
     *,
     dim: int | None = None,
     rule: Rule = "keep",
-    generator: torch.Generator | None = None,
-    fill: Fill | None = None,
+    **options: Unpack[Entries],
 ) -> Grown:
     """Give layers new sizes, and the model a new width, in one step."""
     if rule not in RULES:
@@ -45,34 +47,27 @@ def widen(
     dim = model.dim if dim is None else dim
     check_sizes(dim=dim)
     known = {path: describe(layer) for path, layer in model.layers()}
-    if dim != model.dim:
+    wider = dim != model.dim
+    if wider:
         check_stream(model)
-    sizes: Sizes = {path: {**a.sizes, **targets.get(path, {})} for path, a in known.items() if a is not None}
-    spec = _respell(
-        model.spec, iter(model.layers()), known, sizes, dim if dim != model.dim else None, targets
-    )
-    new = rebuild(model, spec, dim, generator)
+    spec = _respell(model.spec, iter(model.layers()), known, targets, dim if wider else None)
+    new = rebuild(model, spec, dim, options.get("generator"))
 
+    old = torch.arange(model.dim)
     moves = {name: Move(source=name) for name, _ in new.named_parameters()}
     for path, layer in new.layers():
-        before = known[path]
-        after = describe(layer)
+        before, after = known[path], describe(layer)
         if before is None or after is None:
             continue
-        where = {letter: places(letter, before, after) for letter in after.sizes} | {
-            "D": torch.arange(model.dim)
-        }
-        grown = {x for x in before.sizes if before.sizes[x] != after.sizes[x]} | (
-            {"D"} if dim != model.dim else set()
-        )
+        where = {letter: places(letter, before, after) for letter in after.sizes} | {"D": old}
         full = {**after.sizes, "D": dim}
+        grown = {x for x, size in {**before.sizes, "D": model.dim}.items() if full[x] != size}
         for tensor, axes in before.tensors.items():
             name = f"{path}.{tensor}"
             index = tuple(_axis(a, where, full) if set(a) & grown else None for a in axes.split())
             zero = any(tensor in before.zero.get(letter, ()) for letter in grown)
             moves[name] = Move(source=name, where=index, zero=zero)
-    if dim != model.dim:
-        old = torch.arange(model.dim)
+    if wider:
         moves["embedding.weight"] = Move(source="embedding.weight", where=(None, old), zero=True)
         if not model.options.tied:
             moves["head.weight"] = Move(source="head.weight", where=(None, old))
@@ -81,12 +76,51 @@ def widen(
     default = stored_numbers(new)
     carry_numbers(model, new)
     if rule == "rescale":
-        _rescale(model, new, moves, default, dim != model.dim)
-    copy_buffers(model, new)
-    transplant(model, new, moves, fill=fill)
-    if dim != model.dim and any(a is not None and not a.proved for a in known.values()):
+        _rescale(model, new, moves, default, wider)
+    transplant(model, new, moves, fill=options.get("fill"))
+    if wider and any(a is not None and not a.proved for a in known.values()):
         check_same(model, new, "one of its layers cannot be grown; replace or leave out that layer")
     return new, carry(optimizer, model, new, moves)
+
+
+def describe(layer: Primitive) -> Axes | None:
+    """What a layer says of its axes; None where it does not say it, or not of all of its tensors."""
+    inside = tuple(f"{n}." for n, m in layer.named_modules() if n and isinstance(m, Block | Primitive))
+    own = {n for n, _ in layer.named_parameters() if not n.startswith(inside)}
+    said = layer.axes()
+    found = None if said is None else said.among(own)
+    return found if found is not None and set(found.tensors) == own else None
+
+
+def sized(item: Layer, layer: Primitive, axes: Axes, sizes: Mapping[str, int], dim: int) -> Layer:
+    """The spec of a layer with these sizes at a width, stating no more options than it has to."""
+    entry = registry.get(item.name)
+
+    def made(options: dict[str, Any]) -> Primitive:
+        with torch.device("meta"):
+            return entry.cls(entry.config(options), dim=dim, **layer.place)
+
+    def fits(options: dict[str, Any]) -> bool:
+        try:
+            found = describe(made(options))
+        except ValueError:
+            return False
+        return found is not None and found.sizes == sizes
+
+    options: dict[str, Any] = dict(item.options)
+    if not fits(options):
+        pins = axes.options_at(sizes)
+        options |= pins
+        made(options)  # a refusal may be raised: an odd key width under RoPE
+        if not fits(options):
+            raise ValueError(
+                f"{item.name} has widths beside its heads that follow the model's, and there is no rule for "
+                f"them; layers with rules are {KNOWN}"
+            )
+        for name in reversed([n for n in pins if n not in dict(item.options)]):
+            fewer = {k: v for k, v in options.items() if k != name}
+            options = fewer if fits(fewer) else options
+    return Layer(item.name, entry.changed(options), item.body)
 
 
 def places(letter: str, before: Axes, after: Axes) -> Tensor:
@@ -111,10 +145,10 @@ def check_same(old: SequenceModel, new: SequenceModel, why: str) -> None:
     """Refuse a new model that gives other logits; for layers whose rule was not written by hand."""
     like = old.embedding.weight
     tokens = torch.arange(min(8, old.max_len), device=like.device)[None] % old.vocab_size
-    modes = old.training, new.training
+    training = old.training
     with torch.no_grad():
         before, after = old.eval()(tokens), new.eval()(tokens)
-    old.train(modes[0]), new.train(modes[1])
+    old.train(training), new.train(training)
     error = float((after - before).abs().max() / before.abs().max().clamp(min=1e-12))
     if not error <= (1e-9 if before.dtype == torch.float64 else 1e-3):
         raise ValueError(
@@ -211,23 +245,22 @@ def _respell(
     spec: Spec,
     layers: Iterator[tuple[str, Primitive]],
     known: dict[str, Axes | None],
-    sizes: Sizes,
-    dim: int | None,
     targets: Sizes,
+    dim: int | None,
 ) -> Spec:
     """The spec with the options of the new sizes; `layers` runs along in the order of reading."""
     found: list[Layer | Parallel] = []
     for item in spec:
         if isinstance(item, Parallel):
-            branches = [_respell(b, layers, known, sizes, dim, targets) for b in item.branches]
-            found.append(Parallel(tuple(branches)))
+            found.append(Parallel(tuple(_respell(b, layers, known, targets, dim) for b in item.branches)))
             continue
         path, layer = next(layers)
         axes = known[path]
         if axes is not None and axes.sizes and (dim is not None or path in targets):
-            item = sized(item, layer, axes, sizes[path], layer.dim if dim is None else dim)
+            sizes = {**axes.sizes, **targets.get(path, {})}
+            item = sized(item, layer, axes, sizes, layer.dim if dim is None else dim)
         if item.body is not None:
-            item = Layer(item.name, item.options, _respell(item.body, layers, known, sizes, dim, targets))
+            item = Layer(item.name, item.options, _respell(item.body, layers, known, targets, dim))
         found.append(item)
     return Spec(tuple(found))
 

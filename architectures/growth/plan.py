@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -12,14 +10,13 @@ from torch.optim import Optimizer
 from architectures import registry
 from architectures.grammar.spec import Layer, Parallel, Spec
 from architectures.grammar.stripe import parse
-from architectures.growth.anatomy import describe
 from architectures.growth.depth import insert
-from architectures.growth.engine import Grown, Rule, Sizes, check_growable, check_stream, widen
-from architectures.growth.transplant import Fill, Move, carry, copy_buffers, rebuild, transplant
-from architectures.model import SequenceModel, build
-from architectures.primitive import Primitive, config_options
+from architectures.growth.engine import Grown, Rule, Sizes, check_growable, check_stream, describe, widen
+from architectures.growth.transplant import Fill
+from architectures.growth.widths import WORDS
+from architectures.model import SequenceModel
+from architectures.primitive import config_options
 from architectures.sizes.bounds import check_sizes
-from architectures.stored import carry_numbers
 
 VERBS = (
     ("widen_mlp", ("F",)),
@@ -59,15 +56,14 @@ def plan(model: SequenceModel, spec: str | Spec, *, dim: int | None = None) -> l
         )
     matched = _match(model.spec, spec)
     with torch.device("meta"):
-        target = build(
-            spec, vocab_size=model.vocab_size, dim=dim, max_len=model.max_len, readout=model.readout, seed=0
-        )
+        target = model.around(spec, dim=dim)
     steps = []
     if dim != model.dim:
         check_stream(model)
         steps.append(Step("widen_hidden", dim=dim))
-    grown: dict[str, dict[str, tuple[int, int]]] = {}
-    for (path, layer), (_, wanted) in _pairs(model, target, matched):
+    grown: Sizes = {}
+    kept = (layer for path, layer in target.layers() if int(path.split(".")[1]) in matched)
+    for (path, layer), wanted in zip(model.layers(), kept, strict=True):
         old, new = describe(layer), describe(wanted)
         if old is None or new is None:
             continue
@@ -83,13 +79,10 @@ def plan(model: SequenceModel, spec: str | Spec, *, dim: int | None = None) -> l
                         f"{path} ({layer.name}) would change its {_name(letter)} from {size} to "
                         f"{new.sizes[letter]}, for which there is no rule; state options that give {size}"
                     )
-                grown.setdefault(path, {})[letter] = (size, new.sizes[letter])
+                grown.setdefault(path, {})[letter] = new.sizes[letter]
     for verb, letters in VERBS:
-        sizes = {
-            path: {letter: to for letter, (_, to) in changes.items() if letter in letters}
-            for path, changes in grown.items()
-        }
-        sizes = {path: changes for path, changes in sizes.items() if changes}
+        sizes = {path: {x: to for x, to in new.items() if x in letters} for path, new in grown.items()}
+        sizes = {path: new for path, new in sizes.items() if new}
         for path, changes in sizes.items():
             if {"G", "R"} <= set(changes):
                 raise ValueError(
@@ -116,27 +109,16 @@ def grow(
 ) -> Grown:
     """The model as `spec` at width `dim`, with the same function; see `plan` for the way and `widen_mlp`."""
     spec = parse(spec)
-    arguments: dict[str, Any] = {"generator": generator, "fill": fill}
     for step in plan(model, spec, dim=dim):
         if step.places:
             names = iter(model.spec.layers)
             now = Spec(tuple(x if i in step.places else next(names) for i, x in enumerate(spec.layers)))
-            model, optimizer = insert(model, optimizer, now, step.places, **arguments)
+            model, optimizer = insert(model, optimizer, now, step.places, generator=generator, fill=fill)
         else:
-            model, optimizer = widen(model, optimizer, step.sizes, dim=step.dim, rule=rule, **arguments)
-    return _rename(model, optimizer, spec, generator)
-
-
-def _rename(
-    model: SequenceModel, optimizer: Optimizer | None, spec: Spec, generator: torch.Generator | None
-) -> Grown:
-    """The same tensors under the spelling that was asked for."""
-    new = rebuild(model, spec, model.dim, generator)
-    moves = {name: Move(source=name, where=(None,) * p.dim()) for name, p in new.named_parameters()}
-    carry_numbers(model, new)
-    copy_buffers(model, new)
-    transplant(model, new, moves)
-    return new, carry(optimizer, model, new, moves)
+            model, optimizer = widen(
+                model, optimizer, step.sizes, dim=step.dim, rule=rule, generator=generator, fill=fill
+            )
+    return insert(model, optimizer, spec, generator=generator)  # under the spelling that was asked for
 
 
 def _match(old: Spec, new: Spec) -> dict[int, int]:
@@ -144,8 +126,8 @@ def _match(old: Spec, new: Spec) -> dict[int, int]:
     matched: dict[int, int] = {}
     at = 0
     for i, item in enumerate(old):
-        reason = ""
-        while at < len(new) and (reason := _differs(item, new.layers[at]) or ""):
+        reason: str | None = ""
+        while at < len(new) and (reason := _differs(item, new.layers[at])):
             at += 1
         if at == len(new):
             reason = f": {reason}" if len(old) == len(new) and reason else ""
@@ -171,7 +153,7 @@ def _differs(old: Layer | Parallel, new: Layer | Parallel) -> str | None:
     if theirs.cls is not ours.cls:
         return f"{old.name} cannot become {new.name}"
     a, b = config_options(theirs.config(dict(old.options))), config_options(ours.config(dict(new.options)))
-    free = {f for f in ("heads", "kv_heads", "group", "key_dim", "value_dim", "inner", "latent", "rope_dim")}
+    free = ("heads", "kv_heads", "group", "key_dim", "value_dim", "inner", "latent", "rope_dim")
     for name, value in a.items():
         if name not in free and b[name] != value:
             return f"{name}={value} cannot become {name}={b[name]}, which is another function"
@@ -184,14 +166,5 @@ def _all_differ(old: Spec, new: Spec) -> str | None:
     return next((r for a, b in zip(old, new, strict=True) if (r := _differs(a, b))), None)
 
 
-def _pairs(
-    model: SequenceModel, target: SequenceModel, matched: dict[int, int]
-) -> Iterator[tuple[tuple[str, Primitive], tuple[str, Primitive]]]:
-    """The layers of the model, each with what it is to become."""
-    wanted = [(p, layer) for p, layer in target.layers() if int(p.split(".")[1]) in matched]
-    return zip(model.layers(), wanted, strict=True)
-
-
 def _name(letter: str) -> str:
-    words = {"F": "inner width", "K": "key width", "V": "value width"}
-    return words.get(letter, "number of heads")
+    return WORDS.get(letter, WORDS["heads"])

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from architectures.grammar.spec import Spec
-from architectures.model import SequenceModel, build
+from architectures.model import SequenceModel
 
 # The name of a parameter and its initial values -> values for its free entries.
 Fill = Callable[[str, Tensor], Tensor]
+
+
+class Entries(TypedDict, total=False):
+    """Where new entries come from, see `widen_mlp`."""
+
+    generator: torch.Generator | None
+    fill: Fill | None
+
+
 OPTIMIZERS = (Adam, AdamW, SGD)
 # How many powers of 1/s a state tensor takes where its parameter is multiplied by s.
 POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer": 1}
@@ -48,16 +57,8 @@ class Move:
 
 def rebuild(model: SequenceModel, spec: Spec, dim: int, generator: torch.Generator | None) -> SequenceModel:
     """A fresh model like this one, of another spec and width; its initial values are those of new entries."""
-    like = model.embedding.weight
-    fresh = build(
-        spec,
-        vocab_size=model.vocab_size,
-        dim=dim,
-        max_len=model.max_len,
-        readout=model.readout,
-        seed=int(torch.randint(2**62, (), generator=generator)),
-        options=model.options,
-    )
+    like, seed = model.embedding.weight, int(torch.randint(2**62, (), generator=generator))
+    fresh = model.around(spec, dim=dim, seed=seed)
     return fresh.to(device=like.device, dtype=like.dtype).train(model.training)
 
 
@@ -67,36 +68,43 @@ def transplant(
     new: SequenceModel,
     moves: dict[str, Move],
     *,
-    silent: Iterable[str] = (),
+    source: Callable[[str], str] = lambda name: name,
+    silent: Collection[str] = (),
     fill: Fill | None = None,
 ) -> None:
-    """Write the old parameters into the new model; `silent` are wholly new tensors that start at zero."""
-    sources, silent = dict(old.named_parameters()), set(silent)
+    """Write the old parameters and buffers into the new model.
+
+    source  the old name of a new buffer
+    silent  wholly new tensors that start at zero
+    """
+    parameters, buffers = dict(old.named_parameters()), dict(old.named_buffers())
     for name, p in new.named_parameters():
         move = moves.get(name)
         if move is None:
-            free = p if fill is None else fill(name, p.detach().clone())
-            p.copy_(torch.zeros_like(p) if name in silent else free)
+            p.copy_(torch.zeros_like(p) if name in silent else _filled(name, p, fill))
             continue
-        source = sources[move.source]
-        expected = tuple(
-            n if axis is None else p.shape[i]
-            for i, (n, axis) in enumerate(
-                zip(source.shape, move.where or (None,) * source.dim(), strict=True)
-            )
-        )
+        before = parameters[move.source]
+        where = move.where or (None,) * before.dim()
+        expected = tuple(n if where[i] is None else p.shape[i] for i, n in enumerate(before.shape))
         if tuple(p.shape) != expected:
             raise ValueError(
-                f"{name} would change from {tuple(source.shape)} to {tuple(p.shape)}, and there is no rule "
+                f"{name} would change from {tuple(before.shape)} to {tuple(p.shape)}, and there is no rule "
                 "for that; leave this layer as it is"
             )
-        changed = p.shape != source.shape
         if move.zero:
             background = torch.zeros_like(p)
         else:
-            background = p if fill is None or not changed else fill(name, p.detach().clone()).to(p)
-        p.copy_(move.place(source, background, move.factor))
-        p.requires_grad_(source.requires_grad)
+            background = _filled(name, p, fill if p.shape != before.shape else None)
+        p.copy_(move.place(before, background, move.factor))
+        p.requires_grad_(before.requires_grad)
+    for name, buffer in new.named_buffers():
+        held = buffers.get(source(name))
+        if held is not None and held.shape == buffer.shape:
+            buffer.copy_(held)
+
+
+def _filled(name: str, p: Tensor, fill: Fill | None) -> Tensor:
+    return p if fill is None else fill(name, p.detach().clone()).to(p)
 
 
 def carry(
@@ -143,8 +151,7 @@ def carry(
     sources = dict(old.named_parameters())
     for name, move in moves.items():
         source, p = sources[move.source], parameters[name]
-        state = optimizer.state.get(source)
-        if state:
+        if state := optimizer.state.get(source):
             carried.state[p] = {key: _moved(key, value, source, p, move) for key, value in state.items()}
     return carried
 
@@ -185,14 +192,3 @@ def _rescaled_groups(
                     made["eps"] = group["eps"] / s
             found.append(made)
     return found
-
-
-def copy_buffers(
-    old: SequenceModel, new: SequenceModel, moved: Callable[[str], str] = lambda name: name
-) -> None:
-    """Write the old buffers into the new model; `moved` gives the old name of a new one."""
-    theirs = dict(old.named_buffers())
-    for name, buffer in new.named_buffers():
-        source = theirs.get(moved(name))
-        if source is not None and source.shape == buffer.shape:
-            buffer.copy_(source)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Unpack
 
 import torch
 from torch.optim import Optimizer
 
 from architectures.axes import Axes
-from architectures.growth.anatomy import KNOWN, describe
-from architectures.growth.engine import Grown, Rule, Sizes, check_growable, check_total, widen
-from architectures.growth.transplant import Fill
+from architectures.growth.engine import KNOWN, Grown, Rule, check_growable, check_total, describe, widen
+from architectures.growth.transplant import Entries, Fill
 from architectures.model import SequenceModel
 from architectures.primitive import Primitive
 
 WORDS = {"F": "inner width", "K": "key width", "V": "value width", "heads": "number of heads", "D": "width"}
+
+
+class Options(Entries, total=False):
+    """What all operations take, see `widen_mlp`."""
+
+    layers: Iterable[int] | None
+    rule: Rule
 
 
 def widen_mlp(
@@ -37,8 +44,8 @@ def widen_mlp(
     multiplies old weights and gives them learning rates of their own
     `fill`       (name, initial values) -> values for the free entries; None: the initial ones
     """
-    targets = {path: {"F": to} for path, _ in _chosen(model, "F", to, layers, "widen_mlp")}
-    return widen(model, optimizer, targets, rule=rule, generator=generator, fill=fill)
+    options = Options(generator=generator, layers=layers, rule=rule, fill=fill)
+    return _widen("F", "widen_mlp", model, optimizer, to, **options)
 
 
 def add_heads(
@@ -47,100 +54,64 @@ def add_heads(
     *,
     to: int,
     kv_heads: int | None = None,
-    generator: torch.Generator | None = None,
-    layers: Iterable[int] | None = None,
-    rule: Rule = "keep",
-    fill: Fill | None = None,
+    **options: Unpack[Options],
 ) -> Grown:
     """Heads of attention: all maps of a new head are free, its columns of W_out are zero.
 
     Where heads share keys and values, whole groups are added; with a single group, heads are added to it.
     `kv_heads` chooses: the old number adds heads to every group. Other arguments: see `widen_mlp`.
     """
-    targets: Sizes = {}
-    for path, anatomy in _chosen(model, "heads", to, layers, "add_heads"):
-        targets[path] = split_heads(anatomy, path, to, kv_heads)
-    return widen(model, optimizer, targets, rule=rule, generator=generator, fill=fill)
+    return _widen("heads", "add_heads", model, optimizer, to, kv_heads, **options)
 
 
 def widen_values(
-    model: SequenceModel,
-    optimizer: Optimizer | None = None,
-    *,
-    to: int,
-    generator: torch.Generator | None = None,
-    layers: Iterable[int] | None = None,
-    rule: Rule = "keep",
-    fill: Fill | None = None,
+    model: SequenceModel, optimizer: Optimizer | None = None, *, to: int, **options: Unpack[Options]
 ) -> Grown:
-    """Value width a head: new rows of W_v are free, new columns of W_out, inside each head, are zero.
+    """Value width per head: new rows of W_v are free, new columns of W_out, inside each head, are zero.
 
     Arguments: see `widen_mlp`.
     """
-    targets = {path: {"V": to} for path, _ in _chosen(model, "V", to, layers, "widen_values")}
-    return widen(model, optimizer, targets, rule=rule, generator=generator, fill=fill)
+    return _widen("V", "widen_values", model, optimizer, to, **options)
 
 
 def widen_keys(
-    model: SequenceModel,
-    optimizer: Optimizer | None = None,
-    *,
-    to: int,
-    generator: torch.Generator | None = None,
-    layers: Iterable[int] | None = None,
-    rule: Rule = "keep",
-    fill: Fill | None = None,
+    model: SequenceModel, optimizer: Optimizer | None = None, *, to: int, **options: Unpack[Options]
 ) -> Grown:
-    """Key width a head: new rows of W_q are free, those of W_k zero; scores keep their scale.
+    """Key width per head: new rows of W_q are free, those of W_k zero; scores keep their scale.
 
     Under RoPE new pairs follow the old ones, whose frequencies stay. Arguments: see `widen_mlp`.
     """
-    targets = {path: {"K": to} for path, _ in _chosen(model, "K", to, layers, "widen_keys")}
-    return widen(model, optimizer, targets, rule=rule, generator=generator, fill=fill)
+    return _widen("K", "widen_keys", model, optimizer, to, **options)
 
 
 def widen_hidden(
-    model: SequenceModel,
-    optimizer: Optimizer | None = None,
-    *,
-    to: int,
-    generator: torch.Generator | None = None,
-    layers: Iterable[int] | None = None,
-    rule: Rule = "keep",
-    fill: Fill | None = None,
+    model: SequenceModel, optimizer: Optimizer | None = None, *, to: int, **options: Unpack[Options]
 ) -> Grown:
     """Width of the model: new channels are written by zeros and read by free entries; norms keep their sum.
 
     Arguments: see `widen_mlp`; all layers share the width, so `layers` is refused.
     """
     check_growable(model, "widen_hidden")
-    if layers is not None:
+    rule, generator, fill = options.get("rule", "keep"), options.get("generator"), options.get("fill")
+    if options.get("layers") is not None:
         raise ValueError("widen_hidden acts on all layers, which share the width; leave layers out")
     check_total(to, model.dim, WORDS["D"], "the model")
     return widen(model, optimizer, {}, dim=to, rule=rule, generator=generator, fill=fill)
 
 
-def split_heads(anatomy: Axes, path: str, to: int, kv_heads: int | None = None) -> dict[str, int]:
-    """New sizes of the letters of heads, for `to` heads in all."""
-    if "H" in anatomy.sizes:
-        return {"H": to}
-    groups, each = anatomy.sizes["G"], anatomy.sizes["R"]
-    if kv_heads is None:
-        kv_heads = 1 if groups == 1 and each > 1 else to // each
-    if kv_heads == groups and to % groups == 0:
-        return {"R": to // groups}
-    if kv_heads * each == to and kv_heads >= groups:
-        return {"G": kv_heads}
-    raise ValueError(
-        f"{to} heads with {kv_heads} key and value heads do not follow from {groups * each} with {groups} in "
-        f"{path}: heads come in whole groups of {each}, or evenly into its {groups} (kv_heads={groups})"
-    )
-
-
-def _chosen(
-    model: SequenceModel, what: str, to: int, layers: Iterable[int] | None, verb: str
-) -> list[tuple[str, Axes]]:
-    """The layers that an operation acts on, after refusing what it cannot."""
+def _widen(
+    what: str,
+    verb: str,
+    model: SequenceModel,
+    optimizer: Optimizer | None,
+    to: int,
+    kv_heads: int | None = None,
+    *,
+    layers: Iterable[int] | None = None,
+    rule: Rule = "keep",
+    **entries: Unpack[Entries],
+) -> Grown:
+    """Give the chosen layers `to` of what is widened, after refusing what cannot be."""
     check_growable(model, verb)
     every = model.layers()
     if layers is not None:
@@ -151,15 +122,14 @@ def _chosen(
                 f"layers={wrong} are not among the {len(every)} layers; give a list of their places, counted "
                 "from 0"
             )
-    found = []
+    letters = {"G", "H"} if what == "heads" else {what}
+    targets = {}
     for i, (path, layer) in enumerate(every):
-        anatomy = describe(layer)
-        has = anatomy is not None and anatomy.proved and _can(anatomy, what)
-        if layers is None and not has:
+        axes = describe(layer)
+        grows = axes is not None and axes.proved and bool(letters & set(axes.zero))
+        if i not in layers if layers is not None else not grows:
             continue
-        if layers is not None and i not in layers:
-            continue
-        if not has or anatomy is None:
+        if not grows or axes is None:
             raise ValueError(
                 f"{verb} has no rule for {layer.name or type(layer).__name__} ({path}): it is unknown which "
                 f"of its tensors make a {WORDS[what]}; layers with rules are {KNOWN}"
@@ -169,22 +139,32 @@ def _chosen(
                 f"{verb} cannot act on {path}: {holder.name} mixes its values with those of other layers; "
                 "grow its keys or the MLPs, or choose layers= outside of it"
             )
-        now = heads_of(anatomy) if what == "heads" else anatomy.sizes[what]
-        check_total(to, now, WORDS[what], path)
-        found.append((path, anatomy))
-    if not found:
+        check_total(to, _heads(axes) if what == "heads" else axes.sizes[what], WORDS[what], path)
+        targets[path] = _split_heads(axes, path, to, kv_heads) if what == "heads" else {what: to}
+    if not targets:
         raise ValueError(f"{verb} finds no layer whose {WORDS[what]} it can grow in {model.spec}; add one")
-    return found
+    return widen(model, optimizer, targets, rule=rule, **entries)
 
 
-def heads_of(anatomy: Axes) -> int:
-    sizes = anatomy.sizes
-    return sizes["H"] if "H" in sizes else sizes["G"] * sizes["R"]
+def _heads(axes: Axes) -> int:
+    return axes.sizes["H"] if "H" in axes.sizes else axes.sizes["G"] * axes.sizes["R"]
 
 
-def _can(anatomy: Axes, what: str) -> bool:
-    letters = anatomy.zero
-    return bool({"G", "H"} & set(letters)) if what == "heads" else what in letters
+def _split_heads(axes: Axes, path: str, to: int, kv_heads: int | None) -> dict[str, int]:
+    """New sizes of the letters of heads, for `to` heads in all."""
+    if "H" in axes.sizes:
+        return {"H": to}
+    groups, each = axes.sizes["G"], axes.sizes["R"]
+    if kv_heads is None:
+        kv_heads = 1 if groups == 1 and each > 1 else to // each
+    if kv_heads == groups and to % groups == 0:
+        return {"R": to // groups}
+    if kv_heads * each == to and kv_heads >= groups:
+        return {"G": kv_heads}
+    raise ValueError(
+        f"{to} heads with {kv_heads} key and value heads do not follow from {groups * each} with {groups} in "
+        f"{path}: heads come in whole groups of {each}, or evenly into its {groups} (kv_heads={groups})"
+    )
 
 
 def _holder(model: SequenceModel, path: str, what: str) -> Primitive | None:

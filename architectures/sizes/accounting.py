@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from architectures.blocks import outermost
 from architectures.elastic import Sampling, as_submodel
 from architectures.grammar.spec import Layer, Spec
 from architectures.grammar.stripe import parse
@@ -101,7 +102,7 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
     """`fresh`: nobody has set anything on the layers, so that equal ones have equal accounts."""
     layers = []
     counted: dict[Any, LayerAccount] = {}
-    for name, layer in _outermost(model):
+    for name, layer in _named(model):
         # A wrapper depends on its body, which its config does not tell; the first of a kind may lack tensors.
         alike = fresh and layer.mixes != "stream"
         key = (type(layer), layer.config, layer.index == 0) if alike else layer
@@ -154,7 +155,7 @@ def _training_flops(model: SequenceModel, seq_len: int, flops: float) -> float |
         flops = 0.0
     for granularity, often in enumerate(passes):
         with as_submodel(model, granularity):
-            inside = sum(layer.flops(seq_len) for _, layer in _outermost(model)) / seq_len
+            inside = sum(layer.flops(seq_len) for _, layer in _named(model)) / seq_len
         flops += often * (inside + readout_flops(model, seq_len))
     return 3 * flops
 
@@ -171,16 +172,9 @@ def _measure(layer: Primitive, seq_len: int) -> tuple[dict[str, int] | None, int
         return None, None
 
 
-def _outermost(model: SequenceModel) -> list[tuple[str, Primitive]]:
-    """Every primitive that is inside no other one, which counts what it holds, with its name in the spec."""
-    found: list[tuple[str, Primitive]] = []
-    inside = "/"
-    for path, layer in model.layers():
-        if not path.startswith(inside):
-            found.append((path, layer))
-            inside = f"{path}."
-    names = list(_names(model.spec))
-    return [(name, layer) for name, (_, layer) in zip(names, found, strict=True)]
+def _named(model: SequenceModel) -> list[tuple[str, Primitive]]:
+    """Every layer that is inside no other one, which counts what it holds, with its name in the spec."""
+    return list(zip(_names(model.spec), outermost(model.blocks), strict=True))
 
 
 def _names(spec: Spec) -> Iterator[str]:

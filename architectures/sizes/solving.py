@@ -254,7 +254,7 @@ class _Solver:
 
     def _model(self, spec: Spec, dim: int) -> SequenceModel:
         with _refusals():
-            return sketch(spec, vocab_size=self.vocab_size, dim=dim, max_len=self.seq_len)
+            return sketch(spec, self.vocab_size, dim, self.seq_len)
 
     @functools.cache  # noqa: B019
     def _layer(self, layer: Layer, dim: int) -> Primitive:

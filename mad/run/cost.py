@@ -83,16 +83,10 @@ def require_memory(cell: Cell) -> None:
     point of the grid.
     """
     task, architecture = cell.task, cell.architecture
-    if architecture.spec is not None and architecture.config.dim is not None:
-        check_size(
-            architecture.spec,
-            vocab_size=task.vocab_size,
-            dim=architecture.config.dim,
-            max_len=task.seq_len,
-            readout=task.readout,
-            options=ModelOptions(**architecture.config.options),
-            copies=4 * len(cell.setting.grid),
-        )
+    if architecture.spec is not None and (dim := architecture.config.dim) is not None:
+        options, copies = ModelOptions(**architecture.config.options), 4 * len(cell.setting.grid)
+        sizes = task.vocab_size, dim, task.seq_len, task.readout, options
+        check_size(architecture.spec, *sizes, copies=copies)
 
 
 def _parameters(model: nn.Module) -> Cost:

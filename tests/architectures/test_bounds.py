@@ -65,13 +65,13 @@ def test_the_sizes_of_a_model_have_bounds(sizes: dict[str, Any], message: str) -
 
 
 def test_a_model_that_does_not_fit_is_refused_before_memory_is_taken(monkeypatch: Any) -> None:
-    size = check_size("mlp", **WHERE)
+    size = check_size(architectures.parse("mlp"), **WHERE)
     built = architectures.build("mlp", **WHERE, seed=0)
     assert size == sum(4 * t.numel() for t in (*built.parameters(), *built.buffers()))
     monkeypatch.setattr("architectures.model.machine_memory", lambda: size)
-    check_size("mlp", **WHERE)
+    check_size(architectures.parse("mlp"), **WHERE)
     with pytest.raises(ValueError, match="needed 4 times: more than .* GiB of this machine; choose"):
-        check_size("mlp", **WHERE, copies=4)
+        check_size(architectures.parse("mlp"), **WHERE, copies=4)
     with pytest.raises(ValueError, match="choose smaller sizes"):
         architectures.build("mlp mlp", **WHERE, seed=0)
     # On the meta device a size takes no memory.

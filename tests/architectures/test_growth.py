@@ -27,7 +27,7 @@ from architectures.growth import (
     widen_mlp,
     widen_values,
 )
-from architectures.growth.anatomy import describe
+from architectures.growth.engine import describe
 from architectures.stored import stored_numbers
 from architectures.vision import ImageModel
 from tests.architectures.helpers import layer_at, model_of, parameters_in, random_tokens, wild
@@ -225,7 +225,7 @@ def test_the_order_of_operations_does_not_matter() -> None:
 
 # What must be zero, and what must be kept: break one at a time, and the function is another one.
 
-ZEROS = [
+ZEROS: list[tuple[Callable[..., Any], int, str, list[str]]] = [
     (widen_mlp, 80, "mlp", ["blocks.1.layer.down.weight"]),
     (widen_mlp, 80, "moe-mlp[experts=2, inner=8]", ["blocks.1.layer.down"]),
     (add_heads, 4, "mlp", ["blocks.0.layer.out.weight"]),
