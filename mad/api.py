@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,7 +48,8 @@ def bench(
 
     specs      a spec, a preset's name, package.module:name, a factory `(task) -> nn.Module`, or a list of
     these
-    suite      "smoke", "quick", "baseline", "mad-2024"
+    suite      "smoke", "quick", "baseline", "mad-2024", one that another package announces, or
+    package.module:NAME of a `mad.data.protocol.Suite`
     protocol   "sound" or "public-code"
     seeds      how many seeds; None: the suite's own number
     tasks      names of the suite's tasks to run; None: all
@@ -74,7 +75,7 @@ def bench(
         compile=compile,
         iso=iso,
     )
-    return frame(execute(prepared, store=store, replicas=replicas).scores)
+    return frame(execute(prepared, store=store, replicas=replicas)[1])
 
 
 @dataclass(frozen=True)
@@ -89,18 +90,6 @@ class Prepared:
     @functools.cached_property
     def groups(self) -> list[Group]:
         return [group for cell in self.cells for group in cell.groups()]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The records of a sweep and the scores of its architectures."""
-
-    records: list[Record]
-    scores: Scores
-
-    @property
-    def failures(self) -> list[Record]:
-        return [record for record in self.records if record.status == "failed"]
 
 
 def prepare(
@@ -139,11 +128,7 @@ def prepare(
         iso=read_goals(iso),
     )
     fabric = make_fabric(device, precision)
-    if dry:
-        for cell in cells:
-            check_sketch(cell)
-        return Prepared(cells, suite, protocol, fabric)
-    return Prepared([check_cell(cell) for cell in cells], suite, protocol, fabric)
+    return Prepared([(check_sketch if dry else check_cell)(cell) for cell in cells], suite, protocol, fabric)
 
 
 def execute(
@@ -151,28 +136,34 @@ def execute(
     *,
     store: str | Path | None = None,
     replicas: Literal["auto", "batched", "turns"] = "auto",
+    engine: str = "inline",
     report: Report = lambda group, progress: None,
     ended: Ended = lambda group, records: None,
-) -> Finished:
-    """Run what the store does not hold yet; every group's records are committed as it ends."""
-    from mad.run.engines import ENGINES, Options, missing
+) -> tuple[list[Record], Scores]:
+    """Run what the store does not hold yet, and score all of it; each group is committed as it ends."""
+    from mad.run.engines import Options, get_engine
 
+    run, options = get_engine(engine), Options(fabric=prepared.fabric, replicas=replicas, report=report)
     records: list[Record] = []
-    options = Options(fabric=prepared.fabric, replicas=replicas, report=report)
-    with _store_of(prepared.cells, store) as opened:
-        if opened is not None:
-            for group in prepared.groups:
-                missing(group, opened)  # What cannot be understood is said before any work.
-        for group, found in ENGINES["inline"](prepared.groups, opened, options):
+    with _store_of(prepared.groups, store) as opened:
+        for group, found in run(prepared.groups, opened, options):
             records += found
             ended(group, found)
-    scores = score(records, get_suite(prepared.suite), get_protocol(prepared.protocol))
-    return Finished(records, scores)
+    return records, score(records, get_suite(prepared.suite), get_protocol(prepared.protocol))
 
 
-def _store_of(cells: list[Cell], path: str | Path | None) -> contextlib.AbstractContextManager[Store | None]:
-    """The store, where one of the cells is stored."""
-    return Store(path) if any(cell.architecture.stored for cell in cells) else contextlib.nullcontext()
+@contextlib.contextmanager
+def _store_of(groups: list[Group], path: str | Path | None) -> Iterator[Store | None]:
+    """The store, where a group is stored. What cannot be understood in it is said before any work."""
+    from mad.run.engines import missing
+
+    if not any(group.cell.architecture.stored for group in groups):
+        yield None
+        return
+    with Store(path) as store:
+        for group in groups:
+            missing(group, store)
+        yield store
 
 
 def train(
@@ -218,7 +209,7 @@ def train(
     `mad.messages.Failed`, after its record is stored.
     """
     from architectures.checkpoint import save as save_model
-    from mad.run.engines import ENGINES, Options
+    from mad.run.engines import Options, get_engine
     from mad.run.runner import check_cell
     from mad.run.sweep import Cell, resolve
     from mad.run.trainer import make_fabric
@@ -252,8 +243,9 @@ def train(
     options = Options(
         fabric=make_fabric(device, precision), report=report, keep=None if save is None else kept.append
     )
-    with _store_of([cell], store) as opened:
-        ((_, (record,)),) = ENGINES["inline"](cell.groups(), opened, options)
+    groups = cell.groups()
+    with _store_of(groups, store) as opened:
+        ((_, (record,)),) = get_engine("inline")(groups, opened, options)
     if record.status == "failed":
         shown = f"; `mad show {record.id}` prints all of it" if architecture.stored else ""
         raise Failed(f"training {record.given} on {task} failed: {last_words(record.error)}{shown}")
@@ -284,9 +276,20 @@ def check(
 
     What the layer raises is a finding. With MAD_TRACEBACK in the environment it is raised instead.
     """
-    from mad.run.checkup import examine
+    from architectures.contract.checkup import examine
+    from architectures.contract.whole import examine_models
+    from mad.run.driver import one_driver
+    from mad.run.sweep import candidates, factory_named
 
-    return examine(spec, dim=dim, compile=compile, only=only, size=size, report=report)
+    with one_driver():
+        factory = factory_named(spec)
+        if factory is None:
+            return examine(spec, dim=dim, compile=compile, only=only, size=size, report=report)
+        if size is not None:
+            raise ValueError(f"{spec} makes models for tasks, which have a size of their own; leave size out")
+        asked = candidates(factory, get_suite("smoke"), get_protocol("sound"))
+        where = f"the {len(asked)} tasks of the smoke suite"
+        return examine_models(asked, where=where, only=only, report=report)
 
 
 def scores_of(*, suite: str = "quick", protocol: str = "sound", store: str | Path | None = None) -> Scores:

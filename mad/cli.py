@@ -13,9 +13,8 @@ import typer
 from mad.commands.bench import bench
 from mad.commands.check import check
 from mad.commands.elastic import elastic
-from mad.commands.export import export
+from mad.commands.exchange import export, import_
 from mad.commands.grow import grow
-from mad.commands.import_ import import_
 from mad.commands.leaderboard import leaderboard
 from mad.commands.primitives import primitives
 from mad.commands.rm import rm
@@ -32,10 +31,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (bench, train, elastic, leaderboard, show, check, primitives, grow, export):
-    app.command()(command)
-app.command("import")(import_)
-app.command()(rm)
+for command in (bench, train, elastic, leaderboard, show, check, primitives, grow, export, import_, rm):
+    app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(tasks, name="tasks")
 
 
@@ -66,10 +63,7 @@ def _with_commands(words: list[str]) -> typer.Typer:
     """The app, with the commands of other packages from the entry-point group mad.commands where one may be
     meant.
     """
-    ours = {
-        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
-    }
-    if words[0] in ours | {"tasks"}:
+    if words[0] in ("tasks", *(command.name for command in app.registered_commands)):
         return app
     for point in importlib.metadata.entry_points(group="mad.commands"):
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 import sys
+from collections.abc import Iterable
 
 # Printable to Python, shown as nothing: fillers, joiners, selectors of variants, the empty braille cell.
 INVISIBLE = re.compile(
@@ -55,6 +57,12 @@ def brief(text: str) -> str:
 def counted(count: int, noun: str) -> str:
     """The number with its noun: 1 run, 2 runs."""
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def near(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """The nearest of the known names, for the message that refuses one: "; did you mean 'quick'?"."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def note(message: str) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -52,9 +51,7 @@ class Display:
             self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 
@@ -113,7 +110,7 @@ def _outcome(records: list[Record]) -> str:
     scored = [r for r in records if r.status == "ok" and r.metrics and r.metrics.test]
     if not scored:
         return "diverged, scored at chance"
-    best = max(scored, key=lambda r: _watched(r))
+    best = max(scored, key=_watched)
     assert best.metrics and best.metrics.test
     accuracy = best.metrics.test.accuracy(best.config.protocol.metric)
     diverged = sum(record.status == "diverged" for record in records)
@@ -123,5 +120,4 @@ def _outcome(records: list[Record]) -> str:
 
 def _watched(record: Record) -> float:
     protocol = record.config.protocol
-    measure = getattr(record.metrics, protocol.select_on)
-    return float(measure.accuracy(protocol.metric))
+    return float(getattr(record.metrics, protocol.select_on).accuracy(protocol.metric))

@@ -263,7 +263,7 @@ def run(seed: int, count: int, tell: Callable[[str], None]) -> int:
     import mad.run.elastic
     import mad.run.estimate
     from architectures import checkpoint, model
-    from mad.run.engines import ENGINES
+    from mad.run.engines import inline
 
     def train(*_: Any, **__: Any) -> Any:
         raise ValueError("nothing is trained here")
@@ -272,7 +272,7 @@ def run(seed: int, count: int, tell: Callable[[str], None]) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     model.machine_memory = lambda: MACHINE
     sys.modules["synthetic_tasks.task"].MOST_NUMBERS = MACHINE // 32  # type: ignore[attr-defined]
-    ENGINES["inline"] = mad.run.elastic._train = train
+    inline.run = mad.run.elastic._train = train
     mad.run.estimate._flops_per_second = lambda *_: 1e9  # type: ignore[assignment]
     # What is imported on first use is not a cost of an input.
     architectures.account("mlp", vocab_size=16, seq_len=16)

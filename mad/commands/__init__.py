@@ -1,1 +1,1 @@
-"""The commands of `mad`, one file each."""
+"""The commands of `mad`, a file for each or for a pair."""

@@ -16,7 +16,9 @@ from mad.commands.flags import (
     ProtocolOption,
     StoreOption,
     SuiteOption,
+    argument,
     listed,
+    option,
 )
 from mad.messages import counted, last_words, one_line, printable
 
@@ -28,28 +30,23 @@ if TYPE_CHECKING:
 
 def bench(
     specs: Annotated[
-        list[str],
-        typer.Argument(metavar="SPEC...", help="Architectures: '2*(hyena swiglu)', a preset, module:Class."),
+        list[str], argument("Architectures: '2*(hyena swiglu)', a preset, module:Class.", "SPEC...")
     ],
     suite: SuiteOption = "quick",
     protocol: ProtocolOption = "sound",
-    seeds: Annotated[int | None, typer.Option(help="Number of seeds; default the suite's.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Only these tasks of the suite, comma-separated.")] = None,
+    seeds: Annotated[int | None, option("Number of seeds; default the suite's.")] = None,
+    tasks: Annotated[str | None, option("Only these tasks of the suite, comma-separated.")] = None,
     store: StoreOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "32-true",
     compile: CompileOption = False,
-    replicas: Annotated[
-        str, typer.Option(help="auto, batched or turns: how a grid's runs share the device.")
-    ] = "auto",
+    replicas: Annotated[str, option("auto, batched or turns: how a grid's runs share the device.")] = "auto",
     iso: Annotated[
         str | None,
-        typer.Option(
-            help="Equal sizes for all: state=4096, total-state=, params= or flops=, comma-separated."
-        ),
+        option("Equal sizes for all: state=4096, total-state=, params= or flops=, comma-separated."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would run and how long it takes; train nothing.")
+        bool, option("Print what would run and how long it takes; train nothing.", "--dry-run")
     ] = False,
 ) -> None:
     """Run the battery on architectures and print their scores. What is stored is not repeated."""
@@ -82,7 +79,7 @@ def bench(
     with Display(
         prepared.groups, lambda group: work(group.cell) * len(group.cell.setting.grid), console
     ) as display:
-        finished = api.execute(
+        records, scores = api.execute(
             prepared,
             store=store,
             replicas=replicas,  # type: ignore[arg-type]
@@ -90,13 +87,14 @@ def bench(
             ended=display.ended,
         )
     color, equal = sys.stdout.isatty(), tuple(read_goals(iso))
-    sys.stdout.write(render(finished.scores, "table", width=terminal.width(), color=color, iso=equal))
-    if finished.failures:
-        first = finished.failures[0]
-        own = sorted({name for record in finished.failures for name in record.config.architecture.sources})
+    sys.stdout.write(render(scores, "table", width=terminal.width(), color=color, iso=equal))
+    failures = [record for record in records if record.status == "failed"]
+    if failures:
+        first = failures[0]
+        own = sorted({name for record in failures for name in record.config.architecture.sources})
         tests = "".join(f"; `mad check {name}` tests it by itself" for name in own)
         text = (
-            f"{counted(len(finished.failures), 'run')} failed; the first, {first.id} of {first.given}: "
+            f"{counted(len(failures), 'run')} failed; the first, {first.id} of {first.given}: "
             f"{last_words(first.error)} (`mad show {first.id}` prints all of it{tests}). "
             "Run the same command again to repeat them."
         )

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from mad import terminal
-from mad.commands.flags import listed
+from mad.commands.flags import argument, listed, option
 from mad.messages import printable
 
 if TYPE_CHECKING:
@@ -24,16 +24,13 @@ STYLES = {"passed": "green", "failed": "bold red"}
 
 def check(
     spec: Annotated[
-        str,
-        typer.Argument(help="A layer, module:Class or a name, options if you like; or module:factory."),
+        str, argument("A layer, module:Class or a name, options if you like; or module:factory.")
     ],
-    dim: Annotated[int, typer.Option(help="Width of most inputs, divisible by 16.")] = 64,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Check torch.compile too; takes seconds.")
-    ] = False,
-    only: Annotated[str | None, typer.Option(help="Only these checks, comma-separated.")] = None,
-    size: Annotated[str | None, typer.Option(help="The one input to ask: batch,length,width.")] = None,
-    format: Annotated[str, typer.Option("--format", help="table or json.")] = "table",
+    dim: Annotated[int, option("Width of most inputs, divisible by 16.")] = 64,
+    compile: Annotated[bool, option("Check torch.compile too; takes seconds.", "--compile")] = False,
+    only: Annotated[str | None, option("Only these checks, comma-separated.")] = None,
+    size: Annotated[str | None, option("The one input to ask: batch,length,width.")] = None,
+    format: Annotated[str, option("table or json.")] = "table",
 ) -> None:
     """Test one layer or a factory, your own too: causality, step, gradients, vmap, FLOPs and more."""
     from mad import api

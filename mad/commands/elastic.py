@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
 
 from architectures.files import check_target, whole_file
 from mad import terminal
-from mad.commands.flags import DeviceOption, ForceOption, SuiteOption, listed
+from mad.commands.flags import DeviceOption, ForceOption, SuiteOption, argument, listed, option
 from mad.messages import printable
 
 if TYPE_CHECKING:
@@ -20,20 +19,16 @@ if TYPE_CHECKING:
 
 
 def elastic(
-    spec: Annotated[
-        str, typer.Argument(metavar="SPEC", help="With nested layers: '2*(mh-attention matformer-swiglu)'.")
-    ],
+    spec: Annotated[str, argument("With nested layers: '2*(mh-attention matformer-swiglu)'.", "SPEC")],
     suite: SuiteOption = "quick",
-    tasks: Annotated[str | None, typer.Option(help="Only these tasks, comma-separated.")] = None,
+    tasks: Annotated[str | None, option("Only these tasks, comma-separated.")] = None,
     times: Annotated[
-        int | None, typer.Option(help="Steps of the nested model over a plain one's; default its sizes.")
+        int | None, option("Steps of the nested model over a plain one's; default its sizes.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of data, order and weights.")] = 0,
+    seed: Annotated[int, option("Seed of data, order and weights.")] = 0,
     device: DeviceOption = "auto",
-    plot: Annotated[
-        Path | None, typer.Option(help="Where to draw accuracy against parameters: .svg, .png.")
-    ] = None,
-    json_to: Annotated[Path | None, typer.Option("--json", help="Where to write the points.")] = None,
+    plot: Annotated[Path | None, option("Where to draw accuracy against parameters: .svg, .png.")] = None,
+    json_to: Annotated[Path | None, option("Where to write the points.", "--json")] = None,
     force: ForceOption = False,
 ) -> None:
     """Train one nested model (MatFormer) and compare its sizes with models trained alone."""

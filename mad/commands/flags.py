@@ -1,28 +1,40 @@
-"""Options that several commands share."""
+"""How commands declare their options, and those that several share."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from mad.data.suites import SUITES
+
+
+def option(help: str, *names: str) -> Any:
+    """An option, called as its parameter where no name is given."""
+    return typer.Option(*names, help=help)
+
+
+def argument(help: str, metavar: str | None = None) -> Any:
+    return typer.Argument(help=help, metavar=metavar)
+
+
+def one_of(names: Collection[str]) -> str:
+    """The names for a help text: a, b or c."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}."
+
+
 StoreOption = Annotated[
-    Path | None,
-    typer.Option("--store", help="Path of the store; default $MAD_STORE or the user's data directory."),
+    Path | None, option("Path of the store; default $MAD_STORE or the user's data directory.")
 ]
-SuiteOption = Annotated[str, typer.Option("--suite", help="smoke, quick, baseline or mad-2024.")]
-ProtocolOption = Annotated[
-    str, typer.Option("--protocol", help="sound, or public-code to compare with published scores.")
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
-PrecisionOption = Annotated[
-    str, typer.Option("--precision", help="32-true or bf16-mixed; part of a run's identity.")
-]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that exists.")]
-CompileOption = Annotated[
-    bool, typer.Option("--compile", help="Train with torch.compile; part of a run's identity.")
-]
+SuiteOption = Annotated[str, option(one_of(SUITES))]
+ProtocolOption = Annotated[str, option("sound, or public-code to compare with published scores.")]
+DeviceOption = Annotated[str, option("auto, cpu, cuda, cuda:N or mps.")]
+PrecisionOption = Annotated[str, option("32-true or bf16-mixed; part of a run's identity.")]
+ForceOption = Annotated[bool, option("Replace a file that exists.", "--force")]
+CompileOption = Annotated[bool, option("Train with torch.compile; part of a run's identity.", "--compile")]
 
 
 def listed(text: str | None) -> list[str] | None:

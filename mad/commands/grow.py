@@ -7,17 +7,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from mad.commands.flags import ForceOption
+from mad.commands.flags import ForceOption, argument, option
 from mad.messages import say
 
 
 def grow(
-    checkpoint: Annotated[Path, typer.Argument(help="A model that `mad train --save` wrote.")],
-    to: Annotated[str, typer.Option(help="The larger architecture.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where to write it.")],
-    dim: Annotated[int | None, typer.Option(help="Its width; default that of the model.")] = None,
+    checkpoint: Annotated[Path, argument("A model that `mad train --save` wrote.")],
+    to: Annotated[str, option("The larger architecture.")],
+    out: Annotated[Path, option("Where to write it.", "-o", "--out")],
+    dim: Annotated[int | None, option("Its width; default that of the model.")] = None,
     force: ForceOption = False,
 ) -> None:
     """Enlarge a trained model without changing what it computes."""

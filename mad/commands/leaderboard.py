@@ -5,20 +5,17 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import typer
-
 from mad import terminal
-from mad.commands.flags import ProtocolOption, StoreOption, SuiteOption, listed
+from mad.commands.flags import ProtocolOption, StoreOption, SuiteOption, listed, option
 
 
 def leaderboard(
     suite: SuiteOption = "quick",
     protocol: ProtocolOption = "sound",
     store: StoreOption = None,
-    format: Annotated[str, typer.Option("--format", help="table, md, csv or json.")] = "table",
+    format: Annotated[str, option("table, md, csv or json.")] = "table",
     iso: Annotated[
-        str,
-        typer.Option(help="Show the sizes that bench --iso made equal, comma-separated: state, params."),
+        str, option("Show the sizes that bench --iso made equal, comma-separated: state, params.")
     ] = "",
 ) -> None:
     """Compare every architecture in the store."""

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from mad.commands.flags import StoreOption, argument, option
+from mad.messages import brief, counted, say
 
-from mad.commands.flags import StoreOption
-from mad.messages import counted, say
+if TYPE_CHECKING:
+    from mad.store.store import Entry
 
 
 def rm(
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Runs, each by 6 digits of its id or more.")
-    ] = None,
-    suite: Annotated[str | None, typer.Option(help="Runs made for this suite: quick, quick@1.")] = None,
-    task: Annotated[str | None, typer.Option(help="Runs of this task.")] = None,
+    ids: Annotated[list[str] | None, argument("Runs, each by 6 digits of its id or more.", "[ID]...")] = None,
+    suite: Annotated[str | None, option("Runs made for this suite: quick, quick@1.")] = None,
+    task: Annotated[str | None, option("Runs of this task.")] = None,
     architecture: Annotated[
-        str | None, typer.Option(help="Runs of this spec, preset or label, spelled as it is listed.")
+        str | None, option("Runs of this spec, preset or label, spelled as it is listed.")
     ] = None,
-    status: Annotated[str | None, typer.Option(help="ok, stopped, diverged, failed or interrupted.")] = None,
-    study: Annotated[str | None, typer.Option(help="Language-model runs of this study.")] = None,
-    imported: Annotated[bool, typer.Option("--imported", help="Runs that came out of a file.")] = False,
-    unreadable: Annotated[
-        bool, typer.Option("--unreadable", help="What cannot be understood as a run.")
-    ] = False,
+    status: Annotated[str | None, option("ok, stopped, diverged, failed or interrupted.")] = None,
+    study: Annotated[str | None, option("Language-model runs of this study.")] = None,
+    imported: Annotated[bool, option("Runs that came out of a file.", "--imported")] = False,
+    unreadable: Annotated[bool, option("What cannot be understood as a run.", "--unreadable")] = False,
     store: StoreOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs; remove nothing.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what the options select without ids.")] = False,
+    dry_run: Annotated[bool, option("List the runs; remove nothing.", "--dry-run")] = False,
+    yes: Annotated[bool, option("Remove what the options select without ids.", "--yes")] = False,
 ) -> None:
     """Remove runs from the store, and list them. Options narrow the ids, or without ids the whole store."""
     from mad.store import Store
-    from mad.store.removal import line, matches
 
     options = {"suite": suite, "task": task, "architecture": architecture, "status": status, "study": study}
     wanted = {name: value for name, value in options.items() if value is not None}
@@ -40,10 +37,10 @@ def rm(
     Store(store, read_only=True).close()  # There is one: to write would make one.
     with Store(store, read_only=dry_run) as opened:
         named = opened.entries() if not ids else {run.id: run for run in map(opened.find, ids)}.values()
-        found = [run for run in named if matches(run, wanted, imported=imported, unreadable=unreadable)]
+        found = [run for run in named if _matches(run, wanted, imported=imported, unreadable=unreadable)]
         if not found:
             raise ValueError(f"no run in {opened.path} matches; give fewer options, or see `mad leaderboard`")
-        say("".join(f"{line(entry)}\n" for entry in found))
+        say("".join(f"{_line(entry)}\n" for entry in found))
         count = counted(len(found), "run")
         if dry_run:
             say(f"{count} would be removed from {opened.path}\n")
@@ -52,3 +49,24 @@ def rm(
             raise ValueError(f"{count} selected, and nothing was removed; to remove them, add --yes")
         opened.remove(found)
         say(f"{count} removed from {opened.path}\n")
+
+
+def _matches(entry: Entry, wanted: Mapping[str, str], *, imported: bool, unreadable: bool) -> bool:
+    """Whether a row is all that was asked for; a record that cannot be understood is nothing but that."""
+    record = entry.record
+    if record is None:
+        return not wanted and not imported
+    if unreadable or (imported and not record.imported):
+        return False
+    known = record.known()
+    return all(value in known.get(name, ()) for name, value in wanted.items())
+
+
+def _line(entry: Entry) -> str:
+    """The row for a person."""
+    record = entry.record
+    if record is None:
+        return brief(f"{entry.id}  not understood: {entry.reason}")
+    mark = ", imported" if record.imported else ""
+    what = f"{record.config.architecture.label}  {record.subject}"
+    return brief(f"{entry.id}  {record.status}{mark}  {what}")

@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.console import Console
 
 from mad import terminal
-from mad.commands.flags import StoreOption
+from mad.commands.flags import StoreOption, argument, option
 from mad.messages import brief, printable
 
 if TYPE_CHECKING:
@@ -19,12 +18,10 @@ if TYPE_CHECKING:
 
 
 def show(
-    what: Annotated[
-        str, typer.Argument(metavar="SPEC|RUN", help="An architecture, or the id of a stored run.")
-    ],
-    dim: Annotated[int, typer.Option(help="Width of the model.")] = 128,
-    seq_len: Annotated[int, typer.Option(help="Length at which FLOPs and state are counted.")] = 128,
-    vocab_size: Annotated[int, typer.Option(help="Size of the vocabulary.")] = 16,
+    what: Annotated[str, argument("An architecture, or the id of a stored run.", "SPEC|RUN")],
+    dim: Annotated[int, option("Width of the model.")] = 128,
+    seq_len: Annotated[int, option("Length at which FLOPs and state are counted.")] = 128,
+    vocab_size: Annotated[int, option("Size of the vocabulary.")] = 16,
     store: StoreOption = None,
 ) -> None:
     """Show an architecture layer by layer (parameters, FLOPs, state), or a stored run."""

@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from mad import terminal
+from mad.commands.flags import argument, option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +40,8 @@ def list_tasks(ctx: typer.Context) -> None:
 
 @tasks.command("show")
 def show_task(
-    name: Annotated[str, typer.Argument(help="A task, with options if you like: 'compression[seq_len=8]'.")],
-    seed: Annotated[int, typer.Option(help="Seed of the example.")] = 0,
+    name: Annotated[str, argument("A task, with options if you like: 'compression[seq_len=8]'.")],
+    seed: Annotated[int, option("Seed of the example.")] = 0,
 ) -> None:
     """Draw an example of a task and explain it."""
     import synthetic_tasks

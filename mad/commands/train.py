@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
-
-import typer
 
 from mad import terminal
 from mad.commands.flags import (
@@ -15,42 +14,44 @@ from mad.commands.flags import (
     PrecisionOption,
     ProtocolOption,
     StoreOption,
+    argument,
+    option,
 )
 from mad.messages import say
 
 
 def train(
-    spec: Annotated[str, typer.Argument(help="One architecture.")],
-    task: Annotated[str, typer.Argument(help="A task with its options: 'in-context-recall[seq_len=64]'.")],
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0,
-    examples: Annotated[int, typer.Option(help="Training examples.")] = 12_800,
-    epochs: Annotated[int, typer.Option(help="Passes over them.")] = 10,
-    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 128,
-    evaluations: Annotated[int, typer.Option(help="Points of the curve.")] = 10,
-    dim: Annotated[int, typer.Option(help="Width of the model.")] = 128,
-    seed: Annotated[int, typer.Option(help="Seed of data, order and initial weights.")] = 0,
+    spec: Annotated[str, argument("One architecture.")],
+    task: Annotated[str, argument("A task with its options: 'in-context-recall[seq_len=64]'.")],
+    lr: Annotated[float, option("Learning rate.")] = 1e-3,
+    weight_decay: Annotated[float, option("Weight decay.")] = 0.0,
+    examples: Annotated[int, option("Training examples.")] = 12_800,
+    epochs: Annotated[int, option("Passes over them.")] = 10,
+    batch_size: Annotated[int, option("Examples a step.")] = 128,
+    evaluations: Annotated[int, option("Points of the curve.")] = 10,
+    dim: Annotated[int, option("Width of the model.")] = 128,
+    seed: Annotated[int, option("Seed of data, order and initial weights.")] = 0,
     protocol: ProtocolOption = "sound",
     store: StoreOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "32-true",
     compile: CompileOption = False,
-    save: Annotated[Path | None, typer.Option(help="Write the trained model to this file.")] = None,
+    save: Annotated[Path | None, option("Write the trained model to this file.")] = None,
     force: ForceOption = False,
 ) -> None:
     """Train one architecture on one task with one configuration, and print its curve."""
     from mad import api
+    from mad.commands.show import show_record
     from mad.progress import Display
 
-    display: list[Display] = []
+    with contextlib.ExitStack() as opened:
+        display: list[Display] = []
 
-    def report(group: Any, progress: Any) -> None:
-        if not display:
-            display.append(Display([group], lambda group: 1.0))
-            display[0].__enter__()
-        display[0].report(group, progress)
+        def report(group: Any, progress: Any) -> None:
+            if not display:
+                display.append(opened.enter_context(Display([group], lambda group: 1.0)))
+            display[0].report(group, progress)
 
-    try:
         record = api.train(
             spec,
             task,
@@ -71,11 +72,6 @@ def train(
             force=force,
             report=report,
         )
-    finally:
-        for shown in display:
-            shown.__exit__(None, None, None)
-    from mad.commands.show import show_record
-
     show_record(record, terminal.console())
     if save is not None:
         say(f"\nmodel written to {save}")

@@ -8,14 +8,16 @@ made with.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
+import importlib.metadata
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 import synthetic_tasks
+from mad.data import suites
 from mad.data.bounds import MOST_ENTRIES, Amount, Fraction, Seed, Signed, Whole, Word
+from mad.messages import near
 from synthetic_tasks import Task
 
 _T = TypeVar("_T")
@@ -124,137 +126,7 @@ class Suite(Data):
         return f"{self.name}@{self.version}"
 
 
-PUBLISHED_GRID: dict[str, Any] = {"lrs": (1e-4, 5e-4, 1e-3), "weight_decays": (0.0, 0.1)}
-
-
-def _published(task: str, train_examples: int) -> Setting:
-    return Setting(
-        task=task, train_examples=train_examples, epochs=200, batch_size=128, evaluations=40, **PUBLISHED_GRID
-    )
-
-
-def _mad_2024() -> tuple[Setting, ...]:
-    """The 66 settings of arXiv:2403.17844: a baseline of each task, then one variable changed at a time."""
-    vocabulary, examples = (32, 64, 128), (6400, 3200, 1600, 800)
-    recall_lengths, copying_lengths, compression_lengths = (256, 512, 1024), (512, 1024), (64, 128, 256)
-    axes: dict[str, list[tuple[str, tuple[float, ...]]]] = {
-        "in-context-recall": [("vocab_size", vocabulary), ("seq_len", recall_lengths)],
-        "noisy-in-context-recall": [
-            ("vocab_size", (48, 80, 144)),
-            ("seq_len", recall_lengths),
-            ("frac_noise", (0.4, 0.6, 0.8)),
-        ],
-        "fuzzy-in-context-recall": [("vocab_size", vocabulary), ("seq_len", recall_lengths)],
-        "selective-copying": [
-            ("vocab_size", vocabulary),
-            ("seq_len", copying_lengths),
-            ("num_tokens_to_copy", (32, 64, 96)),
-        ],
-        "compression": [("vocab_size", vocabulary), ("seq_len", compression_lengths)],
-    }
-    settings = []
-    for name, changes in axes.items():
-        settings.append(_published(name, 12_800))
-        settings += [_published(f"{name}[{field}={v}]", 12_800) for field, values in changes for v in values]
-        settings += [_published(name, n) for n in examples]
-    settings.append(_published("memorization", 256))
-    settings += [_published(f"memorization[vocab_size={v}]", 256) for v in (512, 1024, 2048, 4096, 8192)]
-    return tuple(settings)
-
-
-def _baseline() -> tuple[Setting, ...]:
-    """Of those the first of each task."""
-    first: dict[str, Setting] = {}
-    for setting in _mad_2024():
-        first.setdefault(setting.task.partition("[")[0], setting)
-    return tuple(first.values())
-
-
-def _smoke(task: str) -> Setting:
-    return Setting(
-        task=task,
-        train_examples=64,
-        epochs=2,
-        batch_size=16,
-        lrs=(1e-3, 2e-3),
-        weight_decays=(0.0,),
-        evaluations=2,
-        validation_examples=64,
-        test_examples=64,
-    )
-
-
-def _quick(task: str, epochs: int, train_examples: int = 12_800) -> Setting:
-    # One learning rate: at these budgets 3e-3 beat 1e-3 for every architecture and task that was calibrated.
-    return Setting(
-        task=task,
-        train_examples=train_examples,
-        epochs=epochs,
-        batch_size=32,
-        lrs=(3e-3,),
-        weight_decays=(0.0,),
-        evaluations=10,
-    )
-
-
-SUITES = {
-    suite.name: suite
-    for suite in (
-        Suite(
-            name="smoke",
-            version=1,
-            about="six tiny tasks: does everything run? Its scores mean nothing",
-            dim=32,
-            seeds=1,
-            settings=tuple(
-                _smoke(task)
-                for task in (
-                    "in-context-recall[vocab_size=8, seq_len=16]",
-                    "noisy-in-context-recall[vocab_size=12, seq_len=16, noise_vocab_size=4]",
-                    "fuzzy-in-context-recall[vocab_size=10, seq_len=24, key_motif_max=2, value_motif_max=2]",
-                    "selective-copying[vocab_size=8, seq_len=16, num_tokens_to_copy=4]",
-                    "compression[vocab_size=8, seq_len=8]",
-                    "memorization[vocab_size=32, seq_len=8]",
-                )
-            ),
-        ),
-        Suite(
-            name="quick",
-            version=1,
-            about="six small tasks, calibrated to tell architectures apart in minutes on a laptop",
-            dim=64,
-            seeds=1,
-            settings=(
-                _quick("in-context-recall[vocab_size=32, seq_len=32, train_targets=answers]", 2),
-                _quick("noisy-in-context-recall[seq_len=32, train_targets=answers]", 2),
-                _quick(
-                    "fuzzy-in-context-recall[vocab_size=12, seq_len=48, key_motif_max=2, value_motif_max=2, "
-                    "train_targets=answers]",
-                    2,
-                ),
-                _quick("selective-copying[seq_len=32, num_tokens_to_copy=8]", 2),
-                _quick("compression[seq_len=8]", 3),
-                _quick("memorization[vocab_size=1024]", 50, train_examples=256),
-            ),
-        ),
-        Suite(
-            name="baseline",
-            version=1,
-            about="the six baseline settings of the published protocol, three seeds: one GPU, minutes",
-            dim=128,
-            seeds=3,
-            settings=_baseline(),
-        ),
-        Suite(
-            name="mad-2024",
-            version=1,
-            about="all 66 settings of arXiv:2403.17844 x 6 grid points = 396 runs an architecture",
-            dim=128,
-            seeds=1,
-            settings=_mad_2024(),
-        ),
-    )
-}
+SUITES = {name: Suite(name=name, **data) for name, data in suites.SUITES.items()}
 
 
 def get_protocol(name: str) -> Protocol:
@@ -262,9 +134,13 @@ def get_protocol(name: str) -> Protocol:
 
 
 def get_suite(name: str) -> Suite:
-    """A suite by name, or by name@version."""
+    """A suite by name or name@version, of ours or of another package; or package.module:NAME."""
+    if ":" in name:
+        from architectures.registry import load_object  # Loads torch.
+
+        return _suite(load_object(name), name)
     bare, _, version = name.partition("@")
-    suite = _get("suite", bare, SUITES)
+    suite = _get("suite", bare, SUITES | _announced())
     if version and version != str(suite.version):
         raise ValueError(
             f"suite {name!r} is not in this release, which has {suite.label}; install the release that has it"
@@ -272,9 +148,31 @@ def get_suite(name: str) -> Suite:
     return suite
 
 
+@functools.cache
+def _announced() -> dict[str, Suite]:
+    """The suites of other packages, by their entry points in the group mad.suites."""
+    found: dict[str, Suite] = {}
+    for point in importlib.metadata.entry_points(group="mad.suites"):
+        where = f"entry point {point.name!r} of group mad.suites ({point.value})"
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise ValueError(f"{where} cannot be loaded: {error}; repair or uninstall its package") from error
+        suite = _suite(loaded, where)
+        if suite.name in SUITES | found:
+            raise ValueError(f"{where}: the name {suite.name!r} is taken; choose another")
+        found[suite.name] = suite
+    return found
+
+
+def _suite(found: object, where: str) -> Suite:
+    if not isinstance(found, Suite):
+        raise ValueError(f"{where} is a {type(found).__name__}; name a mad.data.protocol.Suite")
+    return found
+
+
 def _get(kind: str, name: str, known: dict[str, _T]) -> _T:
     if name not in known:
-        close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = near(name, known, cutoff=0.5)
         raise ValueError(f"unknown {kind} {name!r}{hint}; available: {', '.join(known)}")
     return known[name]

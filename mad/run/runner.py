@@ -89,13 +89,14 @@ def _records(group: Group, found: list[dict[str, Any]]) -> list[Record]:
     ]
 
 
-def check_sketch(cell: Cell) -> None:
+def check_sketch(cell: Cell) -> Cell:
     """What can be said of a cell without weights: its size, and whether a layer declares that it sees too
-    much.
+    much. The cell comes back as it was.
     """
     model, task = sketch_cell(cell), cell.task
     if isinstance(model, nn.Module) and task.readout == "every":
         causality.require_declared(model, task=_asked(task), remedy=CAUSAL_REMEDY)
+    return cell
 
 
 @one_driver()

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 import architectures
 import synthetic_tasks
 from architectures.builder import seeded
+from architectures.contract.whole import Candidate
 from architectures.model import resolve_options
 from architectures.outside.identity import code_hash
 from architectures.registry import get, load_object
@@ -23,6 +25,7 @@ from mad.run.iso import Goals, equalise
 from synthetic_tasks import Task
 
 Factory = Callable[[Task], nn.Module]
+CONTRACT_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,21 @@ def factory_named(text: str) -> Factory | None:
     path = ":" in text and text.replace(":", "").replace(".", "").replace("_", "").isalnum()
     loaded = load_object(text) if path else None
     return loaded if inspect.isfunction(loaded) else None
+
+
+def candidates(factory: Factory, suite: Suite, protocol: Protocol) -> list[Candidate]:
+    """The models of a factory for the tasks of a suite, to be put to the contract."""
+    return [
+        Candidate(
+            name=str(task),
+            file=inspect.getfile(factory),
+            make=functools.partial(factory, task),
+            tokens=torch.from_numpy(task.draw(0, "train", CONTRACT_ROWS).inputs),
+            vocab_size=task.vocab_size,
+            causal=task.readout == "every",
+        )
+        for task in (setting.resolve(protocol) for setting in suite.settings)
+    ]
 
 
 def resolve(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from mad.data.records import Record
-from mad.run.engines.engine import Options, missing
+from mad.run.engines import Options, missing
 from mad.run.runner import environment_of, run_group, unfinished
 from mad.run.sweep import Group
 from mad.store import Store

@@ -1,12 +1,19 @@
+import importlib.metadata
+import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 import synthetic_tasks
+from mad.data import protocol
 from mad.data.protocol import PROTOCOLS, SUITES, Protocol, Setting, Suite, get_protocol, get_suite
 from mad.data.records import ArchitectureConfig, RunConfig, content_hash, setting_fields, setting_key
+from tests.commands import Command
 
 MAD_2024 = get_suite("mad-2024")
 BASELINE = get_suite("baseline")
@@ -169,6 +176,72 @@ def test_a_suite_is_found_by_name_and_version_but_not_by_another_version() -> No
         get_suite("mad-2024@2")
     with pytest.raises(ValueError, match="did you mean 'mad-2024'"):
         get_suite("mad-2042@1")
+
+
+MINE = """
+from mad.data.protocol import Setting, Suite
+
+setting = Setting(task="compression[seq_len=8]", train_examples=32, epochs=1, batch_size=16, lrs=(1e-3,),
+                  weight_decays=(0.0,), validation_examples=16, test_examples=16)
+MINE = Suite(name="mine", version=3, about="", dim=16, seeds=1, settings=(setting,))
+QUICK = MINE.model_copy(update={"name": "quick"})
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """A file with a suite, which can be announced as a package's."""
+    (tmp_path / "their_suites.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def announce(value: str) -> None:
+        point = EntryPoint(name="mine", value=value, group="mad.suites")
+        entry_points = importlib.metadata.entry_points
+        monkeypatch.setattr(
+            "importlib.metadata.entry_points",
+            lambda *, group: [point] if group == "mad.suites" else entry_points(group=group),
+        )
+        protocol._announced.cache_clear()
+
+    yield announce
+    sys.modules.pop("their_suites", None)
+    protocol._announced.cache_clear()
+
+
+def test_a_suite_of_the_users_own_is_named_in_a_file_or_by_an_entry_point(
+    mine: Callable[[str], None], cli: Command, tmp_path: Path
+) -> None:
+    store = ("--store", tmp_path / "store.sqlite")
+    assert cli("bench", "mlp", "--suite", "their_suites:MINE", "--device", "cpu", *store).status == 0
+    mine("their_suites:MINE")
+    for name in ("mine", "mine@3", "their_suites:MINE"):
+        said = cli("leaderboard", "--suite", name, "--format", "csv", *store)
+        assert said.status == 0 and "\n1,mlp," in said.out
+    with pytest.raises(ValueError, match="unknown suite 'mime'; did you mean 'mine'"):
+        get_suite("mime")
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        ("their_suites:setting", r"\(their_suites:setting\) is a Setting; name a mad.data.protocol.Suite"),
+        ("their_suites:QUICK", "the name 'quick' is taken; choose another"),
+        ("no_such_module:MINE", "cannot be loaded: No module named 'no_such_module'; repair or uninstall"),
+    ],
+)
+def test_a_suite_that_cannot_be_announced_is_refused(
+    value: str, answer: str, mine: Callable[[str], None]
+) -> None:
+    mine(value)
+    with pytest.raises(ValueError, match=f"entry point 'mine' of group mad.suites.*{answer}"):
+        get_suite("quick")
+
+
+def test_what_is_not_a_suite_is_refused(mine: Callable[[str], None]) -> None:
+    with pytest.raises(ValueError, match="their_suites:setting is a Setting; name a mad.data.protocol.Suite"):
+        get_suite("their_suites:setting")
+    with pytest.raises(ValueError, match="has no 'MIME'; did you mean 'MINE'"):
+        get_suite("their_suites:MIME")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from mad.data.protocol import Protocol, get_protocol
 from mad.data.records import Metrics, Record
 from mad.run.batches import load, order
 from mad.run.cost import cost_of
-from mad.run.engines import ENGINES, Options
+from mad.run.engines import Options, get_engine
 from mad.run.estimate import work
 from mad.run.learners import Batched, Turns
 from mad.run.optim import learning_rate
@@ -745,7 +745,9 @@ class Engine:
                 report(group, progress)
 
         groups = [group for at in cells for group in at.groups()]
-        return [found for _, found in ENGINES["inline"](groups, self.store, Options(fabric=CPU, report=note))]
+        return [
+            found for _, found in get_engine("inline")(groups, self.store, Options(fabric=CPU, report=note))
+        ]
 
 
 @pytest.fixture
