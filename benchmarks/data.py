@@ -8,44 +8,32 @@ shuffling all permutations of the keys and values, which is how such tasks are c
 few rows only.
 """
 
-import argparse
-import itertools
-import json
 import os
+
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+import itertools
 import platform
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
 
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_variable] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+import numpy as np
 
-import numpy as np  # noqa: E402
+import synthetic_tasks
 
-import synthetic_tasks  # noqa: E402
-
-ROWS = {128: 2560, 1024: 256}  # rows a draw, by seq_len
+ROWS = {128: 2560, 1024: 256}  # rows per draw, by seq_len
 REPETITIONS = 7
 
 Motif = tuple[int, ...]
 Row = tuple[list[int], list[int]]  # inputs, targets
 
 
-def naive_in_context_recall(rng: np.random.Generator, vocab_size: int, seq_len: int, rows: int) -> list[Row]:
+def naive_in_context_recall(rng: np.random.Generator, vocab_size: int, seq_len: int) -> Row:
     """In-context recall, token by token."""
-    return [_recall_row(rng, vocab_size, seq_len) for _ in range(rows)]
-
-
-def naive_fuzzy_recall(rng: np.random.Generator, vocab_size: int, seq_len: int, rows: int) -> list[Row]:
-    """Fuzzy recall for testing with motifs of up to 3 tokens, from shuffled lists of all motifs."""
-    return [_fuzzy_row(rng, vocab_size, seq_len) for _ in range(rows)]
-
-
-def _recall_row(rng: np.random.Generator, vocab_size: int, seq_len: int) -> Row:
     table: dict[int, int] = {}
     inputs, targets = [], []
     for _ in range(seq_len // 2 - 1):
@@ -58,7 +46,8 @@ def _recall_row(rng: np.random.Generator, vocab_size: int, seq_len: int) -> Row:
     return inputs + [probe, table[probe]], targets + [table[probe], synthetic_tasks.IGNORE]
 
 
-def _fuzzy_row(rng: np.random.Generator, vocab_size: int, seq_len: int) -> Row:
+def naive_fuzzy_recall(rng: np.random.Generator, vocab_size: int, seq_len: int) -> Row:
+    """Fuzzy recall for testing with motifs of up to 3 tokens, from shuffled lists of all motifs."""
     half, ignore = (vocab_size - 1) // 2, synthetic_tasks.IGNORE
     keys: list[Motif] = list(itertools.permutations(range(half), 3))
     values: list[list[Motif]] = [
@@ -91,19 +80,19 @@ def _fuzzy_row(rng: np.random.Generator, vocab_size: int, seq_len: int) -> Row:
     return ([vocab_size - 1] * pads + inputs)[:-1], ([ignore] * pads + targets)[1:]
 
 
+def many(
+    row: Callable[..., Row], vocab_size: int, seq_len: int, rows: int, rng: np.random.Generator
+) -> list[Row]:
+    return [row(rng, vocab_size, seq_len) for _ in range(rows)]
+
+
 def rate(draw: Callable[[], object], rows: int, repetitions: int = REPETITIONS) -> float:
     """The median rows per second over the repetitions, after one call to warm up."""
-    draw()
-    seconds = []
-    for _ in range(repetitions):
-        start = time.perf_counter()
-        draw()
-        seconds.append(time.perf_counter() - start)
-    return rows / median(seconds)
+    return rows / median(times[0] for times in harness.turns({0: draw}, repetitions, time.perf_counter))
 
 
 def measure() -> list[dict[str, str | float]]:
-    """One record a task, setting and split; the peers last."""
+    """One record per task, setting and split; the peers last."""
     records: list[dict[str, str | float]] = []
     for seq_len, rows in ROWS.items():
         for options in (f"seq_len={seq_len}", f"vocab_size=128,seq_len={seq_len}"):
@@ -112,10 +101,12 @@ def measure() -> list[dict[str, str | float]]:
                 for split in ("train", "test"):
                     speed = rate(partial(task.draw, 0, split, rows), rows)
                     records.append(_record(f"{name}[{options}]", split, speed, "this package"))
-    for name, draw, vocab_size, seq_len, rows, repetitions in PEERS:
-        speed = rate(partial(draw, np.random.default_rng(0), vocab_size, seq_len, rows), rows, repetitions)
+    for name, row, vocab_size, seq_len, rows, repetitions in PEERS:
+        speed = rate(
+            partial(many, row, vocab_size, seq_len, rows, np.random.default_rng(0)), rows, repetitions
+        )
         setting = f"{name}[vocab_size={vocab_size},seq_len={seq_len}]"
-        records.append(_record(setting, "test", speed, draw.__name__))
+        records.append(_record(setting, "test", speed, row.__name__))
     return records
 
 
@@ -133,7 +124,7 @@ PEERS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Rows per second of the synthetic tasks on one core.")
+    parser = harness.options(__doc__, write=None)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to this file")
     arguments = parser.parse_args()
     records = measure()
@@ -142,14 +133,8 @@ def main() -> None:
         setting, split, speed, generator = record.values()
         print(f"{setting:<52} {split:<6} {speed:>10,.0f}  {generator}")
     if arguments.json:
-        environment = {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "machine": platform.machine(),
-        }
-        arguments.json.write_text(
-            json.dumps({"environment": environment, "records": records}, indent=1) + "\n"
-        )
+        about = {"python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine()}
+        harness.write(arguments.json, {"environment": about, "records": records})
 
 
 if __name__ == "__main__":

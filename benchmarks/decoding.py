@@ -22,23 +22,21 @@ import argparse
 import gc
 import json
 import platform
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+import torch
+from torch import Tensor
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
+import architectures
+from architectures.primitives.sparse_mlp import SparseMLP
 
-import architectures  # noqa: E402
-from architectures.primitives.sparse_mlp import SparseMLP  # noqa: E402
-
-RESULTS = Path(__file__).with_name("results") / "decoding-cpu.json"
+RESULTS = harness.RESULTS / "decoding-cpu.json"
 PROMPT = 16
 VOCABULARY = 32_000
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
@@ -60,10 +58,9 @@ class Shape:
     whole: bool = False
 
     def spec(self, kind: str) -> str:
-        dense = f"mh-attention[heads={self.heads}]"
-        sparse = f"sparse-attention[modules={self.modules}, heads={self.heads}]"
-        attention = dense if kind in ("dense", "ff") else sparse
-        inner = self.dense if kind in ("dense", "ff") else self.wide
+        attention, inner = f"sparse-attention[modules={self.modules}, heads={self.heads}]", self.wide
+        if kind in ("dense", "ff"):
+            attention, inner = f"mh-attention[heads={self.heads}]", self.dense
         rank = "" if self.rank is None else f", rank={self.rank}"
         mlp = (
             f"sparse-mlp[inner={inner}, block={self.block}{rank}]" if "ff" in kind else f"mlp[inner={inner}]"
@@ -90,8 +87,7 @@ class Decoder:
         )
         self.generator = torch.Generator().manual_seed(1)
         self.shape, self.batch, self.vocabulary = shape, batch, vocabulary
-        prompt = self.tokens(PROMPT)
-        _, self.state = self.model.prefill(prompt, self.model.init_state(batch))
+        _, self.state = self.model.prefill(self.tokens(PROMPT), self.model.init_state(batch))
 
     def tokens(self, length: int) -> Tensor:
         return torch.randint(self.vocabulary, (self.batch, length), generator=self.generator)
@@ -123,7 +119,7 @@ class Decoder:
         return total / self.shape.layers
 
 
-def compare(shape: Shape, kind: str, dense: Decoder, rounds: int, now: Callable[[], float]) -> dict[str, Any]:
+def compare(shape: Shape, kind: str, dense: Decoder, rounds: int, clock: str) -> dict[str, Any]:
     other = Decoder(shape, kind, dense.batch)
     row: dict[str, Any] = {
         "kind": kind,
@@ -133,46 +129,32 @@ def compare(shape: Shape, kind: str, dense: Decoder, rounds: int, now: Callable[
         "touched": other.touched(),
     }
     for part in ("blocks", "whole") if shape.whole else ("blocks",):
-        calls = [getattr(d, part) for d in (dense, other)]
-        for call in calls:
-            call()
-        times = [[timed(call, now) for call in calls] for _ in range(rounds)]
+        times = harness.turns({d: getattr(d, part) for d in (dense, other)}, rounds, CLOCKS[clock])
         layers = shape.layers if part == "blocks" else 1
-        a, b = zip(*times, strict=True)
+        a, b = ([1000 * t[d] / layers for t in times] for d in (dense, other))
+        gains = sorted(t[dense] / t[other] for t in times)
         row[part] = {
-            "dense_ms": 1000 * median(a) / layers,
-            "ms": 1000 * median(b) / layers,
-            "dense_best_ms": 1000 * min(a) / layers,
-            "best_ms": 1000 * min(b) / layers,
-            "gain": median(x / y for x, y in times),
-            "quartiles": quartiles([x / y for x, y in times]),
+            "dense_ms": median(a),
+            "ms": median(b),
+            "dense_best_ms": min(a),
+            "best_ms": min(b),
+            "gain": median(gains),
+            "quartiles": [gains[len(gains) // 4], gains[3 * len(gains) // 4]],
         }
     return row
 
 
-def timed(call: Callable[[], None], now: Callable[[], float]) -> float:
-    start = now()
-    call()
-    return now() - start
-
-
-def quartiles(values: list[float]) -> list[float]:
-    ordered = sorted(values)
-    return [ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]]
-
-
 def run(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    batches = [int(b) for b in args.batches.split(",")]
     for name in args.shapes.split(","):
         shape = SHAPES[name]
         if args.layers:
             shape = replace(shape, layers=args.layers, whole=False)
-        for batch in batches:
+        for batch in harness.numbers(args.batches):
             dense = Decoder(shape, "dense", batch)
             for kind in args.kinds.split(","):
                 if kind.endswith("loss") and not shape.whole:
                     continue
-                found = compare(shape, kind, dense, args.rounds, CLOCKS[args.clock])
+                found = compare(shape, kind, dense, args.rounds, args.clock)
                 gc.collect()
                 yield {
                     "shape": name,
@@ -187,12 +169,7 @@ def run(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Gain a block against the shape at batch 1, and against the batch at the 800M shape."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams["svg.hashsalt"] = "mad"  # the same figures give the same file
+    plt = harness.pyplot("mad")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     names = [n for n in SHAPES if any(r["shape"] == n for r in rows)]
     for kind in ("ff", "qkv", "ff+qkv"):
@@ -212,12 +189,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_title(title)
         axes.set_ylabel("times as fast as dense")
         axes.legend()
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    harness.save(figure, path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = harness.options(__doc__, write=f"add to {RESULTS.name}, replacing equal rows")
     parser.add_argument("--shapes", default="256,512,800M", help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--kinds", default="ff,qkv,ff+qkv,ff+qkv+loss")
     parser.add_argument("--batches", default="1")
@@ -227,22 +203,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall")
-    parser.add_argument("--write", action="store_true", help=f"add to {RESULTS.name}, replacing equal rows")
     parser.add_argument("--plot", type=Path, help="draw what was measured so far there, and measure nothing")
     args = parser.parse_args()
     if args.plot:
         plot(json.loads(RESULTS.read_text())["rows"], args.plot)
         return
     torch.set_num_threads(args.threads)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    results = harness.read(RESULTS) or {"rows": []}
     key = ("shape", "stack", "kind", "batch", "clock", "threads")
     with torch.inference_mode():
         for row in run(args):
-            parts = [(p, row[p]) for p in ("blocks", "whole") if p in row]
             cells = " | ".join(
                 f"{p}: {c['dense_ms']:.3f} -> {c['ms']:.3f} ms, {c['gain']:.2f} x "
                 f"({c['quartiles'][0]:.2f} to {c['quartiles'][1]:.2f})"
-                for p, c in parts
+                for p in ("blocks", "whole")
+                if (c := row.get(p))
             )
             share = row["touched"] / row["dense_params"]
             print(
@@ -253,8 +228,7 @@ def main() -> None:
                 kept = [r for r in results["rows"] if any(r[k] != row[k] for k in key)]
                 machine = {"torch": torch.__version__, "processor": platform.processor() or "CPU"}
                 results = {"machine": machine, "rows": [*kept, row]}
-                RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+                harness.write(RESULTS, results)
 
 
 if __name__ == "__main__":

@@ -10,62 +10,30 @@ docs/figures/growth.svg.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
+import harness
 import torch
-import torch.nn.functional as F
+from small_models import adamw, byte_tokens, nats, rows, update
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import architectures
+from architectures.growth import grow
 
-import architectures  # noqa: E402
-from architectures.growth import grow  # noqa: E402
-
-RESULT = ROOT / "benchmarks" / "results" / "growth.json"
-FIGURE = ROOT / "docs" / "figures" / "growth.svg"
 LENGTH, BATCH, LR, WARMUP = 96, 16, 2e-3, 30
 # Sizes on the way; the last one is what is compared.
 SIZES = (("2*(mh-attention swiglu)", 32), ("3*(mh-attention swiglu)", 64), ("4*(mh-attention swiglu)", 96))
 
 
-def corpus() -> tuple[Tensor, Tensor]:
-    """Bytes of the standard library's modules for training, and of every tenth one for validation."""
-    files = sorted(Path(os.__file__).parent.glob("*.py"))
-    train = b"".join(f.read_bytes() for i, f in enumerate(files) if i % 10)
-    held_out = b"".join(f.read_bytes() for i, f in enumerate(files) if i % 10 == 0)
-    return tuple(torch.frombuffer(bytearray(t), dtype=torch.uint8).long() for t in (train, held_out))  # type: ignore[return-value]
-
-
-def rows(data: Tensor, step: int, count: int) -> Tensor:
-    """Rows of LENGTH + 1 bytes, keyed by the step."""
-    generator = torch.Generator().manual_seed(step)
-    start = torch.randint(len(data) - LENGTH - 1, (count,), generator=generator)
-    return data[start[:, None] + torch.arange(LENGTH + 1)]
-
-
-def loss_of(model: Any, batch: Tensor) -> Tensor:
-    return F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+def keyed(data: Tensor, step: int, count: int) -> Tensor:
+    """Rows that the step decides."""
+    return rows(data, count, LENGTH, torch.Generator().manual_seed(step))
 
 
 def make(spec: str, dim: int, seed: int) -> Any:
     return architectures.build(spec, vocab_size=256, dim=dim, max_len=LENGTH, seed=seed)
-
-
-def optimizer_of(model: Any) -> torch.optim.AdamW:
-    hints = model.hints()
-    groups = [
-        {"params": [p for n, p in model.named_parameters() if hints[n].decay == decay], "weight_decay": wd}
-        for decay, wd in ((True, 0.1), (False, 0.0))
-    ]
-    return torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.98), fused=True)
 
 
 def flops_of(model: Any) -> float:
@@ -76,17 +44,17 @@ def flops_of(model: Any) -> float:
 
 def train(stages: list[tuple[str, int, int]], budget: float, seed: int, every: int) -> dict[str, Any]:
     """Stages (spec, dim, steps); the last one runs until the budget of FLOPs is spent."""
-    data, held_out = corpus()
-    check = rows(held_out, 10**6, 128)
+    data, held_out = byte_tokens()
+    check = keyed(held_out, 10**6, 128)
     spec, dim, _ = stages[0]
     model = make(spec, dim, seed)
-    optimizer: Any = optimizer_of(model)
+    optimizer: Any = adamw(model, LR, fused=True)
     curve, jumps, spent, step = [], [], 0.0, 0
     start = time.process_time()
 
     @torch.no_grad()
     def measure() -> float:
-        return float(torch.stack([loss_of(model, part) for part in check.split(32)]).mean())
+        return float(torch.stack([nats(model, part) for part in check.split(32)]).mean())
 
     for stage, (spec, dim, steps) in enumerate(stages):
         if stage:
@@ -98,25 +66,20 @@ def train(stages: list[tuple[str, int, int]], budget: float, seed: int, every: i
         while spent < budget if last else step < first + steps:
             # One cosine over the whole budget, the same for all; a short warm-up at the start of each stage.
             rate = LR * 0.5 * (1 + math.cos(math.pi * min(spent / budget, 1)))
-            for group in optimizer.param_groups:
-                group["lr"] = rate * min(1, (step - first + 1) / WARMUP)
-            loss_of(model, rows(data, step, BATCH)).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            rate *= min(1, (step - first + 1) / WARMUP)
+            update(model, optimizer, nats(model, keyed(data, step, BATCH)), rate)
             step, spent = step + 1, spent + cost
             if step % every == 0:
                 curve.append({"step": step, "flops": spent, "loss": measure()})
                 print(f"{spec} {dim} step {step} {spent:.3e} FLOPs {curve[-1]['loss']:.4f}", flush=True)
     curve.append({"step": step, "flops": spent, "loss": measure()})
-    seconds = time.process_time() - start
     return {
-        "stages": [[s, d, n] for s, d, n in stages],
+        "stages": [list(stage) for stage in stages],
         "params": sum(p.numel() for p in model.parameters()),
         "tokens": step * BATCH * LENGTH,
         "flops": spent,
         "loss": curve[-1]["loss"],
-        "seconds": round(seconds, 1),
+        "seconds": round(time.process_time() - start, 1),
         "curve": curve,
         "jumps": jumps,
     }
@@ -128,13 +91,7 @@ def reached(run: dict[str, Any], loss: float) -> float | None:
 
 
 def plot(results: dict[str, Any]) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "growth"
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 3.6))
+    figure, axes = harness.pyplot("growth").subplots(figsize=(6, 3.6))
     for i, (name, runs) in enumerate(results["runs"].items()):
         for j, run in enumerate(runs):
             xs, ys = [p["flops"] for p in run["curve"]], [p["loss"] for p in run["curve"]]
@@ -145,20 +102,18 @@ def plot(results: dict[str, Any]) -> None:
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
     figure.tight_layout()
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FIGURE, metadata={"Date": None})
+    harness.save(figure, harness.FIGURES / "growth.svg")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = harness.options(__doc__, write="write the results and the plot")
     parser.add_argument("--steps", type=int, default=250, help="steps of the model trained from scratch")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--every", type=int, default=25, help="steps between measurements")
-    parser.add_argument("--write", action="store_true", help="write the results and the plot")
     args = parser.parse_args()
     (small, s), (middle, m), (large, d) = SIZES
-    budget = args.steps * flops_of(make(large, d, 0))
     n = args.steps
+    budget = n * flops_of(make(large, d, 0))
     plans = {
         "from scratch": [(large, d, 0)],
         "grown once": [(small, s, 2 * n), (large, d, 0)],
@@ -180,8 +135,7 @@ def main() -> None:
             )
     if args.write:
         results = {"torch": torch.__version__, "threads": torch.get_num_threads(), "runs": runs}
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(json.dumps(results, indent=1) + "\n")
+        harness.write(harness.RESULTS / "growth.json", results)
         plot(results)
 
 

@@ -16,28 +16,18 @@ take turns and the median of three rounds counts, beyond it one run of each.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import sys
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+import torch
 
-import torch  # noqa: E402
+import architectures
+from architectures.sizes.memory import PeakMemory
 
-import architectures  # noqa: E402
-from architectures.sizes.memory import PeakMemory  # noqa: E402
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "long-context.json"
-FIGURE = ROOT / "docs" / "figures" / "long-context.svg"
+RESULT, FIGURE = harness.RESULTS / "long-context.json", harness.FIGURES / "long-context.svg"
 WIDTH = 64
-LENGTHS = "1024,2048,4096,8192,16384,32768"
-DEPTHS = "2,4,8,16,32"
 LSH = "lsh-attention[window=64]"
 CONTENDERS = {
     "dense": "4*(mh-attention swiglu)",
@@ -55,17 +45,20 @@ class Step:
         generator = torch.Generator().manual_seed(0)
         self.tokens = torch.randint(16, (1, length), generator=generator)
 
-    def seconds(self) -> float:
+    def __call__(self) -> None:
         self.model.zero_grad()
-        start = time.process_time()
         self.model(self.tokens).square().mean().backward()
-        return time.process_time() - start
 
     def measured(self) -> tuple[float, int]:
         """Seconds and peak bytes of one and the same run."""
         with PeakMemory() as memory:
-            seconds = self.seconds()
+            seconds = harness.seconds(self)
         return seconds, memory.peak - sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+
+def in_turns(steps: dict[str, Step]) -> list[dict[str, float]]:
+    """Seconds in three rounds of steps that have run before."""
+    return [{name: harness.seconds(step) for name, step in steps.items()} for _ in range(3)]
 
 
 def by_length(lengths: list[int]) -> list[dict[str, Any]]:
@@ -73,19 +66,11 @@ def by_length(lengths: list[int]) -> list[dict[str, Any]]:
     for length in lengths:
         steps = {name: Step(spec, length) for name, spec in CONTENDERS.items()}
         once = {name: step.measured() for name, step in steps.items()}
-        seconds = {name: s for name, (s, _) in once.items()}
-        if length <= 4096:
-            rounds = [{name: step.seconds() for name, step in steps.items()} for _ in range(3)]
-            seconds = {name: median(r[name] for r in rounds) for name in steps}
-        for name in steps:
-            row: dict[str, Any] = {
-                "name": name,
-                "length": length,
-                "seconds": seconds[name],
-                "bytes": once[name][1],
-            }
-            rows.append(row)
-            print(f"{length:6d} {name:10s} {row['bytes'] / 1e6:9.1f} MB {row['seconds']:8.2f} s", flush=True)
+        rounds = in_turns(steps) if length <= 4096 else [{name: s for name, (s, _) in once.items()}]
+        for name, (_, size) in once.items():
+            seconds = median(r[name] for r in rounds)
+            rows.append({"name": name, "length": length, "seconds": seconds, "bytes": size})
+            print(f"{length:6d} {name:10s} {size / 1e6:9.1f} MB {seconds:8.2f} s", flush=True)
     return rows
 
 
@@ -95,7 +80,7 @@ def by_depth(depths: list[int]) -> list[dict[str, Any]]:
         body = f"{depth // 2}*(mh-attention swiglu)"
         steps = {"plain": Step(body, 1024), "reversible": Step(f"reversible{{{body}}}", 1024)}
         found = {name: step.measured()[1] for name, step in steps.items()}
-        rounds = [{name: step.seconds() for name, step in steps.items()} for _ in range(3)]
+        rounds = in_turns(steps)
         ratio = median(r["reversible"] / r["plain"] for r in rounds)
         for name in steps:
             rows.append(
@@ -115,32 +100,30 @@ def by_depth(depths: list[int]) -> list[dict[str, Any]]:
     return rows
 
 
-def draw(results: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "long-context"
-    import matplotlib.pyplot as plt
-
+def draw(results: dict[str, Any]) -> None:
+    plt = harness.pyplot("long-context")
     figure, (memory, seconds, depth) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     for axes, key, scale, title in (
         (memory, "bytes", 1e-6, "peak memory, MB"),
-        (seconds, "seconds", 1.0, "seconds a step"),
+        (seconds, "seconds", 1.0, "seconds per step"),
     ):
         for name in CONTENDERS:
-            rows = [r for r in results["length"] if r["name"] == name]
-            axes.loglog([r["length"] for r in rows], [scale * r[key] for r in rows], marker="o", label=name)
+            curve(axes, results["length"], name, "length", key, scale)
         axes.set(title=title, xlabel="length")
     for name in ("plain", "reversible"):
-        rows = [r for r in results["depth"] if r["name"] == name]
-        depth.loglog([r["layers"] for r in rows], [1e-6 * r["bytes"] for r in rows], marker="o", label=name)
+        curve(depth, results["depth"], name, "layers", "bytes", 1e-6)
     depth.set(title="peak memory, MB, length 1024", xlabel="layers", ylim=(1, None))
     depths = sorted({r["layers"] for r in results["depth"]})
     depth.set_xticks(depths, [str(n) for n in depths])
     depth.set_xticks([], minor=True)
     memory.legend()
     depth.legend()
-    figure.savefig(path, metadata={"Date": None})
+    harness.save(figure, FIGURE)
+
+
+def curve(axes: Any, rows: list[dict[str, Any]], name: str, x: str, y: str, scale: float) -> None:
+    mine = [r for r in rows if r["name"] == name]
+    axes.loglog([r[x] for r in mine], [scale * r[y] for r in mine], marker="o", label=name)
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -154,11 +137,7 @@ def tables(results: dict[str, Any]) -> str:
         cells = [f"{found[length, n]['bytes'] / 1e6:,.1f}" for n in CONTENDERS]
         cells += [f"{found[length, n]['seconds']:,.2f}" for n in CONTENDERS]
         lines.append(f"| {length:,} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| layers | plain, MB | reversible, MB | reversible over plain, time |",
-        "|---|---|---|---|",
-    ]
+    lines += ["", "| layers | plain, MB | reversible, MB | reversible over plain, time |", "|---" * 4 + "|"]
     pairs = {(r["layers"], r["name"]): r for r in results["depth"]}
     for layers in sorted({layers for layers, _ in pairs}):
         plain, ours = pairs[layers, "plain"], pairs[layers, "reversible"]
@@ -168,40 +147,30 @@ def tables(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = harness.options(__doc__)
     parser.add_argument("--tables", default="depth,length")
-    parser.add_argument("--lengths", default=LENGTHS)
-    parser.add_argument("--depths", default=DEPTHS)
+    parser.add_argument("--lengths", default="1024,2048,4096,8192,16384,32768")
+    parser.add_argument("--depths", default="2,4,8,16,32")
     parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--write", action="store_true", help="into benchmarks/results and docs/figures")
     parser.add_argument("--show", action="store_true", help="print recorded results and draw their figure")
     args = parser.parse_args()
     if args.show:
-        recorded = json.loads(RESULT.read_text())
+        recorded = harness.read(RESULT)
         print(tables(recorded))
-        return draw(recorded, FIGURE)
+        return draw(recorded)
     target = RESULT if args.write else args.json
-    results = json.loads(target.read_text()) if target and target.exists() else {}
+    results = harness.read(target)
     for table in args.tables.split(","):
         if table == "length":
-            results[table] = by_length([int(n) for n in args.lengths.split(",")])
+            results[table] = by_length(harness.numbers(args.lengths))
         elif table == "depth":
-            results[table] = by_depth([int(n) for n in args.depths.split(",")])
+            results[table] = by_depth(harness.numbers(args.depths))
         else:
             raise SystemExit(f"table {table!r} is not one of depth, length")
-        results["machine"] = {
-            "device": platform.processor() or "CPU",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "clock": "process time",
-        }
-        results["specs"] = {"width": WIDTH, **CONTENDERS}
-        if target:
-            target.parent.mkdir(exist_ok=True)
-            target.write_text(json.dumps(results, indent=1) + "\n")
+        results |= {"machine": harness.machine(), "specs": {"width": WIDTH, **CONTENDERS}}
+        harness.write(target, results)
     if args.write and {"length", "depth"} <= set(results):
-        FIGURE.parent.mkdir(exist_ok=True)
-        draw(results, FIGURE)
+        draw(results)
 
 
 if __name__ == "__main__":

@@ -5,24 +5,19 @@
     python benchmarks/matvit.py --write             # into benchmarks/results and docs/figures
 
 The images are the 1,797 handwritten digits (8 x 8) that ship with scikit-learn; every fourth is held out. The
-nested encoder sees as many batches as the plain ones, one a size, see together.
+nested encoder sees as many batches as the plain ones, one per size, see together.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from architectures.elastic import (  # noqa: E402
+from architectures.elastic import (
     Sampling,
     common_count,
     consistency,
@@ -31,12 +26,10 @@ from architectures.elastic import (  # noqa: E402
     mix_and_match,
     nested_layers,
 )
-from architectures.primitive import Context  # noqa: E402
-from architectures.vision import ImageModel  # noqa: E402
+from architectures.primitive import Context
+from architectures.vision import ImageModel
 
 SPEC = "3*(matformer-encoder-attention[rope=false] matformer-mlp)"
-RESULTS = Path(__file__).with_name("results")
-FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -88,10 +81,8 @@ def judge(model: ImageModel, whole: ImageModel, images: Tensor, classes: Tensor)
     }
 
 
-def experiment(
-    *, spec: str = SPEC, dim: int = 64, steps: int = 200, batch: int = 64, seeds: int = 2
-) -> list[dict[str, Any]]:
-    """Rows of kind nested, mixed, alone or cut, one a seed and size."""
+def experiment(*, spec: str, dim: int, steps: int, seeds: int, batch: int = 64) -> list[dict[str, Any]]:
+    """Rows of kind nested, mixed, alone or cut, one per seed and size."""
     images, classes, held_images, held_classes = digits()
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
@@ -129,32 +120,23 @@ def averages(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "mad"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(5.2, 3.4))
+def plot(rows: list[dict[str, Any]]) -> None:
+    figure, axes = harness.pyplot("mad").subplots(figsize=(5.2, 3.4))
     for kind, style in {"nested": "o-", "mixed": "D", "alone": "s--", "cut": "x:"}.items():
         found = sorted((r for r in averages(rows) if r["kind"] == kind), key=lambda r: r["params"])
         axes.plot([r["params"] for r in found], [r["accuracy"] for r in found], style, label=kind)
     axes.set(xlabel="parameters", ylabel="accuracy on held-out digits", xscale="log")
     axes.legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    harness.save(figure, harness.FIGURES / "matvit.svg")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.options(__doc__)
     parser.add_argument("--spec", default=SPEC)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--steps", type=int, default=200, help="of one plain model")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     rows = experiment(spec=args.spec, dim=args.dim, steps=args.steps, seeds=args.seeds)
     print(
@@ -169,8 +151,8 @@ def main() -> None:
         )
     if args.write:
         content = {"spec": args.spec, "dim": args.dim, "steps": args.steps, "rows": rows}
-        (RESULTS / "matvit.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        plot(rows, FIGURES / "matvit.svg")
+        harness.write(harness.RESULTS / "matvit.json", content)
+        plot(rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 
 steps    forward + backward at (B 16, T 512, D 128), over `mh-attention[heads=16]` (16 heads of 8)
 kernel   the chunked delta recurrence over the loop that defines it, T 1024, by size of the chunk
-memory   peak bytes a token of forward + backward at T 1024 to 8192, from the tensors alive at once
+memory   peak bytes per token of forward + backward at T 1024 to 8192, from the tensors alive at once
 decode   prefill seconds, tokens per second and state bytes at T 128, 1024, 8192, one row, D 128
 
 Machines are noisy: contenders take turns with the peer, and a ratio is the median of the ratios within a
@@ -16,33 +16,27 @@ round.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+import torch
+from torch import Tensor
 
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-import architectures  # noqa: E402
-from architectures.functional.delta import delta_rule, delta_step, unit  # noqa: E402
-from architectures.primitive import Primitive  # noqa: E402
-from architectures.sizes.memory import PeakMemory  # noqa: E402
+import architectures
+from architectures.functional.delta import delta_rule, delta_step, unit
+from architectures.primitive import Primitive
+from architectures.sizes.memory import PeakMemory
 
 PEER = "mh-attention[heads=16]"
 SHAPE = (16, 512, 128)
 LENGTHS = (128, 1024, 8192)
-RESULTS = Path(__file__).with_name("results")
 
 
-def make(spec: str, *, dim: int, max_len: int, device: str) -> Primitive:
+def make(spec: str, *, max_len: int, device: str, dim: int = SHAPE[2]) -> Primitive:
     with torch.device(device):
         model = architectures.build(f"1*{spec}", vocab_size=2, dim=dim, max_len=max_len, seed=0)
     return model.layers()[0][1]
@@ -52,25 +46,20 @@ def example(name: str) -> str:
     return architectures.get(name).example
 
 
-class Clock:
-    """Seconds of a call: process time on a CPU, which other processes do not touch; events on a GPU."""
+def clock_of(device: str) -> harness.Clock:
+    """Process time on a CPU, which other processes do not touch; on a GPU the time when its work is done."""
+    if not device.startswith("cuda"):
+        return time.process_time
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def clock() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
-    def __call__(self, f: Callable[[], Any]) -> float:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            f()
-            torch.cuda.synchronize()
-            return time.perf_counter() - start
-        start = time.process_time()
-        f()
-        return time.process_time() - start
+    return clock
 
 
-def training_step(layer: Primitive, x: Tensor, compiled: bool) -> Callable[[], None]:
+def training_step(spec: str, x: Tensor, compiled: bool) -> Callable[[], None]:
+    layer = make(spec, max_len=SHAPE[1], device=str(x.device))
     call: Callable[..., Tensor] = torch.compile(layer) if compiled else layer
 
     def step() -> None:
@@ -81,21 +70,18 @@ def training_step(layer: Primitive, x: Tensor, compiled: bool) -> Callable[[], N
 
 
 def steps(names: list[str], device: str, rounds: int, compiled: bool) -> list[dict[str, Any]]:
-    clock, rows = Clock(device), []
+    rows = []
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).to(device)
-    peer = training_step(make(PEER, dim=SHAPE[2], max_len=SHAPE[1], device=device), x, compiled)
-    peer()
+    peer = training_step(PEER, x, compiled)
     for name in names:
-        layer = make(example(name), dim=SHAPE[2], max_len=SHAPE[1], device=device)
-        step = training_step(layer, x, compiled)
-        step()
-        pairs = [(clock(peer), clock(step)) for _ in range(rounds)]
+        pair = {"peer": peer, "own": training_step(example(name), x, compiled)}
+        times = harness.turns(pair, rounds, clock_of(device))
         rows.append(
             {
                 "name": name,
-                "ms": 1000 * median(b for _, b in pairs),
-                "peer_ms": 1000 * median(a for a, _ in pairs),
-                "ratio": median(b / a for a, b in pairs),
+                "ms": 1000 * median(t["own"] for t in times),
+                "peer_ms": 1000 * median(t["peer"] for t in times),
+                "ratio": median(t["own"] / t["peer"] for t in times),
             }
         )
         print(f"{name:28s} {rows[-1]['ms']:9.1f} ms  {rows[-1]['ratio']:6.2f} x {PEER}", flush=True)
@@ -104,13 +90,11 @@ def steps(names: list[str], device: str, rounds: int, compiled: bool) -> list[di
 
 def kernel(device: str, rounds: int) -> list[dict[str, Any]]:
     """The recurrence by chunk size, forward + backward, over a loop of `delta_step`."""
-    clock, rows = Clock(device), []
+    rows = []
     for decay, form in (("vector", "plain"), ("vector", "tied"), ("scalar", "plain"), ("scalar", "tied")):
         sizes = (8, 16) if decay == "vector" else (16, 32, 64, 128)
         runs = {size: recurrence(decay, form, size, device) for size in (0, *sizes)}
-        for f in runs.values():
-            f()
-        times = [{size: clock(f) for size, f in runs.items()} for _ in range(rounds)]
+        times = harness.turns(runs, rounds, clock_of(device))
         for size in sizes:
             gain = median(t[0] / t[size] for t in times)
             row = {"decay": decay, "form": form, "chunk": size, "speedup": gain}
@@ -149,21 +133,21 @@ def recurrence(decay: str, form: str, chunk: int, device: str) -> Callable[[], N
     return run
 
 
-def memory(names: list[str], dim: int = 128) -> list[dict[str, Any]]:
-    """Peak bytes a token; counted on the meta device, where every operator allocates and none computes."""
+def memory(names: list[str]) -> list[dict[str, Any]]:
+    """Peak bytes per token; counted on the meta device, where every operator allocates and none computes."""
     rows = []
     for name in names:
         row: dict[str, Any] = {"name": name, "bytes": {}}
         for length in (1024, 2048, 4096, 8192):
-            layer = make(example(name), dim=dim, max_len=length, device="meta")
-            x = torch.empty(1, length, dim, device="meta", requires_grad=True)
+            layer = make(example(name), max_len=length, device="meta")
+            x = torch.empty(1, length, SHAPE[2], device="meta", requires_grad=True)
             with PeakMemory() as peak:
                 layer(x).square().sum().backward()
             row["bytes"][length] = peak.peak / length
         row["growth"] = row["bytes"][8192] / row["bytes"][1024]
         rows.append(row)
         print(
-            f"{name:28s} {row['bytes'][8192]:12,.0f} bytes a token, x {row['growth']:.2f} from 1024 to 8192"
+            f"{name:28s} {row['bytes'][8192]:12,.0f} bytes per token, x {row['growth']:.2f} from 1024 to 8192"
         )
     return rows
 
@@ -183,30 +167,23 @@ def decode(names: list[str], device: str, tokens: int) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def decode_one(name: str, length: int, device: str, tokens: int) -> dict[str, float]:
-    clock, dim = Clock(device), SHAPE[2]
-    layer = make(example(name), dim=dim, max_len=length + 1, device=device)
-    x, token = torch.randn(1, length, dim, device=device), torch.randn(1, dim, device=device)
+    layer = make(example(name), max_len=length + 1, device=device)
+    x, token = torch.randn(1, length, SHAPE[2], device=device), torch.randn(1, SHAPE[2], device=device)
     _, state = layer.prefill(x, layer.init_state(1))
-    prefill = median(clock(lambda: layer.prefill(x, layer.init_state(1))) for _ in range(3))
     size = sum(t.numel() * t.element_size() for t in state if t.is_floating_point())
+
+    def median_of(call: Callable[[], object], rounds: int) -> float:
+        return median(harness.seconds(call, clock_of(device)) for _ in range(rounds))
+
+    prefill = median_of(lambda: layer.prefill(x, layer.init_state(1)), 3)
     for _ in range(3):
         layer.step(token, state)
-    step = median(clock(lambda: layer.step(token, state)) for _ in range(tokens))
+    step = median_of(lambda: layer.step(token, state), tokens)
     return {"prefill_ms": 1000 * prefill, "tokens_per_second": 1 / max(step, 1e-9), "state_bytes": size}
 
 
-def machine(device: str) -> dict[str, Any]:
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "CPU"
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "clock": "events" if device.startswith("cuda") else "process time",
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = harness.options(__doc__, write="into benchmarks/results/primitives-DEVICE.json")
     parser.add_argument("--tables", default="steps,kernel,memory,decode")
     parser.add_argument("--names", help="layers, comma-separated; default all")
     parser.add_argument("--device", default="cpu")
@@ -214,11 +191,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20, help="decoded tokens that are timed")
     parser.add_argument("--compile", action="store_true", help="torch.compile the training steps")
     parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--write", action="store_true", help="into benchmarks/results/primitives-DEVICE.json")
     args = parser.parse_args()
     names = args.names.split(",") if args.names else architectures.names()
-    found = {n: architectures.get(n) for n in names}
-    timed = [n for n, entry in found.items() if entry.mixes == "time"]
+    timed = [n for n in names if architectures.get(n).mixes == "time"]
     mixers = [n for n in timed if make(n, dim=16, max_len=8, device="meta").causal]
     tables = {
         "steps": lambda: steps(names, args.device, args.rounds, args.compile),
@@ -229,9 +204,9 @@ def main() -> None:
     target = args.json
     if args.write:
         kind = args.device.partition(":")[0] + ("-compile" if args.compile else "")
-        target = RESULTS / f"primitives-{kind}.json"
+        target = harness.RESULTS / f"primitives-{kind}.json"
     # A table that is measured again replaces its rows, and leaves those of the other tables.
-    results = json.loads(target.read_text()) if target and target.exists() else {}
+    results = harness.read(target)
     for table in args.tables.split(","):
         if table not in tables:
             raise SystemExit(f"table {table!r} is not one of {', '.join(tables)}")
@@ -239,10 +214,8 @@ def main() -> None:
         fresh = tables[table]()
         old = [] if table == "kernel" else [r for r in results.get(table, []) if r["name"] not in names]
         results[table] = sorted(old + fresh, key=lambda r: r.get("name", ""))
-        results["machine"] = machine(args.device)
-        if target:
-            target.parent.mkdir(exist_ok=True)
-            target.write_text(json.dumps(results, indent=1) + "\n")
+        results["machine"] = harness.machine(args.device)
+        harness.write(target, results)
 
 
 if __name__ == "__main__":

@@ -20,25 +20,20 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import sys  # noqa: E402
-from collections.abc import Iterator, Sequence  # noqa: E402
-from dataclasses import replace  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
+import harness
+import numpy as np
+import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import scaling
+from scaling.laws.runs.cleaning import NotIdentified
+from tests.scaling.laws.designs import SYMMETRIC, TRUTH, curves, grid, of_exponents, simulate, true_penalty
 
-import scaling  # noqa: E402
-from scaling.laws.runs.cleaning import NotIdentified  # noqa: E402
-from tests.scaling.laws.designs import SYMMETRIC, TRUTH, curves, grid, of_exponents, simulate, true_penalty  # noqa: E402
-
-RESULT = ROOT / "benchmarks" / "results" / "scaling-coverage.json"
+RESULT = harness.RESULTS / "scaling-coverage.json"
 TABLES = {"law": 120, "runs": 120, "penalty": 100, "change": 1000}
 RATIOS = (0.25, 0.5, 2.0, 4.0, 16.0)
 BETTER = replace(SYMMETRIC, E=SYMMETRIC.E - 0.16)
@@ -62,12 +57,12 @@ def runs(seeds: Sequence[int]) -> Iterator[Row]:
 
 
 def covered(frames: Sequence[pd.DataFrame], names: Sequence[str], resample: Any) -> Row:
-    held = dict.fromkeys(names, 0)
-    for frame in frames:
-        intervals = scaling.fit(frame, bootstrap=300, resample=resample).intervals
-        for name in names:
-            held[name] += bool(intervals[name].low <= getattr(TRUTH, name) <= intervals[name].high)
-    return {"held": held}
+    found = [scaling.fit(frame, bootstrap=300, resample=resample).intervals for frame in frames]
+    return {"held": {name: sum(holds(each[name], getattr(TRUTH, name)) for each in found) for name in names}}
+
+
+def holds(interval: Any, value: float) -> bool:
+    return bool(interval.low <= value <= interval.high)
 
 
 def penalty(seeds: Sequence[int]) -> Iterator[Row]:
@@ -81,8 +76,8 @@ def penalty(seeds: Sequence[int]) -> Iterator[Row]:
                     frame = grid(true, at, sizes=sizes, width=8, noise=2.5 * noise, seed=seed)
                     found = scaling.overtraining(frame, bootstrap=300)
                     for ratio in RATIOS:
-                        ends = found.penalty("a", ratio).interval
-                        held[str(ratio)] += bool(ends.low <= true_penalty(true, ratio, found.at) <= ends.high)
+                        value = true_penalty(true, ratio, found.at)
+                        held[str(ratio)] += holds(found.penalty("a", ratio).interval, value)
                 design = {"budgets": budgets, "sizes": sizes, "alpha": alpha, "beta": beta, "noise": noise}
                 yield design | {"held": held}
 
@@ -117,11 +112,10 @@ PARTS = {"law": law, "runs": runs, "penalty": penalty, "change": change}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = harness.options(__doc__, write="write the results")
     parser.add_argument("--tables", type=int, help="simulated tables of each design")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, comma-separated")
     parser.add_argument("--seed", type=int, default=0, help="another one simulates other tables")
-    parser.add_argument("--write", action="store_true", help="write the results")
     args = parser.parse_args(arguments)
     chosen = args.only.split(",")
     if unknown := [name for name in chosen if name not in PARTS]:
@@ -135,11 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append(row)
             print(f"{name}, {tables} tables:", json.dumps(row), flush=True)
         if args.write:
-            known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-            known[name] = {"tables": tables, "seed": args.seed, "rows": rows}
-            RESULT.write_text(
-                json.dumps({part: known[part] for part in PARTS if part in known}, indent=1) + "\n"
-            )
+            known = harness.read(RESULT) | {name: {"tables": tables, "seed": args.seed, "rows": rows}}
+            harness.write(RESULT, {part: known[part] for part in PARTS if part in known})
 
 
 if __name__ == "__main__":

@@ -21,33 +21,28 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import argparse  # noqa: E402
-import itertools  # noqa: E402
-import json  # noqa: E402
-import platform  # noqa: E402
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from functools import partial  # noqa: E402
-from pathlib import Path  # noqa: E402
-from statistics import median  # noqa: E402
-from typing import Any  # noqa: E402
+import itertools
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
 
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import scipy  # noqa: E402
-from scipy.optimize import minimize  # noqa: E402
+import harness
+import numpy as np
+import pandas as pd
+import scipy
+from scipy.optimize import minimize
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scaling
+from scaling.laws.forms import FORMS
+from scaling.laws.law import Array, Law
+from scaling.laws.objective import Points, Problem, huber
+from scaling.laws.solver import descend
 
-import scaling  # noqa: E402
-from scaling.laws.forms import FORMS  # noqa: E402
-from scaling.laws.law import Array, Law  # noqa: E402
-from scaling.laws.objective import Points, Problem, huber  # noqa: E402
-from scaling.laws.solver import descend  # noqa: E402
-
-RESULT = Path(__file__).with_name("results") / "scaling-fit.json"
 DELTA = 1e-3
 STARTS = list(
     itertools.product(
@@ -79,7 +74,7 @@ def command(count: int) -> dict[str, Any]:
         simulated(20, count // 20).to_csv(table, index=False)
         words = [sys.executable, "-m", "mad.cli", "scaling", "fit", str(table)]
         quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        environment = os.environ | {"PYTHONPATH": str(harness.ROOT)}
         started = os.posix_spawn(sys.executable, words, environment, file_actions=quiet)
         _, status, used = os.wait4(started, 0)
     if status:
@@ -91,13 +86,7 @@ def command(count: int) -> dict[str, Any]:
 
 def seconds(call: Callable[[], Any], rounds: int) -> float:
     """The median time of a call, after one that does not count."""
-    call()
-    taken = []
-    for _ in range(rounds):
-        start = time.process_time()
-        call()
-        taken.append(time.process_time() - start)
-    return median(taken)
+    return median(times[0] for times in harness.turns({0: call}, rounds))
 
 
 class Grid:
@@ -128,13 +117,13 @@ class Grid:
 
     def run(self, every: int, exact: bool) -> tuple[float, Array]:
         """Seconds for all starts, from every k-th; and the objectives where those ended."""
-        chosen = STARTS[::every]
-        begin = time.process_time()
-        ends = [
-            minimize(self.objective, start, jac=self.gradient if exact else None, method="L-BFGS-B").fun
-            for start in chosen
-        ]
-        return (time.process_time() - begin) * len(STARTS) / len(chosen), np.array(ends)
+        chosen, ends = STARTS[::every], list[float]()
+        jac = self.gradient if exact else None
+
+        def descents() -> None:
+            ends.extend(minimize(self.objective, x, jac=jac, method="L-BFGS-B").fun for x in chosen)
+
+        return harness.seconds(descents) * len(STARTS) / len(chosen), np.array(ends)
 
 
 def dense(frame: pd.DataFrame, count: int) -> Array:
@@ -159,35 +148,33 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = harness.options(__doc__, write="write the results")
     parser.add_argument("--rounds", type=int, default=30, help="timed point fits; the median is given")
     parser.add_argument("--resamples", type=int, default=4000)
     parser.add_argument("--every", type=int, default=45, help="of the published grid's starts, each such one")
     parser.add_argument("--dense", type=int, default=200, help="random starts of this solver")
     parser.add_argument("--tables", default="240,2400,24000", help="runs of the tables of the whole command")
-    parser.add_argument("--write", action="store_true", help="write the results")
     args = parser.parse_args()
     name, frame = runs()
     print(f"{len(frame)} runs ({name}); Huber with delta {DELTA} unless said; processor time of one thread")
     found: dict[str, Any] = {"machine": machine(), "data": name, "runs": len(frame), "delta": DELTA}
     rows: list[tuple[str, float]] = []
+
+    def point(label: str, **options: Any) -> None:
+        fit = partial(scaling.fit, frame, bootstrap=0, **options)
+        rows.append((f"point fit, {label}", seconds(fit, args.rounds)))
+
+    def drawn(label: str, **options: Any) -> None:
+        fit = partial(scaling.fit, frame, bootstrap=args.resamples, **options)
+        rows.append((f"{args.resamples:,} resamples, {label}", seconds(fit, 1)))
+
     for objective in ("huber", "lad", "log-mse"):
-
-        def point(objective: Any = objective) -> Any:
-            return scaling.fit(frame, objective=objective, bootstrap=0)
-
-        rows.append((f"point fit, {objective}", seconds(point, args.rounds)))
+        point(objective, objective=objective)
     for resample in ("pairs", "budget"):
-
-        def drawn(resample: Any = resample) -> Any:
-            return scaling.fit(frame, bootstrap=args.resamples, resample=resample)
-
-        rows.append((f"{args.resamples:,} resamples, {resample}", seconds(drawn, 1)))
+        drawn(resample, resample=resample)
     for form in list(FORMS)[1:]:
-        formed = partial(scaling.fit, frame, form=form)
-        rows.append((f"point fit, {form}", seconds(partial(formed, bootstrap=0), args.rounds)))
-        taken = seconds(partial(formed, bootstrap=args.resamples), 1)
-        rows.append((f"{args.resamples:,} resamples, {form}", taken))
+        point(form, form=form)
+        drawn(form, form=form)
     law, grid = scaling.fit(frame, bootstrap=0), Grid(frame)
     ends: dict[str, Array] = {}
     for kind, exact in (("finite differences", False), ("its gradient", True)):
@@ -196,9 +183,7 @@ def main() -> None:
     ends[f"{args.dense} random starts, this solver"] = dense(frame, args.dense)
     for label, taken in rows:
         print(f"{label:48s} {taken * 1000:12.2f} ms")
-    found["seconds"] = dict(rows)
-    found["objective"] = law.value
-    found["optimum"] = {}
+    found |= {"seconds": dict(rows), "objective": law.value, "optimum": {}}
     for kind, values in ends.items():
         share = float((values <= law.value * (1 + 1e-6)).mean())
         lower = float(values.min() / law.value - 1)
@@ -206,12 +191,11 @@ def main() -> None:
         print(
             f"{kind:48s} {share:6.1%} of {len(values)} reach the fit's objective; lowest {lower:+.1e} of it"
         )
-    found["command"] = [command(int(word)) for word in args.tables.split(",") if word]
+    found["command"] = [command(count) for count in harness.numbers(args.tables)]
     for row in found["command"]:
         print(f"mad scaling fit, {row['runs']:6,} runs {row['seconds']:8.2f} s {row['bytes'] / 1e6:8.0f} MB")
     if args.write:
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(json.dumps(found, indent=1) + "\n")
+        harness.write(harness.RESULTS / "scaling-fit.json", found)
 
 
 if __name__ == "__main__":

@@ -8,26 +8,23 @@ the same functions as `mad scaling fit`. Results go to benchmarks/results/scalin
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
 import pandas as pd
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import scaling
+from scaling.laws.audit import hold_out
+from scaling.laws.gadre import fit_overtraining_law
+from scaling.laws.powerlaw import power_law
 
-import scaling  # noqa: E402
-from scaling.laws.audit import hold_out  # noqa: E402
-from scaling.laws.gadre import fit_overtraining_law  # noqa: E402
-from scaling.laws.powerlaw import power_law  # noqa: E402
-
-RESULT = Path(__file__).with_name("results") / "scaling-published.json"
+RESULT = harness.RESULTS / "scaling-published.json"
 BUDGETS = (6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21)
 TARGET = 5.76e23
 FEW = r"d=(?:96|512|576|1024)_"
@@ -39,14 +36,13 @@ def chinchilla(folder: Path, want: dict[str, Any]) -> Iterator[Row]:
     runs = pd.read_csv(folder / "chinchilla_kyotakano.csv")
     case = "Chinchilla, 234 runs"
     expected = want["P1_chinchilla_licensed"]
-    for name, objective, delta in (
-        ("huber_1e-3", "huber", 1e-3),
-        ("huber_1e-2", "huber", 1e-2),
-        ("lad", "lad", 1e-3),
-        ("log_mse", "log-mse", 1.0),
+    for label, name, objective, delta in (
+        (f"{case}, huber 1e-3", "huber_1e-3", "huber", 1e-3),
+        (f"{case}, huber 1e-2", "huber_1e-2", "huber", 1e-2),
+        (f"{case}, lad", "lad", "lad", 1e-3),
+        (f"{case}, log-MSE", "log_mse", "log-mse", 1.0),
     ):
         law = scaling.fit(runs, objective=objective, delta=delta, bootstrap=0)  # type: ignore[arg-type]
-        label = f"{case}, {name.replace('_', ' ').replace('log mse', 'log-MSE')}"
         yield label, "sum", expected[name]["objective"], law.value
         for key in ("A", "B", "E", "alpha", "beta"):
             yield label, key, expected[name][key], getattr(law, key)
@@ -77,12 +73,8 @@ def porian(folder: Path, want: dict[str, Any]) -> Iterator[Row]:
     raw = pd.read_csv(folder / "porian_isoflop_rw.csv")
     for name, value in expected["n_exponent"].items():
         mine = optima[optima["model"] == name]
-        yield (
-            f"Porian, {name}",
-            "exponent, stored optima",
-            value,
-            power_law(mine["flops"], mine["params"]).exponent,
-        )
+        found = power_law(mine["flops"], mine["params"]).exponent
+        yield f"Porian, {name}", "exponent, stored optima", value, found
     for name, value in expected["from_raw_isoflop_points_parabola_within_factor_8_of_best"].items():
         mine = raw[raw["model"] == name].drop(columns="model")
         yield f"Porian, {name}", "exponent, own parabolas", value, scaling.isoflop(mine, window=8.0).exponent
@@ -115,9 +107,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}")
-    arguments = parser.parse_args()
+    arguments = harness.options(__doc__, write=f"write {RESULT.name}").parse_args()
     folder = os.environ.get("MAD_SCALING_DATA")
     if not folder:
         raise SystemExit("MAD_SCALING_DATA names no folder with the licensed runs; set it")
@@ -126,7 +116,7 @@ def main() -> None:
         print(f"{row['case']:55} {row['quantity']:25} {row['expected']:12.6g} {row['found']:12.6g}")
     if arguments.write:
         about = {"python": platform.python_version(), "numpy": np.__version__, "pandas": pd.__version__}
-        RESULT.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        harness.write(RESULT, {"machine": about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -9,33 +9,28 @@ docs/scaling-study.md is filled. A second study, of generated text, holds E agai
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import harness
 import pandas as pd
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from mad.store import Store
+from mad.store.exchange import read_records
+from scaling.commands.reading import read, read_scores
+from scaling.lm.records import LanguageRecord
+from scaling.report import study_page
+from scaling.report.approaches import DRAWN, Request, fitted
+from scaling.report.results.ratios import compared
+from scaling.report.results.relation import relation_section
+from scaling.scores.relation import relate
 
-from mad.store import Store  # noqa: E402
-from mad.store.exchange import read_records  # noqa: E402
-from scaling.commands.reading import read, read_scores  # noqa: E402
-from scaling.lm.records import LanguageRecord  # noqa: E402
-from scaling.report import study_page  # noqa: E402
-from scaling.report.approaches import DRAWN, Request, fitted  # noqa: E402
-from scaling.report.results.ratios import compared  # noqa: E402
-from scaling.report.results.relation import relation_section  # noqa: E402
-from scaling.scores.relation import relate  # noqa: E402
-
-RECORDS = ROOT / "results" / "scaling-two-cores.jsonl"
-GRAMMAR = ROOT / "results" / "scaling-grammar.jsonl"
-RESULT = Path(__file__).with_name("results") / "scaling-study.json"
-PAGE = ROOT / "docs" / "scaling-study.html"
-FIGURES = ROOT / "docs" / "figures"
+RECORDS = harness.ROOT / "results" / "scaling-two-cores.jsonl"
+GRAMMAR = harness.ROOT / "results" / "scaling-grammar.jsonl"
+RESULT = harness.RESULTS / "scaling-study.json"
+PAGE = harness.ROOT / "docs" / "scaling-study.html"
 # Of the figures of the page, those that the text shows.
 SHOWN = ("isoflop", "allocation", "frontiers")
 TITLE = "Three architectures on two CPU cores"
@@ -86,22 +81,21 @@ def battery(store: Path) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"write {RESULT.name}, the page and the figures")
-    arguments = parser.parse_args()
+    write = f"write {RESULT.name}, the page and the figures"
+    arguments = harness.options(__doc__, write).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = filled(Path(folder), RECORDS)
         found = study(store) | {"grammar": known_entropy(filled(Path(folder), GRAMMAR))}
         print(json.dumps(found, indent=1))
         if not arguments.write:
             return
-        RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        harness.write(RESULT, found)
         frame, curves = read(None, store)
         made = Path(folder) / "figures"
         study_page.write(frame, PAGE, curves=curves, scores=battery(store), title=TITLE, figures=made)
         for path in sorted(made.glob("*.svg")):
             if path.stem in SHOWN:
-                (FIGURES / f"scaling-{path.name}").write_bytes(path.read_bytes())
+                (harness.FIGURES / f"scaling-{path.name}").write_bytes(path.read_bytes())
 
 
 if __name__ == "__main__":

@@ -9,25 +9,19 @@ under the masks of training, the softmax in seven steps of ten.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
-import sysconfig
 import time
-from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+import torch
+import torch.nn.functional as F
+from small_models import adamw, byte_tokens, rows, update
+from torch import Tensor
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor  # noqa: E402
+import architectures
+from architectures.primitive import Context
 
-import architectures  # noqa: E402
-from architectures.primitive import Context  # noqa: E402
-
-RESULTS = Path(__file__).with_name("results") / "sparse-quality.json"
+RESULTS = harness.RESULTS / "sparse-quality.json"
 DIM, LENGTH, BATCH = 128, 128, 16
 ATTENTION = "mh-attention[heads=8]"
 # The dense models have at least as many parameters as the sparse ones they stand against.
@@ -44,44 +38,20 @@ MODELS = {
 }
 
 
-def text() -> tuple[Tensor, Tensor]:
-    """Bytes for training and held-out bytes."""
-    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    parts: tuple[list[bytes], list[bytes]] = ([], [])
-    for i, path in enumerate(files):
-        parts[i % 10 == 0].append(path.read_bytes())
-    train, held = (torch.frombuffer(bytearray(b"\n".join(p)), dtype=torch.uint8) for p in parts)
-    return train, held
-
-
-def batch(data: Tensor, generator: torch.Generator, size: int) -> tuple[Tensor, Tensor]:
-    starts = torch.randint(len(data) - LENGTH - 1, (size,), generator=generator)
-    rows = data[starts[:, None] + torch.arange(LENGTH + 1)].long()
-    return rows[:, :-1], rows[:, 1:]
+def nats(model: architectures.SequenceModel, batch: Tensor, seed: int | None, step: int) -> Tensor:
+    """Mean loss per byte; with a seed, under the masks of training."""
+    logits, _, _ = model.call(batch[:, :-1], Context(seed=seed, step=step))
+    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
 
 
 def train(spec: str, seed: int, steps: int, data: tuple[Tensor, Tensor], lr: float) -> dict[str, float]:
     model = architectures.build(spec, vocab_size=256, dim=DIM, max_len=LENGTH, seed=seed)
-    hints, groups = model.hints(), {True: [], False: []}  # type: ignore[var-annotated]
-    for name, p in model.named_parameters():
-        groups[hints[name].decay].append(p)
-    adamw = torch.optim.AdamW(
-        [{"params": ps, "weight_decay": 0.1 if decay else 0.0} for decay, ps in groups.items()],
-        lr=lr,
-        betas=(0.9, 0.98),
-    )
+    optimizer = adamw(model, lr)
     generator = torch.Generator().manual_seed(seed)
     start = time.process_time()
     for step in range(steps):
-        warm = min(1.0, (step + 1) / 50)
-        for group in adamw.param_groups:
-            group["lr"] = lr * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-        inputs, targets = batch(data[0], generator, BATCH)
-        logits, _, _ = model.call(inputs, Context(seed=seed, step=step))
-        F.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adamw.step()
-        adamw.zero_grad()
+        rate = lr * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        update(model, optimizer, nats(model, rows(data[0], BATCH, LENGTH, generator), seed, step), rate)
     seconds = time.process_time() - start
     account = architectures.account(spec, vocab_size=256, dim=DIM, seq_len=LENGTH)
     return {
@@ -95,30 +65,24 @@ def train(spec: str, seed: int, steps: int, data: tuple[Tensor, Tensor], lr: flo
 
 @torch.no_grad()
 def evaluate(model: architectures.SequenceModel, data: Tensor, seed: int | None, batches: int = 16) -> float:
-    """Nats a byte of the same held-out rows; with a seed, under the masks of training."""
-    generator, total = torch.Generator().manual_seed(123), 0.0
-    for step in range(batches):
-        inputs, targets = batch(data, generator, 32)
-        logits, _, _ = model.call(inputs, Context(seed=seed, step=step))
-        total += float(F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
-    return total / batches
+    """Of the same held-out rows."""
+    generator = torch.Generator().manual_seed(123)
+    losses = [nats(model, rows(data, 32, LENGTH, generator), seed, step) for step in range(batches)]
+    return sum(map(float, losses)) / batches
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = harness.options(__doc__, write=f"add to {RESULTS.name}, replacing equal rows")
     parser.add_argument("--models", default=";".join(MODELS), help="separated by semicolons")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    data = text()
-    results: dict[str, Any] = {"rows": []}
-    if RESULTS.exists():
-        results = json.loads(RESULTS.read_text())
-    for seed in map(int, args.seeds.split(",")):
+    data = byte_tokens(between=b"\n")
+    results = harness.read(RESULTS) or {"rows": []}
+    for seed in harness.numbers(args.seeds):
         for name in args.models.split(";"):
             key = {"name": name, "seed": seed, "steps": args.steps, "lr": args.lr}
             row = key | {"spec": MODELS[name]} | train(MODELS[name], seed, args.steps, data, args.lr)
@@ -129,10 +93,9 @@ def main() -> None:
                 flush=True,
             )
             if args.write:
-                rows = [r for r in results["rows"] if any(r[k] != v for k, v in key.items())]
-                results = {"torch": torch.__version__, "bytes": [len(d) for d in data], "rows": [*rows, row]}
-                RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+                kept = [r for r in results["rows"] if any(r[k] != v for k, v in key.items())]
+                results = {"torch": torch.__version__, "bytes": [len(d) for d in data], "rows": [*kept, row]}
+                harness.write(RESULTS, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Seconds a step of the training loop, beside a bare loop and a plain Lightning Trainer in the same process.
+"""Seconds per step of the training loop, beside a bare loop and a Lightning Trainer in the same process.
 
     python benchmarks/training.py                        # both sizes, some minutes on two cores
     python benchmarks/training.py --fast                 # half a minute: the small size, few repetitions
@@ -11,35 +11,30 @@ there is a CUDA device, replicas of one group are timed as well: batched against
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+import lightning.pytorch as lightning
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
 
-import lightning.pytorch as lightning  # noqa: E402
-import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
-from torchmetrics.classification import MulticlassAccuracy  # noqa: E402
-
-from mad.data.protocol import Setting, get_protocol  # noqa: E402
-from mad.data.records import RunConfig  # noqa: E402
-from mad.run.batches import Split, load, order  # noqa: E402
-from mad.run.learners import Batched, Turns  # noqa: E402
-from mad.run.metrics import cross_entropy  # noqa: E402
-from mad.run.runner import environment_of  # noqa: E402
-from mad.run.sweep import Cell, Group, resolve  # noqa: E402
-from mad.run.trainer import make_fabric  # noqa: E402
-from synthetic_tasks import IGNORE  # noqa: E402
+from mad.data.protocol import Setting, get_protocol
+from mad.run.batches import load, order
+from mad.run.learners import Batched, Turns
+from mad.run.metrics import cross_entropy
+from mad.run.runner import environment_of
+from mad.run.sweep import Cell, Group, resolve
+from mad.run.trainer import make_fabric
+from synthetic_tasks import IGNORE
 
 SPEC = "2*(mh-attention swiglu)"
 LR, WEIGHT_DECAY = 1e-3, 0.1
@@ -47,6 +42,13 @@ LR, WEIGHT_DECAY = 1e-3, 0.1
 PROTOCOL = get_protocol("public-code")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 clock = "wall"
+
+
+def now() -> float:
+    """By the chosen clock, once the device has done its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return CLOCKS[clock]()
 
 
 @dataclass(frozen=True)
@@ -75,45 +77,31 @@ FAST = {
 }
 
 
-@dataclass
 class Contest:
-    """One model, one training set and one order of batches for every contender at one size."""
+    """One model, one training set and one order of batches for every contender at one size.
 
-    size: Size
-    device: str
-    cell: Cell = field(init=False)
-    data: Split = field(init=False)
-    batches: list[Tensor] = field(init=False)
+    blocks   of batches: a warm-up and the rounds
+    """
 
-    def __post_init__(self) -> None:
-        rows = 16 * self.size.batch
+    def __init__(self, size: Size, device: str) -> None:
+        self.size, self.where = size, make_fabric(device).device
+        rows = 16 * size.batch
         setting = Setting(
-            task=f"in-context-recall[seq_len={self.size.length}]",
+            task=f"in-context-recall[seq_len={size.length}]",
             train_examples=rows,
             epochs=1000,
-            batch_size=self.size.batch,
+            batch_size=size.batch,
             lrs=(LR,),
             weight_decays=(WEIGHT_DECAY,),
         )
-        who = resolve(SPEC, dim=self.size.dim, protocol=PROTOCOL)
+        who = resolve(SPEC, dim=size.dim, protocol=PROTOCOL)
         self.cell = Cell(architecture=who, setting=setting, protocol=PROTOCOL, seeds=(0,))
-        device = make_fabric(self.device).device
-        self.data = load(self.cell.task, seed=0, split="train", rows=rows, device=device, training=True)
-        steps = self.size.block * (self.size.rounds + 1)
-        self.batches = list(itertools.islice(order(0, rows, self.size.batch, device), steps))
+        self.data = load(self.cell.task, seed=0, split="train", rows=rows, device=self.where, training=True)
+        batches = order(0, rows, size.batch, self.where)
+        self.blocks = [list(itertools.islice(batches, size.block)) for _ in range(size.rounds + 1)]
 
     def model(self) -> nn.Module:
-        return self.cell.architecture.build(self.cell.task, 0).to(self.data.inputs.device)
-
-    def runs(self, replicas: int = 1, **changes: Any) -> list[RunConfig]:
-        """As many runs as replicas; the further ones at slightly other learning rates."""
-        (run,) = Group(self.cell, 0).runs
-        return [run.model_copy(update={"lr": LR * (1 + r / 100), **changes}) for r in range(replicas)]
-
-    def blocks(self) -> list[list[Tensor]]:
-        """Warm-up and rounds."""
-        size = self.size.block
-        return [self.batches[i : i + size] for i in range(0, len(self.batches), size)]
+        return self.cell.architecture.build(self.cell.task, 0).to(self.where)
 
     def loss(self, model: nn.Module) -> float:
         """Of the training set's first rows, at the end, where all should have come to the same point."""
@@ -124,7 +112,7 @@ class Contest:
 
 @dataclass
 class Contender:
-    """`train(block)` does the steps of one block and returns when the device has done them."""
+    """`train(block)` does the steps of one block."""
 
     name: str
     train: Callable[[int], None]
@@ -132,23 +120,19 @@ class Contender:
     seconds: list[float] = field(default_factory=list)
 
     def run(self, block: int) -> None:
-        start = CLOCKS[clock]()
+        start = now()
         self.train(block)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
         if block:  # The first block warms up.
-            self.seconds.append(CLOCKS[clock]() - start)
+            self.seconds.append(now() - start)
 
 
 def bare(contest: Contest) -> Contender:
     """Forward, cross entropy, backward, fused AdamW; nothing else."""
-    model, data, blocks = contest.model().train(), contest.data, contest.blocks()
-    adamw = torch.optim.AdamW(
-        model.parameters(), lr=LR, betas=PROTOCOL.betas, weight_decay=WEIGHT_DECAY, fused=True
-    )
+    model, data = contest.model().train(), contest.data
+    adamw = adamw_of(model)
 
     def train(block: int) -> None:
-        for batch in blocks[block]:
+        for batch in contest.blocks[block]:
             loss = cross_entropy(model(data.inputs[batch]), data.targets[batch])
             loss.backward()
             adamw.step()
@@ -157,22 +141,26 @@ def bare(contest: Contest) -> Contender:
     return Contender("bare loop", train, lambda: model)
 
 
+def adamw_of(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        model.parameters(), lr=LR, betas=PROTOCOL.betas, weight_decay=WEIGHT_DECAY, fused=True
+    )
+
+
 def ours(
     contest: Contest, name: str, *, replicas: int = 1, batched: bool = False, **changes: Any
 ) -> Contender:
-    """The loop of `mad.run.trainer`, for one replica or for a group."""
-    runs, blocks = contest.runs(replicas, **changes), contest.blocks()
+    """The loop of `mad.run.trainer`, for one replica or for a group at slightly other learning rates."""
+    (run,) = Group(contest.cell, 0).runs
+    runs = [run.model_copy(update={"lr": LR * (1 + r / 100), **changes}) for r in range(replicas)]
     kind: type[Batched] | type[Turns] = Batched if batched else Turns
-    learner = kind(contest.model(), runs, make_fabric(contest.device, runs[0].precision))
+    learner = kind(contest.model(), runs, make_fabric(str(contest.where), runs[0].precision))
 
     def train(block: int) -> None:
-        first = block * contest.size.block
-        learner.advance(contest.data, blocks[block], first, [True] * replicas, lambda replica, done: None)
+        first, everyone = block * contest.size.block, [True] * replicas
+        learner.advance(contest.data, contest.blocks[block], first, everyone, lambda replica, done: None)
 
-    def model() -> nn.Module:
-        return learner.objective.model if isinstance(learner, Batched) else learner.objectives[0].model
-
-    return Contender(name, train, model)
+    return Contender(name, train, lambda: learner.model_of(0))
 
 
 class Module(lightning.LightningModule):
@@ -192,44 +180,28 @@ class Module(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            self.parameters(), lr=LR, betas=PROTOCOL.betas, weight_decay=WEIGHT_DECAY, fused=True
-        )
+        return adamw_of(self)
 
 
-class Order:
-    """A batch sampler that deals the batches of the contest."""
-
-    def __init__(self, batches: list[Tensor]) -> None:
-        self.batches = [batch.tolist() for batch in batches]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+WITHOUT: Any = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 
 
 class Rounds(lightning.Callback):
     """Times the Trainer in blocks, and lets the others run between them: `fit` cannot be left and resumed."""
 
     def __init__(self, block: int, between: Callable[[int], None]) -> None:
-        self.block, self.between = block, between
+        self.block, self.between, self.start = block, between, 0.0
         self.seconds: list[float] = []
-        self.start = 0.0
 
     def on_train_start(self, *_: Any) -> None:
-        self.start = CLOCKS[clock]()
+        self.start = now()
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        done = index + 1
-        if done % self.block:
-            return
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds.append(CLOCKS[clock]() - self.start)
-        self.between(done // self.block - 1)
-        self.start = CLOCKS[clock]()
+        block, more = divmod(index + 1, self.block)
+        if not more:
+            self.seconds.append(now() - self.start)
+            self.between(block - 1)
+            self.start = now()
 
 
 def compete(contest: Contest, contenders: list[Contender]) -> Contender:
@@ -247,34 +219,29 @@ def compete(contest: Contest, contenders: list[Contender]) -> Contender:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It advises workers and a progress bar.
         trainer = lightning.Trainer(
-            accelerator=contest.data.inputs.device.type,
+            accelerator=contest.where.type,
             devices=1,
             max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             callbacks=[rounds],
+            **dict.fromkeys(WITHOUT, False),
         )
-        trainer.fit(module, DataLoader(rows, batch_sampler=Order(contest.batches)))
+        batches: Any = [batch.tolist() for block in contest.blocks for batch in block]
+        trainer.fit(module, DataLoader(rows, batch_sampler=batches))
     name = "lightning.Trainer, DataLoader, torchmetrics"
     return Contender(name, lambda block: None, lambda: module.model, rounds.seconds[1:])
 
 
 def race(contest: Contest, fast: bool) -> list[dict[str, Any]]:
-    """The contenders at one size: seconds a step, ratio to the bare loop, and the loss that they end with."""
+    """The contenders at one size: seconds per step, ratio to the bare loop, and their last loss."""
     base, loop = bare(contest), ours(contest, "ours")
     others = [ours(contest, "ours, bf16-mixed", precision="bf16-mixed")]
     if not fast:
         others.append(ours(contest, "ours, compile", compile=True))
     trainer = compete(contest, [base, loop, *others])
-    rows = []
-    for contender in (base, loop, trainer, *others):
-        rows.append(
-            row(contest, contender, base)
-            | {"loss": contest.loss(contender.model().to(contest.data.inputs.device))}
-        )
-    return rows
+    return [
+        row(contest, contender, base) | {"loss": contest.loss(contender.model().to(contest.where))}
+        for contender in (base, loop, trainer, *others)
+    ]
 
 
 def row(contest: Contest, contender: Contender, base: Contender) -> dict[str, Any]:
@@ -295,12 +262,12 @@ def agree(rows: list[dict[str, Any]]) -> str:
         raise SystemExit(
             f"{rows[0]['size']}: the losses {first}, {others} differ by {error:.1e}; nothing was compared"
         )
-    same = f"bare loop, ours and the Trainer end with the same loss, {first:.5f}, within {error:.0e}"
-    return f"{rows[0]['size']}: {same}"
+    end = f"end with the same loss, {first:.5f}, within {error:.0e}"
+    return f"{rows[0]['size']}: bare loop, ours and the Trainer {end}"
 
 
 def replicas(contest: Contest) -> list[dict[str, Any]]:
-    """On an accelerator: seconds a step of a whole group, batched over in turns."""
+    """On an accelerator: seconds per step of a whole group, batched over in turns."""
     rows = []
     for count in (1, 6, 24):
         pair = [
@@ -325,21 +292,14 @@ def table(rows: list[dict[str, Any]], over: str) -> str:
 
 def main() -> None:
     global clock
-    parser = argparse.ArgumentParser(
-        description="Seconds a training step, beside a bare loop and a Lightning Trainer."
-    )
-    parser.add_argument("--sizes", default="quick,baseline", help="of tiny, quick, baseline; comma-separated")
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
-    )
-    parser.add_argument("--fast", action="store_true", help="few repetitions, no compiler: does it run?")
-    parser.add_argument(
-        "--threads", type=int, help="CPU threads; one is steadier where others compute as well"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the records to this file")
-    parser.add_argument(
-        "--clock", choices=list(CLOCKS), default=clock, help="cpu: leave out the time of others"
-    )
+    parser = harness.options(__doc__, write=None)
+    option = parser.add_argument
+    option("--sizes", default="quick,baseline", help="of tiny, quick, baseline; comma-separated")
+    option("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    option("--fast", action="store_true", help="few repetitions, no compiler: does it run?")
+    option("--threads", type=int, help="CPU threads; one is steadier where others compute as well")
+    option("--json", type=Path, metavar="FILE", help="also write the records to this file")
+    option("--clock", choices=list(CLOCKS), default=clock, help="cpu: leave out the time of others")
     arguments = parser.parse_args()
     clock = arguments.clock
     unknown = set(arguments.sizes.split(",")) - set(SIZES)
@@ -362,9 +322,8 @@ def main() -> None:
     print(table(rows, "bare"), *notes, sep="\n")
     if groups:
         print(f"\n{table(groups, 'in turns')}")
-    if arguments.json:
-        content = {"environment": here | {"clock": clock}, "records": rows, "replicas": groups}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    content = {"environment": here | {"clock": clock}, "records": rows, "replicas": groups}
+    harness.write(arguments.json, content)
 
 
 if __name__ == "__main__":
