@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 import scaling
-from scaling.laws.audit import hold_out
+from scaling.laws.auditing import hold_out
 from scaling.laws.gadre import fit_overtraining_law
 from scaling.laws.powerlaw import power_law
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scaling.laws.comparison import compare
-    from scaling.laws.fitted import FittedLaw
-    from scaling.laws.fitting import fit
+    from scaling.laws.fitting import FittedLaw, fit
     from scaling.laws.isoflops import isoflop
     from scaling.laws.law import Law
     from scaling.laws.penalty import overtraining
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 RECORDS = ("scaling.lm.records:LanguageRecord",)
 
 _HOMES = {
-    "FittedLaw": "laws.fitted",
+    "FittedLaw": "laws.fitting",
     "Law": "laws.law",
     "NotIdentified": "laws.runs.cleaning",
     "Runs": "laws.runs.rows",

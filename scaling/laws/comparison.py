@@ -11,33 +11,121 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from scaling.laws.bias import EXACT
-from scaling.laws.frontiers import Frontier
-from scaling.laws.optima import by_architecture, grouped, interval
+from scaling.laws.basins import EXACT
+from scaling.laws.law import Array
+from scaling.laws.optima import Optima, by_architecture, grouped, interval, variances
 from scaling.laws.powerlaw import check_confidence
 from scaling.laws.runs.cleaning import NotIdentified, Table
 
-Array = npt.NDArray[np.float64]
-
+# The slope that carries a frontier beyond its data is that of so many of its nearest budgets.
+NEAREST = 3
 # The chance that a ratio which is the same at all budgets is said to differ.
 DIFFERS = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """L*(C) of one architecture, for comparisons and relations alike, from its usable optima by rising C.
+
+    optima         one row per budget, as in `isoflop`; there may be none
+    draws          of L*, shape (draw, budget)
+    variances, df  of L* by the scatter of the runs, and its degrees of freedom
+    """
+
+    arch: str
+    optima: pd.DataFrame
+    draws: Array
+    variances: Array
+    df: int
+
+    @classmethod
+    def of(cls, found: Optima) -> Frontier:
+        scatter, df = variances(*found.used_points)
+        used, draws = found.used.reset_index(drop=True), found.used_draws()[..., 2]
+        return cls(arch=found.arch, optima=used, draws=draws, variances=scatter, df=df)
+
+    @cached_property
+    def flops(self) -> Array:
+        return self.optima["flops"].to_numpy(float)
+
+    @cached_property
+    def logs(self) -> Array:
+        return np.log(self.flops)
+
+    @cached_property
+    def losses(self) -> Array:
+        return self.optima["loss"].to_numpy(float)
+
+    @property
+    def budgets(self) -> list[float]:
+        return list(self.optima["budget"])
+
+    def moved(self, i: int, c: float) -> tuple[float, Array]:
+        """L* of the i-th budget and its draws, moved to C along the slope of the frontier."""
+        if len(self.logs) < 2:
+            return float(self.losses[i]), self.draws[:, i]
+        slope = np.gradient(self.losses, self.logs, edge_order=2 if len(self.logs) > 2 else 1)[i]
+        shift = float(slope * (np.log(c) - self.logs[i]))
+        return float(self.losses[i] + shift), self.draws[:, i] + shift
+
+    def at(self, c: float) -> tuple[float, Array]:
+        """L*(C) and its draws."""
+        if len(self.logs) < 2 and self.beyond(c) > 1.01:
+            raise NotIdentified(
+                f"{self.arch} has {len(self.logs)} usable budgets, so its loss at C = {c:.3g} is open; train "
+                "it at budgets on both sides"
+            )
+        weights = self.weights(c)
+        drawn = np.log(np.where(self.draws > 0, self.draws, np.nan)) @ weights
+        return float(np.exp(weights @ np.log(self.losses))), np.exp(drawn)
+
+    def params(self, c: float) -> float:
+        """N*(C), as L*(C) is found."""
+        return float(np.exp(self.weights(c) @ np.log(self.optima["params"].to_numpy(float))))
+
+    def beyond(self, c: float) -> float:
+        """How many times C lies outside the budgets; 1 within, or within rounding."""
+        if not len(self.logs):
+            return float("inf")
+        out = max(np.log(c) - self.logs.max(), self.logs.min() - np.log(c), 0.0)
+        return float(np.exp(out)) if out > 1e-9 else 1.0
+
+    def nearest(self, c: float) -> int:
+        """Which budget is the nearest."""
+        return int(np.abs(np.log(self.flops / c)).argmin())
+
+    def weights(self, c: float) -> Array:
+        """What each budget counts in ln L*(C): interpolation within them, a line from the last beyond."""
+        log_c, weights = np.log(c), np.zeros(len(self.logs))
+        if len(weights) == 1:
+            return np.ones(1)
+        if self.logs.min() <= log_c <= self.logs.max():
+            upper = min(max(int(np.searchsorted(self.logs, log_c)), 1), len(weights) - 1)
+            share = (log_c - self.logs[upper - 1]) / (self.logs[upper] - self.logs[upper - 1])
+            weights[upper - 1], weights[upper] = 1 - share, share
+            return weights
+        near = np.argsort(np.abs(self.logs - log_c))[:NEAREST]
+        u = self.logs[near] - self.logs[near].mean()
+        weights[near] = (log_c - self.logs[near[0]]) * u / (u @ u)
+        weights[near[0]] += 1
+        return weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Perplexity ratios; below 1 `arch` is better than `baseline`.
 
-    table    one row a pair and budget: arch, baseline, flops, ratio, low, high, p, verdict, beyond, n
-    overall  one row a pair: the geometric mean of the ratio over `budgets` common budgets; None with `at`
-    optima   what was compared, one row an architecture and budget, as in `isoflop`
+    table    one row per pair and budget: arch, baseline, flops, ratio, low, high, p, verdict, beyond, n
+    overall  one row per pair: the geometric mean of the ratio over `budgets` common budgets; None with `at`
+    optima   what was compared, one row per architecture and budget, as in `isoflop`
 
     `verdict` is "lower", "higher", or "not resolved" where the interval holds 1; p is two-sided, from the
     bootstrap, and not corrected for the number of pairs. `beyond` is how many times `at` lies outside the

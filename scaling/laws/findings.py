@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scaling.laws.diagnose import WARN
-from scaling.laws.fitted import Allocation, FittedLaw
+from scaling.laws.fitting import Allocation, FittedLaw
 from scaling.laws.runs.cleaning import Status, rows_text
 
 Severity = Literal["serious", "warning", "ok"]

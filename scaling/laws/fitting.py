@@ -7,34 +7,130 @@ a Newton iteration on the objective itself the optimum, a bootstrap the interval
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import fdtri
 
 from scaling.laws.diagnose import REFUSE, WARN, at_bounds, check_design, condition, log_residuals
-from scaling.laws.fitted import FittedLaw, parameter_intervals
-from scaling.laws.forms import STANDARD, form_of, known
-from scaling.laws.law import REPEAT_DECAY, TRAINING, Array, Law, effective_tokens
-from scaling.laws.objective import Points, Problem, huber
+from scaling.laws.forms import FORMS, STANDARD, form_of, known
+from scaling.laws.law import (
+    COEFFICIENTS,
+    REPEAT_DECAY,
+    TRAINING,
+    Array,
+    Interval,
+    Law,
+    effective_tokens,
+    joined,
+)
+from scaling.laws.objective import Mask, Points, Problem, huber
 from scaling.laws.powerlaw import check_confidence
-from scaling.laws.resample import FEW_CLUSTERS, chosen, clusters, in_order, multiplicities, refit
+from scaling.laws.resample import (
+    FEW_CLUSTERS,
+    chosen,
+    clusters,
+    in_order,
+    multiplicities,
+    percentile,
+    refit,
+)
 from scaling.laws.runs.cleaning import NotIdentified, Runs, Status, Table, clean, rows_text
-from scaling.laws.search import LAD_AGAIN, optimum, stages
+from scaling.laws.solver import LAD_AGAIN, optimum, stages
 
 OBJECTIVES = ("huber", "lad", "log-mse")
 RESAMPLES = ("pairs", "budget", "run")
 REPEATS = ("refuse", "effective")
+ALLOCATED = ("params", "tokens", "tokens_per_param", "loss")
 # So many epochs of a text are about as good as new text (arXiv 2305.16264).
 MOST_EPOCHS = 4.0
 # Flops within this share of 6 N D are the same account.
 ACCOUNTED = 0.1
 # The chance that a law is taken for more than a constant where a constant is the truth.
 CONSTANT = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """The compute-optimal model at `flops`; intervals by name (params, tokens, tokens_per_param, loss).
+
+    `beyond` is flops over 6 N D of the largest run: above 1 the law is extrapolated.
+    """
+
+    flops: float
+    params: float
+    tokens: float
+    tokens_per_param: float
+    loss: float
+    beyond: float
+    intervals: dict[str, Interval]
+
+    def __str__(self) -> str:
+        def span(name: str, digits: int = 3) -> str:
+            found = self.intervals.get(name)
+            return f" [{found.low:.{digits}g}, {found.high:.{digits}g}]" if found else ""
+
+        text = (
+            f"C = {self.flops:.3g}: N* = {self.params:.3g}{span('params')}, "
+            f"D* = {self.tokens:.3g}{span('tokens')}, D/N = {self.tokens_per_param:.3g}"
+            f"{span('tokens_per_param')}, loss {self.loss:.4g}{span('loss', 4)}"
+        )
+        return text + (f"; extrapolated {self.beyond:.3g} times in compute" if self.beyond > 1.001 else "")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FittedLaw(Law):
+    """A law with what is known of it: `status`, `intervals`, `warnings`, and the draws they come from.
+
+    form         its name in `scaling.laws.forms.FORMS`
+    value        the objective at the optimum, a sum over the runs; `delta` is its threshold on log loss
+    condition    of the Jacobian, logs centred and columns scaled
+    draws        parameters of each bootstrap resample that converged
+    residuals    ln(prediction) - ln(loss), by row of the table
+    convention   how C, and where they repeat tokens, are counted
+    largest      6 N D of the largest run
+    resample     what the bootstrap drew: "pairs", "budget" or "run"; "" without one
+    """
+
+    form: str
+    status: Status
+    objective: str
+    delta: float | None
+    value: float
+    n: int
+    condition: float
+    confidence: float
+    intervals: dict[str, Interval]
+    draws: pd.DataFrame
+    residuals: pd.Series
+    convention: str
+    warnings: tuple[str, ...]
+    largest: float
+    resample: str
+
+    @property
+    def formula(self) -> str:
+        """The form of the law in N and D."""
+        return FORMS[self.form].formula
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The parameters of the form and the exponents of N* and D*, by name."""
+        names = (*FORMS[self.form].parameters, "n_exponent", "d_exponent")
+        return {name: getattr(self, name) for name in names}
+
+    def at(self, c: float, confidence: float | None = None) -> Allocation:
+        """The optimal allocation at c FLOPs, with percentile intervals where there are draws."""
+        level = self.confidence if confidence is None else confidence
+        values = dict(zip(ALLOCATED, map(float, allocations(row(self, self.form), c)[:, 0]), strict=True))
+        intervals = {}
+        if len(self.draws):
+            drawn = zip(ALLOCATED, allocations(self.draws.to_numpy(), c), strict=True)
+            intervals = {name: percentile(found, level) for name, found in drawn}
+        return Allocation(flops=float(c), beyond=float(c) / self.largest, intervals=intervals, **values)
 
 
 def fit(
@@ -68,26 +164,18 @@ def fit(
     ValueError where the table is at fault, NotIdentified where these runs cannot determine a law.
     """
     shape = form_of(form)
-    known("objective", objective, OBJECTIVES)
-    if resample is not None:
-        known("resample", resample, RESAMPLES)
-    known("repeats", repeats, REPEATS)
-    check_delta(delta)
-    check_confidence(confidence, bootstrap)
+    check_options(OBJECTIVES, objective, delta, bootstrap, resample, confidence, repeats)
     table = clean(frame)
-    runs, warnings = table.frame, list(table.notes)
-    _one_architecture(runs)
-    trained = TRAINING * runs["params"].to_numpy(float) * runs["tokens"].to_numpy(float)
-    warnings += _accounting(runs["flops"].to_numpy(float) / trained)
+    warnings = [*table.notes, *_faults(table.frame)]
+    largest = (TRAINING * table.frame["params"] * table.frame["tokens"]).max()
     table = repeated(table, repeats, decay)
-    runs = table.frame
-    warnings += check_design(runs, shape)
-    rows, runs = runs.index, in_order(runs)
+    warnings += check_design(table.frame, shape)
+    runs = in_order(table.frame)
     problem = Problem.of([Points.of(runs)], shape)
     thresholds = stages(objective, delta)
     theta, value, converged = optimum(problem, thresholds)
     _more_than_a_constant(problem, value, objective, thresholds)
-    values = dict(zip(shape.parameters, map(float, problem.coefficients(theta[None])[0][0]), strict=True))
+    (values,) = problem.values(theta)
     law = Law(**values)
     number = condition(law, runs["params"], runs["tokens"], shape)
     warnings += conditioned(number, "the fit")
@@ -115,17 +203,31 @@ def fit(
         confidence=confidence,
         intervals=parameter_intervals(draws, confidence),
         draws=pd.DataFrame(draws, columns=list(values)),
-        residuals=pd.Series(log_residuals(law, runs), runs.index, name="residual").reindex(rows),
+        residuals=pd.Series(log_residuals(law, runs), runs.index, name="residual").reindex(table.frame.index),
         convention=table.convention,
         warnings=(*warnings, *bounds),
-        largest=float(trained.max()),
+        largest=float(largest),
         resample=drawn_as,
     )
 
 
-def check_delta(delta: float) -> None:
+def check_options(
+    objectives: Collection[str],
+    objective: str,
+    delta: float,
+    bootstrap: int,
+    resample: str | None,
+    confidence: float,
+    repeats: str,
+) -> None:
+    """Refuse unknown words and odd numbers among the options of a fit."""
+    known("objective", objective, objectives)
+    if resample is not None:
+        known("resample", resample, RESAMPLES)
+    known("repeats", repeats, REPEATS)
     if not delta > 0:
         raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
+    check_confidence(confidence, bootstrap)
 
 
 def ended(bounds: Sequence[str], converged: bool) -> tuple[Status, list[str]]:
@@ -145,17 +247,15 @@ def conditioned(number: float, what: str) -> list[str]:
     return [f"{what} has a condition number of {number:.0f}, above {WARN:.0f}"] if number > WARN else []
 
 
-def _one_architecture(runs: pd.DataFrame) -> None:
+def _faults(runs: pd.DataFrame) -> list[str]:
+    """Refuse several architectures; a warning where C is not 6 N D."""
     names = sorted(runs["arch"].unique())
     if len(names) > 1:
         raise ValueError(
             f"column 'arch' holds {len(names)} architectures ({', '.join(names[:4])}); a law is fitted to "
             "one: select its rows, or drop the column to fit all as one"
         )
-
-
-def _accounting(ratio: Array) -> list[str]:
-    middle = float(np.median(ratio))
+    middle = float(np.median(runs["flops"] / (TRAINING * runs["params"] * runs["tokens"])))
     if abs(middle - 1) <= ACCOUNTED:
         return []
     return [
@@ -206,7 +306,7 @@ def _more_than_a_constant(
         )
 
 
-def _resampled(fitted: npt.NDArray[np.bool_], groups: int, resample: str) -> list[str]:
+def _resampled(fitted: Mask, groups: int, resample: str) -> list[str]:
     lost = int((~fitted).sum())
     if lost > len(fitted) / 2:
         raise NotIdentified(
@@ -219,3 +319,28 @@ def _resampled(fitted: npt.NDArray[np.bool_], groups: int, resample: str) -> lis
     if resample != "pairs" and groups < FEW_CLUSTERS:
         found.append(f"{groups} clusters were drawn; with fewer than {FEW_CLUSTERS} intervals are too short")
     return found
+
+
+@np.errstate(over="ignore", divide="ignore")
+def allocations(parameters: Array, c: float) -> Array:
+    """N*, D*, D*/N* and the loss there (4, k), of rows of parameters (k, p)."""
+    e, a, b, alpha, beta, *gamma = parameters.T
+    log_g = (np.log(alpha * a) - np.log(beta * b)) / (alpha + beta)
+    n = np.exp(log_g + beta / (alpha + beta) * np.log(c / TRAINING))
+    d = c / TRAINING / n
+    return np.stack([n, d, d / n, joined(e, a * n**-alpha, b * d**-beta, *gamma)])
+
+
+def row(law: Law, form: str) -> Array:
+    """The parameters of a law as a row (1, p)."""
+    return np.array([[getattr(law, name) for name in FORMS[form].parameters]])
+
+
+def parameter_intervals(draws: Array, level: float) -> dict[str, Interval]:
+    """Percentile intervals of rows of parameters (k, p) and of the exponents of N* and D*."""
+    if not len(draws):
+        return {}
+    names = (*COEFFICIENTS, "gamma")[: draws.shape[1]]
+    found = {name: percentile(draws[:, i], level) for i, name in enumerate(names)}
+    share = draws[:, 4] / (draws[:, 3] + draws[:, 4])
+    return {**found, "n_exponent": percentile(share, level), "d_exponent": percentile(1 - share, level)}

@@ -16,7 +16,7 @@ from scaling.laws.forms import FORMS
 from scaling.laws.law import TRAINING, Law, Numbers
 from scaling.laws.objective import SQUARES, Points, Problem
 from scaling.laws.runs.cleaning import NotIdentified, Status, Table, clean
-from scaling.laws.search import optimum
+from scaling.laws.solver import optimum
 
 # A term that owes the loss no more than this, in nats, is none.
 NOTHING = 1e-9
@@ -65,7 +65,7 @@ def fit_overtraining_law(frame: Table) -> OverTrainingLaw:
         )
     problem = Problem.of([Points.of(runs)], FORMS["over-training"], relative=False)
     theta, value, converged = optimum(problem, (SQUARES,))
-    e, a, b, exponent, _ = map(float, problem.coefficients(theta[None])[0][0])
+    e, a, b, exponent, _ = problem.values(theta)[0].values()
     if min((a * n**-exponent).max(), (b * d**-exponent).max()) <= NOTHING:
         raise NotIdentified(
             "in no such law does the loss fall with both params and tokens; check the losses, add runs"

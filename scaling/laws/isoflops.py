@@ -3,7 +3,7 @@
     L = L* + h/2 (ln N - ln N*)^2 within a budget;  N* = coefficient C^exponent over them
 
 D* comes from its own parabola in ln D, so that no convention of counting FLOPs is assumed. Method:
-arXiv:2203.15556, section 3.2; its biases: arXiv:2603.22339 and `scaling.laws.bias`.
+arXiv:2203.15556, section 3.2; its biases: arXiv:2603.22339 and `scaling.laws.basins`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from scaling.laws.bias import EXACT, Bias, bias
-from scaling.laws.law import Interval, Law
+from scaling.laws.basins import EXACT, Bias, bias
+from scaling.laws.law import Array, Interval, Law
 from scaling.laws.optima import OUTSIDE, THREE, Optima, by_architecture, grouped, interval
 from scaling.laws.powerlaw import Sharing, check_confidence, power, sharing, slopes
 from scaling.laws.runs.cleaning import NotIdentified, Status, Table
-
-Array = npt.NDArray[np.float64]
 
 KEPT = (THREE, OUTSIDE)
 
@@ -32,7 +30,7 @@ KEPT = (THREE, OUTSIDE)
 class IsoFlop:
     """The optima by architecture and budget, and N* = coefficient C^exponent, D* alike.
 
-    optima        one row for each architecture and budget, with intervals; `flag` says why one is not `used`
+    optima        one row per architecture and budget, with intervals; `flag` says why one is not `used`
     exponent      of N*; of several architectures the one they share, each with its own coefficient
     by_arch       each architecture alone, with its own exponents
     intervals     exponent and tokens_exponent; of one architecture also coefficient and tokens_coefficient
@@ -79,13 +77,15 @@ class IsoFlop:
 
     def n_interval(self, c: float, *, arch: str | None = None) -> Interval:
         """The interval of N*(C)."""
-        draws = self.lines[self._arch(arch)]
-        return interval(draws[:, 2] + draws[:, 0] * np.log(c), self.confidence, logs=True)
+        return self._interval(0, c, arch)
 
     def d_interval(self, c: float, *, arch: str | None = None) -> Interval:
         """The interval of D*(C)."""
+        return self._interval(1, c, arch)
+
+    def _interval(self, axis: int, c: float, arch: str | None) -> Interval:
         draws = self.lines[self._arch(arch)]
-        return interval(draws[:, 3] + draws[:, 1] * np.log(c), self.confidence, logs=True)
+        return interval(draws[:, 2 + axis] + draws[:, axis] * np.log(c), self.confidence, logs=True)
 
     def _arch(self, arch: str | None) -> str:
         names = list(self.coefficients)
@@ -117,7 +117,7 @@ def isoflop(
     law      a law whose exponents tell the bias; without it the runs must show them
 
     Left out with a warning: budgets with fewer than four sizes, a parabola that is not convex, or a vertex
-    outside the sizes. The intervals are percentiles of a residual bootstrap (`scaling.laws.parabola`), its
+    outside the sizes. The intervals are percentiles of a residual bootstrap (`scaling.laws.optima`), its
     residuals pooled over the budgets of an architecture; they widen where the optima scatter around their
     power law more than the noise of the runs explains. Raises NotIdentified where no architecture has two
     usable budgets.

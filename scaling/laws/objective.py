@@ -130,6 +130,11 @@ class Problem:
             found.append(own)
         return found
 
+    def values(self, theta: Array) -> list[dict[str, float]]:
+        """For each law its parameters by name, from unknowns (p,)."""
+        rows = (map(float, rows[0]) for rows in self.coefficients(theta[None]))
+        return [dict(zip(self.form.parameters, row, strict=True)) for row in rows]
+
     def unknowns(self, law: Law) -> Array:
         """The row of unknowns (p,) of a problem of one law."""
         values = np.array([getattr(law, name) for name in self.form.parameters])

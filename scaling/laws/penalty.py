@@ -4,7 +4,7 @@ At constant compute C, a law's loss is, with r = D / D*,
 
     L - L*(C) = H(C) (beta r^alpha + alpha r^-beta - alpha - beta),   H(C) = h C^-eta
 
-alpha and beta are one pair for all budgets, and each budget has its H; its form is in `scaling.laws.bias`,
+alpha and beta are one pair for all budgets, and each budget has its H; its form is in `scaling.laws.basins`,
 and no parabola enters. Runs often leave open whether alpha = beta, and the best pair is then mostly chance:
 all pairs count, each by how well its law fits. Draws are of the posterior of (alpha, beta), flat before the
 runs, and of H given them, and the pair that stands for all is the mean of their logarithms.
@@ -18,16 +18,13 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from scaling.laws.bias import EXACT, Packed, basin
-from scaling.laws.law import Interval
+from scaling.laws.basins import EXACT, Packed, basin
+from scaling.laws.law import Array, Interval
 from scaling.laws.optima import by_architecture, grouped, interval
 from scaling.laws.powerlaw import check_confidence, slopes
 from scaling.laws.runs.cleaning import NotIdentified, Table
-
-Array = npt.NDArray[np.float64]
 
 # Tokens over the optimal ones, D / D*, at which tables state the penalty.
 RATIOS = (0.25, 0.5, 2.0, 4.0, 16.0)
@@ -61,8 +58,6 @@ class Basin:
     lines: Array = field(repr=False)
     lowest: float
     highest: float
-    budgets: int
-    n: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,44 +144,33 @@ def overtraining(
 
 
 def _basin(arch: str, mine: pd.DataFrame, count: int, rng: np.random.Generator) -> tuple[Basin, pd.DataFrame]:
-    groups = [group for _, group in mine.groupby("budget")]
-    df = len(mine) - 3 * len(groups) - 2
-    if df < 1:
+    groups = mine.groupby("budget")
+    if len(mine) - 3 * len(groups) - 2 < 1:
         raise NotIdentified(
             f"{arch} has runs {len(mine)}, budgets {len(groups)}, and the penalty needs three runs a budget "
             "and three more; train further sizes"
         )
-    xs = [np.log(group["params"].to_numpy()) for group in groups]
-    ys = [group["loss"].to_numpy() for group in groups]
-    c = np.log([group["compute"].iloc[0] for group in groups])
-    runs = Packed.of(xs, ys)
+    x, y, c = np.log(mine["params"].to_numpy()), mine["loss"].to_numpy(), np.log(groups["compute"].first())
+    which, ends = groups.ngroup().to_numpy(), groups.size().cumsum()[:-1]
+    runs = Packed.of(np.split(x, ends), np.split(y, ends))
     (alpha, beta), exponents = _exponents(runs, count, rng)
-    best, heights, floors = _optimum(runs, np.array([alpha]), np.array([beta]))
-    line = _line(c, np.log(heights))[0]
-    fitted = [h * basin(alpha, beta, x - b) for x, b, h in zip(xs, best[0], heights[0], strict=True)]
+    (best,), (heights,), (floors,) = runs.optima(np.array([alpha]), np.array([beta]))
     with np.errstate(invalid="ignore"):
-        lines = _line(c, np.log(_heights(runs, exponents, rng)))
-    ratio = np.exp(np.concatenate([b - x for x, b in zip(xs, best[0], strict=True)]))
-    points = pd.DataFrame(
-        {
-            "arch": arch,
-            "budget": np.concatenate([group["budget"] for group in groups]),
-            "flops": np.concatenate([group["flops"] for group in groups]),
-            "ratio": ratio,
-            "penalty": np.concatenate([y - e for y, e in zip(ys, floors[0], strict=True)]),
-            "fitted": np.concatenate(fitted),
-        }
+        lines = _line(c.to_numpy(), np.log(runs.heights(exponents[:, 0], exponents[:, 1], rng)))
+    away = x - best[which]
+    points = mine[["arch", "budget", "flops"]].assign(
+        ratio=np.exp(-away),
+        penalty=y - floors[which],
+        fitted=heights[which] * basin(alpha, beta, away),
     )
     found = Basin(
         alpha=alpha,
         beta=beta,
-        line=line,
+        line=_line(c.to_numpy(), np.log(heights)[None])[0],
         exponents=exponents,
         lines=lines,
-        lowest=float(ratio.min()),
-        highest=float(ratio.max()),
-        budgets=len(groups),
-        n=len(mine),
+        lowest=float(points["ratio"].min()),
+        highest=float(points["ratio"].max()),
     )
     return found, points
 
@@ -228,30 +212,6 @@ def _exponents(runs: Packed, count: int, rng: np.random.Generator) -> tuple[Arra
         if settled == 2:
             break
     return np.exp(centre), pairs[rng.choice(size, size=count, p=weights)]
-
-
-def _heights(runs: Packed, exponents: Array, rng: np.random.Generator) -> Array:
-    """A draw of H by budget for each pair of exponents, (pair, budget); NaN where it has no optimum."""
-    alpha, beta = exponents.T
-    p, q = runs.drawn(alpha, beta, rng)
-    best = _best(p, q, alpha, beta)
-    return p * np.exp(-alpha[:, None] * best) / beta[:, None]
-
-
-def _optimum(runs: Packed, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
-    """ln N*, H and L* by pair of exponents and budget; NaN where there is no optimum."""
-    p, q, rest = runs.solve(alpha, beta)
-    a, b = alpha[:, None], beta[:, None]
-    best = _best(p, q, alpha, beta)
-    height = p * np.exp(-a * best) / b
-    return runs.centres + best, height, rest + height * (a + b)
-
-
-def _best(p: Array, q: Array, alpha: Array, beta: Array) -> Array:
-    """ln N* less the centre of each budget."""
-    good = (p > 0) & (q > 0)
-    ratio = np.divide(p, q, out=np.full_like(p, np.nan), where=good)
-    return np.log((alpha / beta)[:, None] * ratio) / (alpha + beta)[:, None]
 
 
 def _line(c: Array, y: Array) -> Array:

@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from scaling.laws.law import Interval
+from scaling.laws.law import Array, Interval
 from scaling.laws.runs.cleaning import NotIdentified
 
 # Percentiles of fewer draws are no interval.
 FEWEST_DRAWS = 100
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,45 +96,39 @@ def power_laws(
     lx, ly = _logs(x, "x"), _logs(y, "y")
     if len({len(lx), len(ly), len(group)}) != 1:
         raise ValueError(f"{len(lx)} x, {len(ly)} y and {len(group)} groups; give one of each for each point")
-    labels = np.asarray([str(name) for name in group])
-    names = sorted({str(name) for name in group})
-    flat = [name for name in names if np.ptp(lx[labels == name]) == 0]
-    if flat and (not shared or len(flat) == len(names)):
+    names, own = np.unique([str(name) for name in group], return_inverse=True)
+    points = {str(name): own == i for i, name in enumerate(names)}
+    flat = [name for name, at in points.items() if np.ptp(lx[at]) == 0]
+    if flat and (not shared or len(flat) == len(points)):
+        of = "" if flat == ["all"] else f"{', '.join(flat)}: "
         raise NotIdentified(
-            f"{_of(flat)}all points have the same x, so no exponent can be fitted; add points at another x"
+            f"{of}all points have the same x, so no exponent can be fitted; add points at another x"
         )
-    one = np.zeros(len(lx), int)
-    own = np.searchsorted(np.asarray(names), labels)
-    slope = slopes(lx, ly, own)[0] if shared else None
+    common = slopes(lx, ly, own)[0] if shared else None
     exponents, coefficients, intervals, levels = {}, {}, {}, {}
-    fitted = np.empty_like(ly)
-    for name in names:
-        at = labels == name
-        value = slopes(lx[at], ly[at], one[at])[0] if slope is None else slope
+    residuals, off = np.empty((2, len(ly)))
+    for name, at in points.items():
+        value = slopes(lx[at], ly[at], own[at])[0] if common is None else common
         intercept = ly[at].mean() - value * lx[at].mean()
         exponents[name], coefficients[name] = float(value), float(np.exp(intercept))
-        fitted[at] = intercept + value * lx[at]
-    residuals = ly - fitted
+        residuals[at] = ly[at] - (intercept + value * lx[at])
+        off[at] = ly[at] - ly[at].mean()
     pooled = _spread(lx, residuals, own, confidence) if shared else None
-    for name in names:
-        at = labels == name
-        half = pooled if shared else _spread(lx[at], residuals[at], one[at], confidence)
+    for name, at in points.items():
+        half = pooled if shared else _spread(lx[at], residuals[at], own[at], confidence)
         if half is not None:
-            mean, count = float(lx[at].mean()), int(at.sum())
-            intervals[name] = _around(exponents[name], half[0], confidence)
-            width = np.hypot(half[0] * mean, half[1] / np.sqrt(count))
+            intervals[name] = Interval(exponents[name] - half[0], exponents[name] + half[0], confidence)
+            width = np.hypot(half[0] * lx[at].mean(), half[1] / np.sqrt(at.sum()))
             level = np.log(coefficients[name])
-            levels[name] = Interval(
-                float(np.exp(level - width)), float(np.exp(min(level + width, 700))), confidence
-            )
-    total = np.concatenate([ly[labels == name] - ly[labels == name].mean() for name in names])
-    variance = float(total @ total)
+            ends = np.exp([level - width, min(level + width, 700)])
+            levels[name] = Interval(float(ends[0]), float(ends[1]), confidence)
+    variance = float(off @ off)
     return PowerLaws(
         exponents=exponents,
         coefficients=coefficients,
         intervals=intervals,
         coefficient_intervals=levels,
-        sharing=sharing(lx, ly, own) if len(names) > 1 else None,
+        sharing=sharing(lx, ly, own) if len(points) > 1 else None,
         residuals=residuals,
         r2=1 - float(residuals @ residuals) / variance if variance > 0 else 1.0,
         n=len(lx),
@@ -146,7 +138,7 @@ def power_laws(
 def slopes(x: Array, y: Array, group: npt.NDArray[np.int64]) -> Array:
     """The common slope of y on x within groups; y of shape (..., n), of which NaN are left out."""
     there = np.isfinite(y)
-    top, bottom = np.zeros(y.shape[:-1]), np.zeros(y.shape[:-1])
+    top, bottom = np.zeros((2, *y.shape[:-1]))
     for one in np.unique(group):
         at = group == one
         here = there[..., at]
@@ -212,10 +204,6 @@ def _spread(
     return t * sigma / float(np.sqrt(scatter)), t * sigma
 
 
-def _around(value: float, half: float, confidence: float) -> Interval:
-    return Interval(value - half, value + half, confidence)
-
-
 def _logs(values: npt.ArrayLike, name: str) -> Array:
     array = np.atleast_1d(np.asarray(values, float))
     wrong = np.flatnonzero(~(np.isfinite(array) & (array > 0)))
@@ -225,7 +213,3 @@ def _logs(values: npt.ArrayLike, name: str) -> Array:
             "leave the point out"
         )
     return np.log(array)
-
-
-def _of(names: Sequence[str]) -> str:
-    return "" if list(names) == ["all"] else f"{', '.join(names)}: "

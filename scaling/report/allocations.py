@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.laws.envelope import Envelope, envelope
-from scaling.laws.fitted import FittedLaw
-from scaling.laws.fitting import fit
+from scaling.laws.envelopes import Envelope, envelope
+from scaling.laws.fitting import FittedLaw, fit
 from scaling.laws.isoflops import IsoFlop, isoflop
 from scaling.laws.law import Interval
 from scaling.laws.runs.cleaning import NotIdentified, Table, clean, ends, tidy

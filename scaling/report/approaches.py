@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaling.laws.audit import audit
-from scaling.laws.envelope import envelope
+from scaling.laws.auditing import audit
+from scaling.laws.envelopes import envelope
 from scaling.laws.families import fit_families
 from scaling.laws.fitting import fit
 from scaling.laws.forms import STANDARD, form_of, known

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from mad.messages import counted
-from scaling.laws.audit import Audit, audit
-from scaling.laws.envelope import Envelope, envelope
-from scaling.laws.fitted import FittedLaw
-from scaling.laws.fitting import fit
+from scaling.laws.auditing import Audit, audit
+from scaling.laws.envelopes import Envelope, envelope
+from scaling.laws.fitting import FittedLaw, fit
 from scaling.laws.isoflops import IsoFlop, isoflop
 from scaling.laws.runs.cleaning import NotIdentified, Runs, Table, clean, ends, tidy
 from scaling.laws.runs.cleaning import budgets as snapped

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.laws.frontiers import Frontier
+from scaling.laws.comparison import Frontier
 from scaling.laws.optima import OUTSIDE, THREE, by_architecture, grouped, interval
 from scaling.laws.runs.cleaning import NotIdentified, Runs, Table, clean, tidy
 from scaling.laws.runs.columns import folded

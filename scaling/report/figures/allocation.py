@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaling.laws.envelope import Envelope
+from scaling.laws.envelopes import Envelope
 from scaling.laws.isoflops import IsoFlop
 from scaling.report.allocations import allocation
 from scaling.report.figures.labels import Label, name_lines
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from scaling.laws.fitted import FittedLaw
+    from scaling.laws.fitting import FittedLaw
 
 TITLES = (
     "Approach 1: envelope of all runs",

@@ -28,7 +28,7 @@ from scaling.report.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from scaling.laws.fitted import FittedLaw
+    from scaling.laws.fitting import FittedLaw
 
 
 def figure_surface(frame: Table, laws: Mapping[str, FittedLaw]) -> Figure:

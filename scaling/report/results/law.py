@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.laws.audit import Audit
+from scaling.laws.auditing import Audit
 from scaling.laws.families import Families
 from scaling.laws.forms import FORMS, STANDARD
 from scaling.laws.gadre import OverTrainingLaw

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mad.messages import counted
-from scaling.laws.envelope import Envelope
+from scaling.laws.envelopes import Envelope
 from scaling.laws.isoflops import IsoFlop
 from scaling.laws.law import Interval
 from scaling.laws.powerlaw import PowerLaw

@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.laws.families import Families, fit_families
+from scaling.laws.families import Families, by_architecture, fit_families, sharing_test
 from scaling.laws.fitting import fit
 from scaling.laws.law import Law
 from scaling.laws.objective import SQUARES, Points, Problem
 from scaling.laws.runs.cleaning import NotIdentified, Status, clean
-from scaling.laws.search import optimum, starts
-from scaling.laws.sharing import by_architecture, sharing_test
-from scaling.laws.solver import descend
+from scaling.laws.solver import descend, optimum, starts
 
 LAWS = {
     "transformer": Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37),

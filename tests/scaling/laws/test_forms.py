@@ -10,15 +10,14 @@ import pytest
 
 import scaling
 from scaling.laws import forms
-from scaling.laws.audit import audit, influence
+from scaling.laws.auditing import audit, influence
 from scaling.laws.families import fit_families
 from scaling.laws.forms import FORMS, Form, Parameter
 from scaling.laws.gadre import fit_overtraining_law
 from scaling.laws.law import Law
 from scaling.laws.objective import SQUARES, Points, Problem
 from scaling.laws.runs.cleaning import NotIdentified, Status
-from scaling.laws.search import starts
-from scaling.laws.solver import descend
+from scaling.laws.solver import descend, starts
 from tests.scaling.laws.designs import CHINCHILLA, grid, problem_of
 
 TRUTHS = {

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from scaling.laws.isoflops import isoflop
-from scaling.laws.parabola import basis, noise, scales, vertex
+from scaling.laws.optima import basis, noise, scales, vertex
 from scaling.laws.runs.cleaning import NotIdentified
 from tests.scaling.laws.designs import BUDGETS, CHINCHILLA, FALLS_FAST, SYMMETRIC, grid, random_law
 

@@ -13,8 +13,7 @@ from scaling.laws.families import fit_families
 from scaling.laws.law import Interval
 from scaling.laws.resample import clusters, in_order, multiplicities, percentile, refit
 from scaling.laws.runs.cleaning import NotIdentified, clean
-from scaling.laws.search import cells
-from scaling.laws.solver import descend
+from scaling.laws.solver import cells, descend
 from tests.scaling.laws.designs import TRUTH, curves, problem_of, simulate
 
 NAMES = ("E", "A", "B", "alpha", "beta", "n_exponent", "d_exponent")

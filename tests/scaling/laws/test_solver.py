@@ -12,8 +12,7 @@ from scipy.optimize import check_grad, minimize
 import scaling
 from scaling.laws.law import Law
 from scaling.laws.objective import SQUARES
-from scaling.laws.search import starts
-from scaling.laws.solver import descend
+from scaling.laws.solver import descend, starts
 from tests.scaling.laws.designs import problem_of
 
 CHINCHILLA = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)

@@ -1,4 +1,4 @@
-"""What a parabola costs: how far approach 2 lies from the optimum of a law, by the design of its grids.
+"""The basin of loss within a budget, and how far a parabola through runs in it lies from its optimum.
 
 Within a budget a law L = E + A N^-alpha + B D^-beta is, in x = ln N,
 
@@ -21,9 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
-from scaling.laws.parabola import vertex
-
-Array = npt.NDArray[np.float64]
+from scaling.laws.law import Array
+from scaling.laws.optima import basis, vertex
 
 # Exponents tried before the polish; published ones lie between 0.15 and 0.7.
 TRIED = np.geomspace(0.04, 1.6, 24)
@@ -35,24 +34,6 @@ LEVEL = 0.01
 SMALL = 0.005
 # Relative scatter below which losses are exact, and ratios of their residuals rounding.
 EXACT = 1e-7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """The exponents of the two terms as these runs show them, and by budget optimum and height of the basin.
-
-    L(x) = loss + height (beta exp(-alpha (x - x*)) + alpha exp(beta (x - x*)) - alpha - beta)
-    """
-
-    alpha: float
-    beta: float
-    optima: Array
-    losses: Array
-    heights: Array
-
-    def rise(self, u: npt.ArrayLike) -> Array:
-        """The loss above the optimum at x* + u, in units of the height."""
-        return basin(self.alpha, self.beta, np.asarray(u, float))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,19 +90,26 @@ def bias(
 
     exponents  (alpha, beta) of a law that is known otherwise; without it they are fitted
     """
-    shape = fit_shape(xs, ys) if exponents is None else at_exponents(xs, ys, *exponents)
-    if shape is None:
+    exponents = exponents or fit_exponents(xs, ys)
+    if exponents is None:
         return None
-    grids = [x - best for x, best in zip(xs, shape.optima, strict=True)]
-    error = np.array([_vertex_of(shape, u) for u in grids])
-    centred = np.array([_vertex_of(shape, u - _middle(u)) for u in grids])
-    if not np.isfinite(error).all() or not np.isfinite(centred).all():
+    alpha, beta = exponents
+    (optima,), *_ = Packed.of(xs, ys).optima(np.array([alpha]), np.array([beta]))
+    if not np.isfinite(optima).all():
         return None
-    middles, logs = np.array([_middle(u) for u in grids]), np.log(c)
+
+    def errors(grids: list[Array]) -> Array:
+        return np.array([float(vertex(u, basin(alpha, beta, u))[0]) for u in grids])
+
+    grids = [x - best for x, best in zip(xs, optima, strict=True)]
+    middles, logs = np.array([float((u.min() + u.max()) / 2) for u in grids]), np.log(c)
+    error, centred = errors(grids), errors([u - middle for u, middle in zip(grids, middles, strict=True)])
+    if not np.isfinite([error, centred]).all():
+        return None
     exponent = _slope(logs, error)
     return Bias(
-        alpha=shape.alpha,
-        beta=shape.beta,
+        alpha=alpha,
+        beta=beta,
         width=float(np.exp(np.mean([np.ptp(u) / 2 for u in grids]))),
         offset=float(np.exp(middles.mean())),
         drift=_slope(logs, middles),
@@ -132,41 +120,21 @@ def bias(
     )
 
 
-def fit_shape(xs: Sequence[Array], ys: Sequence[Array]) -> Shape | None:
+def fit_exponents(xs: Sequence[Array], ys: Sequence[Array]) -> tuple[float, float] | None:
     """Exponents of the two terms by least squares over all budgets, None where a parabola does as well."""
     runs = Packed.of(xs, ys)
-    n, count = int(runs.there.sum()), len(ys)
+    n, free = sum(map(len, ys)), sum(len(y) - 3 for y in ys)
     floor = n * (EXACT * float(np.mean(np.concatenate(ys)))) ** 2
-    flat = sum(float(((y - np.polyval(np.polyfit(x, y, 2), x)) ** 2).sum()) for x, y in _centred(xs, ys))
+    rest = [y - (q := basis(x)) @ (q.T @ y) for x, y in zip(xs, ys, strict=True)]
+    flat = float((np.concatenate(rest) ** 2).sum())
     one = _search(runs, np.stack([TRIED, TRIED]))
     both = _search(runs, np.stack(np.meshgrid(TRIED, TRIED)).reshape(2, -1))
     if both is None:
         return None
-    free = n - 3 * count
     asymmetric = one is None or _better(one[1], both[1], 1, free - 2, floor)
     if asymmetric and _better(flat, both[1], 2, free - 2, floor):
-        return at_exponents(xs, ys, *both[0])
-    if one is not None and _better(flat, one[1], 1, free - 1, floor):
-        return at_exponents(xs, ys, *one[0])
-    return None
-
-
-def at_exponents(xs: Sequence[Array], ys: Sequence[Array], alpha: float, beta: float) -> Shape | None:
-    """The shape with these exponents; None where a budget's runs then have no optimum."""
-    runs = Packed.of(xs, ys)
-    p, q, rest = runs.solve(np.array([alpha]), np.array([beta]))
-    p, q = p[0], q[0]
-    if not ((p > 0) & (q > 0)).all():
-        return None
-    best = np.log(alpha * p / (beta * q)) / (alpha + beta)
-    heights = p * np.exp(-alpha * best) / beta
-    return Shape(
-        alpha=alpha,
-        beta=beta,
-        optima=runs.centres + best,
-        losses=rest[0] + heights * (alpha + beta),
-        heights=heights,
-    )
+        return both[0]
+    return one[0] if one is not None and _better(flat, one[1], 1, free - 1, floor) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,17 +149,18 @@ class Packed:
     @classmethod
     def of(cls, xs: Sequence[Array], ys: Sequence[Array]) -> Packed:
         """Sizes as logs, centred budget by budget, and losses."""
-        shape = len(xs), max(len(x) for x in xs)
-        u, values, there = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+        u, values, there = np.zeros((3, len(xs), max(map(len, xs))))
         for row, (x, y) in enumerate(zip(xs, ys, strict=True)):
             u[row, : len(x)], values[row, : len(x)], there[row, : len(x)] = x - x.mean(), y, 1.0
         return cls(u=u, y=values, there=there, centres=np.array([x.mean() for x in xs]))
 
-    def solve(self, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
-        """p, q and E by budget for each pair of exponents, shape (pair, budget)."""
+    def optima(self, alpha: Array, beta: Array) -> tuple[Array, Array, Array]:
+        """ln N*, height and L* by pair of exponents and budget; NaN where there is no optimum."""
         p, q, *_ = self._fit(alpha, beta)
         fall, rise = self._terms(alpha, beta)
-        return p, q, self._mean(self.y) - p * self._mean(fall) - q * self._mean(rise)
+        floor = self._mean(self.y) - p * self._mean(fall) - q * self._mean(rise)
+        best, height = _summit(p, q, alpha, beta)
+        return self.centres + best, height, floor + height * (alpha + beta)[:, None]
 
     def squares(self, alpha: Array, beta: Array) -> Array:
         """Residual sum of squares for each pair of exponents; infinite where a budget has no optimum."""
@@ -201,9 +170,12 @@ class Packed:
             found[part] = np.where(((p > 0) & (q > 0)).all(-1), rest, np.inf)
         return found
 
-    def drawn(self, alpha: Array, beta: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        """A draw of p and q by budget for each pair of exponents, as normal errors of one size make them."""
-        p, q = np.empty((len(alpha), len(self.centres))), np.empty((len(alpha), len(self.centres)))
+    def heights(self, alpha: Array, beta: Array, rng: np.random.Generator) -> Array:
+        """A draw of the height by budget for each pair of exponents, as normal errors of one size make it.
+
+        NaN where the draw has no optimum.
+        """
+        p, q = np.empty((2, len(alpha), len(self.centres)))
         df = self.there.sum() - 3 * len(self.centres)
         for part in self._parts(len(alpha)):
             p[part], q[part], rest, size, apart, ratio = self._fit(alpha[part], beta[part])
@@ -211,7 +183,7 @@ class Packed:
             moved = scale * rng.standard_normal(apart.shape) / np.sqrt(apart)
             p[part] += scale * rng.standard_normal(apart.shape) / np.sqrt(size) - ratio * moved
             q[part] += moved
-        return p, q
+        return _summit(p, q, alpha, beta)[1]
 
     def _fit(self, alpha: Array, beta: Array) -> tuple[Array, ...]:
         """p, q and the sum of squares: least squares on the two terms and the losses, all less their means.
@@ -234,8 +206,7 @@ class Packed:
 
     def _parts(self, count: int) -> Iterator[slice]:
         step = max(1, CELLS // self.u.size)
-        for start in range(0, count, step):
-            yield slice(start, start + step)
+        return (slice(start, start + step) for start in range(0, count, step))
 
     def _terms(self, alpha: Array, beta: Array) -> tuple[Array, Array]:
         a, b = alpha[:, None, None], beta[:, None, None]
@@ -247,8 +218,15 @@ class Packed:
 
 def basin(alpha: npt.ArrayLike, beta: npt.ArrayLike, u: npt.ArrayLike) -> Array:
     """beta exp(-alpha u) + alpha exp(beta u) - alpha - beta, without cancellation near 0."""
-    a, b = np.asarray(alpha, float), np.asarray(beta, float)
-    return b * np.expm1(-a * np.asarray(u)) + a * np.expm1(b * np.asarray(u))
+    a, b, u = (np.asarray(value, float) for value in (alpha, beta, u))
+    return b * np.expm1(-a * u) + a * np.expm1(b * u)
+
+
+def _summit(p: Array, q: Array, alpha: Array, beta: Array) -> tuple[Array, Array]:
+    """x* less the centre of its budget, and the height there (pair, budget); NaN without an optimum."""
+    a, b, there = alpha[:, None], beta[:, None], (p > 0) & (q > 0)
+    best = np.log(a / b * np.divide(p, q, out=np.full_like(p, np.nan), where=there)) / (a + b)
+    return best, p * np.exp(-a * best) / b
 
 
 def _search(runs: Packed, cells: Array) -> tuple[tuple[float, float], float] | None:
@@ -286,21 +264,9 @@ def _dot(a: Array, b: Array) -> Array:
     return (a * b).sum(-1)
 
 
-def _vertex_of(shape: Shape, u: Array) -> float:
-    return float(vertex(u, shape.rise(u))[0])
-
-
-def _middle(u: Array) -> float:
-    return float((u.min() + u.max()) / 2)
-
-
 def _slope(x: Array, y: Array) -> float:
     u = x - x.mean()
     return float(u @ y / (u @ u)) if np.ptp(x) > 0 else 0.0
-
-
-def _centred(xs: Sequence[Array], ys: Sequence[Array]) -> list[tuple[Array, Array]]:
-    return [(x - x.mean(), y) for x, y in zip(xs, ys, strict=True)]
 
 
 def _percent(value: float) -> str:

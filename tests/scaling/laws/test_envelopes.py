@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling.laws.envelope import envelope
+from scaling.laws.envelopes import envelope
 from scaling.laws.law import Law
 from scaling.laws.runs.cleaning import NotIdentified
 from scaling.report.allocations import side_by_side

@@ -15,15 +15,13 @@ import pandas as pd
 
 from scaling.laws.diagnose import log_residuals, screen
 from scaling.laws.findings import Finding, verdicts
-from scaling.laws.fitted import Allocation, FittedLaw, allocations
-from scaling.laws.fitting import fit, repeated
+from scaling.laws.fitting import Allocation, FittedLaw, allocations, fit, repeated
 from scaling.laws.forms import FORMS
 from scaling.laws.law import REPEAT_DECAY, Array
 from scaling.laws.objective import Mask, Points, Problem
 from scaling.laws.resample import refitted
 from scaling.laws.runs.cleaning import NotIdentified, Runs, Status, Table, budgets, clean
-from scaling.laws.search import LAD_AGAIN, stages
-from scaling.laws.solver import left_out
+from scaling.laws.solver import LAD_AGAIN, left_out, stages
 
 # Found budgets beyond this number are a scatter of compute, which is cut at shares of the runs instead.
 MOST_BUDGETS = 12

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import scaling
-from scaling.laws.audit import (
+from scaling.laws.auditing import (
     REFITTED,
     Audit,
     audit,
@@ -24,8 +24,7 @@ from scaling.laws.audit import (
     minimum_ratio_cuts,
 )
 from scaling.laws.findings import of_cuts, of_hold_out, of_influence
-from scaling.laws.fitted import Allocation
-from scaling.laws.fitting import fit
+from scaling.laws.fitting import Allocation, fit
 from scaling.laws.law import Interval, Law
 from scaling.laws.runs.cleaning import NotIdentified, Status
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scaling.laws.bias import basin, fit_shape
+from scaling.laws.basins import Packed, basin, fit_exponents
 from scaling.laws.isoflops import isoflop
 from scaling.laws.law import Law
 from tests.scaling.laws.designs import CHINCHILLA, FALLS_FAST, FALLS_SLOWLY, SYMMETRIC, grid
@@ -92,16 +92,16 @@ def test_a_law_known_otherwise_tells_the_bias_that_noise_hides() -> None:
 def test_the_shape_of_the_basin_is_recovered() -> None:
     frame = grid(CHINCHILLA, SEVEN, sizes=9, width=8)
     groups = [part for _, part in frame.groupby((6 * frame["params"] * frame["tokens"]).round(-10))]
-    shape = fit_shape(
-        [np.log(g["params"].to_numpy()) for g in groups], [g["loss"].to_numpy() for g in groups]
-    )
-    assert shape is not None
-    assert (shape.alpha, shape.beta) == pytest.approx((CHINCHILLA.alpha, CHINCHILLA.beta), rel=1e-3)
-    np.testing.assert_allclose(np.exp(shape.optima), CHINCHILLA.n_opt(np.array(SEVEN)), rtol=1e-4)
-    np.testing.assert_allclose(shape.losses, CHINCHILLA.loss_opt(np.array(SEVEN)), rtol=1e-6)
+    xs, ys = [np.log(g["params"].to_numpy()) for g in groups], [g["loss"].to_numpy() for g in groups]
+    found = fit_exponents(xs, ys)
+    assert found is not None
+    assert found == pytest.approx((CHINCHILLA.alpha, CHINCHILLA.beta), rel=1e-3)
+    (optima,), (heights,), (losses,) = Packed.of(xs, ys).optima(*np.array(found)[:, None])
+    np.testing.assert_allclose(np.exp(optima), CHINCHILLA.n_opt(np.array(SEVEN)), rtol=1e-4)
+    np.testing.assert_allclose(losses, CHINCHILLA.loss_opt(np.array(SEVEN)), rtol=1e-6)
     n, c = 2 * float(CHINCHILLA.n_opt(1e18)), 1e18
     rise = CHINCHILLA.loss(n, c / (6 * n)) - CHINCHILLA.loss_opt(c)
-    assert shape.heights[0] * shape.rise(np.log(2)) == pytest.approx(rise, rel=1e-3)
+    assert heights[0] * basin(*found, np.log(2)) == pytest.approx(rise, rel=1e-3)
 
 
 def test_the_basin_is_flat_at_its_optimum() -> None:
