@@ -1,30 +1,19 @@
-"""The checkpoint of a run that was broken off: written whole, used where it is whole and of this run."""
+"""The checkpoint of a run that was broken off: used where it is whole and of this run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-from architectures.files import whole_file
 from architectures.outside.archive import read_archive
 
 CHECKPOINT = "last.ckpt"
 
 
-def keep(folder: Path, save: Callable[[Path], None], *, first: bool) -> None:
-    """Replace the folder's checkpoint by what `save` writes, to which the first of all ranks writes."""
-    if not first:
-        save(folder / CHECKPOINT)
-        return
-    with whole_file(folder / CHECKPOINT, force=True) as part:
-        save(part)
-
-
 def set_aside_unusable(folder: Path, id: str) -> str | None:
-    """Make room where the folder's checkpoint is damaged, or of an older version; returns what is to be said.
+    """Make room where the folder's checkpoint is damaged, or of an older version; what is to be said of it.
 
-    ValueError for the checkpoint of another run.
+    Raises ValueError for the checkpoint of another run.
     """
     path = folder / CHECKPOINT
     if not path.exists():

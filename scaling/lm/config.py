@@ -47,7 +47,7 @@ class CorpusConfig(Data):
 class LanguageConfig(Data):
     """One language-model run, fully resolved: everything that decides its numbers and nothing else.
 
-    batch_size         sequences a step, over all devices
+    batch_size         sequences per step, over all devices
     lr                 at the top of the schedule: `warmup` steps up to it, then a cosine
     final_lr           where the cosine ends, as a fraction of `lr`
     clip               largest norm of the gradient; None: not clipped

@@ -13,15 +13,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from architectures.files import resolved
+from mad.messages import near
 from scaling.lm import documents as sources
 from scaling.lm import grammar, shards
 from scaling.lm.config import CorpusConfig
-from scaling.lm.tokenizer import Bytes, Encoder, Given, check_bpe, fingerprint, train_bpe
+from scaling.lm.tokenizer import Bytes, Encoder, Given, check_bpe, train_bpe
 from scaling.lm.windows import Tokens, held_out_windows, train_windows
 
 # Raise it whenever the same text would give other tokens, or another split, than before.
@@ -60,11 +60,9 @@ class Text:
         return Text, (self.config, self.folder)
 
     def batch(self, step: int, *, batch_size: int, seq_len: int, seed: int) -> Tokens:
-        """Windows (batch_size, seq_len + 1) of a training step; see `train_windows` for their order."""
         return train_windows(self._train, step=step, batch_size=batch_size, seq_len=seq_len, seed=seed)
 
     def validation(self, seq_len: int, tokens: int | None = None) -> Tokens:
-        """Fixed windows (n, seq_len + 1), evenly spread over the held-out documents; None: all of them."""
         return held_out_windows(self._held_out, seq_len, tokens)
 
 
@@ -90,29 +88,8 @@ def load(
     _check(kind, tokenizer, vocab_size, validation)
     if kind == "grammar":
         return grammar.parse(str(source))
+    name, documents, given = _documents(kind, source)
     validation = VALIDATION_FRACTION if validation is None else validation
-    path = Path(os.path.expanduser(source))
-    if kind == "sotu":
-        return _text("sotu", sources.sotu_documents(), None, tokenizer, vocab_size, cache, validation)
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; give the path of a .txt, .jsonl or .bin")
-    given = None
-    if kind == ".bin":
-        documents, given = sources.bin_documents(path)
-    else:
-        documents = sources.txt_documents(path) if kind == ".txt" else sources.jsonl_documents(path)
-    return _text(path.name, documents, given, tokenizer, vocab_size, cache, validation)
-
-
-def _text(
-    name: str,
-    documents: Sequence[bytes],
-    given: Given | None,
-    tokenizer: str,
-    vocab_size: int | None,
-    cache: str | Path | None,
-    validation: float,
-) -> Text:
     train, held_out, digest = _split(name, documents, validation)
     label = "none" if given else tokenizer
     size = given.vocab_size if given else vocab_size or Bytes.vocab_size
@@ -129,7 +106,7 @@ def _text(
             sha256=digest,
             tokenizer=cast(Literal["bytes", "bpe", "none"], label),
             vocab_size=size,
-            tokenizer_sha256=fingerprint(encoder.json),
+            tokenizer_sha256=encoder.json and hashlib.sha256(encoder.json.encode()).hexdigest(),
             validation=validation,
             train_tokens=shards.write(folder / TRAIN, map(encoder.encode, train), size),
             validation_tokens=held_out_tokens,
@@ -147,13 +124,27 @@ def _text(
     return Text(config.model_copy(update={"name": name}), folder)
 
 
+def _documents(kind: str, source: str | Path) -> tuple[str, list[bytes], Given | None]:
+    """The name of a source, its documents, and what is known of tokens that are given."""
+    if kind == "sotu":
+        return kind, sources.sotu_documents(), None
+    path = Path(os.path.expanduser(source))
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; give the path of a .txt, .jsonl or .bin")
+    if kind == ".bin":
+        return path.name, *sources.bin_documents(path)
+    return path.name, (sources.txt_documents if kind == ".txt" else sources.jsonl_documents)(path), None
+
+
 def _split(name: str, documents: Sequence[bytes], validation: float) -> tuple[list[bytes], list[bytes], str]:
     """Training documents, held-out documents, and the hash of all, each in the order of their hashes."""
     hashed = sorted((hashlib.sha256(document).digest(), document) for document in documents)
     # The first 53 bits as a fraction, exact in a float.
     held = [int.from_bytes(digest[:8], "big") >> 11 < validation * 2**53 for digest, _ in hashed]
-    train = [document for (_, document), out in zip(hashed, held, strict=True) if not out]
-    held_out = [document for (_, document), out in zip(hashed, held, strict=True) if out]
+    train, held_out = (
+        [document for (_, document), out in zip(hashed, held, strict=True) if out is side]
+        for side in (False, True)
+    )
     if not train or not held_out:
         copies = len(documents) - len(set(documents))
         raise ValueError(
@@ -167,23 +158,22 @@ def _split(name: str, documents: Sequence[bytes], validation: float) -> tuple[li
 
 def _kind(source: str | Path) -> str:
     word = str(source).strip()
-    if word == "sotu" or word.partition("[")[0].strip() == "grammar":
-        return word.partition("[")[0].strip()
+    head = word.partition("[")[0].strip()
+    if word == "sotu" or head == "grammar":
+        return head
     suffix = Path(word).suffix.lower()
     if suffix in sources.SUFFIXES:
         return suffix
-    near = get_close_matches(word.partition("[")[0], ("sotu", "grammar"), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = near(head, ("sotu", "grammar"), cutoff=0.5) or ";"
     raise ValueError(
-        f"unknown corpus {word!r}; {hint}Give sotu, grammar[...], or the path of a .txt, .jsonl or .bin"
+        f"unknown corpus {word!r}{hint} Give sotu, grammar[...], or the path of a .txt, .jsonl or .bin"
     )
 
 
 def _check(kind: str, tokenizer: str, vocab_size: int | None, validation: float | None) -> None:
     if tokenizer not in TOKENIZERS:
-        near = get_close_matches(tokenizer, TOKENIZERS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown tokenizer {tokenizer!r}; {hint}Available: {', '.join(TOKENIZERS)}")
+        hint = near(tokenizer, TOKENIZERS, cutoff=0.4) or ";"
+        raise ValueError(f"unknown tokenizer {tokenizer!r}{hint} Available: {', '.join(TOKENIZERS)}")
     if validation is not None and kind == "grammar":
         raise ValueError(f"validation={validation}: a grammar has no documents to hold out; leave it out")
     if validation is not None and not 0 < validation < 1:

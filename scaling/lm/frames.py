@@ -47,14 +47,14 @@ COLUMNS: dict[str, Fact] = {
 def language_frame(
     store: Store | str | Path | None, *, study: str | None = None, roles: Sequence[Role] = ROLES
 ) -> pd.DataFrame:
-    """One row a run that ended, the oldest first, with the columns of `scaling.laws.runs` and these:
+    """One row per run that ended, the oldest first, with the columns of `scaling.laws.runs` and these:
 
     params        without the input table, the N of the fits; `params_total`: all; `params_core`: without
                   input table and readout
     state         elements in all of one row after the run's length; NaN where unknown
     status        "ok" or "diverged", which has no loss and is set aside by the fits
     depth         layers, those in branches and bodies too; NaN where the spec is of another grammar
-    batch_tokens  tokens a step
+    batch_tokens  tokens per step
     floor         entropy of the text in nats per token, where known; by `slack` a loss may lie below it by
                   chance
 
@@ -70,7 +70,7 @@ def language_frame(
 def curves_frame(
     store: Store | str | Path | None, *, study: str | None = None, roles: Sequence[Role] = ROLES
 ) -> pd.DataFrame:
-    """One row an evaluation: run, step, arch, params, tokens, flops and held-out loss so far, lr."""
+    """One row per evaluation: run, step, arch, params, tokens, flops and held-out loss so far, lr."""
     rows = [
         {
             "run": record.id,

@@ -23,11 +23,11 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from functools import cached_property
 
 import numpy as np
 
+from mad.messages import near
 from scaling.lm.config import CorpusConfig
 from scaling.lm.windows import Tokens, check_draw, check_window
 
@@ -192,9 +192,8 @@ def parse(text: str) -> Grammar:
         if not equals:
             raise ValueError(f"{text!r}: expected option=value, found {word.strip()!r}")
         if name not in kinds:
-            near = get_close_matches(name, kinds, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown option of grammar {name!r}; {hint}Available: {', '.join(kinds)}")
+            hint = near(name, kinds, cutoff=0.4) or ";"
+            raise ValueError(f"unknown option of grammar {name!r}{hint} Available: {', '.join(kinds)}")
         if name in options:
             raise ValueError(f"{text!r}: {name} is given twice; give it once")
         try:

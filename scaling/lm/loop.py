@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -22,11 +23,12 @@ from lightning.fabric.strategies import FSDPStrategy
 from torch import Tensor, nn
 
 from architectures.contract.causality import require_trained
+from architectures.files import whole_file
 from architectures.model import SequenceModel
 from mad.run.learners import Objective, write_updates
 from mad.run.optim import Optimizer
 from mad.run.trainer import PROBE_ROWS, evaluation_steps, peak_memory
-from scaling.lm.checkpoint import CHECKPOINT, keep
+from scaling.lm.checkpoint import CHECKPOINT
 from scaling.lm.config import LanguageConfig
 from scaling.lm.corpus import Corpus
 from scaling.lm.records import LanguagePoint
@@ -114,8 +116,8 @@ def fit(job: Job, corpus: Corpus, model: SequenceModel, fabric: Fabric) -> dict[
 
 
 class Learner(nn.Module):
-    """What is wrapped for several processes: rows of tokens (n, T + 1) and a step -> the loss, and the new
-    values of buffers; without a step -> the nats of each row (n,).
+    """What is wrapped for several processes: rows of tokens (n, T + 1) and a step -> the loss and new values
+    of buffers; without a step -> the nats of each row (n,).
     """
 
     def __init__(self, model: SequenceModel, config: LanguageConfig, rank: int = 0) -> None:
@@ -287,7 +289,10 @@ class Loop:
         self._note()
         run = {"id": self.config.id, **asdict(self.tally)}
         state = self._state() | {"global_step": self.step, "run": run}
-        keep(self.job.folder, lambda path: self.fabric.save(path, state), first=self.rank == 0)
+        path = self.job.folder / CHECKPOINT
+        # All ranks save together, and the first one writes.
+        with whole_file(path, force=True) if self.rank == 0 else nullcontext(path) as part:
+            self.fabric.save(part, state)
         self.saved = time.perf_counter()
 
     def _resume(self) -> None:

@@ -1,4 +1,4 @@
-"""The processes of a run: this one, or one a device on this machine."""
+"""The processes of a run: this one, or one per device on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache of tokens: one file a split, mapped into memory, and never half-written.
+"""The cache of tokens: one file per split, mapped into memory, and never half-written.
 
 A corpus is a folder named by the hash of its content and its options. It is built under another name, synced
 to the disk and then renamed, so that a folder with its final name is whole, whoever was killed and whoever

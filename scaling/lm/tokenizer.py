@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -68,7 +67,6 @@ class BPE:
 
 def train_bpe(documents: Sequence[bytes], vocab_size: int) -> BPE:
     """Merges learned from these documents alone; the same ones in the same order give the same merges."""
-    check_bpe(vocab_size)
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     except ImportError:
@@ -102,8 +100,3 @@ def check_bpe(vocab_size: int | None) -> None:
             f"vocab_size={vocab_size} is not a size of a byte-level BPE; take 258 (256 bytes, the end of a "
             f"document and one merge) to {LARGEST}"
         )
-
-
-def fingerprint(json: str | None) -> str | None:
-    """SHA-256 of what a tokenizer has learned."""
-    return None if json is None else hashlib.sha256(json.encode()).hexdigest()

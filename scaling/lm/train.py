@@ -10,7 +10,6 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from lightning.fabric.loggers import Logger
 
 from architectures.contract import causality
 from architectures.files import resolved
+from mad.messages import near
 from mad.run.driver import one_driver
 from mad.run.runner import PROBE_ROWS, environment_of
 from mad.run.trainer import make_fabric
@@ -75,7 +75,7 @@ def train(
     store             a store, or the path of one, which gets the record; None: it is only returned
     study, role, budget, label   what the run counts to, no part of its identity; `label` is its family
     device            "auto", "cpu", "cuda", "cuda:N", "mps"
-    devices           processes on this machine, one a device; each takes its part of every batch
+    devices           processes on this machine, one per device; each takes its part of every batch
     strategy          "ddp" or "fsdp" where there are several; "auto" is "ddp"
     folder            for checkpoints and logs; None: beside the store, where logs stay, else a temporary one
     loggers           "csv", "wandb" (without a network unless WANDB_API_KEY or WANDB_MODE is set), or any
@@ -91,7 +91,7 @@ def train(
     it "failed", and so does a loss below the known entropy of the text by more than the error of its
     evaluation. What cannot work is refused with a ValueError before any training.
     """
-    device, devices = _check(config, corpus, device, devices, strategy)
+    device = _check(config, corpus, device, devices, strategy)
     check_loggers(loggers)
     about: dict[str, Any] = {
         "study": study,
@@ -164,14 +164,11 @@ def train(
     return record
 
 
-def _check(
-    config: LanguageConfig, corpus: Corpus, device: str, devices: int, strategy: str
-) -> tuple[str, int]:
+def _check(config: LanguageConfig, corpus: Corpus, device: str, devices: int, strategy: str) -> str:
     """The device by its name; refuses what cannot be trained, or would not be what `config` says."""
     if strategy not in STRATEGIES:
-        close = get_close_matches(strategy, STRATEGIES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}{hint}")
+        choices = f"{', '.join(STRATEGIES)}{near(strategy, STRATEGIES)}"
+        raise ValueError(f"strategy {strategy!r} is not one of {choices}")
     if devices < 1:
         raise ValueError(f"devices={devices} must be at least 1")
     if config.batch_size % devices:
@@ -200,7 +197,7 @@ def _check(
     if strategy == "fsdp" and target.type != "cuda":
         raise ValueError(f"strategy 'fsdp' shards over CUDA devices only, not {target.type}; choose 'ddp'")
     _check_source(config)
-    return (target.type if devices > 1 or target.index is None else f"{target.type}:{target.index}"), devices
+    return target.type if devices > 1 or target.index is None else f"{target.type}:{target.index}"
 
 
 def _try_out(

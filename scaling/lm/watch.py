@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.fabric.loggers import CSVLogger, Logger
 from rich.console import Console
 
-from mad.messages import printable
+from mad.messages import near, printable
 from scaling.lm.config import LanguageConfig
 from scaling.lm.records import LanguagePoint
 
@@ -24,41 +23,33 @@ LOGGERS = ("csv", "wandb")
 def check_loggers(loggers: Sequence[str | Logger]) -> None:
     for name in loggers:
         if isinstance(name, str) and name not in LOGGERS:
-            close = get_close_matches(name, LOGGERS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"logger {name!r} is not one of {', '.join(LOGGERS)}{hint}")
+            raise ValueError(f"logger {name!r} is not one of {', '.join(LOGGERS)}{near(name, LOGGERS)}")
 
 
 def make_loggers(
     given: Sequence[str | Logger], config: LanguageConfig, label: str, folder: Path
 ) -> list[Logger]:
-    """`logs/version_N/metrics.csv` and `wandb/` in the folder, for their names; others as they are.
+    """`logs/version_N/metrics.csv` and `wandb/` in the folder, for their names; others as they are."""
 
-    W&B writes without a network unless a key (WANDB_API_KEY) or a mode (WANDB_MODE) is set.
-    """
-    return [_logger(one, config, label, folder) if isinstance(one, str) else one for one in given]
+    def wandb() -> Logger:
+        from lightning.pytorch.loggers import WandbLogger  # It takes seconds to load.
 
+        online = [name for name in ("WANDB_API_KEY", "WANDB_MODE") if _stripped(name)]
+        return WandbLogger(
+            name=f"{label} {config.id[:6]}",
+            id=config.id,
+            project="mad-scaling",
+            save_dir=folder,
+            offline=not online,
+            config=config.model_dump(mode="json"),
+        )
 
-def _logger(name: str, config: LanguageConfig, label: str, folder: Path) -> Logger:
-    if name == "csv":
-        return CSVLogger(folder, name="logs")
-    from lightning.pytorch.loggers import WandbLogger  # It takes seconds to load.
-
-    told = [name for name in ("WANDB_API_KEY", "WANDB_MODE") if _stripped(name)]
-    return WandbLogger(
-        name=f"{label} {config.id[:6]}",
-        id=config.id,
-        project="mad-scaling",
-        save_dir=folder,
-        offline=not told,
-        config=config.model_dump(mode="json"),
-    )
+    made: dict[str, Callable[[], Logger]] = {"csv": lambda: CSVLogger(folder, name="logs"), "wandb": wandb}
+    return [made[one]() if isinstance(one, str) else one for one in given]
 
 
 def _stripped(name: str) -> str:
-    """A variable without blanks around it, or none: an empty one is a secret that a job was not given, and
-    W&B refuses a key with the end of its line.
-    """
+    """A variable without blanks around it, or none: W&B refuses an empty key, and one with its line end."""
     word = os.environ.pop(name, "").strip()
     if word:
         os.environ[name] = word

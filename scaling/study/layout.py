@@ -32,7 +32,7 @@ from scaling.study.plan import Plan, PlannedRun
 from scaling.study.sizes import Size, ladder
 from scaling.study.timing import Measure, timed
 
-# Tokens a step are `batch_tokens` at this budget.
+# Tokens per step are `batch_tokens` at this budget.
 REFERENCE = 1e12
 STEPS = (200, 20_000)
 # Text that is read more often than this is worth visibly less than new text (arXiv:2305.16264).
@@ -68,9 +68,9 @@ def plan(
     archs          specs or preset names, each alone or as label=spec
     sizes, span    of a budget: so many, the outer ones a factor `span` from the centre
     tokens_per_param  at the centre of each grid
-    batch_tokens   tokens a step at 1e12 FLOPs
-    lrs            tuned at the smallest budget at two sizes an architecture; `lr` sets all rates instead
-    measure        (size, sequences a step) -> seconds a step, as `timing.seconds_per_step` measures them
+    batch_tokens   tokens per step at 1e12 FLOPs
+    lrs            tuned at the smallest budget at two sizes per architecture; `lr` sets all rates instead
+    measure        (size, sequences per step) -> seconds per step, as `timing.seconds_per_step` measures them
 
     Refuses, with the remedy: a design that cannot identify the law (NotIdentified), one that is predicted to
     take longer than `max_hours`, and one that reads its text more than four times, unless `allow_repeats`.
@@ -114,13 +114,8 @@ def plan(
                 for rate in rates
             ]
     for label, spec in given.items():
-        _try_out(
-            label,
-            spec,
-            min((r.size for r in runs if r.arch == label), key=lambda s: s.params),
-            seq_len,
-            corpus,
-        )
+        smallest = min((r.size for r in runs if r.arch == label), key=lambda s: s.params)
+        _try_out(label, spec, smallest, seq_len, corpus)
     for label in given:
         notes += _design(label, [run for run in runs if run.arch == label])
     if sizes < FEWEST_SIZES:
@@ -214,7 +209,7 @@ def _positive(**values: float) -> None:
 
 
 def _rows(budget: float, sizes: Sequence[Size], seq_len: int, batch_tokens: float) -> int:
-    """Sequences a step, for all runs of a budget."""
+    """Sequences per step, for all runs of a budget."""
     tokens = [budget / size.flops for size in sizes]
     wanted = batch_tokens * (budget / REFERENCE) ** (1 / 3)
     # Few steps are worse than many: the lower limit on steps has the last word.
@@ -255,15 +250,8 @@ def _off_centre(arch: str, budget: float, centre: float, sizes: Sequence[Size]) 
 
 def _design(arch: str, runs: Sequence[PlannedRun]) -> Iterator[str]:
     """Warnings of the fitter about where the runs would lie; NotIdentified where it could not fit them."""
-    frame = pd.DataFrame(
-        {
-            "arch": arch,
-            "params": [float(run.size.params) for run in runs],
-            "tokens": [float(run.tokens) for run in runs],
-            "flops": [run.flops for run in runs],
-            "budget": [run.budget for run in runs],
-        }
-    )
+    rows = [(arch, float(run.size.params), float(run.tokens), run.flops, run.budget) for run in runs]
+    frame = pd.DataFrame(rows, columns=["arch", "params", "tokens", "flops", "budget"])
     try:
         yield from (f"{arch}: {warning}" for warning in check_design(frame))
     except NotIdentified as error:

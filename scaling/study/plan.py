@@ -21,7 +21,7 @@ from scaling.lm.config import CorpusConfig
 from scaling.study.sizes import Size
 
 KIND, VERSION = "mad scaling plan", 1
-# Tokens that a step or an evaluation reads at most: they are in memory at once.
+# That a step or an evaluation reads at most: they are in memory at once.
 MOST_TOKENS = 2**28
 
 
@@ -41,18 +41,31 @@ class PlannedRun(Data):
     @model_validator(mode="after")
     def _step_fits(self) -> PlannedRun:
         check_sizes(dim=self.size.dim, seq_len=self.seq_len)
-        if self.batch_size * self.seq_len > MOST_TOKENS:
+        if self.step_tokens > MOST_TOKENS:
             raise ValueError(f"a step of {self.batch_size} x {self.seq_len} tokens; at most {MOST_TOKENS:,}")
         return self
 
     @property
+    def step_tokens(self) -> int:
+        return self.batch_size * self.seq_len
+
+    @property
     def tokens(self) -> int:
-        return self.steps * self.batch_size * self.seq_len
+        return self.steps * self.step_tokens
 
     @property
     def flops(self) -> float:
         """Training FLOPs in all, within 1 % of the budget."""
         return self.size.flops * self.tokens
+
+    @property
+    def work(self) -> float:
+        """How long it takes, in predicted seconds where the plan has them."""
+        return self.flops if self.seconds is None else self.seconds
+
+    def __str__(self) -> str:
+        role = "tuning " if self.role == "tuning" else ""
+        return f"{role}{self.arch}, {self.size.params:,} parameters at {self.budget:.3g} FLOPs"
 
 
 class Plan(Data):
@@ -108,7 +121,7 @@ class Plan(Data):
         return run.tokens / self.corpus.train_tokens if self.corpus.train_tokens else 0.0
 
     def frame(self) -> pd.DataFrame:
-        """One row a run, tuning first: sizes, tokens, repeats, learning rate, predicted seconds."""
+        """One row per run, tuning first: sizes, tokens, repeats, learning rate, predicted seconds."""
         return pd.DataFrame(
             {
                 "arch": run.arch,

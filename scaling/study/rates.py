@@ -43,13 +43,11 @@ def extension(losses: Mapping[float, float | None], grid: tuple[float, ...]) -> 
 
     losses: held-out loss by learning rate, None for a run that diverged; all of `grid`, which increases.
     """
-    best = _best({lr: losses[lr] for lr in grid})
+    best, further = _best({lr: losses[lr] for lr in grid}), range(1, FURTHER + 1)
     if best == grid[-1]:
-        ratio = grid[-1] / grid[-2]
-        return tuple(_tidy(grid[-1] * ratio**k) for k in range(1, FURTHER + 1))
+        return tuple(_tidy(best * (best / grid[-2]) ** k) for k in further)
     if best == grid[0]:
-        ratio = grid[1] / grid[0]
-        return tuple(_tidy(grid[0] / ratio**k) for k in range(FURTHER, 0, -1))
+        return tuple(_tidy(best / (grid[1] / best) ** k) for k in reversed(further))
     return ()
 
 
@@ -58,10 +56,12 @@ def optimum(losses: Mapping[float, float | None], *, params: float) -> Optimum:
     best, rates = _best(losses), sorted(losses)
     at = rates.index(best)
     on_edge = at in (0, len(rates) - 1)
-    if on_edge or any(losses[rates[i]] is None for i in (at - 1, at + 1)):
+    known = {lr: loss for lr, loss in losses.items() if loss is not None}
+    beside = [] if on_edge else [rates[i] for i in (at - 1, at + 1) if rates[i] in known]
+    if len(beside) < 2:
         return Optimum(params=params, lr=best, on_edge=on_edge)
-    x = [math.log(rates[i] / best) for i in (at - 1, at + 1)]
-    y = [_loss(losses, rates[i]) - _loss(losses, best) for i in (at - 1, at + 1)]
+    x = [math.log(lr / best) for lr in beside]
+    y = [known[lr] - known[best] for lr in beside]
     # The parabola a x^2 + b x through (0, 0) and the two neighbours, both of which lie above it.
     a = (y[1] / x[1] - y[0] / x[0]) / (x[1] - x[0])
     b = y[0] / x[0] - a * x[0]
@@ -77,12 +77,9 @@ class RateRule:
     def at(self, params: float) -> float:
         """The learning rate of a size: rounded to three digits, so that it reads as it is stored."""
         small, large = self.optima[0], self.optima[-1]
-        if small.params == large.params:
-            return _tidy(small.lr)
-        slope = math.log(large.lr / small.lr) / math.log(large.params / small.params)
-        lr = small.lr * (params / small.params) ** slope
-        inside = sorted((small.lr, large.lr))
-        return _tidy(min(max(lr, inside[0] / CAP), inside[1] * CAP))
+        least, most = sorted((small.lr, large.lr))
+        lr = small.lr * (params / small.params) ** -self.exponent
+        return _tidy(min(max(lr, least / CAP), most * CAP))
 
     @property
     def exponent(self) -> float:
@@ -109,12 +106,6 @@ def _best(losses: Mapping[float, float | None]) -> float:
             "smaller ones"
         )
     return min(finite, key=lambda lr: (finite[lr], lr))
-
-
-def _loss(losses: Mapping[float, float | None], lr: float) -> float:
-    loss = losses[lr]
-    assert loss is not None
-    return loss
 
 
 def _tidy(lr: float) -> float:
@@ -165,7 +156,7 @@ def _beyond(plan: Plan, runs: list[PlannedRun], losses: dict[float, float | None
 
 
 def _by_size(plan: Plan, arch: str) -> Iterator[list[PlannedRun]]:
-    """The tuning runs of an architecture, one list a size, the small one first."""
+    """The tuning runs of an architecture, one list per size, the small one first."""
     own = [run for run in plan.tuning if run.arch == arch]
     for params in sorted({run.size.params for run in own}):
         yield [run for run in own if run.size.params == params]

@@ -43,9 +43,11 @@ class Job:
     run: PlannedRun
     config: LanguageConfig
     labels: dict[str, Any]
-    given: str
     folder: Path
     note: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.run}, learning rate {self.config.lr:.3g}{' again' if self.note else ''}"
 
 
 def run(
@@ -127,9 +129,7 @@ class _Driver:
     def everything(self) -> tuple[dict[str, RateRule], list[str]]:
         plan, rates, problems = self.plan, dict[str, RateRule](), list[str]()
         self.stage([self.job(run, run.lr) for run in plan.tuning])
-        more = [self.job(run, run.lr) for run in further_runs(plan, self.store, self.precision)]
-        self.progress.more(more)
-        self.stage(more)
+        self.stage_more([self.job(run, run.lr) for run in further_runs(plan, self.store, self.precision)])
         for arch in plan.archs if plan.lrs is not None else ():
             try:
                 rates[arch] = rate_rule(plan, arch, self.store, self.precision)
@@ -139,13 +139,11 @@ class _Driver:
         ready = [run for run in plan.runs if run.arch in rates or plan.lrs is None]
         grid = [self.job(run, rates[run.arch].at(run.size.params) if rates else run.lr) for run in ready]
         self.stage(grid)
-        again = [self.gentler(job) for job in grid if self.status(job) == "diverged"]
-        self.progress.more(again)
-        self.stage(again)
+        self.stage_more([self.gentler(job) for job in grid if self.status(job) == "diverged"])
         for job in self.jobs.values():
             status = self.status(job)
             if status != "ok":
-                problems.append(f"{words(job)} {'was not begun' if status is None else status}")
+                problems.append(f"{job} {'was not begun' if status is None else status}")
         return rates, problems
 
     def job(self, run: PlannedRun, lr: float | None, note: str | None = None) -> Job:
@@ -153,8 +151,7 @@ class _Driver:
         config = configure(self.plan, run, lr, self.precision)
         labels = {"study": self.plan.id, "role": run.role, "budget": run.budget, "label": run.arch}
         folder = self.store.path.with_name(f"{self.store.path.name}.runs") / config.id
-        given = self.plan.archs[run.arch]
-        made = Job(run=run, config=config, labels=labels, given=given, folder=folder, note=note)
+        made = Job(run=run, config=config, labels=labels, folder=folder, note=note)
         self.jobs[config.id] = made
         return made
 
@@ -163,20 +160,29 @@ class _Driver:
         note = f"half the learning rate of run {job.config.id}, which diverged"
         return self.job(job.run, float(f"{job.config.lr / 2:.3g}"), note)
 
+    def given(self, job: Job) -> str:
+        return self.plan.archs[job.run.arch]
+
+    def held(self, job: Job) -> LanguageRecord | None:
+        return self.store.get(job.config.id, LanguageRecord)
+
     def status(self, job: Job) -> str | None:
-        record = self.store.get(job.config.id, LanguageRecord)
-        return None if record is None else record.status
+        held = self.held(job)
+        return held and held.status
 
     def stage(self, jobs: Sequence[Job]) -> None:
         """Train those that are not done, the longest first, so that the workers end at about one time."""
         todo = []
         for job in jobs:
-            if self.status(job) in FINAL:
-                self.claim(job)
-                self.progress.held(job)
-            else:
+            held = self.held(job)
+            if held is None or held.status not in FINAL:
                 todo.append(job)
-        todo.sort(key=lambda job: work(job.run), reverse=True)
+                continue
+            self.progress.held(job)
+            # A run of the grid may be stored for less: a tuning run at the very rate, or a single run.
+            if job.run.role == "grid" and held.role != "grid":
+                self.store.relabel(held, **job.labels)
+        todo.sort(key=lambda job: job.run.work, reverse=True)
         for attempt in range(ATTEMPTS):
             lost = []
             for job, outcome in self.outcomes(todo):
@@ -186,26 +192,27 @@ class _Driver:
                     self.keep(job, outcome)
             todo = lost
 
-    def claim(self, job: Job) -> None:
-        """A run of the grid may be stored for less: a tuning run at the very rate, or a single run."""
-        held = self.store.get(job.config.id, LanguageRecord)
-        if held is not None and job.run.role == "grid" and held.role != "grid":
-            self.store.relabel(held, **job.labels)
+    def stage_more(self, jobs: Sequence[Job]) -> None:
+        """Runs that the plan did not foresee."""
+        self.progress.more(jobs)
+        self.stage(jobs)
 
     def outcomes(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         shared = self.train, self.corpus
         tasks = [
-            (job.config, {**job.labels, "given": job.given, "folder": job.folder, **self.fixed})
+            (job.config, {**job.labels, "given": self.given(job), "folder": job.folder, **self.fixed})
             for job in jobs
         ]
+
+        def go_on() -> bool:
+            return time.monotonic() < self.deadline
+
         if self.workers > 1:
-            for number, outcome in run_all(
-                _task, shared, tasks, workers=self.workers, go_on=lambda: time.monotonic() < self.deadline
-            ):
+            for number, outcome in run_all(_task, shared, tasks, workers=self.workers, go_on=go_on):
                 yield jobs[number], outcome
             return
         for job, task in zip(jobs, tasks, strict=True):
-            if time.monotonic() >= self.deadline:
+            if not go_on():
                 return
             try:
                 outcome = Outcome(_task(shared, task))
@@ -224,7 +231,7 @@ class _Driver:
                 status="failed",
                 config=job.config,
                 error=outcome.error,
-                given=job.given,
+                given=self.given(job),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 **job.labels,
             )
@@ -250,24 +257,21 @@ class _Progress:
     def __init__(self, plan: Plan, say: Callable[[str], None] | None) -> None:
         self.say = say or _print
         runs = [*plan.tuning, *plan.runs]
-        self.total, self.left = len(runs), sum(map(work, runs))
-        self.number, self.done = 0, 0.0
-        self.started = time.monotonic()
+        self.total, self.left = len(runs), sum(run.work for run in runs)
+        self.number, self.done, self.started = 0, 0.0, time.monotonic()
 
     def held(self, job: Job) -> None:
         """The store has it already."""
         self.number += 1
-        self.left -= work(job.run)
+        self.left -= job.run.work
 
     def more(self, jobs: Sequence[Job]) -> None:
-        """Runs that the plan did not foresee."""
         self.total += len(jobs)
-        self.left += sum(work(job.run) for job in jobs)
+        self.left += sum(job.run.work for job in jobs)
 
     def ended(self, job: Job, record: LanguageRecord) -> None:
-        self.number += 1
-        self.done += work(job.run)
-        self.left -= work(job.run)
+        self.held(job)
+        self.done += job.run.work
         result = str(record.status)
         if record.metrics is not None and record.metrics.loss is not None:
             result = f"loss {record.metrics.loss:.4f}"
@@ -277,21 +281,7 @@ class _Progress:
         # A short run is of 0 seconds in plans that round them.
         rest = (time.monotonic() - self.started) * max(self.left, 0.0) / (self.done or math.inf)
         left = f", about {clock(rest)} left" if self.number < self.total and self.done else ""
-        self.say(f"[{self.number}/{self.total}] {words(job)}: {result}{seconds}{left}")
-
-
-def work(run: PlannedRun) -> float:
-    """How long a run takes, in the plan's seconds where it has them."""
-    return run.flops if run.seconds is None else run.seconds
-
-
-def words(job: Job) -> str:
-    run, again = job.run, " again" if job.note else ""
-    role = "tuning " if run.role == "tuning" else ""
-    return (
-        f"{role}{run.arch}, {run.size.params:,} parameters at {run.budget:.3g} FLOPs, "
-        f"learning rate {job.config.lr:.3g}{again}"
-    )
+        self.say(f"[{self.number}/{self.total}] {job}: {result}{seconds}{left}")
 
 
 def _print(line: str) -> None:

@@ -1,6 +1,6 @@
 """How long runs take: a few training steps measured, the others by their FLOPs and their layers.
 
-    seconds a step = a layers + b FLOPs, with a and b >= 0 from the measured steps of one architecture
+    seconds per step = a layers + b FLOPs, with a and b >= 0 from the measured steps of one architecture
 
 The first term is what each layer's operators cost however small they are, the second the arithmetic.
 """
@@ -23,7 +23,7 @@ from mad.run.trainer import make_fabric
 from scaling.study.plan import Plan, PlannedRun
 from scaling.study.sizes import Size
 
-# (size, sequences a step) -> seconds a step
+# (size, sequences per step) -> seconds per step
 Measure = Callable[[Size, int], float]
 
 # Timed after one step that is not: at least this many, and for this long.
@@ -32,7 +32,7 @@ STEPS, SECONDS = 3, 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Seconds a step of an architecture: `per_layer` x layers + `per_flop` x training FLOPs of the step."""
+    """Seconds per step of an architecture: `per_layer` x layers + `per_flop` x training FLOPs of the step."""
 
     per_layer: float
     per_flop: float
@@ -42,7 +42,7 @@ class Pace:
 
 
 def pace(measured: Sequence[tuple[Size, float, float]]) -> Pace:
-    """From measured (size, tokens a step, seconds a step); least squares of the relative error."""
+    """From measured (size, tokens per step, seconds per step); least squares of the relative error."""
     from scipy.optimize import nnls
 
     rows = np.array([[size.layers, size.flops * tokens] for size, tokens, _ in measured], float)
@@ -100,35 +100,23 @@ def timed(made: Plan, measure: Measure, max_hours: float | None) -> Plan:
     found: list[PlannedRun] = []
     for arch in made.archs:
         runs = [run for run in (*made.tuning, *made.runs) if run.arch == arch]
-        ends = [min(runs, key=_step_flops), max(runs, key=_step_flops)]
-        steps = pace(
-            [(run.size, run.batch_size * run.seq_len, measure(run.size, run.batch_size)) for run in ends]
-        )
+        ends = [end(runs, key=lambda run: run.flops / run.steps) for end in (min, max)]
+        steps = pace([(run.size, run.step_tokens, measure(run.size, run.batch_size)) for run in ends])
         for run in runs:
-            seconds = run.steps * steps.seconds(run.size, run.batch_size * run.seq_len)
+            seconds = run.steps * steps.seconds(run.size, run.step_tokens)
             # An evaluation is a third of the arithmetic of as many training tokens.
             read = made.evaluations * min(made.evaluation_tokens, made.corpus.validation_tokens)
             seconds += steps.per_flop * run.size.flops * read / 3
             found.append(run.model_copy(update={"seconds": float(f"{seconds:.3g}")}))
-    each = [run.seconds or 0.0 for run in found]
+    each = [run.work for run in found]
     hours = max(sum(each) / made.workers, max(each)) / 3600
     if max_hours is not None and hours > max_hours:
         top = made.budgets[-1]
-        share = sum(run.seconds or 0.0 for run in found if run.budget == top) / sum(each)
+        share = sum(run.work for run in found if run.budget == top) / sum(each)
         raise ValueError(
             f"the plan would take about {clock(3600 * hours)} on {counted(made.workers, 'worker')}, more "
             f"than max_hours={max_hours:g}; {share:.0%} of that is the budget {top:.3g}: lower it, use fewer "
             "sizes or architectures, more workers, or allow more hours"
         )
-    return made.model_copy(
-        update={
-            "runs": tuple(run for run in found if run.role == "grid"),
-            "tuning": tuple(run for run in found if run.role == "tuning"),
-            "hours": round(hours, 3),
-        }
-    )
-
-
-def _step_flops(run: PlannedRun) -> float:
-    """FLOPs of a step."""
-    return run.flops / run.steps
+    grid, tuning = (tuple(run for run in found if run.role == role) for role in ("grid", "tuning"))
+    return made.model_copy(update={"runs": grid, "tuning": tuning, "hours": round(hours, 3)})
