@@ -24,25 +24,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from architectures import registry
-from architectures.grammar.outline import TOKEN
+from architectures.grammar.outline import Reader, SpecError
 from architectures.grammar.presets import PRESETS
 from architectures.grammar.spec import Layer, Parallel, Spec
-from architectures.sizes.bounds import MAX_CHARACTERS, MAX_LAYERS, MAX_NESTING, check_sizes, shown
+from architectures.sizes.bounds import MAX_CHARACTERS, MAX_LAYERS, check_sizes, shown
 
 _WORDS = {"true": True, "false": False, "none": None}
-
-
-class SpecError(ValueError):
-    """A spec that cannot be read; the message shows the string with a caret."""
-
-    def __init__(self, message: str, text: str, column: int) -> None:
-        # A line break or a control character would move the caret away from what it points at.
-        line = "".join(c if c.isprintable() else " " for c in text)
-        if len(line) > 120:
-            start = max(0, column - 60)
-            before, after = "..." if start else "", "..." if len(line) > column + 40 else ""
-            line, column = before + line[start : column + 40] + after, column - start + len(before)
-        super().__init__(f"{message}\n  {line}\n  {' ' * column}^")
 
 
 def parse(text: str | Spec) -> Spec:
@@ -64,7 +51,7 @@ def parse(text: str | Spec) -> Spec:
             0,
         )
     preset = PRESETS.get(text.strip())
-    return _Parser(preset.spec if preset else text).parse()
+    return Spec(tuple(_Parser(preset.spec if preset else text).parse()))
 
 
 def scale(spec: str | Spec, *, depth: int | None = None, dim: int | None = None, from_dim: int = 128) -> Spec:
@@ -126,49 +113,7 @@ def _widen(item: Layer | Parallel, dim: int, from_dim: int) -> Layer | Parallel:
     return Layer(item.name, entry.changed(options), widen(item.body) if item.body else None)
 
 
-class _Parser:
-    """Recursive descent over the tokens; `here` is the place of the current one."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.tokens: list[tuple[str, str, int]] = []
-        position, end = 0, len(text.rstrip())
-        while position < end:
-            match = TOKEN.match(text, position)
-            if not match:
-                column = end - len(text[position:end].lstrip())
-                raise SpecError(
-                    f"{text[column]!r} is not part of the grammar; expected a layer", text, column
-                )
-            kind = str(match.lastgroup)
-            self.tokens.append((kind, match[kind], match.start(kind)))
-            position = match.end()
-        self.tokens.append(("end", "", len(text)))
-        self.here = 0
-        self.nesting = 0
-
-    def parse(self) -> Spec:
-        layers = self.items()
-        if self.kind != "end":
-            expected = "parentheses around '+'" if self.word == "+" else "a layer, a number or the end"
-            raise self.error(f"unexpected {self.word!r}; expected {expected}")
-        return Spec(tuple(layers))
-
-    @property
-    def kind(self) -> str:
-        return self.tokens[self.here][0]
-
-    @property
-    def word(self) -> str:
-        return self.tokens[self.here][1]
-
-    @property
-    def column(self) -> int:
-        return self.tokens[self.here][2]
-
-    def error(self, message: str, column: int | None = None) -> SpecError:
-        return SpecError(message, self.text, self.column if column is None else column)
-
+class _Parser(Reader[Layer | Parallel]):
     @contextlib.contextmanager
     def pointing(self, column: int) -> Iterator[None]:
         """Give a refusal from elsewhere the string and a caret at `column`."""
@@ -177,70 +122,11 @@ class _Parser:
         except ValueError as error:
             raise self.error(str(error), column) from error
 
-    def take(self, word: str, why: str) -> None:
-        if self.word != word:
-            found = repr(self.word) if self.word else "the end"
-            raise self.error(f"expected {word!r} {why}, found {found}")
-        self.here += 1
+    def parallel(self, branches: list[list[Layer | Parallel]]) -> Parallel:
+        return Parallel(tuple(Spec(tuple(branch)) for branch in branches))
 
-    def items(self) -> list[Layer | Parallel]:
-        """item+"""
-        layers: list[Layer | Parallel] = []
-        size = 0
-        while self.kind in ("number", "name") or self.word == "(":
-            start = self.column
-            new, count = self.item()
-            # Counted before anything is repeated: nested repeats multiply.
-            size += count * runs(Spec(tuple(new)))
-            if size > MAX_LAYERS:
-                raise self.error(
-                    f"more than {MAX_LAYERS} layers; expected a smaller number of repeats", start
-                )
-            layers += count * new
-        if not layers:
-            found = repr(self.word) if self.word else "the end"
-            raise self.error(f"expected a layer, a number of repeats or '(', found {found}")
-        return layers
-
-    def item(self) -> tuple[list[Layer | Parallel], int]:
-        """A layer or the layers of a group, and how often they are repeated."""
-        count = 1
-        if self.kind == "number":
-            digits = self.word.lstrip("0")
-            if not self.word.isdigit() or not digits:
-                raise self.error(f"{self.word} repeats; expected a whole number of at least 1")
-            if len(digits) > len(str(MAX_LAYERS)) or int(digits) > MAX_LAYERS:
-                raise self.error(f"too many repeats; expected at most {MAX_LAYERS} layers")
-            count = int(digits)
-            self.here += 1
-            self.take("*", "after a number of repeats")
-        if self.word == "(":
-            return self.group(), count
-        if self.kind != "name":
-            found = repr(self.word) if self.word else "the end"
-            raise self.error(f"expected a layer or '(', found {found}")
-        return self.layer(), count
-
-    def group(self) -> list[Layer | Parallel]:
-        self.open()
-        branches = [self.items()]
-        while self.word == "+":
-            self.here += 1
-            branches.append(self.items())
-        self.close(")", "to close the group")
-        if len(branches) == 1:
-            return branches[0]
-        return [Parallel(tuple(Spec(tuple(b)) for b in branches))]
-
-    def open(self) -> None:
-        self.nesting += 1
-        if self.nesting > MAX_NESTING:
-            raise self.error(f"nested too deeply; expected at most {MAX_NESTING} brackets inside each other")
-        self.here += 1
-
-    def close(self, word: str, why: str) -> None:
-        self.take(word, why)
-        self.nesting -= 1
+    def count(self, items: list[Layer | Parallel]) -> int:
+        return runs(Spec(tuple(items)))
 
     def layer(self) -> list[Layer | Parallel]:
         name, column = self.word, self.column
@@ -265,19 +151,15 @@ class _Parser:
         if self.word == "{":
             if entry.mixes != "stream":
                 raise self.error(f"{name} takes no body; expected a layer, a number or the end")
-            self.open()
-            body = Spec(tuple(self.items()))
-            self.close("}", f"to close the body of {name}")
+            body = Spec(tuple(self.body(name)))
         elif entry.mixes == "stream":
             raise self.error(f"{name} wraps layers; expected a body, such as {entry.example}", column)
         return [Layer(name, changed, body)]
 
     def options(self, entry: registry.Entry) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        if self.word != "[":
-            return found
-        self.here += 1
-        while True:
+        while self.word == ("," if found else "["):
+            self.here += 1
             if self.kind != "name":
                 raise self.error(f"expected an option of {entry.name}; {entry.choices()}")
             key = self.word
@@ -293,10 +175,8 @@ class _Parser:
             with self.pointing(self.column):
                 entry.check(key, found[key])
             self.here += 1
-            if self.word != ",":
-                break
-            self.here += 1
-        self.take("]", "to close the options")
+        if found:
+            self.take("]", "to close the options")
         return found
 
     def value(self) -> Any:
