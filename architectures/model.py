@@ -20,8 +20,7 @@ from architectures.options import ModelOptions
 from architectures.parts.linear import MultiplicativeLinear
 from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Hint, Primitive, State
-from architectures.sizes.bounds import check_sizes
-from architectures.sizes.memory import machine_memory
+from architectures.sizes.bounds import check_sizes, machine_memory
 
 READOUTS = ("every", "last")
 

@@ -23,7 +23,7 @@ from torch import nn
 from architectures.outside.foreign import Foreign, foreign_config
 from architectures.outside.identity import code_hash
 from architectures.outside.surroundings import kept
-from architectures.primitive import Primitive
+from architectures.primitive import Primitive, config_options
 from architectures.sizes.bounds import check_number
 
 MIXES = ("time", "channel", "stream")
@@ -77,15 +77,14 @@ class Entry:
 
     def changed(self, options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
         """The options that differ from this name's defaults, in the order of the fields."""
-        given, default = self.config(options), self.config({})
-        names = [f.name for f in dataclasses.fields(self.cls.Config)]
-        for name in names:
-            if getattr(given, name) is inspect.Parameter.empty:
+        given, default = config_options(self.config(options)), config_options(self.config({}))
+        for name, value in given.items():
+            if value is inspect.Parameter.empty:
                 raise ValueError(
                     f"{self.cls.__name__} needs the argument {name!r}, which has no default; write "
                     f"{self.name}[{name}=...], or give it one"
                 )
-        return tuple((n, getattr(given, n)) for n in names if getattr(given, n) != getattr(default, n))
+        return tuple((name, value) for name, value in given.items() if value != default[name])
 
 
 _entries: dict[str, Entry] = {}
@@ -138,17 +137,10 @@ def variant(
         raise ValueError(f"variant {name!r} is of an unknown primitive {unknown(of, _entries)}")
     base = _entries[of]
     base.config(defaults)
-    example = example or base.example.replace(of, name, 1)
-    entry = dataclasses.replace(
-        base,
-        name=name,
-        defaults=defaults,
-        version=version or base.version,
-        paper=paper or base.paper,
-        example=example,
-        equation=equation,
-    )
-    _add(entry)
+    own: dict[str, Any] = {"version": version, "paper": paper, "equation": equation}
+    own["example"] = example or base.example.replace(of, name, 1)
+    given = {key: value for key, value in own.items() if value}
+    _add(dataclasses.replace(base, name=name, defaults=defaults, **given))
 
 
 def names() -> list[str]:

@@ -22,9 +22,9 @@ from typing import Any
 
 import harness
 import torch
+from peak_memory import PeakMemory
 
 import architectures
-from architectures.sizes.memory import PeakMemory
 
 RESULT, FIGURE = harness.RESULTS / "long-context.json", harness.FIGURES / "long-context.svg"
 WIDTH = 64

@@ -24,12 +24,12 @@ from typing import Any
 
 import harness
 import torch
+from peak_memory import PeakMemory
 from torch import Tensor
 
 import architectures
 from architectures.functional.delta import delta_rule, delta_step, unit
 from architectures.primitive import Primitive
-from architectures.sizes.memory import PeakMemory
 
 PEER = "mh-attention[heads=16]"
 SHAPE = (16, 512, 128)

@@ -9,18 +9,31 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from architectures.builder import seeded
-from architectures.contract.fault import REMEDIES, UNASKED, Fault
-from architectures.contract.probe import LARGE_MODEL, caller, first_fault, keyed, named
-from architectures.contract.twin import Moved, moved_twin
+from architectures.contract.probe import (
+    LARGE_MODEL,
+    REMEDIES,
+    UNASKED,
+    Fault,
+    caller,
+    device_of,
+    distance,
+    first_fault,
+    keyed,
+    named,
+)
 from architectures.model import SequenceModel
 from architectures.registry import get
 
+Moved = Literal["far", "near", "not"]
+# The standard deviation of what is added to the initial weights. A tensor of one value, which may be a gate
+# that training opens, moves by its own size or by OPENED.
+MOVED, OPENED = 0.02, 0.5
 # Multiply-adds of all calls on a trained model.
 MOST_WORK_TRAINED = 2**34
 # By how much a log-probability may move, relative to 1 nat or to its own size: layers of ours in float64, a
@@ -35,6 +48,30 @@ STEADY_GAP = 0.05
 # How far apart, in nats on average, two calls on the same rows may be: what a device that sums in any order
 # makes of a choice between two that are nearly equal, and no noise.
 NOISE_GAP = 1e-3
+
+
+def moved_twin(model: nn.Module, dtype: torch.dtype, moved: Moved) -> nn.Module:
+    """A copy of a model in a precision, its weights far from the initial ones, near them, or as they are.
+
+    In "far" the tensors of one value, or nearly so, move by their own size, in "near" all by a little.
+    """
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:
+        raise TypeError(
+            f"the model cannot be copied ({error}); keep modules, files and locks, and what forward computes "
+            "with gradients, out of its attributes"
+        ) from error
+    if dtype == torch.float64:
+        twin = twin.double()
+    with torch.no_grad():
+        for p in twin.parameters():
+            if moved != "not" and p.requires_grad and p.is_floating_point() and p.numel():
+                scale, mean = MOVED, float(p.mean().abs())
+                if moved == "far" and float((p - p.mean()).abs().max()) <= mean / 4:
+                    scale = max(OPENED, mean)
+                p.add_(scale * torch.randn(p.shape).to(p))
+    return twin
 
 
 def require(
@@ -161,22 +198,16 @@ def require_trained(
 
 def _gap_of_repeat(model: nn.Module, tokens: Tensor) -> float:
     """By how much log-probabilities move on average between two calls, with whatever is drawn in each."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    call, x = caller(model, False), tokens.to(device)
+    call, x = caller(model, False), tokens.to(device_of(model))
     with torch.no_grad():
-        first, second = call(x), call(x)
-    # Two infinities of one sign are equal: tokens that a model excludes.
-    gap = torch.where(first == second, 0.0, (first - second).abs())
-    return float(gap.nan_to_num(nan=0.0, posinf=1.0).mean())
+        return float(distance(call(x), call(x)).nan_to_num(nan=0.0, posinf=1.0).mean())
 
 
 def _steady(model: nn.Module, tokens: Tensor) -> bool:
     """Whether float32 gives about the log-probabilities of the model's own precision."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    x = tokens[:2].to(device)
-    with torch.no_grad(), keyed(device):
-        one = caller(model.eval(), False)(x)
-    with torch.no_grad(), keyed(device):
-        other = caller(copy.deepcopy(model).float(), False)(x)
-    gap = torch.where(one == other, 0.0, (one - other).abs()).nan_to_num(nan=torch.inf).clamp(max=1.0)
-    return float(gap.mean()) < STEADY_GAP
+    logits, x = [], tokens[:2].to(device_of(model))
+    for single in (False, True):
+        asked = copy.deepcopy(model).float() if single else model.eval()
+        with torch.no_grad(), keyed(x.device):
+            logits.append(caller(asked, False)(x))
+    return float(distance(*logits).nan_to_num(nan=torch.inf).clamp(max=1.0).mean()) < STEADY_GAP

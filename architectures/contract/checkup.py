@@ -137,10 +137,9 @@ def one_layer(text: str) -> Spec:
 
 def _blocked(name: str, check: Check, findings: dict[str, Finding]) -> Finding | None:
     """A check whose answer would only repeat an earlier failure is not run."""
-    for need in check.needs:
-        if need in findings and findings[need].result in ("failed", "not run"):
-            return Finding(name, "not run", f"needs the check {need!r}")
-    return None
+    bad = (n for n in check.needs if n in findings and findings[n].result in ("failed", "not run"))
+    need = next(bad, None)
+    return None if need is None else Finding(name, "not run", f"needs the check {need!r}")
 
 
 def _ask(name: str, check: Check, subject: Subject, dim: int, given: Size | None) -> Finding:
@@ -177,17 +176,10 @@ def _smallest(
         value = getattr(size, side)
         for smaller in range(16, value, 16) if side == "dim" else range(1, value):
             candidate = size._replace(**{side: smaller})
-            shown = _fails(check, subject, candidate, kind)
-            if shown is not None:
-                text, size = shown, candidate
-                break
+            try:
+                check.ask(subject, candidate)
+            except (Exception, SystemExit) as error:
+                if type(error) is kind:
+                    text, size = _text(error, subject), candidate
+                    break
     return text, size
-
-
-def _fails(check: Check, subject: Subject, size: Size, kind: type[BaseException]) -> str | None:
-    """What a check says of this input where it fails with this kind of exception; else None."""
-    try:
-        check.ask(subject, size)
-    except (Exception, SystemExit) as error:
-        return _text(error, subject) if type(error) is kind else None
-    return None

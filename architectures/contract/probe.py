@@ -11,12 +11,11 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from architectures.contract.fault import Fault, Kind
 from architectures.model import SequenceModel
 from architectures.outside.surroundings import kept
 from architectures.primitive import Context, Primitive
@@ -27,6 +26,51 @@ from architectures.primitive import Context, Primitive
 MOST_WORK, MOST_NUMBERS, FEWEST_ROWS, LARGE_MODEL = 2**27, 2**22, 8, 2**25
 
 Call = Callable[[Tensor], Tensor]
+Kind = Literal["later", "rows", "repeat", "nan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is wrong with a model's logits: the log-probabilities at `position` move by `moved` nats.
+
+    later   when the tokens from `token` on change, in the same row
+    rows    when other rows change
+    repeat  when the very same call is made again
+    nan     they are not numbers
+
+    `hidden`: not at the initial weights, but at others near them.
+    """
+
+    kind: Kind
+    who: str
+    position: int
+    token: int
+    moved: float
+    training: bool
+    hidden: bool = False
+
+    def __str__(self) -> str:
+        mode = " in training mode" if self.training else ""
+        mode += ", once its weights leave their initial values," if self.hidden else ""
+        at = f"the log-probabilities at position {self.position}"
+        moved = f"{at} move by {self.moved:.2g}{mode}"
+        return {
+            "later": f"{self.who} sees later positions: {moved} when the tokens from {self.token} on change",
+            "rows": f"{self.who} sees other rows of the batch: {moved} when only other rows change",
+            "repeat": f"{self.who} is not repeatable: {moved} when the same tokens are given again with the "
+            "same random state of torch",
+            "nan": f"{self.who}: {at} are not numbers{mode} before any training",
+        }[self.kind]
+
+
+# What weights that nobody chose make of a model without bounds does not count against it.
+UNASKED = Fault(kind="nan", who="", position=0, token=0, moved=0.0, training=False)
+
+REMEDIES: dict[Kind, str] = {
+    "rows": "use a layer that treats each row alone, such as a layer norm instead of a batch norm",
+    "repeat": "draw noise from torch alone, and keep in buffers what outlasts a call",
+    "nan": "repair its initial values",
+}
 
 
 def first_fault(
@@ -41,8 +85,7 @@ def first_fault(
     batch_size: int = 2,
 ) -> Fault | None:
     length = tokens.shape[1]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    generator = torch.Generator().manual_seed(length)
+    device, generator = device_of(model), torch.Generator().manual_seed(length)
     for training in (False, True):
         fewest = 2 if size > LARGE_MODEL else FEWEST_ROWS // (1 + training)
         rows = fewest if training else max(fewest, MOST_WORK // (length * max(size, 1)))
@@ -139,8 +182,7 @@ class Probe:
 
     def moved(self, first: Tensor, second: Tensor) -> Tensor:
         """(B, T): by how much log-probabilities differ; 0 for rounding, infinite where not a number."""
-        # Two infinities of one sign are equal: tokens that a model excludes.
-        gap = torch.where(first == second, 0.0, (first - second).abs()).nan_to_num(nan=torch.inf)
+        gap = distance(first, second).nan_to_num(nan=torch.inf)
         limit = self.tolerance * (1 + first.abs().nan_to_num(posinf=0.0))
         return torch.where(gap > limit, gap, 0.0).amax(-1)
 
@@ -163,9 +205,18 @@ class Probe:
 
     def since(self, a: Tensor, b: Tensor) -> Tensor:
         """The first time at which two (B, T, D) differ in a row; T for never, also where the input is NaN."""
-        gap = torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(nan=torch.inf).amax(-1)
+        gap = distance(a, b).nan_to_num(nan=torch.inf).amax(-1)
         differs = gap > self.tolerance * a.abs().nan_to_num().max().clamp(min=1e-30)
         return torch.where(differs.any(1), differs.int().argmax(1), a.shape[1])
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """|a - b|, 0 between two infinities of one sign: tokens that a model excludes."""
+    return torch.where(a == b, 0.0, (a - b).abs())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def named(model: nn.Module) -> list[tuple[Primitive, str]]:

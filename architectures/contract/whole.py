@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from architectures.builder import seeded
 from architectures.contract.causality import find_fault
-from architectures.contract.fault import Fault, Kind
+from architectures.contract.probe import Kind
 from architectures.contract.subject import Finding, Violation, chosen, describe, name_of
 
 
@@ -37,7 +37,7 @@ class Candidate:
             return self.make()
 
     def without(self, kind: Kind, otherwise: str, *, causal: bool = False) -> str:
-        fault: Fault | None = find_fault(self.build(), self.tokens, self.vocab_size, causal=causal)
+        fault = find_fault(self.build(), self.tokens, self.vocab_size, causal=causal)
         if fault is not None and fault.kind == kind:
             raise Violation(str(fault))
         return otherwise
@@ -108,9 +108,8 @@ def repeatable(candidate: Candidate) -> str:
 
 def causality(candidate: Candidate) -> str:
     """No logit moves when a later token does, where the answers stand at every position."""
-    if not candidate.causal:
-        return ""
-    return candidate.without("later", "no logit moves when a later token does", causal=True)
+    seen = "no logit moves when a later token does"
+    return candidate.without("later", seen, causal=True) if candidate.causal else ""
 
 
 def rows(candidate: Candidate) -> str:
@@ -129,10 +128,5 @@ def gradients(candidate: Candidate) -> str:
 
 
 QUESTIONS: dict[str, Callable[[Candidate], str]] = {
-    "builds": builds,
-    "shape": shape,
-    "repeatable": repeatable,
-    "causality": causality,
-    "rows": rows,
-    "gradients": gradients,
+    ask.__name__: ask for ask in (builds, shape, repeatable, causality, rows, gradients)
 }

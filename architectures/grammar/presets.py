@@ -20,6 +20,7 @@ class Preset:
 _ATTENTION = "mh-attention[heads=16]"
 _SWIGLU = "swiglu[inner=512]"
 _MOE = "moe-mlp[inner=16, activation=swiglu]"
+_CHANNELS = {"": (_SWIGLU, "SwiGLU"), "-moe": (_MOE, "mixture of experts")}
 _MIXERS = {
     "transformer": (_ATTENTION, "attention with 16 heads of 8"),
     "gla": ("mh-gated-linear-attention[heads=8]", "gated linear attention with 8 heads of 16"),
@@ -37,33 +38,25 @@ def _mad_study() -> dict[str, Preset]:
     The paper names the families and prints no list; these are the pure families with both channel mixers,
     and the striped ones at one attention layer for each other mixer.
     """
-    found = {
-        "mad-transformer": Preset(spec=f"2*({_ATTENTION} mlp)", about="MAD study: attention, MLP"),
-        "mad-linear-attention": Preset(
-            spec=f"2*(mh-linear-attention[heads=16, feature_map=elementwise-product] {_SWIGLU})",
-            about="MAD study: linear attention with a product as feature map, SwiGLU",
+    linear = "mh-linear-attention[heads=16, feature_map=elementwise-product]"
+    specs = {
+        "transformer": (f"2*({_ATTENTION} mlp)", "attention, MLP"),
+        "linear-attention": (
+            f"2*({linear} {_SWIGLU})",
+            "linear attention with a product as feature map, SwiGLU",
         ),
-        "mad-mamba": Preset(spec="4*mamba", about="MAD study: mamba alone"),
-        "mad-striped-mamba": Preset(
-            spec=f"2*mamba {_ATTENTION} {_SWIGLU}", about="MAD study: mamba and attention, SwiGLU"
-        ),
-        "mad-striped-mamba-moe": Preset(
-            spec=f"2*mamba {_ATTENTION} {_MOE}", about="MAD study: mamba and attention, mixture of experts"
-        ),
+        "mamba": ("4*mamba", "mamba alone"),
+        "striped-mamba": (f"2*mamba {_ATTENTION} {_SWIGLU}", "mamba and attention, SwiGLU"),
+        "striped-mamba-moe": (f"2*mamba {_ATTENTION} {_MOE}", "mamba and attention, mixture of experts"),
     }
     for family, (mixer, words) in _MIXERS.items():
-        plain = "mad-transformer++" if family == "transformer" else f"mad-{family}"
-        found[plain] = Preset(spec=f"2*({mixer} {_SWIGLU})", about=f"MAD study: {words}, SwiGLU")
-        found[f"mad-{family}-moe"] = Preset(
-            spec=f"2*({mixer} {_MOE})", about=f"MAD study: {words}, mixture of experts"
-        )
-        if family in ("hyena", "mh-hyena", "hyena-experts"):
-            for channel, suffix in ((_SWIGLU, ""), (_MOE, "-moe")):
-                found[f"mad-striped-{family}{suffix}"] = Preset(
-                    spec=f"{mixer} {channel} {_ATTENTION} {channel}",
-                    about=f"MAD study: {words} and attention, {'mixture of experts' if suffix else 'SwiGLU'}",
-                )
-    return found
+        for suffix, (channel, called) in _CHANNELS.items():
+            name = "transformer++" if family + suffix == "transformer" else family + suffix
+            specs[name] = f"2*({mixer} {channel})", f"{words}, {called}"
+        for suffix, (channel, called) in _CHANNELS.items() if "hyena" in family else ():
+            stripe = f"{mixer} {channel} {_ATTENTION} {channel}"
+            specs[f"striped-{family}{suffix}"] = stripe, f"{words} and attention, {called}"
+    return {f"mad-{n}": Preset(spec=spec, about=f"MAD study: {about}") for n, (spec, about) in specs.items()}
 
 
 def _striped() -> dict[str, Preset]:
@@ -71,13 +64,15 @@ def _striped() -> dict[str, Preset]:
     found = {}
     for share, period in _SHARES.items():
         for family in ("hyena", "mh-hyena", "hyena-experts", "mamba"):
-            for channel, suffix in (("swiglu", ""), ("moe-mlp", "-moe")):
-                # Two mambas stand for a mixer and a channel mixer.
-                pair = f"{family} {channel}" if period == 2 else f"{period - 1}*({family} {channel})"
-                repeat = f"{2 * (period - 1)}*mamba" if family == "mamba" else pair
+            for suffix, (_, called) in _CHANNELS.items():
+                channel = "moe-mlp" if suffix else "swiglu"
+                pair = f"{family} {channel}"
+                repeat = pair if period == 2 else f"{period - 1}*({pair})"
+                if family == "mamba":  # two mambas stand for a mixer and a channel mixer
+                    repeat = f"{2 * (period - 1)}*mamba"
                 found[f"striped-{family}-{share}{suffix}"] = Preset(
                     spec=f"{repeat} mh-attention {channel}",
-                    about=f"stripe with {share} % attention" + (", mixture of experts" if suffix else ""),
+                    about=f"stripe with {share} % attention" + (f", {called}" if suffix else ""),
                 )
     return found
 

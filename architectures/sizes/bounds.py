@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 # Of a whole number and of a real one in a layer's options, unless the option declares less.
@@ -13,6 +17,7 @@ SIZES = {"vocab_size": 2**24, "dim": 2**18, "from_dim": 2**18, "max_len": 2**20,
 MOST_GOAL = 1e18
 # Of a spec: layers as they are run, brackets inside each other, characters.
 MAX_LAYERS, MAX_NESTING, MAX_CHARACTERS = 4096, 64, 1_000_000
+CONTAINER = Path("/sys/fs/cgroup/memory.max")
 
 
 def check_sizes(**sizes: Any) -> None:
@@ -54,3 +59,23 @@ def shown(value: Any) -> str:
         return f"{'-' if value < 0 else ''}(a number of more than 30 digits)"
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+@functools.cache
+def _physical() -> int:
+    found = [sys.maxsize]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if CONTAINER.is_file() and (text := CONTAINER.read_text().strip()).isdigit():
+        found.append(int(text))
+    return min(found)
+
+
+def machine_memory() -> int:
+    """Bytes that this process can have at most: the machine's, or what a container or `ulimit -v` leaves."""
+    try:
+        import resource
+    except ImportError:  # There is none on Windows.
+        return _physical()
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return _physical() if limit == resource.RLIM_INFINITY else min(_physical(), limit)

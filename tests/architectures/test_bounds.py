@@ -11,10 +11,9 @@ from torch import nn
 import architectures
 from architectures import registry
 from architectures.model import check_size, sketch
+from architectures.primitive import SETTLED
 from architectures.sizes.accounting import account_model
-from architectures.sizes.bounds import check_sizes
-from architectures.sizes.lengths import SETTLED
-from architectures.sizes.memory import machine_memory
+from architectures.sizes.bounds import check_sizes, machine_memory
 
 WHERE: dict[str, Any] = {"vocab_size": 16, "dim": 64, "max_len": 32}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peak_memory import PeakMemory
 
 import architectures
 from architectures.blocks import Block
@@ -18,7 +19,6 @@ from architectures.contract.training import compiled
 from architectures.grammar.stripe import Layer, Parallel, Spec
 from architectures.primitive import Primitive
 from architectures.registry import get
-from architectures.sizes.memory import PeakMemory
 
 NAMES = architectures.names()
 DIM = 48

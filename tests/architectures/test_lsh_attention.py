@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peak_memory import PeakMemory
 from torch import Tensor
 
 import architectures
@@ -14,7 +15,6 @@ from architectures.functional import lsh
 from architectures.functional.lsh import attend_buckets, attend_near, hash_buckets
 from architectures.functional.rotary import rotate
 from architectures.primitive import Choices, Context, UnknownState
-from architectures.sizes.memory import PeakMemory
 from tests.architectures.helpers import close, in_pieces, layer_of, noise, parameters_in, unit
 
 make = partial(layer_of, "lsh-attention", max_len=128, away=0.2)

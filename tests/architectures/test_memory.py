@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from architectures.sizes.memory import PeakMemory
+from peak_memory import PeakMemory
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

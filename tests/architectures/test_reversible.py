@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peak_memory import PeakMemory
 from torch import Tensor, nn
 
 import architectures
@@ -16,7 +17,6 @@ from architectures.families.wrapper import Wrapper
 from architectures.parts import routing
 from architectures.primitive import Context, Primitive, choose, option
 from architectures.primitives.reversible import Reversible
-from architectures.sizes.memory import PeakMemory
 from tests.architectures.helpers import moved, noise, random_tokens, stacked
 
 BODIES = [

@@ -1,40 +1,14 @@
-"""Memory: the most of it that this machine has, and the peak of a call, the same on every machine."""
+"""The peak of memory of a call, counted over operators, so that it is the same on every machine."""
 
 from __future__ import annotations
 
-import functools
-import os
-import sys
 import weakref
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-CONTAINER = Path("/sys/fs/cgroup/memory.max")
-
-
-@functools.cache
-def _physical() -> int:
-    found = [sys.maxsize]
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    if CONTAINER.is_file() and (text := CONTAINER.read_text().strip()).isdigit():
-        found.append(int(text))
-    return min(found)
-
-
-def machine_memory() -> int:
-    """Bytes that this process can have at most: the machine's, or what a container or `ulimit -v` leaves."""
-    try:
-        import resource
-    except ImportError:  # There is none on Windows.
-        return _physical()
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return _physical() if limit == resource.RLIM_INFINITY else min(_physical(), limit)
 
 
 class PeakMemory(TorchDispatchMode):
