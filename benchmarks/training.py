@@ -183,9 +183,6 @@ class Module(lightning.LightningModule):
         return adamw_of(self)
 
 
-WITHOUT: Any = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-
-
 class Rounds(lightning.Callback):
     """Times the Trainer in blocks, and lets the others run between them: `fit` cannot be left and resumed."""
 
@@ -223,7 +220,10 @@ def compete(contest: Contest, contenders: list[Contender]) -> Contender:
             devices=1,
             max_epochs=1,
             callbacks=[rounds],
-            **dict.fromkeys(WITHOUT, False),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
         )
         batches: Any = [batch.tolist() for block in contest.blocks for batch in block]
         trainer.fit(module, DataLoader(rows, batch_sampler=batches))

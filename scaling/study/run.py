@@ -168,7 +168,7 @@ class _Driver:
 
     def status(self, job: Job) -> str | None:
         held = self.held(job)
-        return held and held.status
+        return None if held is None else held.status
 
     def stage(self, jobs: Sequence[Job]) -> None:
         """Train those that are not done, the longest first, so that the workers end at about one time."""
