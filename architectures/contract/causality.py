@@ -28,6 +28,7 @@ from architectures.contract.probe import (
     named,
 )
 from architectures.model import SequenceModel
+from architectures.outside.surroundings import kept
 from architectures.registry import get
 
 Moved = Literal["far", "near", "not"]
@@ -198,9 +199,11 @@ def require_trained(
 
 def _gap_of_repeat(model: nn.Module, tokens: Tensor) -> float:
     """By how much log-probabilities move on average between two calls, with whatever is drawn in each."""
-    call, x = caller(model, False), tokens.to(device_of(model))
-    with torch.no_grad():
-        return float(distance(call(x), call(x)).nan_to_num(nan=0.0, posinf=1.0).mean())
+    logits, x = [], tokens.to(device_of(model))
+    for _ in range(2):
+        with kept(), torch.no_grad():
+            logits.append(caller(model, False)(x))
+    return float(distance(*logits).nan_to_num(nan=0.0, posinf=1.0).mean())
 
 
 def _steady(model: nn.Module, tokens: Tensor) -> bool:
