@@ -33,6 +33,7 @@ class Compression(Task):
     train_targets: Literal["answers"] = "answers"
     variant: Literal["repaired", "public"] = "repaired"
 
+    heading = "compr."
     readout = "last"
 
     def __post_init__(self) -> None:

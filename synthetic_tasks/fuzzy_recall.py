@@ -42,6 +42,8 @@ class FuzzyInContextRecall(Task):
     multi_query: bool = True
     variant: Literal["repaired", "public"] = "repaired"
 
+    heading = "fuzzy"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("vocab_size", self.vocab_size >= 5, "two keys, two values, pad; choose 5 or more")

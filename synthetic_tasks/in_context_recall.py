@@ -38,6 +38,8 @@ class InContextRecall(Task):
     train_targets: Literal["answers", "next-token"] = "next-token"
     multi_query: bool = True
 
+    heading = "recall"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.multi_query:

@@ -38,6 +38,7 @@ class Memorization(Task):
     seq_len: int = 32
     train_targets: Literal["answers"] = "answers"
 
+    heading = "memor."
     shared = ("dictionary",)
 
     def __post_init__(self) -> None:

@@ -41,6 +41,8 @@ class NoisyInContextRecall(Task):
     frac_noise: float = 0.2
     multi_query: bool = True
 
+    heading = "noisy"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("noise_vocab_size", self.noise_vocab_size >= 1, "choose at least 1")

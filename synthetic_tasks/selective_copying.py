@@ -37,6 +37,8 @@ class SelectiveCopying(Task):
     num_tokens_to_copy: int = 16
     variant: Literal["repaired", "public"] = "repaired"
 
+    heading = "copying"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("vocab_size", self.vocab_size >= 4, "two data ids, blank and copy; choose 4 or more")

@@ -6,17 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import synthetic_tasks
 from mad.score import ArchitectureScore, Scores
-
-# Headings that let the six tasks fit a terminal; a task without one keeps its name.
-HEADINGS = {
-    "in-context-recall": "recall",
-    "noisy-in-context-recall": "noisy",
-    "fuzzy-in-context-recall": "fuzzy",
-    "selective-copying": "copying",
-    "compression": "compr.",
-    "memorization": "memor.",
-}
 
 
 @dataclass(frozen=True)
@@ -85,10 +76,11 @@ def _with_interval(row: ArchitectureScore, scores: Scores) -> str:
 def columns(tasks: Collection[str]) -> list[Column]:
     """Every column of a board with these tasks, in the order of all formats."""
     scores, ends = [], []
+    known = synthetic_tasks.names()
     for task in tasks:
-        heading, *interval = _estimate(task, "the score of this task, the mean of its settings", task)
-        short_heading = HEADINGS.get(task, task)
-        scores.append(replace(heading, heading=short_heading, wraps=short_heading == task))
+        score, *interval = _estimate(task, "the score of this task, the mean of its settings", task)
+        heading = synthetic_tasks.get(task).heading if task in known else ""
+        scores.append(replace(score, heading=heading or task, wraps=not heading))
         ends += interval
     return [*FIRST, *scores, *ends, *LAST]
 
@@ -99,20 +91,27 @@ def _estimate(name: str, about: str, task: str | None = None) -> list[Column]:
     def part(which: str) -> Callable[[ArchitectureScore], float | None]:
         return lambda row: getattr(row.mad if task is None else row.tasks.get(task), which, None)
 
+    end = f"end of the 95 % interval of `{name}`"
     return [
         Column(name, about, "float64", spell=percent, value=part("value")),
-        Column(
-            f"{name}_low", f"the lower end of the 95 % interval of `{name}`", "float64", value=part("low")
-        ),
-        Column(
-            f"{name}_high", f"the upper end of the 95 % interval of `{name}`", "float64", value=part("high")
-        ),
+        Column(f"{name}_low", f"the lower {end}", "float64", value=part("low")),
+        Column(f"{name}_high", f"the upper {end}", "float64", value=part("high")),
     ]
 
 
-def _differs(name: str) -> Callable[[Scores, Collection[str]], bool]:
-    """How it was computed is shown only where it differs between rows."""
-    return lambda scores, iso: len({getattr(row, name) for row in scores.architectures}) > 1
+def _how(name: str, about: str) -> Column:
+    """How a score was computed: shown only where it differs between rows."""
+    return Column(name, about, heading=name, shown=lambda scores, iso: len(_values(scores, name)) > 1)
+
+
+def _values(scores: Scores, name: str) -> set[Any]:
+    return {getattr(row, name) for row in scores.architectures}
+
+
+def _size(name: str, heading: str, about: str, goal: str, *, equal: bool) -> Column:
+    """A size, shown where the sizes of this goal were made equal, or where not."""
+    number: Literal["Int64", "float64"] = "float64" if name == "flops_per_token" else "Int64"
+    return Column(name, about, number, heading, short, shown=lambda scores, iso: (goal in iso) == equal)
 
 
 _MAD, *_MAD_ENDS = _estimate("mad", "the MAD score: the mean of the tasks, from 0 to 1")
@@ -129,42 +128,14 @@ FIRST = [
     ),
     Column("given", "what was typed"),
     Column("spec", "the canonical spec, with the model options that differ from their default"),
-    Column("precision", "of the arithmetic", heading="precision", shown=_differs("precision")),
-    Column("backend", "of the layers", heading="backend", shown=_differs("backend")),
-    Column("compile", "whether torch.compile was used", heading="compile", shown=_differs("compile")),
-    Column("params", "parameters", "Int64", "params", short, shown=lambda _, iso: "params" not in iso),
-    Column(
-        "core_params",
-        "parameters without embedding and readout",
-        "Int64",
-        "core",
-        short,
-        shown=lambda _, iso: "params" in iso,
-    ),
-    Column(
-        "flops_per_token",
-        "forward FLOPs per token",
-        "float64",
-        "FLOPs",
-        short,
-        shown=lambda _, iso: "flops" in iso,
-    ),
-    Column(
-        "state",
-        "state elements with the tails of convolutions",
-        "Int64",
-        "state",
-        short,
-        shown=lambda _, iso: "state" not in iso,
-    ),
-    Column(
-        "nominal_state",
-        "state elements as iso-state counts them",
-        "Int64",
-        "nominal",
-        short,
-        shown=lambda _, iso: "state" in iso,
-    ),
+    _how("precision", "of the arithmetic"),
+    _how("backend", "of the layers"),
+    _how("compile", "whether torch.compile was used"),
+    _size("params", "params", "parameters", "params", equal=False),
+    _size("core_params", "core", "parameters without embedding and readout", "params", equal=True),
+    _size("flops_per_token", "FLOPs", "forward FLOPs per token", "flops", equal=True),
+    _size("state", "state", "state elements with the tails of convolutions", "state", equal=False),
+    _size("nominal_state", "nominal", "state elements as iso-state counts them", "state", equal=True),
     replace(_MAD, heading="  MAD", text=_with_interval, left=True),  # padded to its numbers
     *_MAD_ENDS,
 ]

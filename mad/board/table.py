@@ -7,22 +7,23 @@ carries its interval: a solved or capped task cannot pose as quality, nor noise 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import io
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mad.board.columns import EQUAL, Column, columns, name_of, percent
-from mad.messages import counted, printable
+from mad.messages import counted, near, printable
 from mad.score import ArchitectureScore, Scores
 from mad.score.interval import average
 
 if TYPE_CHECKING:
     import pandas
 
+Cells = list[list[str]]
+
 WIDTH = 100
+FORMATS = ("table", "md", "csv", "json")
 # How a spreadsheet tells a formula, in narrow and in wide signs.
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 INTERVALS = {"seeds": "bootstrap over seeds", "rows": "binomial over test rows of one seed"}
@@ -56,23 +57,26 @@ def render(
     """
     for name in iso:
         if name not in EQUAL:
-            raise ValueError(f"unknown size {name!r}{_hint(name, EQUAL)}; choose from {', '.join(EQUAL)}")
-    formats: dict[str, Callable[[], str]] = {
-        "table": lambda: _table(scores, width, color, iso),
-        "md": lambda: _markdown(scores, iso),
-        "csv": lambda: str(frame(scores).map(_cell).to_csv(index=False)),
-        "json": lambda: _json(scores),
-    }
-    if format not in formats:
+            raise ValueError(f"unknown size {name!r}{near(name, EQUAL)}; choose from {', '.join(EQUAL)}")
+    if format not in FORMATS:
         raise ValueError(
-            f"unknown format {format!r}{_hint(format, formats)}; choose one of {', '.join(formats)}"
+            f"unknown format {format!r}{near(format, FORMATS)}; choose one of {', '.join(FORMATS)}"
         )
-    return formats[format]()
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    if format == "csv":
+        return str(frame(scores).map(_cell).to_csv(index=False))
+    if format == "json":
+        content = dataclasses.asdict(scores)
+        return json.dumps(content, indent=1, allow_nan=False, default=lambda cost: cost.model_dump()) + "\n"
+    if not scores.architectures:
+        return _nothing(scores)
+    shown = [column for column in columns(scores.tasks) if column.heading and column.shown(scores, iso)]
+    # Records come from other machines too: nothing in them is shown but what can be read.
+    rows = [[printable(column.cell(row, scores)) for column in shown] for row in scores.architectures]
+    bounds = [_bound(name, getattr(scores, name), scores, shown) for name in ("chance", "ceiling")]
+    lines = list(map(printable, _lines(scores, iso)))
+    if format == "md":
+        return _markdown(shown, rows, bounds, lines)
+    return _table(shown, rows, bounds, lines, width, color)
 
 
 def _cell(value: Any) -> Any:
@@ -83,40 +87,13 @@ def _cell(value: Any) -> Any:
     return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
-def _json(scores: Scores) -> str:
-    content = dataclasses.asdict(scores)
-    return json.dumps(content, indent=1, allow_nan=False, default=lambda cost: cost.model_dump()) + "\n"
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    """What the table and Markdown show: the text of every cell, and the lines below."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
-    bounds: tuple[tuple[str, ...], ...]
-    lines: tuple[str, ...]
-
-
-def _sheet(scores: Scores, iso: Collection[str]) -> _Sheet:
-    shown = [column for column in columns(scores.tasks) if column.heading and column.shown(scores, iso)]
-
-    def bound(name: str, values: Mapping[str, float]) -> tuple[str, ...]:
-        known = [values[task] for task in scores.tasks if task in values]
-        mean = average(known) if len(known) == len(scores.tasks) else None
-        cells = {task: percent(values.get(task)) for task in scores.tasks}
-        cells |= {"architecture": name, "mad": f"{percent(mean):>5}"}
-        return tuple(cells.get(column.name, "") for column in shown)
-
-    return _Sheet(
-        columns=tuple(shown),
-        # Records come from other machines too: nothing in them is shown but what can be read.
-        rows=tuple(
-            tuple(printable(column.cell(row, scores)) for column in shown) for row in scores.architectures
-        ),
-        bounds=(bound("chance", scores.chance), bound("ceiling", scores.ceiling)),
-        lines=tuple(map(printable, _lines(scores, iso))),
-    )
+def _bound(name: str, values: Mapping[str, float], scores: Scores, shown: Iterable[Column]) -> list[str]:
+    """The row of the tasks' chance or ceiling."""
+    known = [values[task] for task in scores.tasks if task in values]
+    mean = average(known) if len(known) == len(scores.tasks) else None
+    cells = {task: percent(values.get(task)) for task in scores.tasks}
+    cells |= {"architecture": name, "mad": f"{percent(mean):>5}"}
+    return [cells.get(column.name, "") for column in shown]
 
 
 def _lines(scores: Scores, iso: Collection[str]) -> Iterator[str]:
@@ -153,23 +130,20 @@ def _missing(row: ArchitectureScore, scores: Scores) -> str:
     return ", ".join(lacking) or f"{counted(len(row.missing), 'group')} of further seeds"
 
 
-def _table(scores: Scores, width: int, color: bool, iso: Collection[str]) -> str:
+def _table(shown: list[Column], rows: Cells, bounds: Cells, lines: list[str], width: int, color: bool) -> str:
     from rich.box import Box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    if not scores.architectures:
-        return _nothing(scores)
-    sheet = _sheet(scores, iso)
     rule = Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
     table = Table(box=rule, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
-    for column in sheet.columns:
+    for column in shown:
         justify: Literal["left", "right"] = "left" if column.left else "right"
         table.add_column(Text(column.heading), justify=justify, no_wrap=not column.wraps, overflow="fold")
-    for i, row in enumerate(sheet.rows):
-        table.add_row(*map(Text, row), end_section=i == len(sheet.rows) - 1)
-    for row in sheet.bounds:
+    for i, row in enumerate(rows):
+        table.add_row(*map(Text, row), end_section=i == len(rows) - 1)
+    for row in bounds:
         table.add_row(*map(Text, row), style="dim")
     # Records come from other machines too: nothing in them is read as markup, an emoji code or a link.
     console = Console(
@@ -180,23 +154,20 @@ def _table(scores: Scores, width: int, color: bool, iso: Collection[str]) -> str
         highlight=False,
     )
     console.print(table)
-    for line in sheet.lines:
+    for line in lines:
         console.print(Text(line), style="dim")
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     return text if color else "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
-def _markdown(scores: Scores, iso: Collection[str]) -> str:
-    if not scores.architectures:
-        return _nothing(scores)
-    sheet = _sheet(scores, iso)
-    headings = [column.heading for column in sheet.columns]
-    escaped = [[_escaped(cell).replace("|", "\\|") for cell in row] for row in (headings, *sheet.rows)]
-    dim = [[f"*{cell.strip()}*" if cell else "" for cell in row] for row in sheet.bounds]
-    marks = [":--" if column.left else "--:" for column in sheet.columns]
+def _markdown(shown: list[Column], rows: Cells, bounds: Cells, lines: list[str]) -> str:
+    headings = [column.heading for column in shown]
+    escaped = [[_escaped(cell).replace("|", "\\|") for cell in row] for row in (headings, *rows)]
+    dim = [[f"*{cell.strip()}*" if cell else "" for cell in row] for row in bounds]
+    marks = [":--" if column.left else "--:" for column in shown]
     grid = "\n".join(f"| {' | '.join(row)} |" for row in (escaped[0], marks, *escaped[1:], *dim))
-    return f"{grid}\n\n" + "\n\n".join(map(_escaped, sheet.lines)) + "\n"
+    return f"{grid}\n\n" + "\n\n".join(map(_escaped, lines)) + "\n"
 
 
 def _escaped(text: str) -> str:
