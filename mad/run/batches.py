@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mad.data.records import RunConfig
 from synthetic_tasks import Batch, Task
 
 ORDER = 0x6F72646572  # Keeps the order's stream apart from the data's.
@@ -30,6 +31,14 @@ def load(
     drawn = task.draw(seed, split, rows)
     targets = task.training_targets(drawn) if training else drawn.targets
     return Split(drawn, torch.from_numpy(drawn.inputs).to(device), torch.from_numpy(targets).to(device))
+
+
+def split_of(run: RunConfig, task: Task, split: str, device: torch.device) -> Split:
+    """A split of a run: its own training data, and the protocol's validation and test data."""
+    training = split == "train"
+    seed = run.seed if training else run.protocol.data_seed
+    rows = getattr(run, f"{split}_examples")
+    return load(task, seed=seed, split=split, rows=rows, device=device, training=training)
 
 
 def order(seed: int, rows: int, batch_size: int, device: torch.device) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -10,21 +11,19 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
 
 from architectures import SequenceModel
-from architectures.contract.causality import require_trained
 from architectures.elastic import Sampling, common_count, consistency, extract, nested_layers
 from architectures.sizes.bounds import shown
 from mad.data.protocol import get_protocol, get_suite
 from mad.messages import Failed, counted, last_words
-from mad.run.batches import Split, load, order
+from mad.run.batches import Split, order, split_of
 from mad.run.driver import one_driver
 from mad.run.learners import Turns
-from mad.run.metrics import EVALUATION_BATCH, measure
+from mad.run.metrics import EVALUATION_BATCH, measure_one
 from mad.run.runner import check_cell
 from mad.run.sweep import Architecture, Cell, Group, plan, resolve
-from mad.run.trainer import PROBE_ROWS, make_fabric
+from mad.run.trainer import check_trained, make_fabric
 from synthetic_tasks import IGNORE
 
 Kind = Literal["nested", "mixed", "alone", "cut"]
@@ -96,16 +95,9 @@ def _on_task(
     if times < 1:
         raise ValueError(f"times={times} must be at least 1")
     if times > MOST_TIMES:
-        raise ValueError(
-            f"times={shown(times)} must be at most {MOST_TIMES}; a size has its share of the steps"
-        )
-    data = load(
-        task,
-        seed=cell.protocol.data_seed,
-        split="test",
-        rows=cell.setting.test_examples,
-        device=fabric.device,
-    )
+        most = f"at most {MOST_TIMES}; a size has its share of the steps"
+        raise ValueError(f"times={shown(times)} must be {most}")
+    data = split_of(Group(cell, seed).runs[0], task, "test", fabric.device)
     steps = cell.setting.steps
     report(f"{name}: the nested model, {counted(times * steps, 'step')}")
     whole = _train(cell, cell.architecture, seed, times, fabric)
@@ -131,12 +123,8 @@ def _on_task(
     outside = whole.embedding.weight.numel() + head
     points = []
     for kind, mix, model, reference, seen in plans:
-
-        def predict(tokens: Tensor, model: SequenceModel = model) -> Tensor:
-            return model(tokens)[None]
-
-        measured = measure(predict, data.inputs, data.targets, task.vocab_size)[0]
-        beside = _consistency(model, reference, data)
+        measured = measure_one(model, data.inputs, data.targets, task.vocab_size)
+        agreement, kl = _consistency(model, reference, data)
         points.append(
             Point(
                 task=str(task),
@@ -145,8 +133,8 @@ def _on_task(
                 params=sum(p.numel() for p in model.parameters()) - outside,
                 accuracy=measured.accuracy(cell.protocol.metric),
                 loss=float("nan") if measured.loss is None else measured.loss,
-                agreement=beside[0],
-                kl=beside[1],
+                agreement=agreement,
+                kl=kl,
                 steps=seen,
             )
         )
@@ -160,22 +148,12 @@ def _train(cell: Cell, who: Architecture, seed: int, times: int, fabric: Fabric)
     run = Group(one, seed).runs[0]
     model = who.build(cell.task, seed).to(fabric.device)
     learner = Turns(model, [run], fabric)
-    data = load(
-        cell.task, seed=seed, split="train", rows=run.train_examples, device=fabric.device, training=True
-    )
+    data = split_of(run, cell.task, "train", fabric.device)
     batches = order(seed, run.train_examples, run.batch_size, fabric.device)
     learner.advance(data, list(itertools.islice(batches, run.steps)), 0, [True], lambda replica, step: None)
     trained = learner.objectives[0].eval().model
     assert isinstance(trained, SequenceModel)
-    require_trained(
-        trained,
-        data.inputs[:PROBE_ROWS],
-        cell.task.vocab_size,
-        who=who.given,
-        steps=run.steps,
-        batch_size=run.batch_size,
-        causal=cell.task.readout == "every",
-    )
+    check_trained(trained, data, cell.task, run, who.given, run.steps)
     return trained
 
 
@@ -187,23 +165,21 @@ def _mixes(layers: int, count: int) -> list[tuple[int, ...]]:
 @torch.no_grad()
 def _consistency(small: SequenceModel, whole: SequenceModel, data: Split) -> tuple[float, float]:
     """Agreement and divergence on the scored positions, in batches."""
-    logits: list[tuple[Tensor, Tensor]] = []
-    for x, y in zip(data.inputs.split(EVALUATION_BATCH), data.targets.split(EVALUATION_BATCH), strict=True):
-        logits.append((small(x)[y != IGNORE], whole(x)[y != IGNORE]))
-    found = consistency(torch.cat([a for a, _ in logits]), torch.cat([b for _, b in logits]))
+    batches = data.inputs.split(EVALUATION_BATCH)
+    scored = data.targets != IGNORE
+    found = consistency(*(torch.cat([model(x) for x in batches])[scored] for model in (small, whole)))
     return found.agreement, found.kl
 
 
 def summarise(points: list[Point]) -> list[dict[str, Any]]:
     """The mean over the tasks of each kind and sizes, smallest first; what the table and the plot show."""
-    groups: dict[tuple[Kind, tuple[int, ...]], list[Point]] = {}
+    groups: dict[tuple[Kind, tuple[int, ...]], list[Point]] = defaultdict(list)
     for point in points:
-        groups.setdefault((point.kind, point.sizes), []).append(point)
+        groups[point.kind, point.sizes].append(point)
     fields = ("params", "accuracy", "loss", "agreement", "kl")
     rows = [
         {"kind": kind, "sizes": sizes, "steps": found[0].steps}
         | {field: mean(getattr(point, field) for point in found) for field in fields}
         for (kind, sizes), found in groups.items()
     ]
-    order_of = list(KINDS)
-    return sorted(rows, key=lambda row: (order_of.index(row["kind"]), row["params"]))
+    return sorted(rows, key=lambda row: (list(KINDS).index(row["kind"]), row["params"]))

@@ -21,7 +21,7 @@ from architectures.outside.surroundings import kept
 from architectures.primitive import Context
 from mad.data.records import Measure, RunConfig
 from mad.run.batches import Split
-from mad.run.metrics import cross_entropy, measure
+from mad.run.metrics import cross_entropy, measure, measure_one
 from mad.run.optim import Optimizer, hints_of, learning_rate
 
 Tick = Callable[[int, int], None]  # (replica, steps done)
@@ -101,13 +101,8 @@ class Turns:
     def measure(self, data: Split, vocab_size: int) -> list[Measure]:
         found = []
         for objective in self.objectives:
-            model = objective.eval().model
-
-            def predict(tokens: Tensor, model: nn.Module = model) -> Tensor:
-                return model(tokens)[None]
-
             with kept(), self.fabric.autocast():
-                found += measure(predict, data.inputs, data.targets, vocab_size)
+                found.append(measure_one(objective.eval().model, data.inputs, data.targets, vocab_size))
         return found
 
 

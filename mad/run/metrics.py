@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mad.data.records import Measure
 from synthetic_tasks import IGNORE
@@ -41,13 +42,17 @@ def measure(
     return [_measure(c, loss, len(inputs)) for c, loss in zip(counts, losses, strict=True)]
 
 
+def measure_one(model: nn.Module, inputs: Tensor, targets: Tensor, vocab_size: int) -> Measure:
+    """Measure one model, as it is."""
+    return measure(lambda tokens: model(tokens)[None], inputs, targets, vocab_size)[0]
+
+
 def _tally(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
     """Integer counts (R, 3, V) of scored targets, hits and predictions by class, and the summed loss (R,)."""
     replicas = logits.shape[0]
-    scored = targets != IGNORE
     truth = targets.clamp(min=0)
     guess = logits.argmax(-1)  # (R, B, T)
-    weight = scored.long().expand_as(guess)
+    weight = (targets != IGNORE).long().expand_as(guess)
     hit = weight * (guess == truth)
     zeros = torch.zeros(replicas, vocab_size, dtype=torch.long, device=logits.device)
 
@@ -55,12 +60,8 @@ def _tally(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Te
         return zeros.scatter_add(1, classes.expand_as(guess).flatten(1), weights.flatten(1))
 
     counts = torch.stack([count(truth, weight), count(truth, hit), count(guess, weight)], dim=1)
-    nats = F.cross_entropy(
-        _high(logits.flatten(0, 2)),
-        targets.expand_as(guess).flatten(),
-        ignore_index=IGNORE,
-        reduction="none",
-    )
+    flat = targets.expand_as(guess).flatten()
+    nats = F.cross_entropy(_high(logits.flatten(0, 2)), flat, ignore_index=IGNORE, reduction="none")
     return counts, nats.view(replicas, -1).sum(1)
 
 
@@ -75,7 +76,7 @@ def _measure(counts: Tensor, losses: Tensor, rows: int) -> Measure:
         micro=float(hits.sum()) / total,
         macro=float((hits[present] / targets[present]).mean()),
         macro_batches=float(torch.stack([_public_macro(*batch) for batch in counts]).mean()),
-        loss=loss if loss == loss and abs(loss) != float("inf") else None,
+        loss=loss if math.isfinite(loss) else None,
     )
 
 

@@ -41,11 +41,7 @@ def parameter_groups(
     for name, parameter in parameters:
         groups.setdefault(hints[name], []).append(parameter)
     return [
-        {
-            "params": tensors,
-            "lr": lr * hint.lr_scale,
-            "weight_decay": weight_decay if hint.decay else 0.0,
-        }
+        {"params": tensors, "lr": lr * hint.lr_scale, "weight_decay": weight_decay if hint.decay else 0.0}
         for hint, tensors in groups.items()
     ]
 

@@ -25,6 +25,7 @@ from mad.run.iso import Goals, equalise
 from synthetic_tasks import Task
 
 Factory = Callable[[Task], nn.Module]
+Resize = Callable[[architectures.Spec], architectures.Spec]
 CONTRACT_ROWS = 32
 
 
@@ -90,36 +91,32 @@ def resolve(
     *,
     dim: int,
     protocol: Protocol,
-    equalise: Callable[[architectures.Spec], architectures.Spec] | None = None,
+    equalise: Resize | None = None,
 ) -> Architecture:
     """The architecture of a spec, a preset's name, package.module:name or a factory `(task) -> module`.
 
     `equalise` resizes a spec; a factory makes whole models, whose sizes are its own.
     """
-    factory = factory_named(given) if isinstance(given, str) else None
-    if factory is not None and equalise is not None:
-        raise ValueError(f"{given} makes whole models, whose sizes cannot be turned; leave iso out")
-    if factory is not None:
-        return _from_factory(factory, str(given))
-    if isinstance(given, str | architectures.Spec):
-        return _from_spec(given, dim, protocol, equalise or (lambda spec: spec))
-    if callable(given) and equalise is not None:
+    named = factory_named(given) if isinstance(given, str) else None
+    if isinstance(given, str | architectures.Spec) and named is None:
+        return _from_spec(given, dim, protocol, equalise)
+    factory = named or given
+    if not callable(factory):
         raise ValueError(
-            f"{given!r} makes whole models, whose sizes cannot be turned; leave iso out or give a spec"
+            f"{given!r} is not an architecture; give a spec, a preset's name or a factory (task) -> nn.Module"
         )
-    if callable(given):
-        name = f"{getattr(given, '__module__', '')}:{getattr(given, '__qualname__', '')}"
-        return _from_factory(given, name)
-    raise ValueError(
-        f"{given!r} is not an architecture; give a spec, a preset's name or a factory (task) -> nn.Module"
-    )
+    if equalise is not None:
+        what, remedy = (given, "") if named else (repr(given), " or give a spec")
+        raise ValueError(f"{what} makes whole models, whose sizes cannot be turned; leave iso out{remedy}")
+    path = f"{getattr(given, '__module__', '')}:{getattr(given, '__qualname__', '')}"
+    return _from_factory(factory, str(given) if named else path)
 
 
 def _from_spec(
-    given: str | architectures.Spec, dim: int, protocol: Protocol, equalise: Callable[..., architectures.Spec]
+    given: str | architectures.Spec, dim: int, protocol: Protocol, equalise: Resize | None
 ) -> Architecture:
     asked = architectures.parse(given)
-    spec = equalise(asked)
+    spec = asked if equalise is None else equalise(asked)
     entries = {layer.name: get(layer.name) for layer in spec.walk()}
     options = dataclasses.asdict(resolve_options(given)) | protocol.model
     default = dataclasses.asdict(architectures.ModelOptions())
@@ -219,25 +216,23 @@ def plan(
         raise ValueError(f"seeds={seeds} must be at least 1")
     settings = list(_chosen(suite, tasks, protocol))
     resized = functools.partial(equalise, goals=iso, suite=suite, protocol=protocol) if iso else None
-    cells, seen = [], set()
+    found: dict[str, Architecture] = {}
     for given in specs:
         architecture = resolve(given, dim=suite.dim, protocol=protocol, equalise=resized)
-        identity = content_hash(architecture.config.model_dump(mode="json"))
-        if identity in seen:
-            continue
-        seen.add(identity)
-        for setting in settings:
-            cell = Cell(
-                architecture=architecture,
-                setting=setting,
-                protocol=protocol,
-                seeds=tuple(range(seeds or suite.seeds)),
-                suite=suite.label,
-                precision=precision,
-                compile=compile,
-            )
-            cells.append(cell)
-    return cells
+        found.setdefault(content_hash(architecture.config.model_dump(mode="json")), architecture)
+    return [
+        Cell(
+            architecture=architecture,
+            setting=setting,
+            protocol=protocol,
+            seeds=tuple(range(seeds or suite.seeds)),
+            suite=suite.label,
+            precision=precision,
+            compile=compile,
+        )
+        for architecture in found.values()
+        for setting in settings
+    ]
 
 
 def _chosen(suite: Suite, tasks: list[str] | None, protocol: Protocol) -> Iterator[Setting]:

@@ -22,10 +22,11 @@ from torch import nn
 
 from architectures.contract.causality import require_trained
 from mad.data.records import ACCURACY_TOLERANCE, Metrics, Point, RunConfig
-from mad.run.batches import Split, load, order
+from mad.run.batches import Split, order, split_of
 from mad.run.learners import Batched, Turns
 from mad.run.optim import learning_rate
 from synthetic_tasks import Task
+from synthetic_tasks.task import SPLITS
 
 # Of a task's inputs, to look for later tokens that are seen.
 PROBE_ROWS = 64
@@ -83,7 +84,7 @@ def train(
             f"make it with make_fabric(device, {run.precision!r})"
         )
     model = model.to(device)
-    splits = _splits(run, task, device)
+    splits = {split: split_of(run, task, split, device) for split in SPLITS}
     watched = splits[protocol.select_on]
     learner, note = _learner(model, runs, fabric, replicas, splits["train"])
     batches = order(run.seed, run.train_examples, run.batch_size, device)
@@ -97,23 +98,18 @@ def train(
         report(Progress(done, run.steps, replica, len(runs), best))
 
     for end in evaluation_steps(run.steps, run.evaluations):
-        losses = learner.advance(
-            splits["train"], list(itertools.islice(batches, end - step)), step, alive, tick
-        )
+        interval = list(itertools.islice(batches, end - step))
+        losses = learner.advance(splits["train"], interval, step, alive, tick)
         step = end
         factor = learning_rate(protocol.schedule, step - 1, run.steps)
-        for r, (found, loss) in enumerate(
-            zip(learner.measure(watched, task.vocab_size), losses, strict=True)
-        ):
+        measured = learner.measure(watched, task.vocab_size)
+        for r, (found, loss) in enumerate(zip(measured, losses, strict=True)):
             if not alive[r]:
                 continue
             accuracy = found.accuracy(protocol.metric)
             finite = loss if math.isfinite(loss) else None
-            curves[r].append(
-                Point(
-                    step=step, accuracy=accuracy, loss=found.loss, train_loss=finite, lr=runs[r].lr * factor
-                )
-            )
+            lr = runs[r].lr * factor
+            curves[r].append(Point(step=step, accuracy=accuracy, loss=found.loss, train_loss=finite, lr=lr))
             alive[r] = finite is not None and found.loss is not None
             solved[r] = alive[r] and accuracy >= protocol.solved_at
             if alive[r]:
@@ -126,14 +122,8 @@ def train(
         keep(learner.objectives[0].model)
     for r in range(len(runs)):
         if alive[r]:
-            require_trained(
-                learner.model_of(r),
-                splits[protocol.select_on].inputs[:PROBE_ROWS],
-                task.vocab_size,
-                who=run.architecture.spec,
-                steps=step,
-                batch_size=run.batch_size,
-                causal=task.readout == "every",
+            check_trained(
+                learner.model_of(r), splits[protocol.select_on], task, run, run.architecture.spec, step
             )
     final = {name: learner.measure(splits[name], task.vocab_size) for name in ("validation", "test")}
     ceiling = task.ceiling_for(splits["train"].drawn, splits["test"].drawn)
@@ -165,6 +155,19 @@ def train(
         )
         outcomes.append(Outcome(status, metrics, learner.seconds[r], peak, note))
     return outcomes
+
+
+def check_trained(model: nn.Module, data: Split, task: Task, run: RunConfig, who: str, steps: int) -> None:
+    """Refuse a model that has come to see what it must not."""
+    require_trained(
+        model,
+        data.inputs[:PROBE_ROWS],
+        task.vocab_size,
+        who=who,
+        steps=steps,
+        batch_size=run.batch_size,
+        causal=task.readout == "every",
+    )
 
 
 def _differ(one: float | None, other: float | None) -> bool:
@@ -221,19 +224,6 @@ def _learner(
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         return Turns(model, runs, fabric), f"replicas ran in turns: vmap failed ({reason})"
     return learner, None
-
-
-def _splits(run: RunConfig, task: Task, device: torch.device) -> dict[str, Split]:
-    held_out = run.protocol.data_seed
-    return {
-        "train": load(
-            task, seed=run.seed, split="train", rows=run.train_examples, device=device, training=True
-        ),
-        "validation": load(
-            task, seed=held_out, split="validation", rows=run.validation_examples, device=device
-        ),
-        "test": load(task, seed=held_out, split="test", rows=run.test_examples, device=device),
-    }
 
 
 def peak_memory(device: torch.device) -> int | None:

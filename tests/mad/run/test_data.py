@@ -12,8 +12,9 @@ from torch import Tensor
 
 import synthetic_tasks
 from mad.data.protocol import get_protocol, get_suite
-from mad.run.batches import Split, load, order
+from mad.run.batches import Split, load, order, split_of
 from mad.run.sweep import Group, plan
+from synthetic_tasks.task import SPLITS
 
 CPU = torch.device("cpu")
 NAMES = synthetic_tasks.names()
@@ -119,10 +120,8 @@ Splits = Callable[[str, int], dict[str, Split]]
 
 @pytest.fixture
 def splits() -> Splits:
-    from mad.run.trainer import _splits
-
     def draw(spec: str, seed: int) -> dict[str, Split]:
         cell = plan([spec], get_suite("smoke"), get_protocol("sound"), tasks=["compression"])[0]
-        return _splits(Group(cell, seed).runs[0], cell.task, CPU)
+        return {split: split_of(Group(cell, seed).runs[0], cell.task, split, CPU) for split in SPLITS}
 
     return draw

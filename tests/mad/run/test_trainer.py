@@ -410,14 +410,12 @@ def test_the_split_that_the_protocol_names_decides(
     protocol: Protocol, stops: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Validation targets are made wrong, so that only the test set can be solved.
-    from mad.run import trainer
-
     def loading(task: Task, *, split: str, **options: Any) -> Any:
         found = load(task, split=split, **options)
         wrong = (found.targets + 1) % task.vocab_size
         return dataclasses.replace(found, targets=wrong) if split == "validation" else found
 
-    monkeypatch.setattr(trainer, "load", loading)
+    monkeypatch.setattr("mad.run.batches.load", loading)
     outcomes = trained(copier, COPY, lrs=(1.0, 1e-6), evaluations=12, protocol=protocol)
     assert (outcomes[0].metrics.steps < 24) == stops
     assert (outcomes[1].status == "stopped") == stops
