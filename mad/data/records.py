@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -100,10 +100,7 @@ class RunConfig(Data):
     @property
     def setting_key(self) -> str:
         """What is asked, apart from who answers and how it is tuned: runs with equal keys are comparable."""
-        return content_hash(
-            {name: getattr(self, name) for name in SETTING_FIELDS}
-            | {"protocol": self.protocol.model_dump(mode="json")}
-        )
+        return _asked(dict(self))
 
     @property
     def architecture_key(self) -> str:
@@ -116,30 +113,24 @@ class RunConfig(Data):
         return self.epochs * -(-self.train_examples // self.batch_size)
 
 
-SETTING_FIELDS = (
-    "task",
-    "train_examples",
-    "epochs",
-    "batch_size",
-    "evaluations",
-    "validation_examples",
-    "test_examples",
-)
+BUDGET = ("train_examples", "epochs", "batch_size", "evaluations", "validation_examples", "test_examples")
 
 
 def setting_fields(setting: Setting, protocol: Protocol) -> dict[str, Any]:
     """The part of a `RunConfig` that a setting decides."""
     task = setting.resolve(protocol)
-    budget = {name: getattr(setting, name) for name in SETTING_FIELDS if name != "task"}
+    budget = {name: getattr(setting, name) for name in BUDGET}
     return {"task": task.content() | {"train_targets": task.train_targets}, "protocol": protocol, **budget}
 
 
 def setting_key(setting: Setting, protocol: Protocol) -> str:
     """The `RunConfig.setting_key` that the runs of this setting have."""
-    fields = setting_fields(setting, protocol)
-    return content_hash(
-        {name: fields[name] for name in SETTING_FIELDS} | {"protocol": protocol.model_dump(mode="json")}
-    )
+    return _asked(setting_fields(setting, protocol))
+
+
+def _asked(fields: Mapping[str, Any]) -> str:
+    asked = {name: fields[name] for name in ("task", *BUDGET)}
+    return content_hash(asked | {"protocol": fields["protocol"].model_dump(mode="json")})
 
 
 class Measure(Data):
@@ -234,7 +225,6 @@ class Record(StoredRecord):
         if metrics is None or (status == "ok" and (metrics.validation is None or metrics.test is None)):
             yield f"is {status!r} but lacks its metrics"
             return
-        splits = {"validation": config.validation_examples, "test": config.test_examples}
         if metrics.steps > config.steps:
             yield f"has {metrics.steps} steps, and its configuration {config.steps}"
         yield from not_rising([point.step for point in metrics.curve], metrics.steps)
@@ -242,8 +232,9 @@ class Record(StoredRecord):
             if metrics.validation or metrics.test:
                 yield f"is {status!r}, and yet has a score"
             return
-        for split, rows in splits.items():
+        for split in ("validation", "test"):
             found: Measure = getattr(metrics, split)
+            rows = getattr(config, f"{split}_examples")
             hits, length = found.micro * found.targets, config.task.get("seq_len")
             if found.rows != rows:
                 yield f"measured {found.rows} rows of {split}, and its configuration has {rows}"
@@ -276,15 +267,12 @@ class Record(StoredRecord):
     def sheet(self) -> Sheet:
         config, metrics = self.config, self.metrics
         task = ", ".join(f"{k}={v}" for k, v in config.task.items() if k not in ("name", "version"))
+        budget = f"{counted(config.train_examples, 'example')}, {counted(config.epochs, 'epoch')}"
         facts = [
             ("run", f"{self.id}  ({self.status})"),
             ("architecture", f"{config.architecture.label}   width {config.architecture.dim}"),
             ("task", f"{config.task['name']}@{config.task['version']}  {task}"),
-            (
-                "training",
-                f"{counted(config.train_examples, 'example')}, {counted(config.epochs, 'epoch')}, "
-                f"batch {config.batch_size}",
-            ),
+            ("training", f"{budget}, batch {config.batch_size}"),
             ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),
             ("protocol", f"{config.protocol.name}@{config.protocol.version}, {config.precision}"),
         ]
@@ -294,15 +282,13 @@ class Record(StoredRecord):
         if metrics is None:
             return Sheet(facts)
         watched, test = config.protocol.select_on, metrics.test
-        return Sheet(
-            facts,
-            ("step", "lr", "train loss", f"{watched} loss", f"{watched} accuracy"),
-            [
-                (f"{p.step:,}", f"{p.lr:.2e}", *decimals(p.train_loss, p.loss), f"{p.accuracy:.4f}")
-                for p in metrics.curve
-            ],
-            None
-            if test is None
-            else f"test accuracy {test.micro:.4f} (macro {test.macro:.4f}) over {test.targets:,} targets "
-            f"in {test.rows:,} rows; chance {metrics.chance:.4f}, ceiling {metrics.ceiling:.4f}",
-        )
+        columns = ("step", "lr", "train loss", f"{watched} loss", f"{watched} accuracy")
+        curve = [
+            (f"{p.step:,}", f"{p.lr:.2e}", *decimals(p.train_loss, p.loss), f"{p.accuracy:.4f}")
+            for p in metrics.curve
+        ]
+        if test is None:
+            return Sheet(facts, columns, curve)
+        score = f"test accuracy {test.micro:.4f} (macro {test.macro:.4f}) over {test.targets:,} targets"
+        bounds = f"chance {metrics.chance:.4f}, ceiling {metrics.ceiling:.4f}"
+        return Sheet(facts, columns, curve, f"{score} in {test.rows:,} rows; {bounds}")

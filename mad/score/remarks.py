@@ -24,12 +24,10 @@ def remarks(
     edges: dict[str, list[str]] = defaultdict(list)
     for name, task in tasks.items():
         for axis, number in Counter(axis for setting in task.settings for axis in setting.edges).items():
-            edges[axis].append(
-                name if settings[name] == 1 else f"{name} ({number} of {settings[name]} settings)"
-            )
-    yield from (
-        f"best at the edge of the grid ({axis}) in {', '.join(where)}" for axis, where in edges.items()
-    )
+            part = "" if settings[name] == 1 else f" ({number} of {settings[name]} settings)"
+            edges[axis].append(f"{name}{part}")
+    for axis, where in edges.items():
+        yield f"best at the edge of the grid ({axis}) in {', '.join(where)}"
     for name, task in tasks.items():
         diverged = sum(setting.diverged for setting in task.settings)
         if diverged:

@@ -12,7 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from mad.score.selection import Choice, Group, Point, choose, metrics_of
 Answers = dict[str, dict[int, Group]]  # by setting key and seed
 
 PRESET = re.compile(r"[a-z][a-z0-9+.-]*")
+ARITHMETIC = ("precision", "backend", "compile")
+COSTS = ("params", "core_params", "flops_per_token", "nominal_state")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +35,8 @@ class SettingScore(Estimate):
     """One architecture on one setting: the mean over its complete seeds.
 
     `chosen` is the grid point of each seed. `edges` names the axes on which one of them lies at an end of the
-    grid. `diverged` counts runs of all seeds. `apart`: test lies
-    above validation by more than chance. `cost` is that of the first seed's chosen run.
+    grid. `diverged` counts runs of all seeds. `apart`: test lies above validation by more than chance. `cost`
+    is that of the first seed's chosen run.
     """
 
     setting: str
@@ -164,13 +166,9 @@ def _exam(suite: Suite, protocol: Protocol) -> dict[str, _Question]:
     baselines: dict[str, Setting] = {}
     exam = {}
     for setting in suite.settings:
-        task = synthetic_tasks.parse(setting.task)
+        task, count = synthetic_tasks.parse(setting.task), setting.train_examples
         baseline = baselines.setdefault(task.name, setting)
-        budget = (
-            ""
-            if setting.train_examples == baseline.train_examples
-            else f", {setting.train_examples} examples"
-        )
+        budget = "" if count == baseline.train_examples else f", {count} examples"
         exam[setting_key(setting, protocol)] = _Question(setting, task.name, f"{task}{budget}")
     return exam
 
@@ -220,21 +218,18 @@ def _architecture(
         for name, version in config.architecture.versions.items()
         if version < versions.get(name, version)
     ]
+    arithmetic: dict[str, Any] = {name: getattr(config, name) for name in ARITHMETIC}
     cost = next((setting.cost for task in tasks.values() for setting in task.settings), None)
+    costs: dict[str, Any] = {name: getattr(cost, name, None) for name in COSTS}
     return ArchitectureScore(
         rank=0,
         label=given if PRESET.fullmatch(given) else spec,
         given=given,
         spec=spec,
         architecture_key=key,
-        precision=config.precision,
-        backend=config.backend,
-        compile=config.compile,
-        params=cost.params if cost else None,
-        core_params=cost.core_params if cost else None,
-        flops_per_token=cost.flops_per_token if cost else None,
+        **arithmetic,
+        **costs,
         state=cost.state.get("total") if cost and cost.state else None,
-        nominal_state=cost.nominal_state if cost else None,
         mad=mad and Estimate(**mad.numbers),
         interval_kind=kind,
         tasks=tasks,
@@ -314,9 +309,8 @@ def _ranked(rows: Sequence[ArchitectureScore]) -> list[ArchitectureScore]:
     for _, tier in sorted(tiers.items()):
         estimates = [row.mad or Estimate(value=0, low=0, high=0) for row in tier]
         better = [sum(other.low > own.high for other in estimates) for own in estimates]
-        ranked += [
-            replace(row, rank=len(ranked) + 1 + ahead) for row, ahead in zip(tier, better, strict=True)
-        ]
+        first = len(ranked) + 1
+        ranked += [replace(row, rank=first + ahead) for row, ahead in zip(tier, better, strict=True)]
     return sorted(ranked, key=lambda r: (r.rank, -(r.mad.value if r.mad else 0), r.label, r.architecture_key))
 
 

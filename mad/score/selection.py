@@ -81,15 +81,13 @@ def _edges(best: Point, accuracy: dict[Point, float], setting: Setting) -> Itera
 
 
 def metrics_of(record: Record) -> Metrics:
-    if record.metrics is None:
-        raise ValueError(
-            f"run {record.id} is {record.status!r} but has no metrics; run it again in a new store"
-        )
+    """Of a run that is done, which has them: `Record.wrong` sees to it."""
+    assert record.metrics is not None, record.id
     return record.metrics
 
 
 def measure_of(record: Record, split: str) -> Measure:
+    """Of a run that is "ok", likewise."""
     found: Measure | None = getattr(metrics_of(record), split)
-    if found is None:
-        raise ValueError(f"run {record.id} has no {split} measure; run it again in a new store")
+    assert found is not None, record.id
     return found

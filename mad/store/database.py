@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from mad.store.checking import LONGEST, kinds
@@ -59,19 +59,14 @@ def connect(path: Path, opened: ExitStack, *, read_only: bool) -> tuple[sqlite3.
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         opened.enter_context(writer_lock(path))
-        db = sqlite3.connect(path, isolation_level=None)
-        opened.callback(db.close)
+        db = opened.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
     # Text that is no UTF-8 concerns one record, and what a file defines beside its tables is not run.
     db.text_factory = bytes
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 8 * LONGEST)
     db.execute("PRAGMA trusted_schema = OFF")
     application, version, tables = (
         db.execute(query).fetchone()[0]
-        for query in (
-            "PRAGMA application_id",
-            "PRAGMA user_version",
-            "SELECT count(*) FROM sqlite_master",
-        )
+        for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
     )
     version = max(version, 0)
     if (application, version, tables) == (0, 0, 0):
@@ -141,10 +136,6 @@ def _reader(path: Path, *, shared: bool) -> Iterator[sqlite3.Connection]:
             f"store {path} is in use or was not closed, and its folder is shared or read-only; "
             "copy it to a local disk together with its -wal file and pass --store with the copy"
         )
-    db = sqlite3.connect(
-        f"{path.as_uri()}?{'immutable=1' if at_rest else 'mode=ro'}", uri=True, isolation_level=None
-    )
-    try:
+    how = "immutable=1" if at_rest else "mode=ro"
+    with closing(sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None)) as db:
         yield db
-    finally:
-        db.close()

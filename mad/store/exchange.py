@@ -7,13 +7,13 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from architectures.files import whole_file
 from mad.data.records import Record
 from mad.data.stored import StoredRecord
+from mad.messages import near
 from mad.store.checking import LONGEST, kinds, understood
 from mad.store.store import ImportReport, Store
 
@@ -30,11 +30,8 @@ def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -
     path = Path(os.path.expanduser(file))
     _suffix(path)
     with whole_file(path, force=overwrite, sources=[store.path]) as part:
-        records = [
-            record
-            for kind in kinds().values()
-            for record in sorted(store.records(kind), key=lambda record: record.id)
-        ]
+        runs = (sorted(store.records(kind), key=lambda run: run.id) for kind in kinds().values())
+        records = [record for found in runs for record in found]
         if _suffix(path) == ".parquet":
             _write_parquet(part, records)
         else:
@@ -103,11 +100,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _suffix(path: Path) -> str:
     known = [".jsonl", ".json", ".parquet"]
     if path.suffix not in known:
-        close = get_close_matches(path.suffix, known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"{path} has the unknown suffix {path.suffix!r}{hint}; choose one of {', '.join(known)}"
-        )
+        said = f"{path.suffix!r}{near(path.suffix, known)}; choose one of {', '.join(known)}"
+        raise ValueError(f"{path} has the unknown suffix {said}")
     return path.suffix
 
 
@@ -117,10 +111,9 @@ def _write_parquet(path: Path, records: list[StoredRecord]) -> None:
     # A few columns to look at; the record itself is the JSON text, so that both formats carry the same.
     columns = ("id", "kind", "group", "status", "given", "suite", "study", "created")
     rows = [{name: getattr(r, name, None) for name in columns} | {"record": _line(r)} for r in records]
+    frame = pandas.DataFrame(rows, columns=[*columns, "record"])
     with _pyarrow_needed():
-        pandas.DataFrame(rows, columns=[*columns, "record"]).to_parquet(
-            path, index=False, row_group_size=ROWS_PER_GROUP
-        )
+        frame.to_parquet(path, index=False, row_group_size=ROWS_PER_GROUP)
 
 
 def _read_parquet(path: Path) -> Iterator[bytes]:
@@ -154,6 +147,5 @@ def _pyarrow_needed() -> Iterator[None]:
     try:
         yield
     except ImportError:
-        raise ValueError(
-            "parquet needs pyarrow; `pip install pyarrow`, or choose the suffix .jsonl"
-        ) from None
+        remedy = "`pip install pyarrow`, or choose the suffix .jsonl"
+        raise ValueError(f"parquet needs pyarrow; {remedy}") from None

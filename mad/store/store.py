@@ -19,11 +19,9 @@ from mad.data.bounds import LARGEST_WHOLE
 from mad.data.records import DONE, Record
 from mad.data.stored import StoredRecord
 from mad.messages import note
-from mad.store.checking import R, check, kinds, understood
+from mad.store.checking import R, kinds, understood
 from mad.store.database import connect, reporting
 from mad.store.location import default_path
-
-__all__ = ["Entry", "ImportReport", "Store", "check", "default_path"]
 
 # Characters of an error that are kept, its end: what a layer raises may hold a tensor.
 LONGEST_ERROR = 2**16
@@ -109,14 +107,13 @@ class Store:
 
     def entries(self, table: str | None = None, *, prefix: str = "") -> list[Entry]:
         """The rows of a table, or of all, whose id begins so; the oldest first, understood or not."""
-        found = []
-        for name in self._tables if table is None else {table} & set(self._tables):
-            # An id that is not text has no beginning.
-            which = "WHERE ?2 = '' OR substr(id, 1, ?1) = ?2 ORDER BY created, id"
-            query = f"SELECT rowid, id, record FROM {name} {which}"
-            for row, id, text in self._rows(query, len(prefix), prefix):
-                found.append(_entry(name, row, id, text))
-        return found
+        # An id that is not text has no beginning.
+        which = "WHERE ?2 = '' OR substr(id, 1, ?1) = ?2 ORDER BY created, id"
+        return [
+            _entry(name, *row)
+            for name in (self._tables if table is None else {table} & set(self._tables))
+            for row in self._rows(f"SELECT rowid, id, record FROM {name} {which}", len(prefix), prefix)
+        ]
 
     def find(self, beginning: str) -> Entry:
         """The one row whose id begins so, with 6 digits or more."""
@@ -130,12 +127,9 @@ class Store:
 
     def hits(self, group_id: str, run_ids: Iterable[str]) -> dict[str, Record]:
         """The records of these runs that need not be run again in this group."""
-        found = {id: record for id in run_ids if (record := self.get(id)) is not None}
-        return {
-            id: record
-            for id, record in found.items()
-            if record.status in DONE and (record.status != "stopped" or record.group == group_id)
-        }
+        found = (record for id in run_ids if (record := self.get(id)) is not None)
+        done = (record for record in found if record.status in DONE)
+        return {run.id: run for run in done if run.status != "stopped" or run.group == group_id}
 
     def commit(self, records: Iterable[StoredRecord]) -> None:
         """Write records that belong together: all of them or, where one is refused, none."""
@@ -172,13 +166,8 @@ class Store:
                         conflicting.append(record.id)
                     continue
                 self._put(record.model_copy(update={"imported": True}))
-        return ImportReport(
-            added=added,
-            known=known,
-            replaced=replaced,
-            conflicts=len(conflicting),
-            conflicting=tuple(conflicting),
-        )
+        counts = {"added": added, "known": known, "replaced": replaced, "conflicts": len(conflicting)}
+        return ImportReport(**counts, conflicting=tuple(conflicting))
 
     def remove(self, entries: Iterable[Entry]) -> None:
         """Take rows out: all of them or, where that fails, none."""
@@ -202,9 +191,8 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         if self.read_only:
-            raise ValueError(
-                f"store {self.path} was opened read-only; open it without read_only=True to write"
-            )
+            remedy = "open it without read_only=True to write"
+            raise ValueError(f"store {self.path} was opened read-only; {remedy}")
         with reporting(self.path), self._db:
             self._db.execute("BEGIN IMMEDIATE")
             yield
