@@ -9,7 +9,7 @@ from synthetic_tasks.registry import task
 from synthetic_tasks.task import IGNORE, Batch, Task, Tokens, check_draw
 
 
-@task("compression", version=1)
+@task("compression", version=1, heading="compr.")
 @dataclass(frozen=True, kw_only=True)
 class Compression(Task):
     """Give back a whole row of random tokens from the state at its last position.
@@ -33,7 +33,6 @@ class Compression(Task):
     train_targets: Literal["answers"] = "answers"
     variant: Literal["repaired", "public"] = "repaired"
 
-    heading = "compr."
     readout = "last"
 
     def __post_init__(self) -> None:

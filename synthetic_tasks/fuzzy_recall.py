@@ -10,7 +10,7 @@ from synthetic_tasks.registry import task
 from synthetic_tasks.task import IGNORE, Batch, Task, Tokens, check_draw
 
 
-@task("fuzzy-in-context-recall", version=1)
+@task("fuzzy-in-context-recall", version=1, heading="fuzzy")
 @dataclass(frozen=True, kw_only=True)
 class FuzzyInContextRecall(Task):
     """Say, token by token, the value motif that a key motif had earlier in the same row.
@@ -41,8 +41,6 @@ class FuzzyInContextRecall(Task):
     value_motif_max: int = 3
     multi_query: bool = True
     variant: Literal["repaired", "public"] = "repaired"
-
-    heading = "fuzzy"
 
     def __post_init__(self) -> None:
         super().__post_init__()

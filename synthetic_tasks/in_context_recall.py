@@ -10,7 +10,7 @@ from synthetic_tasks.registry import task
 from synthetic_tasks.task import Batch, Task, Tokens, check_draw
 
 
-@task("in-context-recall", version=1)
+@task("in-context-recall", version=1, heading="recall")
 @dataclass(frozen=True, kw_only=True)
 class InContextRecall(Task):
     """Say the value that a key had earlier in the same row.
@@ -37,8 +37,6 @@ class InContextRecall(Task):
     seq_len: int = 128
     train_targets: Literal["answers", "next-token"] = "next-token"
     multi_query: bool = True
-
-    heading = "recall"
 
     def __post_init__(self) -> None:
         super().__post_init__()

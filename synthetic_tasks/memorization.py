@@ -10,7 +10,7 @@ from synthetic_tasks.registry import task
 from synthetic_tasks.task import IGNORE, Batch, Task, Tokens, check_draw
 
 
-@task("memorization", version=1)
+@task("memorization", version=1, heading="memor.")
 @dataclass(frozen=True, kw_only=True)
 class Memorization(Task):
     """Say the value of a key by a dictionary that only training can teach.
@@ -38,7 +38,6 @@ class Memorization(Task):
     seq_len: int = 32
     train_targets: Literal["answers"] = "answers"
 
-    heading = "memor."
     shared = ("dictionary",)
 
     def __post_init__(self) -> None:

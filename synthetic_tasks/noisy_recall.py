@@ -10,7 +10,7 @@ from synthetic_tasks.registry import task
 from synthetic_tasks.task import Batch, Task, Tokens, check_draw
 
 
-@task("noisy-in-context-recall", version=1)
+@task("noisy-in-context-recall", version=1, heading="noisy")
 @dataclass(frozen=True, kw_only=True)
 class NoisyInContextRecall(Task):
     """Say the value that a key had earlier in the same row, among noise.
@@ -40,8 +40,6 @@ class NoisyInContextRecall(Task):
     noise_vocab_size: int = 16
     frac_noise: float = 0.2
     multi_query: bool = True
-
-    heading = "noisy"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
@@ -16,15 +17,17 @@ T = TypeVar("T", bound=type[Task])
 ENTRY_POINTS = "mad.tasks"  # each entry point of this group names an object whose import registers tasks
 
 _tasks: dict[str, type[Task]] = {}
-_discovered = False
 
 
-def task(name: str, *, version: int) -> Callable[[T], T]:
-    """Registers a task class. Raise the version whenever the same seed would draw other data than before."""
+def task(name: str, *, version: int, heading: str = "") -> Callable[[T], T]:
+    """Registers a task class; `heading` is a short name for narrow tables.
+
+    Raise the version whenever the same seed would draw other data than before.
+    """
 
     def register(cls: T) -> T:
         _check(name, version, cls)
-        cls.name, cls.version = name, version
+        cls.name, cls.version, cls.heading = name, version, heading
         _tasks[name] = cls
         return cls
 
@@ -124,16 +127,13 @@ def _check(name: str, version: int, cls: type[Task]) -> None:
         plain = hints[field.name] in (int, float, bool) or get_origin(hints[field.name]) is Literal
         require(plain, f"annotate {field.name} as int, float, bool or Literal of words, to be spelled")
         require(field.default is not MISSING, f"give {field.name} a default: the bare name must be a setting")
-    held = _tasks.get(name, cls)
-    same = (held.__module__, held.__qualname__) == (cls.__module__, cls.__qualname__)
-    require(same, f"the name is taken by {held.__module__}.{held.__qualname__}; choose another")
+    held, given = (f"{one.__module__}.{one.__qualname__}" for one in (_tasks.get(name, cls), cls))
+    require(held == given, f"the name is taken by {held}; choose another")
 
 
+@cache
 def _discover() -> None:
     """Imports the package's own task files, then what other distributions announce, once names are needed."""
-    global _discovered
-    if _discovered:
-        return
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if not module.name.startswith("_"):
@@ -146,4 +146,3 @@ def _discover() -> None:
                 f"entry point {entry.name!r} = {entry.value!r} of group {ENTRY_POINTS!r} failed to load: "
                 f"{type(error).__name__}: {error}; repair or uninstall the package that announces it"
             ) from error
-    _discovered = True

@@ -9,7 +9,7 @@ from synthetic_tasks.registry import task
 from synthetic_tasks.task import IGNORE, Batch, Task, Tokens, check_draw
 
 
-@task("selective-copying", version=1)
+@task("selective-copying", version=1, heading="copying")
 @dataclass(frozen=True, kw_only=True)
 class SelectiveCopying(Task):
     """Repeat the data tokens of a row in order, without the blanks between them.
@@ -36,8 +36,6 @@ class SelectiveCopying(Task):
     train_targets: Literal["answers"] = "answers"
     num_tokens_to_copy: int = 16
     variant: Literal["repaired", "public"] = "repaired"
-
-    heading = "copying"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,9 +39,9 @@ class Task(ABC):
     seq_len: int
     train_targets: Literal["answers", "next-token"] = "answers"
 
-    name: ClassVar[str]  # `name` and `version` are set by the decorator `@task`
+    name: ClassVar[str]  # `name`, `version` and `heading` are set by the decorator `@task`
     version: ClassVar[int]
-    heading: ClassVar[str] = ""  # a short name for narrow tables, where the task has one
+    heading: ClassVar[str]
     readout: ClassVar[Literal["every", "last"]] = "every"  # "last": all answers come from the last position
     ceiling: ClassVar[float] = 1.0  # the accuracy of the best possible model
     shared: ClassVar[tuple[str, ...]] = ()  # what the splits have in common on purpose

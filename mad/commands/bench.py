@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -76,15 +76,9 @@ def bench(
 
     console = terminal.errors()
     console.print(printable(headline(prepared, store)), soft_wrap=True)
-    with Display(
-        prepared.groups, lambda group: work(group.cell) * len(group.cell.setting.grid), console
-    ) as display:
+    with Display(prepared.groups, lambda g: work(g.cell) * len(g.cell.setting.grid), console) as display:
         records, scores = api.execute(
-            prepared,
-            store=store,
-            replicas=replicas,  # type: ignore[arg-type]
-            report=display.report,
-            ended=display.ended,
+            prepared, store=store, replicas=cast(Any, replicas), report=display.report, ended=display.ended
         )
     color, equal = sys.stdout.isatty(), tuple(read_goals(iso))
     sys.stdout.write(render(scores, "table", width=terminal.width(), color=color, iso=equal))
@@ -122,22 +116,16 @@ def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
     from mad.run.estimate import estimate
     from mad.store import Store, default_path
 
-    path = store or default_path()
-    groups = prepared.groups
+    path, groups = store or default_path(), prepared.groups
     if path.exists():
         with Store(path, read_only=True) as opened:
             groups = [g for g in groups if not g.cell.architecture.stored or missing(g, opened)]
     table = terminal.new_table("architecture", "task", "examples", "grid", "seeds", "steps per run")
     for cell in prepared.cells:
         setting = cell.setting
-        table.add_row(
-            printable(cell.architecture.given),
-            printable(str(cell.task)),
-            f"{setting.train_examples:,}",
-            str(len(setting.grid)),
-            str(len(cell.seeds)),
-            f"{setting.steps:,}",
-        )
+        names, counts = (cell.architecture.given, str(cell.task)), (len(setting.grid), len(cell.seeds))
+        cells = (*names, f"{setting.train_examples:,}", *map(str, counts), f"{setting.steps:,}")
+        table.add_row(*map(printable, cells))
     console.print(table, markup=False)
     found = estimate(groups, prepared.fabric)
     cached = len(prepared.groups) - len(groups)

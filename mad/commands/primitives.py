@@ -18,9 +18,7 @@ def primitives() -> None:
     console = terminal.console()
     table = terminal.new_table("layer", "mixes", "parameters", "state", "paper", "options")
     for entry in read():
-        options = ", ".join(
-            f"{name}={_spell(option['default'])}" for name, option in entry["options"].items()
-        )
+        options = ", ".join(f"{name}={_spell(o['default'])}" for name, o in entry["options"].items())
         held = entry["state"]  # none where a layer has no step
         state = "-" if held is None else f"{held['total']:,}{' (grows)' if held['growing'] else ''}"
         table.add_row(entry["name"], entry["mixes"], f"{entry['params']:,}", state, entry["paper"], options)

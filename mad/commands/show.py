@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 
@@ -13,7 +13,7 @@ from mad.commands.flags import StoreOption, argument, option
 from mad.messages import brief, printable
 
 if TYPE_CHECKING:
-    from architectures import Account
+    from architectures.sizes.accounting import Account, LayerAccount
     from mad.data.stored import StoredRecord
 
 
@@ -25,11 +25,11 @@ def show(
     store: StoreOption = None,
 ) -> None:
     """Show an architecture layer by layer (parameters, FLOPs, state), or a stored run."""
-    record = find_run(what, store)
+    console, record = terminal.console(), find_run(what, store)
     if record is not None:
-        show_record(record, terminal.console())
+        show_record(record, console)
     else:
-        show_architecture(what, terminal.console(), dim=dim, seq_len=seq_len, vocab_size=vocab_size)
+        show_architecture(what, console, dim=dim, seq_len=seq_len, vocab_size=vocab_size)
 
 
 def find_run(what: str, store: str | Path | None) -> StoredRecord | None:
@@ -43,9 +43,8 @@ def find_run(what: str, store: str | Path | None) -> StoredRecord | None:
     with Store(store, read_only=True) as opened:
         found = opened.find(what)
     if found.record is None:
-        raise ValueError(
-            f"run {found.id} cannot be understood ({found.reason}); `mad rm {found.id}` removes it"
-        )
+        remedy = f"`mad rm {found.id}` removes it"
+        raise ValueError(f"run {found.id} cannot be understood ({found.reason}); {remedy}")
     return found.record
 
 
@@ -73,32 +72,20 @@ def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, v
     from architectures.sizes.accounting import account_model
 
     spec = architectures.parse(given)
-    options = resolve_options(given)
-    found: Account
+    size: dict[str, Any] = {"vocab_size": vocab_size, "dim": dim, "options": resolve_options(given)}
     if ":" in str(spec):  # A layer of the user's own need not run on the meta device.
-        model = architectures.build(
-            spec, vocab_size=vocab_size, dim=dim, max_len=seq_len, seed=0, options=options
-        )
-        found = account_model(model, seq_len)
+        found = account_model(architectures.build(spec, max_len=seq_len, seed=0, **size), seq_len)
     else:
-        found = architectures.account(spec, vocab_size=vocab_size, dim=dim, seq_len=seq_len, options=options)
+        found = architectures.account(spec, seq_len=seq_len, **size)
     console.print(f"{spec}   width {dim}, length {seq_len}, vocabulary {vocab_size}\n", markup=False)
     numbers = ("parameters", "FLOPs per token", "state", "recurrent", "conv", "growing", "nominal")
     table = terminal.new_table("layer", numbers=numbers)
     readout = found.flops - sum(layer.flops for layer in found.layers)
     table.add_row("embedding, readout", f"{found.embedding:,}", f"{readout:,.0f}")
     for layer in found.layers:
-        table.add_row(
-            layer.name, f"{layer.params:,}", f"{layer.flops:,.0f}", *_state(layer.state, layer.nominal)
-        )
+        table.add_row(layer.name, *_counts(layer))
     table.add_section()
-    table.add_row(
-        "in all",
-        f"{found.params:,}",
-        f"{found.flops:,.0f}",
-        *_state(found.state, found.nominal),
-        style="bold",
-    )
+    table.add_row("in all", *_counts(found), style="bold")
     console.print(table)
     step = found.training_flops
     if step is not None and step != 3 * found.flops:
@@ -113,7 +100,9 @@ def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, v
     )
 
 
-def _state(state: dict[str, int] | None, nominal: int | None) -> list[str]:
-    if state is None:
-        return ["unknown", "", "", "", ""]
-    return [f"{state[kind]:,}" for kind in ("total", "recurrent", "conv", "growing")] + [f"{nominal:,}"]
+def _counts(found: Account | LayerAccount) -> list[str]:
+    size = [f"{found.params:,}", f"{found.flops:,.0f}"]
+    if found.state is None:
+        return [*size, "unknown", "", "", "", ""]
+    kinds = ("total", "recurrent", "conv", "growing")
+    return [*size, *(f"{found.state[kind]:,}" for kind in kinds), f"{found.nominal:,}"]

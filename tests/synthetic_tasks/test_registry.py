@@ -189,7 +189,7 @@ def test_what_cannot_be_a_task_is_refused(scratch: dict[str, type[Task]]) -> Non
 def announce(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     entry = EntryPoint(name="theirs", value=value, group="mad.tasks")
     monkeypatch.setattr(registry, "entry_points", lambda *, group: [entry] if group == "mad.tasks" else [])
-    monkeypatch.setattr(registry, "_discovered", False)
+    registry._discover.cache_clear()
 
 
 def test_entry_points_are_loaded_when_names_are_needed(
