@@ -1,0 +1,61 @@
+"""Draws the README's figure: the scores of `results/quick.jsonl` by task, with chance. The records come from
+
+mad bench transformer++ striped-hyena mamba "2*(gated-delta-net swiglu)" --suite quick --store quick.sqlite
+mad export results/quick.jsonl --store quick.sqlite --force
+
+and `python benchmarks/quick_scores.py` draws them.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mad.api import scores_of  # noqa: E402
+from mad.store import Store  # noqa: E402
+from mad.store.exchange import read_records  # noqa: E402
+from scaling.report.figures.style import finish, legend, looks, panels, save  # noqa: E402
+
+RECORDS = ROOT / "results" / "quick.jsonl"
+FIGURE = ROOT / "docs" / "figures" / "quick.svg"
+
+
+def draw(store: Path, path: Path) -> None:
+    """One panel: scores with their 95 % intervals by task, chance as a grey line under each."""
+    scores = scores_of(suite="quick", store=store)
+    tasks = scores.tasks
+    names = [row.label for row in scores.architectures]
+    look = looks(names)
+    figure, (axis,) = panels(1, 1, width=7.6, height=2.7)
+    for place, name in enumerate(tasks):
+        axis.plot([place - 0.4, place + 0.4], [100 * scores.chance[name]] * 2, color="#888888", linewidth=1)
+    for i, row in enumerate(scores.architectures):
+        shift = 0.16 * (i - (len(names) - 1) / 2)
+        for place, name in enumerate(tasks):
+            if (found := row.tasks.get(name)) is None:
+                continue
+            shown = look[row.label]
+            axis.plot(
+                [place + shift] * 2, [100 * found.low, 100 * found.high], color=shown.colour, linewidth=1
+            )
+            label = f"{row.label}: {100 * row.mad.value:.0f}" if place == 0 and row.mad else None
+            axis.plot(
+                place + shift, 100 * found.value, shown.marker, color=shown.colour, markersize=5, label=label
+            )
+    axis.set_xticks(range(len(tasks)), [name.removesuffix("-in-context-recall") for name in tasks])
+    axis.set_ylim(0, 103)
+    axis.set_ylabel("accuracy (%)")
+    legend(figure, axis)
+    save(finish(figure, f"{scores.suite}: score by task, chance in grey, MAD score in the legend"), path)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store.sqlite"
+        with Store(store) as opened:
+            opened.merge(read_records(RECORDS))
+        draw(store, FIGURE)
