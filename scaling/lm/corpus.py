@@ -21,7 +21,7 @@ from mad.messages import near
 from scaling.lm import documents as sources
 from scaling.lm import grammar, shards
 from scaling.lm.config import CorpusConfig
-from scaling.lm.tokenizer import Bytes, Encoder, Given, check_bpe, train_bpe
+from scaling.lm.documents import Bytes, Encoder, Given, check_bpe, train_bpe
 from scaling.lm.windows import Tokens, held_out_windows, train_windows
 
 # Raise it whenever the same text would give other tokens, or another split, than before.

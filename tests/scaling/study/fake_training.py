@@ -12,7 +12,7 @@ from typing import Any
 
 from scaling.lm.config import CorpusConfig, LanguageConfig
 from scaling.lm.cost import cost_of
-from scaling.lm.records import LanguageCost, LanguageMetrics, LanguageRecord, LanguageStatus
+from scaling.lm.records import LanguageCost, LanguageMetrics, LanguageRecord
 
 CORPUS = CorpusConfig(
     name="words",
@@ -71,19 +71,14 @@ class Training:
         n, d = cost.params_counted, config.tokens
         off = math.log(config.lr / self.rate(n))
         diverged = config.lr > self.limit
-        status: LanguageStatus = "diverged" if diverged else "ok"
         loss = None if diverged else 1 + 20 * n**-0.3 + 20 * d**-0.3 + 0.05 * off**2
-        metrics = LanguageMetrics(loss=loss, unique_tokens=d, epochs=1.0)
         return LanguageRecord(
             id=config.id,
-            status=status,
+            status="diverged" if diverged else "ok",
             config=config,
-            given=about["given"],
             label=label,
-            study=about["study"],
-            role=about["role"],
-            budget=about["budget"],
-            metrics=metrics,
+            **{name: about[name] for name in ("given", "study", "role", "budget")},
+            metrics=LanguageMetrics(loss=loss, unique_tokens=d, epochs=1.0),
             cost=cost,
             environment={"process": os.getpid(), "threads": about["threads"]},
             created="2026-01-01T00:00:00Z",

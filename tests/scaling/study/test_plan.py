@@ -43,11 +43,8 @@ def test_the_grid_is_constant_and_centred_across_budgets() -> None:
     offsets = []
     for budget in BUDGETS:
         centre = math.sqrt(budget / (6 * 20))
-        group = [
-            run.size.params / centre
-            for run in PLAN.runs
-            if run.budget == budget and run.arch == "transformer"
-        ]
+        mine = [run for run in PLAN.runs if run.budget == budget and run.arch == "transformer"]
+        group = [run.size.params / centre for run in mine]
         offsets.append(group)
         assert math.prod(group) ** (1 / 5) == pytest.approx(1, rel=0.2)
     for across in zip(*offsets, strict=True):
@@ -150,9 +147,8 @@ def test_two_budgets_or_four_sizes_are_planned_with_a_warning() -> None:
 
 def test_a_text_that_is_read_more_than_four_times_is_refused_unless_allowed() -> None:
     short = CORPUS.model_copy(update={"train_tokens": 1_000_000})
-    with pytest.raises(
-        ValueError, match=r"would read the 1,000,000 tokens of words \d+ times.*allow repeats"
-    ):
+    said = r"would read the 1,000,000 tokens of words \d+ times.*allow repeats"
+    with pytest.raises(ValueError, match=said):
         made(corpus=short)
     allowed = made(corpus=short, allow_repeats=True)
     assert allowed.repeats_allowed and "effective-data law" in allowed.notes[-1]
@@ -180,16 +176,16 @@ def test_hours_follow_from_a_measured_step_of_the_smallest_and_the_largest_size(
 
     timed = made(measure=measure, workers=2)
     assert len(asked) == 4
-    alone = sum(run.steps * one_gigaflop(run.size, run.batch_size) for run in (*timed.runs, *timed.tuning))
-    evaluated = sum(run.size.flops * 4 * 100_000 / 3 / 1e9 for run in (*timed.runs, *timed.tuning))
+    runs = (*timed.runs, *timed.tuning)
+    alone = sum(run.steps * one_gigaflop(run.size, run.batch_size) for run in runs)
+    evaluated = sum(run.size.flops * 4 * 100_000 / 3 / 1e9 for run in runs)
     assert timed.hours == pytest.approx((alone + evaluated) / 2 / 3600, rel=1e-3)
     assert "on 2 workers" in timed.summary()
 
 
 def test_a_plan_that_takes_too_long_is_refused_with_what_takes_it() -> None:
-    with pytest.raises(
-        ValueError, match=r"about \d+(.\d)? h on 1 worker, more than max_hours=1; \d+% .* 1e\+13"
-    ):
+    said = r"about \d+(.\d)? h on 1 worker, more than max_hours=1; \d+% .* 1e\+13"
+    with pytest.raises(ValueError, match=said):
         made(measure=one_gigaflop, max_hours=1.0)
 
 
@@ -268,14 +264,11 @@ def test_a_plan_that_was_changed_is_refused(tmp_path: Path, change: Any, words: 
 def test_a_plan_with_the_right_id_that_no_study_can_train_is_refused(change: Any, tmp_path: Path) -> None:
     content: dict[str, Any] = {"kind": "mad scaling plan", "version": 1, "plan": PLAN.model_dump(mode="json")}
     change(content["plan"])
-    content["id"] = content_hash(content | {"plan": content["plan"] | {"corpus": without_name(content)}})
+    nameless = {name: value for name, value in content["plan"]["corpus"].items() if name != "name"}
+    content["id"] = content_hash(content | {"plan": content["plan"] | {"corpus": nameless}})
     (tmp_path / "plan.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"plan\.json: .*make a new one"):
         read(tmp_path / "plan.json")
-
-
-def without_name(content: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in content["plan"]["corpus"].items() if name != "name"}
 
 
 def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:

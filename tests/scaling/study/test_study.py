@@ -28,14 +28,8 @@ ARCHS = ["attention=mh-attention swiglu", "gated=mh-gated-linear-attention swigl
 
 
 def planned(**changes: Any) -> Plan:
-    settings: dict[str, Any] = {
-        "budgets": (1e11, 3e11, 1e12),
-        "corpus": CORPUS,
-        "seq_len": 32,
-        "lrs": GRID,
-        "sizes": 3,
-    }
-    return plan(ARCHS, **{**settings, **changes})
+    settings: dict[str, Any] = {"budgets": (1e11, 3e11, 1e12), "seq_len": 32, "lrs": GRID, "sizes": 3}
+    return plan(ARCHS, corpus=CORPUS, **{**settings, **changes})
 
 
 PLAN = planned()
@@ -46,15 +40,9 @@ CORE = len(PLAN.runs)
 def go(
     where: Path, training: Training, made: Plan = PLAN, **options: Any
 ) -> tuple[Any, list[LanguageRecord]]:
+    settings: dict[str, Any] = {"device": "cpu", "train": training, "say": lambda line: None} | options
     with Store(where / "store.sqlite") as store:
-        frame = study.run(
-            made,
-            Words(made.corpus),
-            store=store,
-            device="cpu",
-            train=training,
-            **{"say": lambda line: None, **options},
-        )
+        frame = study.run(made, Words(made.corpus), store=store, **settings)
         return frame, store.records(LanguageRecord)
 
 
@@ -103,9 +91,7 @@ def test_an_optimum_on_the_edge_extends_the_grid_once_and_is_flagged_if_it_stays
 ) -> None:
     frame, records = go(tmp_path, Training(tmp_path, best=1.0, p=0.0))
     tried = sorted({record.config.lr for record in records if record.role == "tuning"})
-    assert tried == pytest.approx(
-        [*GRID, 16e-3]
-    )  # At 32e-3 a tuning run is one of the grid, and counts there.
+    assert tried == pytest.approx([*GRID, 16e-3])  # That at 32e-3 is one of the grid, and counts there.
     assert len(frame) == CORE
     assert {record.config.lr for record in records if record.role == "grid"} == {32e-3}
     assert sum("on the edge" in problem for problem in frame.attrs["problems"]) == 4
@@ -124,12 +110,10 @@ def test_a_diverged_run_is_kept_and_repeated_once_at_half_its_rate(tmp_path: Pat
     again = [record for record in records if record.config.lr == 1e-3]
     assert len(again) == CORE and len(training.calls()) == 2 * CORE
     diverged = {record.id for record in records if record.status == "diverged"}
+    notes = {f"half the learning rate of run {id}, which diverged" for id in diverged}
     for record in again:
         assert record.status == "ok" and record.role == "grid"
-        assert any(
-            f"half the learning rate of run {id}, which diverged" == record.environment["note"]
-            for id in diverged
-        )
+        assert record.environment["note"] in notes
     assert len(frame.attrs["problems"]) == CORE and "diverged" in frame.attrs["problems"][0]
     assert len(runs.clean(frame)) == CORE
 
@@ -154,9 +138,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
 def test_an_architecture_that_cannot_be_tuned_waits_and_the_other_is_done(tmp_path: Path) -> None:
     frame, _ = go(tmp_path, Training(tmp_path, fail="gated"))
     assert set(frame["arch"]) == {"attention"} and len(frame) == CORE // 2
-    assert any(
-        "the grid of gated waits for its learning rate" in problem for problem in frame.attrs["problems"]
-    )
+    assert any("the grid of gated waits for its learning rate" in said for said in frame.attrs["problems"])
 
 
 def test_an_interrupted_study_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -184,10 +166,8 @@ def test_after_max_hours_no_run_is_begun(tmp_path: Path) -> None:
 
 def test_the_corpus_must_be_that_of_the_plan(tmp_path: Path) -> None:
     other = CORPUS.model_copy(update={"sha256": "b" * 64})
-    with (
-        Store(tmp_path / "store.sqlite") as store,
-        pytest.raises(ValueError, match="made for the corpus words"),
-    ):
+    said = pytest.raises(ValueError, match="made for the corpus words")
+    with Store(tmp_path / "store.sqlite") as store, said:
         study.run(PLAN, Words(other), store=store, train=Training(tmp_path))
 
 
@@ -200,9 +180,8 @@ def test_a_line_tells_of_every_run_and_of_the_time_left(tmp_path: Path) -> None:
 
 
 def test_runs_that_a_plan_rounds_to_no_time_are_told_of_without_the_time_left(tmp_path: Path) -> None:
-    short = GIVEN.model_copy(
-        update={"runs": tuple(r.model_copy(update={"seconds": 0.0}) for r in GIVEN.runs)}
-    )
+    runs_of_no_time = tuple(run.model_copy(update={"seconds": 0.0}) for run in GIVEN.runs)
+    short = GIVEN.model_copy(update={"runs": runs_of_no_time})
     lines: list[str] = []
     go(tmp_path, Training(tmp_path), short, say=lines.append)
     assert len(lines) == CORE and "left" not in lines[0]
@@ -303,7 +282,6 @@ def test_a_real_study_killed_and_resumed_holds_the_runs_of_an_undisturbed_one(tm
     losses = []
     for where in "ab":
         with Store(tmp_path / where / "store.sqlite", read_only=True) as store:
-            losses.append(
-                {record.id: record.metrics.loss for record in store.records(LanguageRecord) if record.metrics}
-            )
+            records = store.records(LanguageRecord)
+        losses.append({record.id: record.metrics.loss for record in records if record.metrics})
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 18
