@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from scaling.laws.auditing import audit
 from scaling.laws.envelopes import envelope
@@ -51,8 +51,7 @@ class Request:
         form_of(self.how.get("form", STANDARD))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
+class Parts(NamedTuple):
     """Runs of one architecture: those to fit, their training curves, and those that are predicted instead.
 
     rows  what the law is fitted to: the runs, or all rows of their curves where whole runs are drawn
@@ -60,8 +59,8 @@ class Parts:
 
     fitted: Runs
     rows: Runs
-    curves: Runs | None = None
-    held_out: Runs | None = None
+    curves: Runs | None
+    held_out: Runs
 
 
 def fitted(frame: Table, asked: Request, *, curves: Table | None = None) -> Section:
@@ -94,13 +93,7 @@ def _answers(table: Runs, curves: Runs | None, asked: Request) -> Iterator[tuple
     if asked.how.get("resample") == "run" and curves is not None:
         rows = _trained(curves, asked)
     for arch in train.frame["arch"].unique():
-        rest = held_out.of(arch)
-        runs = Parts(
-            fitted=train.of(arch),
-            rows=rows.of(arch),
-            curves=None if curves is None else curves.of(arch),
-            held_out=rest if len(rest) else None,
-        )
+        runs = Parts(train.of(arch), rows.of(arch), curves and curves.of(arch), held_out.of(arch))
         for name in names:
             try:
                 answer = APPROACHES[name](str(arch), runs, asked)
@@ -128,7 +121,7 @@ def _isoflop(arch: str, runs: Parts, asked: Request) -> Section:
 
 
 def _envelope(arch: str, runs: Parts, asked: Request) -> Section:
-    if runs.curves is None or not len(runs.curves):
+    if not runs.curves:
         raise NotIdentified("the envelope needs training curves: several rows per run, with a column run")
     return envelope_section(arch, envelope(runs.curves, **asked.drawn), asked.at)
 

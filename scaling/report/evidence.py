@@ -14,6 +14,9 @@ from scaling.laws.runs.cleaning import NotIdentified, Runs, Table, clean, ends, 
 from scaling.laws.runs.cleaning import budgets as snapped
 from scaling.report.numbers import number
 
+# How far beyond the largest run the page looks, to show how little is known there.
+BEYOND = 100.0
+
 
 class Evidence:
     """Runs and their fits. `reasons` says what could not be fitted and why, by name.
@@ -68,10 +71,9 @@ class Evidence:
         for arch in sorted(self.ends.frame["arch"].unique()):
             if checked := self._tried(f"law of {arch}", self._audit, self.ends.of(arch)):
                 self.audits[arch] = checked
-            rows = self.runs.of(arch)
-            if len(self.ends) < len(self.runs) and (
-                found := self._tried(f"envelope of {arch}", envelope, rows, **drawn)
-            ):
+            if len(self.ends) == len(self.runs):
+                continue
+            if found := self._tried(f"envelope of {arch}", envelope, self.runs.of(arch), **drawn):
                 self.envelopes[arch] = found
 
     def _audit(self, mine: Runs) -> Audit:
@@ -83,27 +85,22 @@ class Evidence:
             return make(rows, **drawn)
         except NotIdentified as error:
             self.reasons[name] = str(error)
-            return None
 
     @property
     def laws(self) -> dict[str, FittedLaw]:
         """The laws that were audited."""
         return {arch: found.law for arch, found in self.audits.items()}
 
-    def why(self, start: str) -> list[str]:
-        """The reasons of fits by the start of their names."""
-        return [f"{name}: {reason}." for name, reason in self.reasons.items() if name.startswith(start)]
-
     @property
     def best(self) -> str:
         """The architecture with the lowest loss at the largest budget of all: others are compared with it."""
-        if self.iso is None:
-            return str(self.ends.frame.loc[self.ends.frame["loss"].idxmin(), "arch"])
-        used = self.iso.optima[self.iso.optima["used"]]
-        shared = used.groupby("budget")["arch"].transform("nunique")
-        common = used[shared == shared.max()]
-        common = common[common["budget"] == common["budget"].max()]
-        return str(common.loc[common["loss"].idxmin(), "arch"])
+        rows = self.ends.frame
+        if self.iso is not None:
+            used = self.iso.optima[self.iso.optima["used"]]
+            shared = used.groupby("budget")["arch"].transform("nunique")
+            rows = used[shared == shared.max()]
+            rows = rows[rows["budget"] == rows["budget"].max()]
+        return str(rows.loc[rows["loss"].idxmin(), "arch"])
 
     @property
     def summary(self) -> str:

@@ -10,7 +10,7 @@ import html
 from collections.abc import Sequence
 
 from mad.messages import printable
-from scaling.report.figures.style import svg
+from scaling.report.figures import svg
 from scaling.report.numbers import shown
 from scaling.report.section import Section, Table
 

@@ -13,23 +13,26 @@ from architectures.files import check_target, whole_file
 from scaling.laws.comparison import compare
 from scaling.laws.families import fit_families
 from scaling.laws.penalty import overtraining
-from scaling.laws.runs.cleaning import NotIdentified, Table
+from scaling.laws.runs.cleaning import NotIdentified
+from scaling.laws.runs.cleaning import Table as RunTable
+from scaling.laws.runs.doubts import SERIOUS
 from scaling.laws.state import state_law
-from scaling.report.evidence import Evidence
-from scaling.report.figures.style import save
+from scaling.report.evidence import BEYOND, Evidence
+from scaling.report.figures import save
+from scaling.report.numbers import number
 from scaling.report.page import page
+from scaling.report.results.allocation import allocations_section
 from scaling.report.results.law import families_section, laws_section
-from scaling.report.results.optima import allocations_section, isoflops_section
-from scaling.report.results.overview import limits_section, runs_section
+from scaling.report.results.optima import isoflops_section
 from scaling.report.results.ratios import penalty_section, ratios_section, state_section
 from scaling.report.results.relation import relation_section
-from scaling.report.section import Section, unidentified
+from scaling.report.section import Section, Table, unidentified
 from scaling.scores.relation import relate
 from scaling.scores.table import read_scores
 
 
 def write(
-    frame: Table,
+    frame: RunTable,
     out: str | Path,
     *,
     scores: pd.DataFrame | None = None,
@@ -139,3 +142,65 @@ def _relation(known: Evidence, scores: pd.DataFrame | None, classes: Mapping[str
 
 def _sentences(section: Section) -> Section:
     return replace(section, notes=[f"{note}." for note in section.notes])
+
+
+def runs_section(known: Evidence) -> Section:
+    """What was trained, and the notes on the table."""
+    rows = []
+    for arch, mine in known.ends.frame.groupby("arch"):
+        ratio = mine["tokens"] / mine["params"]
+        columns = {
+            "N": mine["params"],
+            "D": mine["tokens"],
+            "D/N": ratio,
+            "C": mine["flops"],
+            "loss": mine["loss"],
+        }
+        row = {"architecture": str(arch), "runs": len(mine)}
+        rows.append(row | {name: _range(values) for name, values in columns.items()})
+    return Section(
+        verdicts=[f"{note}." for note in known.notes if note.startswith(SERIOUS)],
+        notes=[f"{note}." for note in known.notes if not note.startswith(SERIOUS)],
+        tables=(Table("What was trained", pd.DataFrame(rows)),),
+    )
+
+
+def limits_section(known: Evidence) -> Section:
+    """What these runs can and cannot show."""
+    flops = _range(known.ends.frame["flops"], " and ")
+    between = f"between {flops} FLOPs" if " and " in flops else f"at {flops} FLOPs"
+    budgets = 0
+    if known.iso is not None:
+        budgets = known.iso.optima.loc[known.iso.optima["used"], "budget"].nunique()
+    count = len(known.archs)
+    said = [
+        f"They can show how loss goes with size and data {between}."
+        if count == 1
+        else f"They can show which of {count} architectures has the lower loss at equal compute {between}, "
+        "as far as the intervals part them.",
+        f"Usable budgets: {budgets}. A difference of .05 in an exponent of N* is a factor "
+        f"{number(BEYOND**0.05)} in size at {number(BEYOND)} times the compute; narrower intervals than that "
+        "are needed to tell exponents apart.",
+        "They cannot show what happens at larger compute: intervals there assume that the fitted form holds.",
+        "They cannot tell the architecture from the recipe: the text, the tokenizer, the context length, the "
+        "rule for learning rate and batch. Another recipe can reorder architectures.",
+        f"Parameters and FLOPs are as the table's maker counted them ({known.convention}); "
+        "exponents depend on whether embeddings and the output head count.",
+    ]
+    if "seed" not in known.ends.frame or known.ends.frame["seed"].nunique() < 2:
+        said.append(
+            "No run was repeated with another seed: their noise is judged by the scatter around the fits."
+        )
+    if 1 < count < 10:
+        said.append(
+            f"{count} architectures cannot settle whether synthetic scores predict perplexity; agreement in "
+            "rank over so few is a hint."
+        )
+    if known.reasons:
+        said.append(f"Not identified, for the reasons above: {', '.join(known.reasons)}.")
+    return Section(notes=said)
+
+
+def _range(values: pd.Series, to: str = " to ") -> str:
+    low, high = number(values.min()), number(values.max())
+    return low if low == high else f"{low}{to}{high}"

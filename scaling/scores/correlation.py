@@ -29,8 +29,6 @@ Statistic = Callable[[Array, Array], Array]
 EXACT = 9
 # Two coefficients nearer than this are equal: sums in another order differ by less, different ones by more.
 EQUAL = 1e-10
-# Power at which `needed` is computed.
-POWER = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class Coefficient:
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """How y goes with x over n rows.
+    """How y goes with x.
 
     fisher      interval of Pearson's r by Fisher's transform; assumes normal variables, needs n > 3
     method      "exact" where all n! pairings were counted, else "monte carlo"
@@ -59,8 +57,6 @@ class Correlation:
                 with probability 0.8
     """
 
-    n: int
-    expect: str
     pearson: Coefficient
     spearman: Coefficient
     kendall: Coefficient
@@ -91,7 +87,7 @@ def correlate(
     short. Raises ValueError for fewer than three rows, a value that is not finite, and for x or y that do not
     vary.
     """
-    x, y = checked(x, y)
+    x, y = _checked(x, y)
     order = np.lexsort((y, x))  # draws do not hang on the order of the rows
     x, y = x[order], y[order]
     if expect not in ("negative", "positive"):
@@ -99,33 +95,31 @@ def correlate(
     check_confidence(confidence, bootstrap)
     if pairings < 1:
         raise ValueError(f"pairings is {pairings}; it counts draws, give 1 or more")
-    rng = np.random.default_rng(seed)
-    n = len(x)
+    rng, n = np.random.default_rng(seed), len(x)
     exact = n <= EXACT
     orders = _all_orders(n) if exact else rng.permuted(np.tile(np.arange(n), (pairings, 1)), axis=1)
     drawn = rng.integers(n, size=(bootstrap, n))
     sign = 1.0 if expect == "positive" else -1.0
 
     def coefficient(statistic: Statistic, null: Array) -> Coefficient:
+        def share(extreme: npt.NDArray[np.bool_]) -> float:
+            return float((np.sum(extreme) + (not exact)) / (len(null) + (not exact)))
+
         value = float(statistic(x, y))
-        extra = 0 if exact else 1
-        of = len(null) + extra
         draws = statistic(x[drawn], y[drawn])
         draws = draws[np.isfinite(draws)]
-        tails = (1 - confidence) / 2, (1 + confidence) / 2
-        open_ends = (-1.0, 1.0) if bootstrap else (math.nan, math.nan)
-        low, high = np.quantile(draws, tails) if len(draws) else open_ends
+        low, high = (-1.0, 1.0) if bootstrap else (math.nan, math.nan)
+        if len(draws):
+            low, high = map(float, np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]))
         return Coefficient(
             value=value,
-            interval=Interval(float(low), float(high), confidence),
-            p=float((np.sum(sign * null >= sign * value - EQUAL) + extra) / of),
-            p_two_sided=float((np.sum(np.abs(null) >= abs(value) - EQUAL) + extra) / of),
+            interval=Interval(low, high, confidence),
+            p=share(sign * null >= sign * value - EQUAL),
+            p_two_sided=share(np.abs(null) >= abs(value) - EQUAL),
         )
 
     r = coefficient(pearson, _of_orders(x, y, orders))
     return Correlation(
-        n=n,
-        expect=expect,
         pearson=r,
         spearman=coefficient(spearman, _of_orders(rankdata(x), rankdata(y), orders)),
         kendall=coefficient(kendall, kendall(x, y[orders])),
@@ -151,14 +145,10 @@ def spearman(x: Array, y: Array) -> Array:
 
 def kendall(x: Array, y: Array) -> Array:
     """Kendall's tau-b: (concordant - discordant pairs) / sqrt(pairs untied in x * pairs untied in y)."""
-    n = x.shape[-1]
     agree = np.zeros(np.broadcast_shapes(x.shape[:-1], y.shape[:-1]))
     untied_x, untied_y = agree.copy(), agree.copy()
-    for i in range(n - 1):
-        left, right = (
-            np.sign(x[..., i + 1 :] - x[..., i : i + 1]),
-            np.sign(y[..., i + 1 :] - y[..., i : i + 1]),
-        )
+    for i in range(x.shape[-1] - 1):
+        left, right = (np.sign(values[..., i + 1 :] - values[..., i : i + 1]) for values in (x, y))
         agree += (left * right).sum(-1)
         untied_x += (left != 0).sum(-1)
         untied_y += (right != 0).sum(-1)
@@ -175,10 +165,10 @@ def fisher(r: float, n: int, confidence: float = 0.95) -> Interval:
     return Interval(math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half), confidence)
 
 
-def needed(r: float, confidence: float = 0.95, power: float = POWER) -> int:
-    """Rows that tell a correlation r from 0: 3 + ((z_confidence + z_power) / atanh r)^2, at least 4."""
+def needed(r: float, confidence: float = 0.95) -> int:
+    """Rows that tell r from 0 with probability 0.8: 3 + ((z_confidence + z_0.8) / atanh r)^2, at least 4."""
     size = math.atanh(min(max(abs(r), 1e-6), 1 - EQUAL))
-    z = float(ndtri((1 + confidence) / 2) + ndtri(power))
+    z = float(ndtri((1 + confidence) / 2) + ndtri(0.8))
     return max(4, math.ceil(3 + (z / size) ** 2))
 
 
@@ -202,7 +192,7 @@ def leave_out_error(
     """
     y = np.asarray(y, float)
     x = np.zeros(len(y)) if x is None else np.asarray(x, float)
-    labels = list(range(len(y))) if groups is None else list(groups)
+    labels = list(range(len(y)) if groups is None else groups)
     if len(set(labels)) < 2:
         return math.nan
     errors = np.empty(len(y))
@@ -212,7 +202,7 @@ def leave_out_error(
     return float(np.sqrt(np.mean(errors**2)))
 
 
-def checked(x: Sequence[float] | Array, y: Sequence[float] | Array) -> tuple[Array, Array]:
+def _checked(x: Sequence[float] | Array, y: Sequence[float] | Array) -> tuple[Array, Array]:
     """Both as float64 of one length of at least three, finite and not constant."""
     x, y = np.asarray(x, float).ravel(), np.asarray(y, float).ravel()
     if len(x) != len(y):
@@ -259,9 +249,6 @@ def _smallest_p(x: Array, y: Array, sign: float) -> float:
     distinct arrangements follows from the table of how many rows have this x and this y when both are sorted.
     """
     left, right = np.sort(rankdata(x, "dense")), np.sort(sign * rankdata(y, "dense"))
-    _, counts_x = np.unique(left, return_counts=True)
-    _, counts_y = np.unique(right, return_counts=True)
-    _, cells = np.unique(np.stack([left, right]), axis=1, return_counts=True)
-    log = [math.lgamma(k + 1) for k in (*counts_x.tolist(), *counts_y.tolist())]
-    log_cells = [math.lgamma(k + 1) for k in cells.tolist()]
-    return math.exp(math.fsum(log) - math.fsum(log_cells) - math.lgamma(len(x) + 1))
+    counts = [np.unique(values, axis=-1, return_counts=True)[1] for values in (left, right, [left, right])]
+    log = [[math.lgamma(k + 1) for k in of.tolist()] for of in counts]
+    return math.exp(math.fsum(log[0] + log[1]) - math.fsum(log[2]) - math.lgamma(len(x) + 1))

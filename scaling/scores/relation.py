@@ -16,21 +16,22 @@ import pandas as pd
 
 from scaling.laws.powerlaw import check_confidence
 from scaling.laws.runs.cleaning import Table
-from scaling.scores.correlation import Correlation, correlate, holm, leave_out_error
+from scaling.scores.correlation import Array, Correlation, correlate, holm, leave_out_error
 from scaling.scores.matching import match
 from scaling.scores.table import MEAN, ScoreTable, read_scores
 from scaling.scores.target import Target, find_target, runs_of
-from scaling.scores.verdicts import ALL, verdict
+from scaling.scores.verdicts import ALL, NOTHING, verdict
 
 # A row within this of 100 % is at the ceiling: it cannot be told from another one there.
 CEILING = 0.5
-PARAMETERS, SHORT, NOTHING = "parameters only", "loss of a short run", "predict the mean"
+PARAMETERS, SHORT = "parameters only", "loss of a short run"
 COEFFICIENTS = ("pearson", "spearman", "kendall")
-NUMBERS = (
+COLUMNS = [
+    *("group", "kind", "predictor", "n"),
     *(f"{name}{end}" for name in COEFFICIENTS for end in ("", "_low", "_high")),
     *("pearson_boot_low", "pearson_boot_high", "p", "p_two_sided", "p_holm", "p_pearson", "p_kendall"),
-    "smallest_p",
-)
+    *("smallest_p", "method", "needed", "loo_rmse", "lofo_rmse", "ceiling", "ties", "note"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +39,13 @@ class Relation:
     """What the scores say about perplexity.
 
     verdict  plain sentences, the conclusion first
-    table    one row a group of architectures ("all", or a class) and predictor; `kind` is score or baseline.
+    table    one row per group ("all" architectures, or a class) and predictor; `kind` is score or baseline.
              pearson, spearman, kendall with _low and _high (bootstrap; Pearson's are Fisher's, and its
              bootstrap is pearson_boot_*); p and p_two_sided are Spearman's, p_pearson and p_kendall are
              one-sided; p_holm is p adjusted over the tasks of the group (the mean is one planned test);
              loo_rmse and lofo_rmse are leave-one-out and leave-one-family-out errors in perplexity of a line
              in the predictor; ceiling is the share of rows within 0.5 of 100 %
-    pairs    one row an architecture in both tables: ppl (with low, high), the scores in %, class, family
+    pairs    one row per architecture in both tables: ppl (with low, high), the scores in %, class, family
     target   which perplexity: "compute-optimal", "state-optimal" or "given"; `budget` in training FLOPs
     notes    what was assumed, left out or extrapolated
     """
@@ -73,8 +74,8 @@ def relate(
 ) -> Relation:
     """Synthetic scores against the perplexity of the same architectures as language models.
 
-    scores    a row an architecture, as `scaling.scores.table` says: a leaderboard or a published table
-    frame     language-model runs (`scaling.laws.runs`), from which the perplexity is found; or a row an
+    scores    a row per architecture, as `scaling.scores.table` says: a leaderboard or a published table
+    frame     language-model runs (`scaling.laws.runs`), from which the perplexity is found; or a row per
               architecture with ppl or loss, which is then the target as "given"
     budget    training FLOPs at which architectures are compared; None takes the largest that all of them have
     target    "compute-optimal": the vertex of the isoFLOP parabola; "state-optimal": the same at equal state,
@@ -98,17 +99,16 @@ def relate(
     rows = []
     for group, part in _groups(pairs).items():
         found = [_row(group, "score", name, part[name], part, **drawn) for name in columns]
-        tasks = [row for row in found if row["predictor"] != MEAN and np.isfinite(row["p"])]
+        tasks = [row for row in found if row["predictor"] != MEAN and "p" in row]
         for row, adjusted in zip(tasks, holm([row["p"] for row in tasks]), strict=True):
             row["p_holm"] = adjusted
         for row in found:
-            if row["predictor"] == MEAN:
+            if row["predictor"] == MEAN and "p" in row:
                 row["p_holm"] = row["p"]
         rows += found
         if baselines:
             rows += _baselines(group, part, **drawn)
-    table = pd.DataFrame(rows)
-    notes = (*read.notes, *goal.notes, *unmatched)
+    table = pd.DataFrame(rows, columns=COLUMNS)
     return Relation(
         verdict=verdict(table, pairs, goal.kind, goal.budget, confidence, unmatched),
         table=table,
@@ -116,7 +116,7 @@ def relate(
         target=goal.kind,
         budget=goal.budget,
         confidence=confidence,
-        notes=notes,
+        notes=(*read.notes, *goal.notes, *unmatched),
     )
 
 
@@ -132,20 +132,19 @@ def _called(goal: Target, frame: pd.DataFrame) -> dict[str, list[str]]:
 def _labels(read: ScoreTable, column: str, given: Mapping[str, str] | None) -> dict[str, str]:
     """Class or family by architecture of the score table; empty where it is not known of any."""
     if given is None:
-        known = read.frame[column].dropna() if column in read.frame else {}
-        return _named(column, {str(arch): label for arch, label in known.items()})
-    matched, unmatched = match(read.names, list(given))
-    stray = [name for name in given if name not in matched.values()]
-    if stray:
-        raise ValueError(f"{column} of {stray[0]!r}: no such row in the scores; " + " ".join(unmatched[:1]))
-    return _named(column, {arch: given[name] for arch, name in matched.items()})
-
-
-def _named(column: str, labels: Mapping[str, object]) -> dict[str, str]:
-    found = {arch: str(label).strip() for arch, label in labels.items()}
-    if column == "class" and ALL in found.values():
+        known = dict(read.frame[column].dropna()) if column in read.frame else {}
+    else:
+        matched, unmatched = match(read.names, list(given))
+        stray = [name for name in given if name not in matched.values()]
+        if stray:
+            raise ValueError(
+                f"{column} of {stray[0]!r}: no such row in the scores; {' '.join(unmatched[:1])}"
+            )
+        known = {arch: given[name] for arch, name in matched.items()}
+    labels = {str(arch): str(label).strip() for arch, label in known.items()}
+    if column == "class" and ALL in labels.values():
         raise ValueError(f"{column} {ALL!r} is what the table calls all architectures; name it otherwise")
-    return found
+    return labels
 
 
 def _pairs(
@@ -162,15 +161,13 @@ def _pairs(
             f"related. Scores have: {', '.join(read.names)}. Runs have: {runs}; "
             "call them alike, by label or by spec"
         )
-    pairs = read.frame.loc[list(matched), list(read.columns)].copy()
+    scores = read.frame.loc[list(matched)]
+    language = goal.frame.loc[list(matched.values())].set_axis(scores.index)
+    params = scores.get("params", language["params"])
+    pairs = language[["ppl", "low", "high"]].join(scores[list(read.columns)])
     pairs.insert(0, "run_arch", list(matched.values()))
-    language = goal.frame.loc[list(matched.values())]
-    for place, column in enumerate(("ppl", "low", "high")):
-        pairs.insert(1 + place, column, language[column].to_numpy(float))
-    own = read.frame.loc[list(matched), "params"].to_numpy(float) if "params" in read.frame else None
-    pairs["params"] = language["params"].to_numpy(float) if own is None or np.isnan(own).any() else own
-    pairs["short"] = language["short"].to_numpy(float)
-    pairs["flags"] = language["flags"].to_numpy(object)
+    pairs["params"] = language["params"] if params.isna().any() else params
+    pairs[["short", "flags"]] = language[["short", "flags"]]
     pairs["class"] = [classes.get(arch, "") for arch in pairs.index]
     pairs["family"] = [families.get(arch, classes.get(arch, "")) for arch in pairs.index]
     return pairs
@@ -186,42 +183,52 @@ def _groups(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _baselines(group: str, part: pd.DataFrame, **drawn: Any) -> list[dict[str, Any]]:
     """What costs less than the suite; rows where the tables have what they need."""
-    rows = []
-    for name, values in ((PARAMETERS, np.log(part["params"])), (SHORT, part["short"])):
-        if values.notna().sum() >= 3:
-            rows.append(_row(group, "baseline", name, values, part, **drawn))
-    rows.append(_empty(group, "baseline", NOTHING, part["ppl"], part))
-    return rows
+    predictors = {PARAMETERS: np.log(part["params"]), SHORT: part["short"]}
+    rows = [
+        _row(group, "baseline", name, values, part, **drawn)
+        for name, values in predictors.items()
+        if values.notna().sum() >= 3
+    ]
+    # What the mean of the other architectures errs.
+    row = _start(group, "baseline", NOTHING, len(part)) | _errors(None, part)
+    return [*rows, row]
 
 
 def _row(
     group: str, kind: str, predictor: str, values: pd.Series, part: pd.DataFrame, **drawn: Any
 ) -> dict[str, Any]:
     """A predictor over the rows that have it. One that does not vary, or has two rows, has no coefficient."""
-    there = values.notna()
-    x, y = values[there], part.loc[there, "ppl"]
-    row = _empty(group, kind, predictor, y, part[there])
-    row["note"] = _why_not(x, y)
+    part = part[values.notna()]
+    x, y = values.dropna().to_numpy(float), part["ppl"].to_numpy(float)
+    row = _start(group, kind, predictor, len(x)) | {"note": _why_not(x, y)}
     if kind == "score" and len(x):
-        row["ceiling"] = float((x >= 100 - CEILING).mean())
-        row["ties"] = int(len(x) - x.nunique())
+        row |= {"ceiling": float((x >= 100 - CEILING).mean()), "ties": len(x) - len(np.unique(x))}
     if row["note"]:
-        return row | {"loo_rmse": np.nan, "lofo_rmse": np.nan}
+        return row
     # Parameters go with less perplexity, as scores do; the perplexity of a short run with that of a long one.
     expect = "positive" if predictor == SHORT else "negative"
-    scores, ppl = x.to_numpy(float), y.to_numpy(float)
-    row |= _cells(correlate(scores, ppl, expect=expect, **drawn))
-    row["loo_rmse"] = leave_out_error(scores, ppl)
-    row["lofo_rmse"] = leave_out_error(scores, ppl, part.loc[there, "family"].tolist())
-    return row
+    return row | _cells(correlate(x, y, expect=expect, **drawn)) | _errors(x, part)
 
 
-def _why_not(x: pd.Series, y: pd.Series) -> str:
+def _start(group: str, kind: str, predictor: str, n: int) -> dict[str, Any]:
+    """A row of the table; numbers that are not filled in are NaN."""
+    row = {"group": group, "kind": kind, "predictor": predictor, "n": n}
+    return row | {"method": "", "ties": 0, "note": ""}
+
+
+def _errors(x: Array | None, part: pd.DataFrame) -> dict[str, float]:
+    """Errors in perplexity of a line in x, with each architecture, and with each family, left out."""
+    ppl = part["ppl"].to_numpy(float)
+    families = part["family"].tolist()
+    return {"loo_rmse": leave_out_error(x, ppl), "lofo_rmse": leave_out_error(x, ppl, families)}
+
+
+def _why_not(x: Array, y: Array) -> str:
     if len(x) < 3:
         return f"{len(x)} rows have it"
-    if x.nunique() == 1:
+    if np.ptp(x) == 0:
         return "it is the same in every row"
-    return "the perplexity is the same in every row" if y.nunique() == 1 else ""
+    return "" if np.ptp(y) else "the perplexity is the same in every row"
 
 
 def _cells(found: Correlation) -> dict[str, Any]:
@@ -230,10 +237,9 @@ def _cells(found: Correlation) -> dict[str, Any]:
         coefficient = getattr(found, name)
         interval = found.fisher if name == "pearson" else coefficient.interval
         cells |= {name: coefficient.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    bootstrap = found.pearson.interval
     return cells | {
-        "pearson_boot_low": bootstrap.low,
-        "pearson_boot_high": bootstrap.high,
+        "pearson_boot_low": found.pearson.interval.low,
+        "pearson_boot_high": found.pearson.interval.high,
         "p": found.spearman.p,
         "p_two_sided": found.spearman.p_two_sided,
         "p_pearson": found.pearson.p,
@@ -242,22 +248,3 @@ def _cells(found: Correlation) -> dict[str, Any]:
         "method": found.method,
         "needed": found.needed,
     }
-
-
-def _empty(group: str, kind: str, predictor: str, y: pd.Series, part: pd.DataFrame) -> dict[str, Any]:
-    """The row of the predictor that says nothing: what the mean of the other architectures errs."""
-    ppl = y.to_numpy(float)
-    row: dict[str, Any] = {"group": group, "kind": kind, "predictor": predictor, "n": len(y)}
-    return (
-        row
-        | dict.fromkeys(NUMBERS, np.nan)
-        | {
-            "method": "",
-            "needed": np.nan,
-            "loo_rmse": leave_out_error(None, ppl),
-            "lofo_rmse": leave_out_error(None, ppl, part["family"].tolist()),
-            "ceiling": np.nan,
-            "ties": 0,
-            "note": "",
-        }
-    )

@@ -1,4 +1,4 @@
-"""The table of synthetic scores that `relate` reads: one row an architecture, in % whatever it came in.
+"""The table of synthetic scores that `relate` reads: one row per architecture, in % whatever it came in.
 
     arch    name or spec of the architecture (or architecture, model); spec and given are further names
     scores  the six tasks by name (in-context-recall or in_context_recall, fuzzy-in-context-recall or
@@ -12,7 +12,7 @@ A leaderboard (`mad.board.table.frame`, or its CSV) is such a table. Further col
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -83,23 +83,21 @@ def read_scores(scores: pd.DataFrame) -> ScoreTable:
         raise ValueError(f"{rows_text(list(blank))} of the scores, column {name!r}: no value; name each row")
     table[name] = table[name].astype(str).str.strip()
     found, notes = _score_columns(table)
-    twice = table[table[name].duplicated(keep=False)]
+    twice = table[name][table[name].duplicated(keep=False)]
     if len(twice):
-        first = twice.index[twice[name] == twice[name].iloc[0]]
+        first = twice.iloc[0]
         raise ValueError(
-            f"{rows_text(list(first))} of the scores all are {twice[name].iloc[0]!r}; keep one (scores of "
-            "different laboratories or protocols do not belong in one table)"
+            f"{rows_text(list(twice.index[twice == first]))} of the scores all are {first!r}; keep one "
+            "(scores of different laboratories or protocols do not belong in one table)"
         )
     values = pd.DataFrame({to: _numbers(table, column) for to, column in found.items()})
-    values = _percent(values, {to: str(column) for to, column in found.items()}, notes)
-    _mean(values, table, notes)
-    out = pd.DataFrame(index=pd.Index(table[name], name="arch"))
-    columns = tuple(dict.fromkeys(column for column in (MEAN, *values.columns) if column in values))
-    for column in columns:
-        out[column] = values[column].to_numpy(float)
+    values = _percent(values, found, notes)
+    _mean(values, table[name], table.get("missing"), notes)
+    columns = sorted(values, key=lambda column: column != MEAN)
+    out = values[columns].set_axis(pd.Index(table[name], name="arch"))
     for extra in ("class", "family"):
         if extra in table:
-            out[extra] = table[extra].where(table[extra].notna()).to_numpy(object)
+            out[extra] = table[extra].to_numpy(object)
     if "params" in table:
         out["params"] = pd.to_numeric(table["params"], errors="coerce").to_numpy(float)
     called = [column for column in (*NAMES, "given", "spec") if column in table]
@@ -107,7 +105,7 @@ def read_scores(scores: pd.DataFrame) -> ScoreTable:
         row[name]: tuple(dict.fromkeys(str(row[column]) for column in called if pd.notna(row[column])))
         for _, row in table.iterrows()
     }
-    return ScoreTable(frame=out, columns=columns, names=names, notes=tuple(notes))
+    return ScoreTable(frame=out, columns=tuple(columns), names=names, notes=tuple(notes))
 
 
 def _score_columns(table: pd.DataFrame) -> tuple[dict[str, str], list[str]]:
@@ -142,7 +140,7 @@ def _numbers(table: pd.DataFrame, column: str) -> pd.Series:
             f"{rows_text(words)}, column {column!r}: {table[column][words[0]]!r} is not a number; write a "
             "score in %, or leave the cell empty"
         )
-    wrong = [row for row in table.index if values[row] < 0 or values[row] > 100]
+    wrong = list(values.index[(values < 0) | (values > 100)])
     if wrong:
         raise ValueError(
             f"{rows_text(wrong)}, column {column!r}: {values[wrong[0]]:g} is not an accuracy; give scores "
@@ -156,8 +154,7 @@ def _percent(values: pd.DataFrame, called: dict[str, str], notes: list[str]) -> 
     if values.max(axis=None) <= 1:
         notes.append("Scores were read as fractions (none exceeds 1).")
         return values * 100
-    columns = [column for column in values if values[column].max() <= 1 and values[column].max() > 0]
-    rows = [int(row) for row in values.index if values.loc[row].max() <= 1 and values.loc[row].max() > 0]
+    columns, rows = ([*most.index[(most > 0) & (most <= 1)]] for most in (values.max(), values.max(axis=1)))
     if columns or rows:
         where = f"column {called[columns[0]]!r}" if columns else rows_text(rows)
         raise ValueError(
@@ -167,37 +164,30 @@ def _percent(values: pd.DataFrame, called: dict[str, str], notes: list[str]) -> 
     return values
 
 
-def _mean(values: pd.DataFrame, table: pd.DataFrame, notes: list[str]) -> None:
+def _mean(values: pd.DataFrame, names: pd.Series, missing: pd.Series | None, notes: list[str]) -> None:
     """The mean as given, or of all task columns; NaN in rows that lack a part of it."""
     tasks = [column for column in values if column in TASKS]
-    own = values[tasks].mean(axis=1, skipna=False) if tasks else None
+    own = values[tasks].mean(axis=1, skipna=False)
     if MEAN not in values:
-        if own is not None and len(tasks) > 1:
+        if len(tasks) > 1:
             values[MEAN] = own
             notes.append(f"The mean is that of the {len(tasks)} task columns.")
         return
-    if "missing" in table:
-        partial = table["missing"].notna() & (table["missing"].astype(str).str.strip() != "")
+    if missing is not None:
+        partial = missing.notna() & (missing.astype(str).str.strip() != "")
         if partial.any():
             values.loc[partial, MEAN] = np.nan
-            notes.append(f"{_listed(_who(table, partial))}: runs are missing, so the mean was left out.")
-    if own is not None:
-        odd = (values[MEAN] - own).abs() > ROUNDING
-        if odd.any():
-            notes.append(
-                f"{_listed(_who(table, odd))}: the mean that was given is not that of the "
-                f"{len(tasks)} task columns."
-            )
-
-
-def _who(table: pd.DataFrame, rows: pd.Series) -> list[str]:
-    name = next(column for column in NAMES if column in table)
-    return [str(value) for value in table.loc[rows, name]]
+            notes.append(f"{_listed(names[partial])}: runs are missing, so the mean was left out.")
+    odd = (values[MEAN] - own).abs() > ROUNDING
+    if odd.any():
+        notes.append(
+            f"{_listed(names[odd])}: the mean that was given is not that of the {len(tasks)} task columns."
+        )
 
 
 def _is_word(raw: object) -> bool:
     return isinstance(raw, str) and raw.strip().lower() not in ("", "nan", "-")
 
 
-def _listed(names: Sequence[object] | pd.Index) -> str:
-    return ", ".join(str(name) for name in names)
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names))

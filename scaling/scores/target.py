@@ -1,6 +1,6 @@
 """The perplexity that scores are held against: of each architecture, at equal compute or at equal state.
 
-given             a row an architecture, with ppl or loss
+given             a row per architecture, with ppl or loss
 compute-optimal   the vertex of the isoFLOP parabola at the budget
 state-optimal     that, read at one state size for all: ln P* - c (ln M - ln M0), with the shared c of
                   P* = k M^c (arXiv:2403.17844) and M0 the geometric mean of the states
@@ -9,19 +9,16 @@ state-optimal     that, read at one state size for all: ln P* - c (ln M - ln M0)
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from mad.messages import near
 from scaling.laws.comparison import Frontier
 from scaling.laws.optima import OUTSIDE, THREE, by_architecture, grouped, interval
 from scaling.laws.runs.cleaning import NotIdentified, Runs, Table, clean, tidy
 from scaling.laws.runs.columns import folded
 from scaling.laws.state import state_law
-
-Array = npt.NDArray[np.float64]
 
 TARGETS = ("compute-optimal", "state-optimal", "given")
 # Two budgets nearer than this (relative) are one.
@@ -45,15 +42,14 @@ class Target:
 
 
 def find_target(runs: Runs, *, target: str, budget: float | None, confidence: float, **drawn: int) -> Target:
-    """The target of `relate`; a table of one row an architecture is "given", whatever was asked.
+    """The target of `relate`; a table of one row per architecture is "given", whatever was asked.
 
     Raises ValueError for an unknown target, an unusable table or budget, and NotIdentified where the runs
     have no optimum. drawn: bootstrap and seed.
     """
     if target not in TARGETS:
-        close = get_close_matches(target, TARGETS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown target {target!r}{hint}; choose one of {', '.join(TARGETS)}")
+        known = ", ".join(TARGETS)
+        raise ValueError(f"unknown target {target!r}{near(target, TARGETS)}; choose one of {known}")
     if budget is not None and not (np.isfinite(budget) and budget > 0):
         raise ValueError(f"budget is {budget}; give training FLOPs above 0, say 1e13")
     archs = runs.frame["arch"]
@@ -85,15 +81,11 @@ def runs_of(source: Table) -> Runs:
 
 
 def _given(runs: Runs, asked: str, budget: float | None) -> Target:
-    table = clean(runs, need=("loss",)).frame
-    out = pd.DataFrame(index=pd.Index(table["arch"], name="arch"))
-    out["ppl"] = np.exp(table["loss"].to_numpy(float))
-    for column in ("low", "high", "short"):
-        out[column] = np.nan
-    out["params"] = np.nan
+    table = clean(runs, need=("loss",)).frame.set_index("arch")
+    out = pd.DataFrame({"ppl": np.exp(table["loss"]), "params": np.nan, "flags": ""})
+    out[["low", "high", "short"]] = np.nan
     if "params" in table:
-        out["params"] = pd.to_numeric(table["params"], errors="coerce").to_numpy(float)
-    out["flags"] = ""
+        out["params"] = pd.to_numeric(table["params"], errors="coerce").astype(float)
     notes = list(runs.notes)
     if asked != "given":
         notes.append(f"One row per architecture: its perplexity is taken as given, not {asked}.")
@@ -104,32 +96,31 @@ def _found(runs: Runs, target: str, budget: float | None, confidence: float, **d
     table = grouped(runs)
     notes = [*table.notes, f"FLOPs of the runs: {table.convention}."]
     fronts: dict[str, Frontier] = {}
-    each = by_architecture(table, keep=KEPT, confidence=confidence, **drawn)
-    for arch, found in each.items():
+    for arch, found in by_architecture(table, keep=KEPT, confidence=confidence, **drawn).items():
         if found.used.empty:
             notes.append(f"{arch} has no optimum at any budget ({'; '.join(found.lost)}).")
         else:
             fronts[arch] = Frontier.of(found)
     if not fronts:
         raise NotIdentified("no architecture has an optimum at any budget: " + " ".join(notes[-3:]))
-    common = _common([front.flops for front in fronts.values()])
-    if budget is None and not len(common):
+    first, *others = fronts.values()
+    common = [c for c in np.sort(first.flops) if all(_near(front, c) for front in others)]
+    if budget is None and not common:
         have = "; ".join(
             f"{arch}: {', '.join(f'{c:.3g}' for c in front.flops)}" for arch, front in fronts.items()
         )
         raise NotIdentified(
             f"no budget has an optimum of every architecture ({have}); train them at one, or name a budget"
         )
-    at = float(common[-1]) if budget is None else float(budget)
-    short = float(common[0]) if len(common) and common[0] * (1 + SAME) < at else None
+    at = float(common[-1] if budget is None else budget)
+    short = float(common[0]) if common and common[0] * (1 + SAME) < at else None
     rows = {arch: _read(front, at, short, confidence) for arch, front in fronts.items()}
-    out = pd.DataFrame.from_dict(rows, orient="index")
-    out = out[out["ppl"].notna()].rename_axis("arch")
+    out = pd.DataFrame.from_dict(rows, orient="index").rename_axis("arch")
     silent = [
-        f"{arch}: no perplexity at {at:.3g} FLOPs ({row['flags']})"
-        for arch, row in rows.items()
-        if pd.isna(row["ppl"])
+        f"{arch}: no perplexity at {at:.3g} FLOPs ({flags})"
+        for arch, flags in out["flags"][out["ppl"].isna()].items()
     ]
+    out = out[out["ppl"].notna()]
     if out.empty:
         raise NotIdentified("; ".join(silent) + "; train a second budget, or name one that was trained")
     notes += [f"{said}." for said in silent]
@@ -151,11 +142,12 @@ def _at_equal_state(
     known = [arch for arch in optimal.index if arch in law.coefficients]
     out = optimal.loc[known].assign(low=np.nan, high=np.nan, flags="")
     out["ppl"] = [law.ppl(middle, group=arch) for arch in known]
-    said = (
-        f"State-optimal perplexity is read at a state of {middle:.3g} elements, with c = {law.exponent:.3g}"
-    )
-    interval = law.interval and f" ({law.interval.low:.3g} to {law.interval.high:.3g})"
-    notes = [*notes, f"{said}{interval or ''}.", *(f"State law: {warning}." for warning in law.warnings)]
+    ends = f" ({law.interval.low:.3g} to {law.interval.high:.3g})" if law.interval else ""
+    notes += [
+        f"State-optimal perplexity is read at a state of {middle:.3g} elements, with c = "
+        f"{law.exponent:.3g}{ends}.",
+        *(f"State law: {warning}." for warning in law.warnings),
+    ]
     return Target(kind="state-optimal", budget=at, frame=out, notes=tuple(notes))
 
 
@@ -165,7 +157,7 @@ def _read(front: Frontier, at: float, short: float | None, confidence: float) ->
     if short is not None:
         row["short"] = float(np.exp(front.losses[front.nearest(short)]))
     here, single = front.nearest(at), len(front.flops) < 2
-    near = abs(np.log(front.flops[here] / at)) <= np.log1p(SAME)
+    near = _near(front, at)
     if single and not near:
         return row | {"flags": f"one optimum, at {front.flops[0]:.3g}, so none at this budget"}
     c = float(front.flops[0]) if single else at
@@ -177,10 +169,6 @@ def _read(front: Frontier, at: float, short: float | None, confidence: float) ->
     return row | {"flags": str(front.optima["flag"][here]) if near else flags}
 
 
-def _common(each: list[Array]) -> Array:
-    """The budgets that all have, ascending; nearer than SAME is the same."""
-    return np.array([c for c in np.sort(each[0]) if all(_has(other, c) for other in each)])
-
-
-def _has(flops: Array, c: float) -> bool:
-    return bool(np.abs(np.log(flops / c)).min() <= np.log1p(SAME))
+def _near(front: Frontier, c: float) -> bool:
+    """Whether the architecture has an optimum at this budget."""
+    return bool(abs(np.log(front.flops[front.nearest(c)] / c)) <= np.log1p(SAME))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
+from mad.messages import counted
 from scaling.report.numbers import number
 from scaling.scores.table import MEAN
 
@@ -17,6 +20,7 @@ MANY = 0.5
 # Shares of a level are compared with this much grace: 6 * (1 / 120) is .05.
 ROUNDING = 1e-9
 ALL = "all"
+NOTHING = "predict the mean"
 
 
 def verdict(
@@ -32,20 +36,14 @@ def verdict(
     whole = table[table["group"] == ALL].set_index("predictor")
     scores = whole[whole["kind"] == "score"]
     at = f" at {number(budget)} FLOPs" if budget is not None else ""
-    said = []
-    if len(scores) and np.isfinite(lead(scores)["p"]):
-        conclusion = _conclusion(lead(scores), f"{target} perplexity{at}", level)
-        conclusion[0] += _opposed(table, lead(scores))
-        said += conclusion
-        said += _prediction(whole, lead(scores))
+    if len(scores) and np.isfinite((row := lead(scores))["p"]):
+        first, numbers = _conclusion(row, f"{target} perplexity{at}", level)
+        said = [first + _opposed(table, row), numbers, *_prediction(whole, row)]
     else:
-        said.append("No score varies over these architectures: nothing can be concluded.")
-    said += _tasks(scores, level)
-    said += _classes(table, pairs, level)
-    said += _resolution(pairs)
-    said += _flags(pairs, at)
-    said += [sentence for sentence in unmatched]
-    return tuple(said)
+        said = ["No score varies over these architectures: nothing can be concluded."]
+    said += _tasks(scores[scores.index != MEAN], level)
+    said += [*_classes(table, pairs, level), *_resolution(pairs), *_flags(pairs, at)]
+    return (*said, *unmatched)
 
 
 def lead(scores: pd.DataFrame) -> pd.Series:
@@ -56,7 +54,8 @@ def lead(scores: pd.DataFrame) -> pd.Series:
     return usable.iloc[0]
 
 
-def _conclusion(row: pd.Series, target: str, level: float) -> list[str]:
+def _conclusion(row: pd.Series, target: str, level: float) -> tuple[str, str]:
+    """The conclusion, and the numbers that it rests on."""
     n = int(row["n"])
     how = "exact" if row["method"] == "exact" else "from random pairings"
     numbers = (
@@ -65,28 +64,28 @@ def _conclusion(row: pd.Series, target: str, level: float) -> list[str]:
         f"{row['pearson']:+.2f}, {100 * (1 - level):.3g} % interval {row['pearson_low']:+.2f} to "
         f"{row['pearson_high']:+.2f}; Kendall {row['kendall']:+.2f}."
     )
+    enough = level + ROUNDING
+    said = "No agreement is shown between score and perplexity"
     more = f"About {int(row['needed'])} architectures would tell a correlation of this size from none."
-    if row["smallest_p"] > level + ROUNDING:
-        first = f"n is too small to conclude: no order of {n} architectures could reach p = {level:.2g}."
-        return [first, numbers]
-    if row["spearman"] > 0 and row["p_two_sided"] <= level + ROUNDING:
-        return [
+    if row["smallest_p"] > enough:
+        said = f"n is too small to conclude: no order of {n} architectures could reach p = {level:.2g}."
+    elif row["spearman"] > 0 and row["p_two_sided"] <= enough:
+        said = (
             f"Higher scores go with HIGHER perplexity (two-sided p {p_text(row['p_two_sided'])}): the scores "
-            "point the wrong way here.",
-            numbers,
-        ]
-    if row["spearman"] > 0:
-        wrong = f"No agreement is shown between score and perplexity, and the sign is the wrong one. {more}"
-        return [wrong, numbers]
-    if row["p"] > level + ROUNDING:
-        return [f"No agreement is shown between score and perplexity. {more}", numbers]
-    if n < SMALL or row["pearson_high"] > -0.5:
-        return [
+            "point the wrong way here."
+        )
+    elif row["spearman"] > 0:
+        said += f", and the sign is the wrong one. {more}"
+    elif row["p"] > enough:
+        said += f". {more}"
+    elif n < SMALL or row["pearson_high"] > -0.5:
+        said = (
             f"Higher scores go with lower perplexity in rank, but n = {n} is too small for a calibrated map "
-            "from score to perplexity: use the scores as a screen.",
-            numbers,
-        ]
-    return ["Higher scores go with lower perplexity.", numbers]
+            "from score to perplexity: use the scores as a screen."
+        )
+    else:
+        said = "Higher scores go with lower perplexity."
+    return said, numbers
 
 
 def _opposed(table: pd.DataFrame, row: pd.Series) -> str:
@@ -102,34 +101,27 @@ def _opposed(table: pd.DataFrame, row: pd.Series) -> str:
     )
 
 
-def _prediction(whole: pd.DataFrame, row: pd.Series) -> list[str]:
+def _prediction(whole: pd.DataFrame, row: pd.Series) -> tuple[str, str]:
+    others = whole["loo_rmse"][whole["kind"] == "baseline"].dropna()
     predictor = _called(row.name).replace("The", "the", 1)
-    said = [
+    error = (
         f"A line in {predictor} predicts the perplexity of an architecture that was left out with an error "
         f"of {row['loo_rmse']:.3g} (root mean square, in perplexity)"
-    ]
-    others = whole[(whole["kind"] == "baseline") & whole["loo_rmse"].notna()]
-    said += [f"{name}: {error:.3g}" for name, error in others["loo_rmse"].items()]
-    sentence = "; ".join(said) + "."
-    better = [str(name) for name, error in others["loo_rmse"].items() if error <= row["loo_rmse"]]
-    out = [sentence]
-    if better:
-        out[0] += f" The suite predicts no better than what is cheaper or known anyway: {', '.join(better)}."
-    if np.isfinite(row["lofo_rmse"]):
-        nothing = whole.loc["predict the mean", "lofo_rmse"] if "predict the mean" in whole.index else np.nan
-        mean = f" (the mean of the other families: {nothing:.3g})" if np.isfinite(nothing) else ""
-        out.append(f"With its whole family left out the error is {row['lofo_rmse']:.3g}{mean}.")
-    else:
-        out.append(
+    )
+    first = "; ".join([error, *(f"{name}: {value:.3g}" for name, value in others.items())]) + "."
+    if better := _list(others.index[others <= row["loo_rmse"]]):
+        first += f" The suite predicts no better than what is cheaper or known anyway: {better}."
+    if not np.isfinite(row["lofo_rmse"]):
+        second = (
             "All architectures are of one family, or none was named: nothing here speaks of other families."
         )
-    return out
+        return first, second
+    nothing = whole["lofo_rmse"].get(NOTHING, np.nan)
+    mean = f" (the mean of the other families: {nothing:.3g})" if np.isfinite(nothing) else ""
+    return first, f"With its whole family left out the error is {row['lofo_rmse']:.3g}{mean}."
 
 
-def _tasks(scores: pd.DataFrame, level: float) -> list[str]:
-    tasks = scores[scores.index != MEAN]
-    if tasks.empty:
-        return []
+def _tasks(tasks: pd.DataFrame, level: float) -> list[str]:
     said = []
     known = tasks[tasks["p"].notna()]
     if len(known) > 1:
@@ -138,24 +130,23 @@ def _tasks(scores: pd.DataFrame, level: float) -> list[str]:
             f"Of {len(known)} tasks, {_list(holds) or 'none'} "
             f"{'goes' if len(holds) == 1 else 'go'} with perplexity beyond chance after Holm's correction."
         )
-    wrong = known.index[(known["pearson"] > 0) | (known["spearman"] > 0)]
+    wrong = known[(known["pearson"] > 0) | (known["spearman"] > 0)]
     if len(wrong):
-        both = known.loc[wrong, ["spearman", "pearson"]].itertuples()
+        both = zip(wrong.index, wrong["spearman"], wrong["pearson"], strict=True)
         values = [f"{name} (Spearman {rho:+.2f}, Pearson {r:+.2f})" for name, rho, r in both]
-        said.append(f"Of the wrong sign (a higher score with a higher perplexity): {', '.join(values)}.")
-    top = tasks.index[tasks["ceiling"] >= MANY]
-    if len(top):
+        said.append(f"Of the wrong sign (a higher score with a higher perplexity): {_list(values)}.")
+    if top := _list(tasks.index[tasks["ceiling"] >= MANY]):
         said.append(
-            f"At the ceiling in half of the rows or more, so unable to order them: {_list(top)}; their "
+            f"At the ceiling in half of the rows or more, so unable to order them: {top}; their "
             "coefficients hang on the rows below it."
         )
-    silent = [f"{name} ({scores.loc[name, 'note']})" for name in tasks.index if tasks.loc[name, "note"]]
-    if silent:
-        said.append(f"Without a coefficient: {', '.join(silent)}.")
-    part = tasks.index[(tasks["n"] < tasks["n"].max()) & (tasks["note"] == "")]
+    if silent := _list(f"{name} ({note})" for name, note in tasks["note"].items() if note):
+        said.append(f"Without a coefficient: {silent}.")
+    part = tasks["n"][(tasks["n"] < tasks["n"].max()) & (tasks["note"] == "")]
     if len(part):
-        sizes = [f"{name} (n = {int(tasks.n[name])})" for name in part]
-        said.append(f"Over fewer rows than the others: {', '.join(sizes)}.")
+        said.append(
+            f"Over fewer rows than the others: {_list(f'{name} (n = {n})' for name, n in part.items())}."
+        )
     return said
 
 
@@ -163,23 +154,18 @@ def _classes(table: pd.DataFrame, pairs: pd.DataFrame, level: float) -> list[str
     sizes = pairs.loc[pairs["class"] != "", "class"].value_counts()
     if not len(sizes):
         return ["No class was named, so agreement within classes is not told from agreement across them."]
+    if len(sizes) == 1:
+        return [f"All named architectures are of class {sizes.index[0]}: nothing is shown across classes."]
     said = []
     for name, size in sorted(sizes.items()):
         rows = table[(table["group"] == name) & (table["kind"] == "score")].set_index("predictor")
-        if len(sizes) == 1:
-            said.append(f"All named architectures are of class {name}: nothing is shown across classes.")
-        elif rows.empty:
-            said.append(f"Class {name}: {size} architecture{'s' if size > 1 else ''}, too few to relate.")
-        elif np.isfinite(lead(rows)["p"]):
-            row = lead(rows)
-            short = (
-                f" (no order of {int(row['n'])} could reach {level:.2g})"
-                if row["smallest_p"] > level + ROUNDING
-                else ""
-            )
+        if rows.empty:
+            said.append(f"Class {name}: {counted(size, 'architecture')}, too few to relate.")
+        elif np.isfinite((row := lead(rows))["p"]):
+            n, short = int(row["n"]), row["smallest_p"] > level + ROUNDING
             said.append(
-                f"Within class {name}, n = {int(row['n'])}: Spearman {row['spearman']:+.2f}, "
-                f"p {p_text(row['p'])}{short}."
+                f"Within class {name}, n = {n}: Spearman {row['spearman']:+.2f}, p {p_text(row['p'])}"
+                + (f" (no order of {n} could reach {level:.2g})." if short else ".")
             )
     return said
 
@@ -208,16 +194,12 @@ def _flags(pairs: pd.DataFrame, at: str) -> list[str]:
 
 def p_text(p: float) -> str:
     """.008, .04, < .001."""
-    if not np.isfinite(p):
-        return "-"
-    if p < 0.0005:
-        return "< .001"
-    return f"{p:.3f}".lstrip("0") if p < 0.0995 else f"{p:.2f}".lstrip("0")
+    return "< .001" if p < 0.0005 else f"{p:.{3 if p < 0.0995 else 2}f}".lstrip("0")
 
 
 def _called(name: object) -> str:
     return "The mean score" if name == MEAN else f"The score on {name}"
 
 
-def _list(names: pd.Index) -> str:
-    return ", ".join(str(name) for name in names)
+def _list(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names))

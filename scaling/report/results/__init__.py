@@ -1,1 +1,1 @@
-"""What each result says: one `Section` each."""
+"""What each result says, as one `Section`, and the figures that show it."""

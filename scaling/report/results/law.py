@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from scaling.laws.auditing import Audit
 from scaling.laws.families import Families
+from scaling.laws.fitting import FittedLaw
 from scaling.laws.forms import FORMS, STANDARD
 from scaling.laws.gadre import OverTrainingLaw
 from scaling.laws.law import COEFFICIENTS
 from scaling.laws.runs.cleaning import NotIdentified, Runs, clean
+from scaling.laws.runs.cleaning import Table as RunTable
+from scaling.report import figures
 from scaling.report.evidence import Evidence
-from scaling.report.figures.loss import figure_residuals, figure_surface
+from scaling.report.figures import FLOPS, FONT, PARAMS, TOKENS, plain
 from scaling.report.numbers import number, span, within
 from scaling.report.printing import brackets, intervals, records
 from scaling.report.section import Drawing, Listing, Section, Table, stacked
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 DRAWN = {"pairs": "rows drawn", "budget": "whole budgets drawn", "run": "whole runs drawn"}
 UNITS = {
     "E": "irreducible loss, nats per token",
-    "A": "",
-    "B": "",
     "alpha": "exponent of N",
     "beta": "exponent of D",
     "gamma": "exponent of the sum",
     "n_exponent": "N* ~ C^a",
     "d_exponent": "D* ~ C^b",
 }
-HEADINGS = ("architecture", "severity", "finding", "remedy")
 
 
 def law_section(
     arch: str, found: Audit, targets: Sequence[float] = (), held_out: Runs | None = None
 ) -> Section:
     """A fitted law with its audit, its optima at the targets, and its errors on runs that were not fitted."""
-    law, findings = found.law, [str(finding) for finding in found.findings]
+    law, ends, status = found.law, found.law.intervals, str(found.law.status)
     at = [law.at(target) for target in targets]
+    findings = [str(finding) for finding in found.findings]
+    errors, said = _errors(held_out, law.loss)
     data: dict[str, Any] = {
-        "status": str(law.status),
+        "status": status,
         "runs": law.n,
         "convention": law.convention,
         **({"form": law.form} if law.form != STANDARD else {}),
@@ -51,35 +56,34 @@ def law_section(
         "condition": law.condition,
         **law.values,
         "resample": law.resample,
-        "intervals": intervals(law.intervals),
+        "intervals": intervals(ends),
         "at": [vars(point) | {"intervals": intervals(point.intervals)} for point in at],
         "findings": findings,
     }
     threshold = f" (delta {law.delta:g})" if law.delta is not None else ""
-    level = f"{100 * law.confidence:g} % interval ({DRAWN.get(law.resample)})" if law.intervals else ""
+    level = f"{100 * law.confidence:g} % interval ({DRAWN.get(law.resample)})" if ends else ""
     coefficients = [
-        [name, f"{value:.6g}", brackets(law.intervals.get(name)), UNITS[name]]
+        [name, f"{value:.6g}", brackets(ends.get(name)), UNITS.get(name, "")]
         for name, value in law.values.items()
     ]
-    errors, said = _errors(held_out, law.loss)
     row: dict[str, object] = {"architecture": arch, "runs": law.n}
-    row |= {
-        name: within(getattr(law, name), law.intervals.get(name)) for name in (*COEFFICIENTS, "n_exponent")
-    }
-    row |= {"condition": law.condition, "status": str(law.status), "objective": law.objective}
+    row |= {name: within(getattr(law, name), ends.get(name)) for name in (*COEFFICIENTS, "n_exponent")}
+    row |= {"condition": law.condition, "status": status, "objective": law.objective}
     audit = [(arch, finding.severity, finding.what, finding.remedy) for finding in found.findings]
     grave = [finding.what for finding in found.findings if finding.severity == "serious"]
     state = f"{len(grave)} serious findings; {grave[0]}" if grave else "no serious finding"
-    head = f"; Huber threshold {number(law.delta)} on log loss" if law.delta else ""
+    caption = "Laws"
+    if law.delta:
+        caption = f"L = E + A N^-alpha + B D^-beta; Huber threshold {number(law.delta)} on log loss"
     return Section(
         verdicts=(f"{arch}: E = {row['E']}, N* as C to the {row['n_exponent']}; {state}.",),
         tables=(
-            Table(f"L = E + A N^-alpha + B D^-beta{head}" if head else "Laws", pd.DataFrame([row])),
-            Table("Audit", pd.DataFrame(audit, columns=HEADINGS)),
+            Table(caption, pd.DataFrame([row])),
+            Table("Audit", pd.DataFrame(audit, columns=["architecture", "severity", "finding", "remedy"])),
         ),
         text=(
             f"{arch}: L(N, D) = {law.formula}\n{law.n} runs; {law.convention}; "
-            f"{law.objective}{threshold} on log loss, sum {law.value:.7g}; {law.status}; condition number "
+            f"{law.objective}{threshold} on log loss, sum {law.value:.7g}; {status}; condition number "
             f"{law.condition:.3g}",
             Table("", pd.DataFrame(coefficients, columns=["", "value", level, ""])),
             "\n".join(map(str, at)),
@@ -92,7 +96,7 @@ def law_section(
 
 def laws_section(known: Evidence) -> Section:
     """The laws of all architectures, each its own."""
-    reasons = known.why("law")
+    reasons = [f"{name}: {why}." for name, why in known.reasons.items() if name.startswith("law")]
     if not known.audits:
         raise NotIdentified(" ".join(reasons))
     parts = [law_section(arch, found) for arch, found in known.audits.items()]
@@ -114,7 +118,6 @@ def families_section(
 ) -> Section:
     """Laws with parameters in common, and the compute that each architecture needs for one loss."""
     rows = pd.DataFrame([_coefficients(arch, found) for arch in found.laws])
-    shown = [name for name in rows if not name.startswith("d_exponent")]
     table = found.multipliers(targets, reference=reference)
     table = table[table["arch"] != reference]
     sharing = None if found.sharing is None else str(found.sharing)
@@ -130,7 +133,7 @@ def families_section(
             Table(
                 f"all architectures with {' and '.join(shared)} in common: {found.n} runs; "
                 f"{found.convention}; {found.status}\n{sharing or ''}",
-                rows[shown],
+                rows[[name for name in rows if not name.startswith("d_exponent")]],
             ),
             Table("", found.frontier(targets)),
             Table(
@@ -162,7 +165,7 @@ def _coefficients(arch: str, found: Families) -> dict[str, Any]:
 
 def overtraining_law_section(arch: str, law: OverTrainingLaw, held_out: Runs | None) -> Section:
     """The law of training beyond the optimum, and its errors on runs that were not fitted."""
-    errors, said = _errors(held_out, lambda n, d: law.loss(n, np.asarray(d) / np.asarray(n)))
+    errors, said = _errors(held_out, lambda n, d: law.loss(n, d / n))
     values = {name: getattr(law, name) for name in ("E", "a", "b", "c", "eta")}
     return Section(
         text=(
@@ -176,11 +179,11 @@ def overtraining_law_section(arch: str, law: OverTrainingLaw, held_out: Runs | N
 
 def _errors(rest: Runs | None, predict: Callable[[Any, Any], Any]) -> tuple[dict[str, Any], str]:
     """Errors of predicted losses in percent; a positive bias predicts too high."""
-    if rest is None:
+    if not rest:
         return {}, ""
     table = clean(rest).frame
     n, d, loss = (table[name].to_numpy(float) for name in ("params", "tokens", "loss"))
-    errors = 100 * (np.asarray(predict(n, d)) / loss - 1)
+    errors = 100 * (predict(n, d) / loss - 1)
     worst = int(np.abs(errors).argmax())
     found = {
         "runs": len(table),
@@ -197,3 +200,55 @@ def _errors(rest: Runs | None, predict: Callable[[Any, Any], Any]) -> tuple[dict
         f"{found['worst_tokens']:.3g})"
     )
     return {"held_out": found}, said
+
+
+def figure_surface(frame: RunTable, laws: Mapping[str, FittedLaw]) -> Figure:
+    """Contours of the fitted loss over N and D with the runs, isoFLOP lines and the efficient frontier."""
+    runs = clean(frame).frame
+    look = figures.looks(runs["arch"].unique())
+    figure, axes = figures.panel_each(len(laws), PARAMS, TOKENS, log="xy")
+    n, d = (np.geomspace(runs[name].min() / 1.6, runs[name].max() * 1.6, 80) for name in ("params", "tokens"))
+    # Twelve contours, closer where the loss is low.
+    floor = min(law.E for law in laws.values())
+    low, high = runs["loss"].min() - floor, runs["loss"].max() - floor
+    levels = floor + np.geomspace(max(low, 1e-3) * 0.97, high * 1.05, 12)
+    for axis, (arch, law) in zip(axes, laws.items(), strict=True):
+        mine = runs[runs["arch"] == arch]
+        surface = np.asarray(law.loss(n[None, :], d[:, None]))
+        lines = axis.contour(n, d, surface, levels=levels, colors=figures.GREY, linewidths=0.7)
+        axis.clabel(lines, fmt="%.3g", fontsize=FONT - 2.5)
+        axis.plot(mine["params"], mine["tokens"], look[arch].marker, color=look[arch].colour, markersize=3.5)
+        compute = np.geomspace(6 * n[0] * d[0], 6 * n[-1] * d[-1], 100)
+        best, data = np.asarray(law.n_opt(compute)), np.asarray(law.d_opt(compute))
+        inside = (best >= n[0]) & (best <= n[-1]) & (data >= d[0]) & (data <= d[-1])
+        axis.plot(best[inside], data[inside], color="black", linewidth=1.2, linestyle="--")
+        error = 100 * float(np.sqrt(np.mean(law.residuals**2)))
+        figures.caption(axis, f"{plain(arch)}\n{law.n} runs, rms error {error:.2g} %")
+    said = "Fitted loss (contours, nats per token), runs, and the optimum N*(C), D*(C) (dashed)"
+    return figures.finish(figure, said)
+
+
+def figure_residuals(frame: RunTable, laws: Mapping[str, FittedLaw]) -> Figure:
+    """Residuals of the laws against N, D and C: what the form of the law does not hold."""
+    runs = clean(frame).frame
+    look = figures.looks(runs["arch"].unique())
+    figure, axes = figures.panels(1, 3, width=3.0, share_x="none", log="x")
+    names = {"params": PARAMS, "tokens": TOKENS, "flops": FLOPS}
+    for axis, (column, label) in zip(axes, names.items(), strict=True):
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_xlabel(label)
+        for arch, law in laws.items():
+            rows = law.residuals.index if len(laws) == 1 else runs.index[runs["arch"] == arch]
+            # A residual is ln of the prediction over the loss.
+            y = 100 * np.expm1(-law.residuals.to_numpy(float))
+            how: dict[str, Any] = {"color": look[arch].colour, "markersize": 3.5, "alpha": 0.75}
+            axis.plot(runs.loc[rows, column], y, look[arch].marker, label=plain(arch), **how)
+    bound = max(map(abs, axes[0].get_ylim()))
+    axes[0].set(ylim=(-bound, bound), ylabel="loss above the law (%)")
+    if len(laws) > 1:
+        handles = axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=FONT - 1)
+    total = sum(law.n for law in laws.values())
+    return figures.finish(
+        figure, f"Residuals of the fitted law, {total} runs; a trend is what the law misses"
+    )

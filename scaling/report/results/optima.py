@@ -1,38 +1,44 @@
-"""Compute-optimal models: isoFLOP parabolas, the envelope of curves, given optima, and all side by side."""
+"""Compute-optimal models: isoFLOP parabolas, the envelope of training curves, and optima that are given."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from mad.messages import counted
 from scaling.laws.envelopes import Envelope
 from scaling.laws.isoflops import IsoFlop
 from scaling.laws.law import Interval
+from scaling.laws.optima import OUTSIDE, grouped
 from scaling.laws.powerlaw import PowerLaw
 from scaling.laws.runs.cleaning import NotIdentified, Status
-from scaling.report.allocations import allocation, exponents, side_by_side
+from scaling.laws.runs.cleaning import Table as RunTable
+from scaling.report import figures
 from scaling.report.evidence import Evidence
-from scaling.report.figures.allocation import figure_allocation
-from scaling.report.figures.isoflops import figure_isoflop
+from scaling.report.figures import PARAMS, Label, plain
 from scaling.report.numbers import number, span, within
 from scaling.report.printing import brackets, intervals, records
+from scaling.report.results.allocation import allocation, exponents
 from scaling.report.section import Drawing, Listing, Section, Table, stacked
 
-# How far beyond the largest run the page looks, to show how little is known there.
-BEYOND = 100.0
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 SHARED = {True: "may share", False: "do not share", None: "cannot be told to share"}
+# Budgets that are named at the curves of a panel, so that they do not crowd.
+MOST_LABELS = 6
 
 
 def isoflop_section(arch: str, found: IsoFlop, targets: Sequence[float] = ()) -> Section:
     """Optima and exponents of approach 2, of one architecture."""
-    ends = found.intervals
     row = {
         "architecture": arch,
-        "exponent of N*": within(found.exponent, ends.get("exponent")),
-        "exponent of D*": within(found.tokens_exponent, ends.get("tokens_exponent")),
+        "exponent of N*": within(found.exponent, found.intervals.get("exponent")),
+        "exponent of D*": within(found.tokens_exponent, found.intervals.get("tokens_exponent")),
         "budgets used": f"{int(found.optima['used'].sum())} of {len(found.optima)}",
     }
     verdict = "{architecture}: N* grows as C to the {exponent of N*}, D* as C to the {exponent of D*}."
@@ -45,7 +51,7 @@ def isoflop_section(arch: str, found: IsoFlop, targets: Sequence[float] = ()) ->
         "d_exponent": found.tokens_exponent,
         "coefficient": found.coefficient,
         "tokens_coefficient": found.tokens_coefficient,
-        "intervals": intervals(ends),
+        "intervals": intervals(found.intervals),
         "optima": records(found.optima),
     }
     head = f"{arch}: parabolas of loss in ln N and ln D at each budget, {found.n} runs; {found.convention}"
@@ -70,13 +76,10 @@ def isoflops_section(known: Evidence) -> Section:
             f"({within(found.exponent, found.intervals.get('exponent'))}; F test p = "
             f"{number(found.sharing.p)})."
         )
-    names = ("params", "tokens", "loss")
-    optima = found.optima.drop(
-        columns=[*(f"{name}_{end}" for name in names for end in ("low", "high")), "budget"]
-    )
-    for name in names:
-        values = found.optima[[name, f"{name}_low", f"{name}_high"]]
-        optima[name] = [span(*row) for row in values.itertuples(index=False)]
+    optima = found.optima.drop(columns="budget")
+    for name in ("params", "tokens", "loss"):
+        low, high = optima.pop(f"{name}_low"), optima.pop(f"{name}_high")
+        optima[name] = list(map(span, optima[name], low, high))
     caption = (
         "Runs of equal compute, the parabola through them in ln N, and its vertex (star; hollow: not used)."
     )
@@ -118,43 +121,6 @@ def optima_section(arch: str, found: PowerLaw, lacking: int, targets: Sequence[f
     return Section(**_printed(head, data, {"N": (found.exponent, found.interval)}, at, warnings))
 
 
-def allocations_section(known: Evidence) -> Section:
-    """N* and D* by the approaches side by side."""
-    tables = []
-    for arch in known.archs:
-        mine = known.runs.of(arch)
-        if known.convention != "C as given":  # then FLOPs are derived again
-            mine = mine.only(mine.frame.drop(columns="flops"))
-        law = known.laws.get(arch)
-        try:
-            table = side_by_side(mine, at=known.target, law=law, budgets=known.budgets, **known.drawn)
-        except NotIdentified:
-            continue
-        table.insert(0, "architecture", arch)
-        tables.append(table.drop(columns="flops"))
-    if known.iso is None and not known.laws and not known.envelopes:
-        raise NotIdentified("Neither an isoFLOP power law nor a law of loss is identified; see above.")
-    caption = (
-        "Lines beyond the largest run are extrapolations: their bands hold only if the law does. An approach "
-        "that is absent could not be used."
-    )
-    far = {arch: law.at(BEYOND * known.target).intervals.get("params") for arch, law in known.laws.items()}
-    head = f"Three approaches, at {number(known.target)} FLOPs"
-    return Section(
-        verdicts=[f"{arch} at {found.allocation}." for arch, found in known.audits.items()],
-        notes=[
-            f"{arch} at {number(BEYOND)} times that compute: N* between {number(ends.low)} and "
-            f"{number(ends.high)}, if the law holds."
-            for arch, ends in far.items()
-            if ends
-        ],
-        tables=(Table(head, pd.concat(tables, ignore_index=True)),) if tables else (),
-        figures=(
-            Drawing("allocation", caption, lambda: figure_allocation(known.iso, known.laws, known.envelopes)),
-        ),
-    )
-
-
 def _printed(
     head: str,
     data: dict[str, Any],
@@ -181,3 +147,56 @@ def _printed(
         "text": ("\n".join(lines), *tables, Listing("warnings:", warnings)),
         "data": data | {"at": held, "warnings": list(warnings)},
     }
+
+
+def figure_isoflop(frame: RunTable, found: IsoFlop) -> Figure:
+    """Loss against N at each budget, parabolas, and optima with intervals; a panel per architecture."""
+    table = grouped(frame).frame
+    archs = sorted(table["arch"].unique())
+    look = figures.looks(archs)
+    figure, axes = figures.panel_each(len(archs), PARAMS, "loss L (nats per token)", log="x")
+    levels = sorted(table["budget"].unique())
+    labels: list[list[Label]] = []
+    for axis, arch in zip(axes, archs, strict=True):
+        mine, optima = table[table["arch"] == arch], found.optima[found.optima["arch"] == arch]
+        shades = {budget: _shade(look[arch].colour, i / len(levels)) for i, budget in enumerate(levels, 1)}
+        ends: list[Label] = []
+        for budget, group in mine.groupby("budget"):
+            axis.plot(group["params"], group["loss"], look[arch].marker, color=shades[budget], markersize=3.5)
+            last = group.loc[group["params"].idxmax()]
+            ends.append((number(budget), last["params"], last["loss"], shades[budget]))
+        for row in optima.itertuples():
+            _parabola(axis, row, mine.loc[mine["budget"] == row.budget, "params"], shades[row.budget])
+        labels.append(ends[::-1][:: -(-len(ends) // MOST_LABELS)])
+        used = f"{int(optima['used'].sum())} of {len(ends)} optima used"
+        figures.caption(axis, f"{plain(arch)}\n{len(mine)} runs, {used}")
+    # Room for labels at the right; an interval that has no end does not set the range.
+    smallest, largest = table["params"].min(), table["params"].max()
+    axes[0].set_xlim(smallest / 1.5, largest * (largest / smallest) ** 0.2)
+    for axis, ends in zip(axes, labels, strict=True):
+        figures.name_lines(axis, ends, aligned=False)
+    level = f"{100 * found.confidence:g} % interval"
+    return figures.finish(figure, f"Loss at equal compute (FLOPs at the curves); stars: optimum with {level}")
+
+
+def _parabola(axis: Axes, row: Any, sizes: pd.Series, shade: str) -> None:
+    if not np.isfinite(row.loss):
+        return
+    x = np.geomspace(sizes.min(), sizes.max(), 50)
+    axis.plot(x, row.loss + row.curvature / 2 * np.log(x / row.params) ** 2, color=shade, linewidth=1.0)
+    if row.flag == OUTSIDE:
+        return
+    if np.isfinite(row.params_low):
+        axis.plot([row.params_low, row.params_high], [row.loss] * 2, color="black", linewidth=0.9)
+        axis.plot([row.params] * 2, [row.loss_low, row.loss_high], color="black", linewidth=0.9)
+    how: dict[str, Any] = {"color": "black", "markersize": 7, "markeredgewidth": 0.7}
+    axis.plot(row.params, row.loss, "*", markerfacecolor="black" if row.used else "white", **how)
+
+
+def _shade(colour: str, share: float) -> str:
+    """The colour of an architecture, lighter for its smaller budgets."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    white = 0.55 * (1 - share)
+    r, g, b = (part + (1 - part) * white for part in to_rgb(colour))
+    return to_hex((r, g, b))

@@ -9,7 +9,7 @@ import pytest
 from scaling.laws.envelopes import envelope
 from scaling.laws.law import Law
 from scaling.laws.runs.cleaning import NotIdentified
-from scaling.report.allocations import side_by_side
+from scaling.report.results.allocation import side_by_side
 from tests.scaling.laws.designs import CHINCHILLA, FALLS_FAST, grid
 
 

@@ -19,7 +19,7 @@ import scaling
 from scaling.laws.law import Law
 from scaling.laws.runs.files import read_table
 from scaling.laws.runs.rows import ends, tidy
-from scaling.report.allocations import side_by_side
+from scaling.report.results.allocation import side_by_side
 
 LAW = Law(E=1.8, A=480.0, B=2080.0, alpha=0.35, beta=0.37)
 

@@ -14,14 +14,13 @@ from scaling.laws.fitting import FittedLaw, fit
 from scaling.laws.isoflops import IsoFlop, isoflop
 from scaling.laws.penalty import overtraining
 from scaling.laws.state import state_law
-from scaling.report.figures import labels, style
-from scaling.report.figures.allocation import figure_allocation
-from scaling.report.figures.frontiers import figure_frontiers
-from scaling.report.figures.isoflops import figure_isoflop
-from scaling.report.figures.loss import figure_residuals, figure_surface
-from scaling.report.figures.penalty import figure_overtraining
-from scaling.report.figures.relation import figure_relate
+from scaling.report import figures
 from scaling.report.numbers import number
+from scaling.report.results.allocation import figure_allocation
+from scaling.report.results.law import figure_residuals, figure_surface
+from scaling.report.results.optima import figure_isoflop
+from scaling.report.results.ratios import figure_frontiers, figure_overtraining
+from scaling.report.results.relation import figure_relate
 from scaling.scores.relation import relate
 from tests.scaling.report.simulated import scores, simulated
 
@@ -56,7 +55,7 @@ def drawn(iso: IsoFlop, laws: dict[str, FittedLaw]) -> dict[str, Figure]:
 
 @pytest.fixture(scope="module")
 def texts(drawn: dict[str, Figure]) -> dict[str, str]:
-    return {name: style.svg(figure, name=name) for name, figure in drawn.items()}
+    return {name: figures.svg(figure, name=name) for name, figure in drawn.items()}
 
 
 @pytest.mark.parametrize(
@@ -92,15 +91,15 @@ def test_text_stays_text_and_dollar_signs_are_no_mathematics(texts: dict[str, st
 def test_figures_are_equal_byte_by_byte_and_carry_no_date(
     iso: IsoFlop, texts: dict[str, str], tmp_path: Path
 ) -> None:
-    again = style.svg(figure_isoflop(RUNS, iso), name="isoflop")
+    again = figures.svg(figure_isoflop(RUNS, iso), name="isoflop")
     assert again == texts["isoflop"]
     assert "Date" not in again and "date" not in again and "Matplotlib" not in again
-    first, second = (style.save(figure_frontiers(iso), tmp_path / name) for name in ("a.png", "b.png"))
+    first, second = (figures.save(figure_frontiers(iso), tmp_path / name) for name in ("a.png", "b.png"))
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_one_architecture_has_one_colour_in_every_figure(texts: dict[str, str]) -> None:
-    look = style.looks(NAMES)
+    look = figures.looks(NAMES)
     assert len({item.colour for item in look.values()}) == len({item.marker for item in look.values()}) == 3
     for name in ("allocation", "surface", "residuals", "frontiers", "overtraining", "relate"):
         for item in look.values():
@@ -108,9 +107,9 @@ def test_one_architecture_has_one_colour_in_every_figure(texts: dict[str, str]) 
 
 
 def test_no_two_of_many_architectures_look_alike() -> None:
-    look = style.looks(f"arch {i}" for i in range(32))
+    look = figures.looks(f"arch {i}" for i in range(32))
     assert len(set(look.values())) == 32
-    assert style.looks(["b", "a"]) == style.looks(["a", "b", "a"])
+    assert figures.looks(["b", "a"]) == figures.looks(["a", "b", "a"])
 
 
 def test_labels_do_not_overlap_and_stay_in_the_figure(drawn: dict[str, Figure]) -> None:
@@ -147,7 +146,7 @@ def test_labels_do_not_overlap_and_stay_in_the_figure(drawn: dict[str, Figure]) 
 def test_one_architecture_is_enough(draw: Callable[..., Figure]) -> None:
     one = RUNS[RUNS["arch"] == "Alpha"].drop(columns="arch").reset_index(drop=True)
     found = isoflop(one, bootstrap=100)
-    assert "<svg" in style.svg(draw(one, found, {"all": fit(one, bootstrap=0)}))
+    assert "<svg" in figures.svg(draw(one, found, {"all": fit(one, bootstrap=0)}))
 
 
 def test_a_run_whose_loss_is_too_high_stands_above_the_line() -> None:
@@ -172,30 +171,30 @@ def test_an_optimum_that_is_not_used_is_hollow() -> None:
 
 
 def test_labels_are_moved_apart_and_no_further() -> None:
-    assert labels.spread([0.0, 1.0, 2.0], 0.5) == [0.0, 1.0, 2.0]
-    assert labels.spread([1.0, 1.0], 0.5) == [0.75, 1.25]
+    assert figures.spread([0.0, 1.0, 2.0], 0.5) == [0.0, 1.0, 2.0]
+    assert figures.spread([1.0, 1.0], 0.5) == [0.75, 1.25]
     rng = np.random.default_rng(0)
     for _ in range(20):
         given = rng.uniform(0, 1, 7)
-        found = np.array(labels.spread(given, 0.1))
+        found = np.array(figures.spread(given, 0.1))
         assert (np.diff(np.sort(found)) >= 0.1 - 1e-9).all()
         assert (found[np.argsort(given, kind="stable")] == np.sort(found)).all()
         assert found.mean() == pytest.approx(given.mean())
-    assert labels.spread([], 1.0) == []
+    assert figures.spread([], 1.0) == []
 
 
 def test_names_become_labels() -> None:
-    assert style.plain("a$b") == r"a\$b"
-    assert style.plain("\u6f22\n") == "??"
-    assert style.plain("x" * 50, 10) == "xxxxxxx..."
+    assert figures.plain("a$b") == r"a\$b"
+    assert figures.plain("\u6f22\n") == "??"
+    assert figures.plain("x" * 50, 10) == "xxxxxxx..."
     assert [number(x) for x in (1e18, 12345.0, 0.5, 3e-7)] == ["1e18", "1.23e4", "0.5", "3e-7"]
 
 
 def test_only_png_and_svg_are_written(iso: IsoFlop, tmp_path: Path) -> None:
     figure = figure_frontiers(iso)
     with pytest.raises(ValueError, match=r"'a.pdf' is neither .png nor .svg"):
-        style.save(figure, tmp_path / "a.pdf")
-    assert style.save(figure, tmp_path / "deep" / "a.svg").read_text("utf-8").startswith("<?xml")
+        figures.save(figure, tmp_path / "a.pdf")
+    assert figures.save(figure, tmp_path / "deep" / "a.svg").read_text("utf-8").startswith("<?xml")
 
 
 def test_nothing_to_draw_is_refused() -> None:

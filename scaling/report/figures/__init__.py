@@ -1,1 +1,0 @@
-"""Figures of results. Each can be read alone: axes carry units, titles n."""
