@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from mad.api import scores_of  # noqa: E402
 from mad.store import Store  # noqa: E402
 from mad.store.exchange import read_records  # noqa: E402
-from scaling.report.figures.style import finish, legend, looks, panels, save  # noqa: E402
+from scaling.report.figures import finish, legend, looks, panels, save  # noqa: E402
 
 RECORDS = ROOT / "results" / "quick.jsonl"
 FIGURE = ROOT / "docs" / "figures" / "quick.svg"

@@ -1,1 +1,1 @@
-"""The commands of `mad scaling`, one per file. Heavy imports stay inside them."""
+"""The commands of `mad scaling`: of studies, and of laws. Heavy imports stay inside them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,15 +64,15 @@ def read_scores(
     """Synthetic scores by architecture: of a CSV, else of the store's leaderboard; rows of `where`."""
     if csv is not None:
         frame = read_table(csv)
-        return frame if where is None else chosen(frame, where)
-    from mad.api import leaderboard
+    else:
+        from mad.api import leaderboard
 
-    frame = leaderboard(suite=suite, protocol=protocol, store=store)
-    if frame.empty:
-        raise ValueError(
-            f"the store holds no scores of suite {suite!r}; run `mad bench` on the architectures first, or "
-            "give a CSV with --scores"
-        )
+        frame = leaderboard(suite=suite, protocol=protocol, store=store)
+        if frame.empty:
+            raise ValueError(
+                f"the store holds no scores of suite {suite!r}; run `mad bench` on the architectures first, "
+                "or give a CSV with --scores"
+            )
     return frame if where is None else chosen(frame, where)
 
 
@@ -109,15 +110,13 @@ def _refusal(row: pd.DataFrame) -> str:
     return ""
 
 
-def numbers(text: str, what: str) -> list[float]:
+def numbers(text: str, what: str) -> tuple[float, ...]:
     """'1e12,3e12' as numbers above 0."""
-    found = []
-    for word in text.split(","):
-        try:
-            value = float(word)
-        except ValueError:
-            value = 0.0
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{what} {word.strip()!r} is not a number above 0; write them as 1e12,3e12,1e13")
-        found.append(value)
-    return found
+    return tuple(_number(word.strip(), what) for word in text.split(","))
+
+
+def _number(word: str, what: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(word)) < float("inf"):
+            return value
+    raise ValueError(f"{what} {word!r} is not a number above 0; write them as 1e12,3e12,1e13")

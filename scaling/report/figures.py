@@ -138,6 +138,12 @@ def caption(axis: Axes, text: str) -> None:
     axis.set_title(text, loc="left", fontsize=FONT)
 
 
+def legend(figure: Figure, axis: Axes) -> None:
+    """Names below the panels, where lines cannot carry them."""
+    handles = axis.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=FONT - 1)
+
+
 def band(axis: Axes, look: Look, x: Any, y: Any, low: Any, high: Any) -> None:
     """A line and the band of its intervals."""
     axis.plot(x, y, look.dash, color=look.colour, linewidth=1.3)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -37,22 +38,42 @@ def _block(block: str | Table | Listing) -> str:
 
 def table(frame: pd.DataFrame) -> str:
     """A frame as aligned text; intervals from columns NAME_low and NAME_high stand behind NAME."""
-    names = [str(name) for name in frame.columns]
+    names = list(map(str, frame.columns))
     ends = {
-        i: (names.index(f"{name}_low"), names.index(f"{name}_high"))
-        for i, name in enumerate(names)
+        name: (names.index(f"{name}_low"), names.index(f"{name}_high"))
+        for name in names
         if {f"{name}_low", f"{name}_high"} <= set(names)
     }
-    kept = [i for i in range(len(names)) if i not in {end for pair in ends.values() for end in pair}]
-    rows = []
+    kept = [i for i in range(len(names)) if i not in itertools.chain(*ends.values())]
+    rows = [[names[i].replace("_", " ") for i in kept]]
     for row in frame.astype(object).itertuples(index=False, name=None):
-        cells = []
-        for i in kept:
-            low, high = (row[end] for end in ends[i]) if i in ends else (None, None)
-            between = f" [{_number(low)}, {_number(high)}]" if pd.notna(low) and pd.notna(high) else ""
-            cells.append(_number(row[i]) + between)
-        rows.append(cells)
-    return _columns([names[i].replace("_", " ") for i in kept], rows)
+        rows.append([_cell(row[i], *(row[end] for end in ends.get(names[i], ()))) for i in kept])
+    columns = [_aligned(list(map(printable, column))) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
+
+
+def _aligned(column: list[str]) -> list[str]:
+    """Cells of one width: numbers to the right, words to the left."""
+    width, right = max(map(len, column)), all(map(_is_number, column[1:]))
+    return [cell.rjust(width) if right else cell.ljust(width) for cell in column]
+
+
+def _cell(value: object, low: object = None, high: object = None) -> str:
+    """Four digits of a float and of the ends of its interval; a dash for what is missing."""
+    if pd.notna(low) and pd.notna(high):
+        return f"{_cell(value)} [{_cell(low)}, {_cell(high)}]"
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+def _is_number(text: str) -> bool:
+    word = text.split(" ")[0]
+    try:
+        float(word)
+    except ValueError:
+        return word in ("", "-")
+    return True
 
 
 def listing(heading: str, sentences: Iterable[str]) -> str:
@@ -84,36 +105,6 @@ def records(frame: pd.DataFrame | None) -> list[dict[str, Any]]:
 
 def brackets(interval: Interval | None) -> str:
     """An interval; what has no draws has none."""
-    known = interval is not None and not math.isnan(interval.low)
-    return f"[{interval.low:.4g}, {interval.high:.4g}]" if interval and known else ""
-
-
-def _columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells in aligned columns: numbers to the right, words to the left."""
-    cells = [list(map(printable, row)) for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [all(map(_is_number, column[1:])) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
-    return "\n".join(lines)
-
-
-def _number(value: object) -> str:
-    """Four digits of a float; a dash for what is missing."""
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4g}"
-    return "-" if value is None else str(value)
-
-
-def _is_number(text: str) -> bool:
-    word = text.split(" ")[0]
-    try:
-        float(word)
-    except ValueError:
-        return word in ("", "-")
-    return True
+    if interval is None or math.isnan(interval.low):
+        return ""
+    return f"[{interval.low:.4g}, {interval.high:.4g}]"

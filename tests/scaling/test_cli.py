@@ -22,6 +22,7 @@ from scaling.cli import app
 from scaling.commands.reading import read
 from scaling.laws.law import Law
 from scaling.study.plan import read as read_plan
+from tests.scaling.report.simulated import isoflops
 from tests.scaling.study.fake_training import Training
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,15 +36,7 @@ LAWS = {
 
 def table(noise: float = 0.001) -> pd.DataFrame:
     """Isoflop runs of three architectures at four budgets, six sizes each."""
-    rng, rows = np.random.default_rng(0), []
-    for arch, law in LAWS.items():
-        for budget in (1e18, 1e19, 1e20, 1e21):
-            for factor in np.geomspace(1 / 3, 3, 6):
-                n = float(law.n_opt(budget)) * factor
-                d = budget / 6 / n
-                loss = float(law.loss(n, d)) * np.exp(noise * rng.standard_normal())
-                rows.append((arch, n, d, budget, loss, 100 * n**0.5))
-    return pd.DataFrame(rows, columns=["arch", "params", "tokens", "budget", "loss", "state"])
+    return isoflops(LAWS, (1e18, 1e19, 1e20, 1e21), factor=3, sizes=6, noise=noise)
 
 
 @pytest.fixture

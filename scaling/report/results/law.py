@@ -246,8 +246,7 @@ def figure_residuals(frame: RunTable, laws: Mapping[str, FittedLaw]) -> Figure:
     bound = max(map(abs, axes[0].get_ylim()))
     axes[0].set(ylim=(-bound, bound), ylabel="loss above the law (%)")
     if len(laws) > 1:
-        handles = axes[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=FONT - 1)
+        figures.legend(figure, axes[0])
     total = sum(law.n for law in laws.values())
     return figures.finish(
         figure, f"Residuals of the fitted law, {total} runs; a trend is what the law misses"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,21 +23,14 @@ NAMES = ("Alpha", "Beta", NASTY)
 VOID = {"meta", "br"}
 
 
+def page_of(runs: pd.DataFrame, folder: Path, **how: Any) -> str:
+    return write(runs, folder / "page.html", bootstrap=100, **how).read_text("utf-8")
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("report")
-    path = write(
-        simulated(NAMES),
-        folder / "page.html",
-        scores=scores(NAMES),
-        figures=folder / "figures",
-        bootstrap=100,
-    )
-    return path.read_text("utf-8"), folder
-
-
-def without_figures(text: str) -> str:
-    return re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+    return page_of(simulated(NAMES), folder, scores=scores(NAMES), figures=folder / "figures"), folder
 
 
 class Balanced(html.parser.HTMLParser):
@@ -80,7 +74,7 @@ def test_names_are_escaped_everywhere(report: tuple[str, Path]) -> None:
 
 
 def test_verdicts_come_first_and_lead_to_their_parts(report: tuple[str, Path]) -> None:
-    text = without_figures(report[0])
+    text = re.sub(r"<svg.*?</svg>", "", report[0], flags=re.DOTALL)
     first = text[text.index('id="verdicts"') : text.index("<section")]
     for part in ("isoflop", "laws", "allocation", "compare", "state", "overtraining", "relate"):
         assert f'<a href="#{part}">' in first and f'<section id="{part}">' in text, part
@@ -92,16 +86,7 @@ def test_verdicts_come_first_and_lead_to_their_parts(report: tuple[str, Path]) -
 
 def test_figures_stand_beside_the_page_as_png_and_svg(report: tuple[str, Path]) -> None:
     names = {path.name for path in (report[1] / "figures").iterdir()}
-    figures = (
-        "isoflop",
-        "surface",
-        "residuals",
-        "allocation",
-        "frontiers",
-        "states",
-        "overtraining",
-        "relate",
-    )
+    figures = "isoflop surface residuals allocation frontiers states overtraining relate".split()
     assert names == {f"{name}.{ending}" for name in figures for ending in ("png", "svg")}
     assert (report[1] / "figures" / "relate.png").read_bytes().startswith(b"\x89PNG")
     assert report[0].count("<svg") == len(figures)
@@ -110,14 +95,12 @@ def test_figures_stand_beside_the_page_as_png_and_svg(report: tuple[str, Path]) 
 
 def test_equal_input_makes_an_equal_page(tmp_path: Path) -> None:
     runs = simulated(("Alpha",)).drop(columns="state")
-    first = write(runs, tmp_path / "first.html", bootstrap=100).read_text("utf-8")
-    again = write(runs, tmp_path / "again.html", bootstrap=100).read_text("utf-8")
-    assert again == first
+    assert page_of(runs, tmp_path) == page_of(runs, tmp_path)
 
 
 def test_what_is_not_identified_stands_as_the_reason(tmp_path: Path) -> None:
     runs = simulated(("Alpha",)).iloc[:4].drop(columns="state")
-    text = write(runs, tmp_path / "page.html", bootstrap=100).read_text("utf-8")
+    text = page_of(runs, tmp_path)
     verdicts = text[text.index('id="verdicts"') : text.index("<section")]
     for reason in (
         "IsoFLOP optima</a>: not shown: a power law of the optimum needs two budgets",
@@ -131,12 +114,7 @@ def test_what_is_not_identified_stands_as_the_reason(tmp_path: Path) -> None:
 
 
 def test_scores_of_other_architectures_are_a_reason_too(tmp_path: Path) -> None:
-    text = write(
-        simulated(("Alpha",)).iloc[:4],
-        tmp_path / "page.html",
-        scores=scores(("X1", "X2", "X3")),
-        bootstrap=100,
-    ).read_text("utf-8")
+    text = page_of(simulated(("Alpha",)).iloc[:4], tmp_path, scores=scores(("X1", "X2", "X3")))
     assert "Synthetic scores</a>: not shown: 0 architectures are in both tables" in text
 
 
@@ -150,10 +128,7 @@ def test_bad_tables_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
 
 def test_runs_without_curves_make_a_page(tmp_path: Path) -> None:
     empty = pd.DataFrame(columns=["run", "step", "arch", "params", "tokens", "flops", "loss", "lr"])
-    text = write(simulated(("Alpha",)), tmp_path / "page.html", curves=empty, bootstrap=100).read_text(
-        "utf-8"
-    )
-    assert "15 runs of 1 architecture" in text
+    assert "15 runs of 1 architecture" in page_of(simulated(("Alpha",)), tmp_path, curves=empty)
 
 
 def test_training_curves_add_the_envelope(tmp_path: Path) -> None:
@@ -163,7 +138,7 @@ def test_training_curves_add_the_envelope(tmp_path: Path) -> None:
         for d in np.geomspace(2 * n, 2000 * n, 12):
             rows.append(("Alpha", run, n, d, float(law.loss(n, d))))
     curves = pd.DataFrame(rows, columns=["arch", "run", "params", "tokens", "loss"])
-    text = write(curves, tmp_path / "page.html", bootstrap=100).read_text("utf-8")
+    text = page_of(curves, tmp_path)
     assert "Approach 1: envelope of all runs" in text
     assert "8 runs of 1 architecture" in text
 
@@ -176,7 +151,7 @@ def test_a_page_of_no_results_is_a_page() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (float("nan"), "-"),
+        (np.nan, "-"),
         (None, "-"),
         (True, "yes"),
         (3.0, "3"),

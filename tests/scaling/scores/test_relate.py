@@ -15,8 +15,9 @@ from scaling.laws.law import Law
 from scaling.laws.runs.cleaning import NotIdentified
 from scaling.report.printing import writer
 from scaling.report.results.relation import relation_section
-from scaling.scores.relation import Relation, relate
+from scaling.scores.relation import COEFFICIENTS, Relation, relate
 from tests.scaling.laws.designs import grid
+from tests.scaling.report.simulated import isoflops
 
 TASKS = {
     "in_context_recall": "in-context-recall",
@@ -191,20 +192,9 @@ def test_baselines_stand_beside_the_scores() -> None:
 
 def test_order_of_rows_and_unit_of_scores_do_not_matter() -> None:
     shuffled = MAD.sample(frac=1, random_state=3)
-    numbers = list(TASKS)
-    for other in (shuffled, MAD.assign(**(MAD[numbers] / 100))):
+    columns = ["predictor", "n", *COEFFICIENTS, "p", "p_two_sided", "loo_rmse", "ceiling"]
+    for other in (shuffled, MAD.assign(**(MAD[list(TASKS)] / 100))):
         mine, its = given(MAD), given(other)
-        columns = [
-            "predictor",
-            "n",
-            "pearson",
-            "spearman",
-            "kendall",
-            "p",
-            "p_two_sided",
-            "loo_rmse",
-            "ceiling",
-        ]
         pd.testing.assert_frame_equal(mine.table[columns], its.table[columns])
         pd.testing.assert_frame_equal(mine.pairs.sort_index(), its.pairs.sort_index())
 
@@ -265,15 +255,8 @@ SCORES = pd.DataFrame({"arch": list(LAWS), "mad": [0.80, 0.75, 0.74, 0.60]})
 
 
 def simulated(budgets: tuple[float, ...] = (1e18, 3e18, 1e19), noise: float = 0.0) -> pd.DataFrame:
-    """IsoFLOP runs of four architectures around their optima; states that grow with the square root of N."""
-    rng, rows = np.random.default_rng(0), []
-    for k, (name, law) in enumerate(LAWS.items()):
-        for c in budgets:
-            for factor in np.geomspace(0.7, 1 / 0.7, 5):
-                n = float(law.n_opt(c)) * factor
-                loss = float(law.loss(n, c / (6 * n))) * np.exp(noise * rng.normal())
-                rows.append((name, n, c / (6 * n), loss, (1 + k) * np.sqrt(n)))
-    return pd.DataFrame(rows, columns=["arch", "params", "tokens", "loss", "state"])
+    """IsoFLOP runs of four architectures close to their optima."""
+    return isoflops(LAWS, budgets, factor=1 / 0.7, sizes=5, noise=noise).drop(columns="budget")
 
 
 def test_compute_optimal_perplexity_is_that_of_the_law_behind_the_runs() -> None:
