@@ -23,9 +23,10 @@ import synthetic_tasks  # noqa: E402
 from architectures.files import whole_file  # noqa: E402
 from architectures.grammar import index  # noqa: E402
 from mad.board.columns import columns  # noqa: E402
+from mad.data.protocol import SUITES  # noqa: E402
 
 # Pages with marked tables in them.
-MARKED = ("architecture", "performance", "protocol", "scaling", "scaling-study")
+MARKED = ("architecture", "performance", "protocol", "scaling", "scaling-study", "tour")
 TITLES = {"time": "Time mixers", "channel": "Channel mixers", "stream": "Around layers"}
 INTRODUCTION = """# Layers
 
@@ -214,6 +215,15 @@ def board() -> str:
     return table(["column", "heading", "what it says"], rows)
 
 
+def suites() -> str:
+    """Every suite, what it runs and how often it trains an architecture."""
+    rows = []
+    for suite in SUITES.values():
+        runs = suite.seeds * sum(len(setting.grid) for setting in suite.settings)
+        rows.append([f"`{suite.name}`", suite.about, str(runs)])
+    return table(["suite", "what it runs", "runs per architecture"], rows)
+
+
 # What follows is of the two-core study.
 
 
@@ -315,6 +325,7 @@ TABLES = {
     **{f.__name__: f for f in (rooms, steps, kernel, memory, decode, published, fitting, coverage)},
     **{f.__name__: f for f in (optima, exponents, laws, ratios, verdicts, scores, related, entropy)},
     "columns": board,
+    "suites": suites,
 }
 
 

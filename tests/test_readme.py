@@ -80,7 +80,7 @@ def test_every_suite_and_command_is_named() -> None:
 
     from mad.cli import app
 
-    assert all(f"`{name}`" in README for name in SUITES)
+    assert all(f"`{name}`" in PAGES for name in SUITES)
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert all(f"mad {name}" in README for name in commands)
 

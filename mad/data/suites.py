@@ -83,7 +83,7 @@ SUITES: dict[str, dict[str, Any]] = {
     },
     "mad-2024": {
         "version": 1,
-        "about": "all 66 settings of arXiv:2403.17844 x 6 grid points = 396 runs an architecture",
+        "about": "all 66 settings of arXiv:2403.17844 at six grid points: the published protocol",
         "dim": 128,
         "seeds": 1,
         "settings": [setting for name in VARIED for setting in _published(name)],

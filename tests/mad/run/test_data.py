@@ -17,12 +17,8 @@ from mad.run.sweep import Group, plan
 from synthetic_tasks.task import SPLITS
 
 CPU = torch.device("cpu")
-NAMES = synthetic_tasks.names()
-
-
-def task(name: str = "in-context-recall") -> synthetic_tasks.Task:
-    (found,) = [s for s in get_suite("smoke").settings if s.task.startswith(f"{name}[")]
-    return found.resolve(get_protocol("sound"))
+TASKS = {task.name: task for s in get_suite("smoke").settings for task in [s.resolve(get_protocol("sound"))]}
+NAMES = sorted(TASKS)
 
 
 def epochs(seed: int, rows: int, batch_size: int, count: int) -> list[list[Tensor]]:
@@ -74,7 +70,7 @@ def test_the_order_of_the_first_epoch_is_what_it_was() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_training_data_differ_between_seeds_and_held_out_data_do_not(name: str) -> None:
     def drawn(seed: int, split: str) -> Tensor:
-        return load(task(name), seed=seed, split=split, rows=40, device=CPU).inputs
+        return load(TASKS[name], seed=seed, split=split, rows=40, device=CPU).inputs
 
     assert not drawn(0, "train").equal(drawn(1, "train"))
     assert drawn(0, "train").equal(drawn(0, "train"))
@@ -93,12 +89,12 @@ def test_the_protocol_fixes_the_held_out_data_for_every_seed_and_architecture(sp
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_was_drawn_is_what_is_on_the_device(name: str) -> None:
-    split = load(task(name), seed=5, split="test", rows=9, device=CPU)
-    drawn = task(name).draw(5, "test", 9)
+    split = load(TASKS[name], seed=5, split="test", rows=9, device=CPU)
+    drawn = TASKS[name].draw(5, "test", 9)
     assert split.inputs.tolist() == drawn.inputs.tolist() == split.drawn.inputs.tolist()
     assert split.targets.tolist() == drawn.targets.tolist() == split.drawn.targets.tolist()
     assert split.inputs.dtype == split.targets.dtype == torch.int64
-    assert load(task(name), seed=5, split="test", rows=9, device=torch.device("meta")).inputs.is_meta
+    assert load(TASKS[name], seed=5, split="test", rows=9, device=torch.device("meta")).inputs.is_meta
 
 
 @pytest.mark.parametrize(
