@@ -65,7 +65,7 @@ def fit(
     """Fit scaling laws, each architecture its own, by three approaches, with intervals and verdicts."""
     from scaling.commands.reading import numbers, read
     from scaling.report.approaches import Request, fitted
-    from scaling.report.printing import writer
+    from scaling.report.section import writer
 
     frame, curves = read(runs, store, study=study, by=by, where=where, columns=columns)
     how = {"form": form, "objective": objective, "delta": delta, "resample": resample, "repeats": repeats}
@@ -100,8 +100,8 @@ def compare(
 ) -> None:
     """Perplexity of architectures at equal compute, and the penalty off the optimum, with intervals."""
     from scaling.commands.reading import numbers, read
-    from scaling.report.printing import writer
     from scaling.report.results.ratios import compared
+    from scaling.report.section import writer
 
     frame, _ = read(runs, store, study=study, by=by, where=where, columns=columns)
     nominal, write = numbers(budgets, "budget") if budgets else None, writer(format)
@@ -129,8 +129,8 @@ def relate(
 ) -> None:
     """Do the synthetic scores predict the perplexity? Correlations with exact p, and what n allows to say."""
     from scaling.commands.reading import read, read_scores
-    from scaling.report.printing import writer
     from scaling.report.results.relation import relation_section
+    from scaling.report.section import writer
     from scaling.scores import relation
 
     frame, _ = read(runs, None if runs else store, study=study, by=by, where=where, columns=columns)

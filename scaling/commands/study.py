@@ -52,7 +52,7 @@ def plan(
 
     from scaling.commands.reading import numbers
     from scaling.lm.corpus import load
-    from scaling.report.printing import table
+    from scaling.report.section import Table
     from scaling.study.layout import plan as make
     from scaling.study.timing import seconds_per_step
 
@@ -97,7 +97,7 @@ def plan(
     sizes_of = pd.DataFrame(rows, columns=["architecture", "FLOPs", "parameters"])
     where = (f" --corpus {corpus}" if Path(corpus).is_file() else "") + " --allow-code" * bool(made.code)
     say(
-        f"{made.summary()}\n\n{table(sizes_of)}\n\n"
+        f"{made.summary()}\n\n{Table('', sizes_of)}\n\n"
         f"written to {out}; train it with: mad scaling train {out}{where}"
     )
 
@@ -122,7 +122,7 @@ def train(
     """Train the runs of a plan that the store lacks: learning rates first, then the grid. Resumes."""
     from mad.store import Store
     from scaling.lm.corpus import load
-    from scaling.report.printing import listing, table
+    from scaling.report.section import Listing, Table
     from scaling.study import run
     from scaling.study.plan import read
 
@@ -147,8 +147,8 @@ def train(
             max_hours=max_hours,
             loggers=tuple(listed(loggers) or ()),
         )
-    say(table(frame[["arch", "budget", "params", "tokens", "lr", "loss", "status"]]))
-    problems = listing("\nto be looked at:", frame.attrs["problems"])
+    say(str(Table("", frame[["arch", "budget", "params", "tokens", "lr", "loss", "status"]])))
+    problems = Listing("\nto be looked at:", frame.attrs["problems"])
     where = f" --store {store}" if store else ""
     say(f"{problems}\n\nfit them with: mad scaling fit --study {made.id}{where}".lstrip("\n"))
     if len(frame) < len(made.runs):

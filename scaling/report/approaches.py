@@ -85,11 +85,10 @@ def fitted(frame: Table, asked: Request, *, curves: Table | None = None) -> Sect
 def _answers(table: Runs, curves: Runs | None, asked: Request) -> Iterator[tuple[str, str, Section]]:
     """Each with its architecture and approach."""
     names = ("law", "isoflop", "envelope") if asked.approach == "all" else (asked.approach,)
-    if not len(table):
+    if not table:
         raise ValueError("there are no runs; name a table, or train some with `mad scaling train`")
-    train = _trained(table, asked)
+    train = rows = _trained(table, asked)
     held_out = table.only(table.frame.drop(index=train.frame.index))
-    rows = train
     if asked.how.get("resample") == "run" and curves is not None:
         rows = _trained(curves, asked)
     for arch in train.frame["arch"].unique():

@@ -32,7 +32,6 @@ DASHES = ("-", "--", ":", "-.")
 GREY = "#666666"
 PARAMS, TOKENS, FLOPS = "parameters N", "training tokens D", "training FLOPs C"
 PPL = "perplexity exp(L)"
-LONGEST = 34
 FONT = 9.0
 # Beyond Latin, Greek and Cyrillic letters the font that comes with matplotlib has gaps.
 UNREADABLE = re.compile(r"[^\x20-\x7e\xa0-\u024f\u0370-\u052f]")
@@ -166,17 +165,16 @@ def name_points(axis: Axes, names: Sequence[Label]) -> None:
         spots = spread([places[i][1] for i in here], 0.052)
         for i, spot in zip(here, spots, strict=True):
             name, x, y, colour = names[i]
+            line = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
             axis.annotate(
                 plain(name, 26),
                 (x, y),
                 xytext=(places[i][0] + (0.03 if left else -0.03), spot),
                 textcoords="axes fraction",
-                fontsize=FONT - 2,
-                color=colour,
-                va="center",
                 ha="left" if left else "right",
-                arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2},
+                arrowprops=line,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.3},
+                **_small(colour),
             )
 
 
@@ -186,8 +184,8 @@ def name_lines(axis: Axes, names: Sequence[Label], *, aligned: bool = True) -> N
     right = max((x for x, _ in places), default=1.0) + 0.025
     spots = spread([y for _, y in places], 0.06 if aligned else 0.055)
     for (name, _, _, colour), (x, _), y in zip(names, places, spots, strict=True):
-        how: dict[str, Any] = {"fontsize": FONT - 2, "color": colour, "va": "center"}
-        axis.text(right if aligned else x + 0.02, y, plain(name, 22), transform=axis.transAxes, **how)
+        x = right if aligned else x + 0.02
+        axis.text(x, y, plain(name, 22), transform=axis.transAxes, **_small(colour))
 
 
 def spread(positions: Iterable[float], least: float) -> list[float]:
@@ -199,6 +197,10 @@ def spread(positions: Iterable[float], least: float) -> list[float]:
     return list(map(float, given))
 
 
+def _small(colour: str) -> dict[str, Any]:
+    return {"fontsize": FONT - 2, "color": colour, "va": "center"}
+
+
 def _places(axis: Axes, names: Sequence[Label]) -> list[tuple[float, float]]:
     """The points in shares of the panel, once the limits that drawing would set are set."""
     axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())
@@ -206,7 +208,7 @@ def _places(axis: Axes, names: Sequence[Label]) -> list[tuple[float, float]]:
     return [tuple(map(float, to_axes.transform((x, y)))) for _, x, y, _ in names]  # type: ignore[misc]
 
 
-def plain(name: object, longest: int = LONGEST) -> str:
+def plain(name: object, longest: int = 34) -> str:
     """A name as a label: no mathematics by a dollar sign, nothing that the font lacks, not too long."""
     text = UNREADABLE.sub("?", str(name))
     return (text if len(text) <= longest else f"{text[: longest - 3]}...").replace("$", r"\$")

@@ -1,8 +1,13 @@
-"""Numbers as figures, pages and sentences write them."""
+"""Numbers and intervals as figures, pages, sentences and JSON write them."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
 
 from scaling.laws.law import Interval
 
@@ -34,3 +39,20 @@ def span(value: float, low: float | None, high: float | None) -> str:
 def within(value: float, interval: Interval | None) -> str:
     """The same of an interval."""
     return span(value, interval.low if interval else None, interval.high if interval else None)
+
+
+def brackets(interval: Interval | None) -> str:
+    """An interval; what has no draws has none."""
+    if interval is None or math.isnan(interval.low):
+        return ""
+    return f"[{interval.low:.4g}, {interval.high:.4g}]"
+
+
+def intervals(found: Mapping[str, Interval]) -> dict[str, list[float]]:
+    """Intervals as JSON holds them; what has no draws has none."""
+    return {name: [end.low, end.high] for name, end in found.items() if not math.isnan(end.low)}
+
+
+def records(frame: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Rows as JSON holds them: what is missing is null."""
+    return [] if frame is None else list(json.loads(frame.to_json(orient="records", double_precision=15)))

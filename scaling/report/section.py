@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mad.messages import printable
 from scaling.laws.runs.cleaning import NotIdentified
 from scaling.laws.runs.doubts import SERIOUS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,45 @@ class Table:
     caption: str
     frame: pd.DataFrame
 
+    def __str__(self) -> str:
+        """The caption and aligned columns."""
+        names = list(map(str, self.frame.columns))
+        ends = {
+            name: (names.index(f"{name}_low"), names.index(f"{name}_high"))
+            for name in names
+            if {f"{name}_low", f"{name}_high"} <= set(names)
+        }
+        kept = [i for i in range(len(names)) if i not in itertools.chain(*ends.values())]
+        rows = [[names[i].replace("_", " ") for i in kept]]
+        for row in self.frame.astype(object).itertuples(index=False, name=None):
+            rows.append([_cell(row[i], *(row[end] for end in ends.get(names[i], ()))) for i in kept])
+        columns = [_aligned(list(map(printable, column))) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+        return "\n".join([self.caption, *lines] if self.caption else lines)
+
+
+def _cell(value: object, low: object = None, high: object = None) -> str:
+    if pd.notna(low) and pd.notna(high):
+        return f"{_cell(value)} [{_cell(low)}, {_cell(high)}]"
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+def _aligned(column: list[str]) -> list[str]:
+    """Cells of one width: numbers to the right, words to the left."""
+    width, right = max(map(len, column)), all(map(_is_number, column[1:]))
+    return [cell.rjust(width) if right else cell.ljust(width) for cell in column]
+
+
+def _is_number(text: str) -> bool:
+    word = text.split(" ")[0]
+    try:
+        float(word)
+    except ValueError:
+        return word in ("", "-")
+    return True
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -30,6 +76,13 @@ class Listing:
 
     heading: str
     sentences: Sequence[str]
+
+    def __str__(self) -> str:
+        wrapped = [
+            textwrap.fill(str(sentence), WIDTH, initial_indent="- ", subsequent_indent="  ")
+            for sentence in dict.fromkeys(self.sentences)
+        ]
+        return printable("\n".join([self.heading, *wrapped]), lines=True) if wrapped else ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +105,7 @@ class Section:
     name      its anchor on a page, [a-z-]
     verdicts  sentences that stand on top of the page too
     notes     further sentences
-    text      what a command prints, in order
+    text      what a command prints, in order, with a blank line between them
     data      what a command prints as JSON
     why       why there is no result, in place of all else
     """
@@ -67,16 +120,26 @@ class Section:
     data: Any = None
     why: str = ""
 
+    def as_text(self) -> str:
+        return "\n\n".join(filter(None, map(str, self.text)))
+
+    def as_json(self) -> str:
+        """A number that JSON has no word for is refused."""
+        return json.dumps(self.data, indent=1, allow_nan=False)
+
+
+def writer(format: str) -> Callable[[Section], str]:
+    """What writes a section as "text" or "json"."""
+    formats = {"text": Section.as_text, "json": Section.as_json}
+    if format not in formats:
+        raise ValueError(f"format {format!r} is not one of {', '.join(formats)}")
+    return formats[format]
+
 
 def unidentified(title: str, error: NotIdentified, name: str = "") -> Section:
     """The reason in the place of a result."""
-    return Section(
-        name=name,
-        title=title,
-        text=(f"{title}: not identified: {error}",),
-        data={"status": "not identified", "reason": str(error)},
-        why=str(error),
-    )
+    said, data = f"{title}: not identified: {error}", {"status": "not identified", "reason": str(error)}
+    return Section(name=name, title=title, text=(said,), data=data, why=str(error))
 
 
 def stacked(parts: Sequence[Section]) -> tuple[Table, ...]:

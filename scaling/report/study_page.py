@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,6 @@ def write(
     *,
     scores: pd.DataFrame | None = None,
     title: str = "Scaling laws",
-    classes: Mapping[str, str] | None = None,
     figures: str | Path | None = None,
     force: bool = True,
     **how: Any,
@@ -45,7 +44,6 @@ def write(
     """Write the page for a table of runs (`scaling.laws.runs`) to `out`; equal input makes equal files.
 
     scores   synthetic scores by architecture, as `relate` reads them; without them that part says so
-    classes  of the architectures, as in `relate`
     figures  a folder for every figure as PNG and SVG
     force    whether files that exist are replaced; False refuses them, before anything is written
     how      what `Evidence` takes: curves, repeats, budget, budgets, bootstrap, confidence, seed
@@ -70,7 +68,7 @@ def write(
             ("multipliers", "Compute multipliers", _multipliers),
             ("state", "Architectures at equal state", _state),
             ("overtraining", "Training off the optimum", _penalties),
-            ("relate", "Synthetic scores", lambda known: _relation(known, scores, classes)),
+            ("relate", "Synthetic scores", lambda known: _relation(known, scores)),
             ("limits", "What these runs can and cannot show", limits_section),
         )
     ]
@@ -127,13 +125,13 @@ def _penalties(known: Evidence) -> Section:
     return _sentences(penalty_section(overtraining(known.groups, **known.drawn)))
 
 
-def _relation(known: Evidence, scores: pd.DataFrame | None, classes: Mapping[str, str] | None) -> Section:
+def _relation(known: Evidence, scores: pd.DataFrame | None) -> Section:
     if scores is None:
         raise NotIdentified(
             "no scores were given; give a leaderboard or a table of scores to relate them to these runs"
         )
     try:
-        found = relate(scores, known.groups, budget=known.budget, classes=classes, **known.drawn)
+        found = relate(scores, known.groups, budget=known.budget, **known.drawn)
     except ValueError as error:
         # Both tables were read before: what is left is that they do not meet, a fact that the page states.
         raise NotIdentified(str(error)) from None

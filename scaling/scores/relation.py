@@ -148,11 +148,7 @@ def _labels(read: ScoreTable, column: str, given: Mapping[str, str] | None) -> d
 
 
 def _pairs(
-    read: ScoreTable,
-    goal: Target,
-    matched: dict[str, str],
-    classes: dict[str, str],
-    families: dict[str, str],
+    read: ScoreTable, goal: Target, matched: dict[str, str], classes: dict[str, str], families: dict[str, str]
 ) -> pd.DataFrame:
     if len(matched) < 3:
         both, runs = ", ".join(matched) or "none", ", ".join(map(str, goal.frame.index))

@@ -24,7 +24,6 @@ from scaling.laws.runs.columns import flat, folded, is_blank, rows_text
 NAMES = ("arch", "architecture", "model")
 NAMED = (*NAMES, "class", "family", "params", "spec", "given", "missing")
 MEAN = "mean"
-MEANS = ("mad", "average", "mean")
 TASKS = (
     "in-context-recall",
     "fuzzy-in-context-recall",
@@ -41,7 +40,8 @@ ALIASES = {
     "noisy-recall": TASKS[2],
     "copying": TASKS[3],
     "memorisation": TASKS[5],
-} | {mean: MEAN for mean in MEANS}
+    **dict.fromkeys(("mad", "average", "mean"), MEAN),
+}
 # Points by which a printed mean may differ from the mean of its tasks: rounding, and digitised figures.
 ROUNDING = 1.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from scaling.laws.envelopes import Envelope, envelope
 from scaling.laws.fitting import FittedLaw, fit
 from scaling.laws.isoflops import IsoFlop, isoflop
 from scaling.laws.law import Interval
+from scaling.laws.powerlaw import PowerLaw
 from scaling.laws.runs.cleaning import NotIdentified, clean, ends, tidy
 from scaling.laws.runs.cleaning import Table as RunTable
 from scaling.report import figures
@@ -20,26 +21,26 @@ from scaling.report.figures import FLOPS, PARAMS, TOKENS, Label, Look
 from scaling.report.numbers import number
 from scaling.report.section import Drawing, Section, Table
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 Found = IsoFlop | Envelope | FittedLaw
 TITLES = ("Approach 1: envelope of all runs", "Approach 2: isoFLOP parabolas", "Approach 3: law of loss")
 
 
-def allocation(found: Found, c: float) -> dict[str, Any]:
+def allocation(found: Found | PowerLaw, c: float) -> dict[str, Any]:
     """N* and D* at C (params, tokens), and their intervals where there are any."""
     if isinstance(found, FittedLaw):
         return vars(found.at(c))
+    if isinstance(found, PowerLaw):
+        return {"flops": c, "params": float(found.at(c))}  # type: ignore[arg-type]
     row: dict[str, Any] = {"flops": c, "params": float(found.n_opt(c)), "tokens": float(found.d_opt(c))}  # type: ignore[arg-type]
     if isinstance(found, IsoFlop):
         row["intervals"] = {"params": found.n_interval(c), "tokens": found.d_interval(c)}
     return row
 
 
-def exponents(found: Found) -> dict[str, tuple[float, Interval | None]]:
+def exponents(found: Found | PowerLaw) -> dict[str, tuple[float, Interval | None]]:
     """The exponents of N* and D*, each with its interval where there is one."""
+    if isinstance(found, PowerLaw):
+        return {"N": (found.exponent, found.interval)}
     law = isinstance(found, FittedLaw)
     names = ("n_exponent", "d_exponent") if law else ("exponent", "tokens_exponent")
     return {
@@ -138,7 +139,7 @@ def figure_allocation(
     isoflop: IsoFlop | None = None,
     laws: Mapping[str, FittedLaw] | None = None,
     envelope: Mapping[str, Envelope] | None = None,
-) -> Figure:
+) -> figures.Figure:
     """N* and D* against C with bands, by the approaches that are given, side by side on shared axes.
 
     C is the range of the optima, or without these the last hundredfold of the runs, and ten times more.
@@ -180,7 +181,7 @@ def figure_allocation(
     return figures.finish(figure, said)
 
 
-def _optima(axis: Axes, result: Found, what: str, look: Look) -> None:
+def _optima(axis: figures.Axes, result: Found, what: str, look: Look) -> None:
     """The optima behind a line, with their intervals, or the points of an envelope; a law has none."""
     if isinstance(result, Envelope):
         points = result.points

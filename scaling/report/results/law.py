@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,8 @@ from scaling.laws.runs.cleaning import Table as RunTable
 from scaling.report import figures
 from scaling.report.evidence import Evidence
 from scaling.report.figures import FLOPS, FONT, PARAMS, TOKENS, plain
-from scaling.report.numbers import number, span, within
-from scaling.report.printing import brackets, intervals, records
+from scaling.report.numbers import brackets, intervals, number, records, span, within
 from scaling.report.section import Drawing, Listing, Section, Table, stacked
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 DRAWN = {"pairs": "rows drawn", "budget": "whole budgets drawn", "run": "whole runs drawn"}
 UNITS = {
@@ -202,7 +198,7 @@ def _errors(rest: Runs | None, predict: Callable[[Any, Any], Any]) -> tuple[dict
     return {"held_out": found}, said
 
 
-def figure_surface(frame: RunTable, laws: Mapping[str, FittedLaw]) -> Figure:
+def figure_surface(frame: RunTable, laws: Mapping[str, FittedLaw]) -> figures.Figure:
     """Contours of the fitted loss over N and D with the runs, isoFLOP lines and the efficient frontier."""
     runs = clean(frame).frame
     look = figures.looks(runs["arch"].unique())
@@ -228,7 +224,7 @@ def figure_surface(frame: RunTable, laws: Mapping[str, FittedLaw]) -> Figure:
     return figures.finish(figure, said)
 
 
-def figure_residuals(frame: RunTable, laws: Mapping[str, FittedLaw]) -> Figure:
+def figure_residuals(frame: RunTable, laws: Mapping[str, FittedLaw]) -> figures.Figure:
     """Residuals of the laws against N, D and C: what the form of the law does not hold."""
     runs = clean(frame).frame
     look = figures.looks(runs["arch"].unique())

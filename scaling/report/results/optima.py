@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,6 @@ import pandas as pd
 from mad.messages import counted
 from scaling.laws.envelopes import Envelope
 from scaling.laws.isoflops import IsoFlop
-from scaling.laws.law import Interval
 from scaling.laws.optima import OUTSIDE, grouped
 from scaling.laws.powerlaw import PowerLaw
 from scaling.laws.runs.cleaning import NotIdentified, Status
@@ -19,14 +18,9 @@ from scaling.laws.runs.cleaning import Table as RunTable
 from scaling.report import figures
 from scaling.report.evidence import Evidence
 from scaling.report.figures import PARAMS, Label, plain
-from scaling.report.numbers import number, span, within
-from scaling.report.printing import brackets, intervals, records
+from scaling.report.numbers import brackets, intervals, number, records, span, within
 from scaling.report.results.allocation import allocation, exponents
 from scaling.report.section import Drawing, Listing, Section, Table, stacked
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SHARED = {True: "may share", False: "do not share", None: "cannot be told to share"}
 # Budgets that are named at the curves of a panel, so that they do not crowd.
@@ -55,11 +49,10 @@ def isoflop_section(arch: str, found: IsoFlop, targets: Sequence[float] = ()) ->
         "optima": records(found.optima),
     }
     head = f"{arch}: parabolas of loss in ln N and ln D at each budget, {found.n} runs; {found.convention}"
-    at = [allocation(found, c) for c in targets]
     return Section(
         verdicts=(verdict.format_map(row),),
         tables=(Table("Exponents", pd.DataFrame([row])),),
-        **_printed(head, data, exponents(found), at, found.warnings, Table("", found.optima[shown])),
+        **_printed(head, data, found, targets, found.warnings, Table("", found.optima[shown])),
     )
 
 
@@ -101,8 +94,7 @@ def envelope_section(arch: str, found: Envelope, targets: Sequence[float]) -> Se
         "intervals": intervals(found.intervals),
     }
     head = f"{arch}: lower envelope of the training curves, {found.n} runs"
-    at = [allocation(found, c) for c in targets]
-    return Section(**_printed(head, data, exponents(found), at, found.warnings))
+    return Section(**_printed(head, data, found, targets, found.warnings))
 
 
 def optima_section(arch: str, found: PowerLaw, lacking: int, targets: Sequence[float]) -> Section:
@@ -116,24 +108,22 @@ def optima_section(arch: str, found: PowerLaw, lacking: int, targets: Sequence[f
         "intervals": intervals({"n_exponent": found.interval}) if found.interval else {},
     }
     head = f"{arch}: a power law through {found.n} optima, r2 {found.r2:.5f}"
-    at = [{"flops": c, "params": float(found.at(c))} for c in targets]  # type: ignore[arg-type]
     warnings = [f"{counted(lacking, 'row')} without an optimum"] if lacking else []
-    return Section(**_printed(head, data, {"N": (found.exponent, found.interval)}, at, warnings))
+    return Section(**_printed(head, data, found, targets, warnings))
 
 
 def _printed(
     head: str,
     data: dict[str, Any],
-    exponents: Mapping[str, tuple[float, Interval | None]],
-    at: Sequence[dict[str, Any]],
+    found: IsoFlop | Envelope | PowerLaw,
+    targets: Sequence[float],
     warnings: Sequence[str],
     *tables: Table,
 ) -> dict[str, Any]:
     """Text and data of power laws: exponents, what they give at the targets, and warnings."""
-    lines = [
-        head,
-        ", ".join(f"{of}* ~ C^{value:.4f}{brackets(end)}" for of, (value, end) in exponents.items()),
-    ]
+    at = [allocation(found, c) for c in targets]
+    powers = [f"{of}* ~ C^{value:.4f}{brackets(end)}" for of, (value, end) in exponents(found).items()]
+    lines = [head, ", ".join(powers)]
     for point in at:
         ends = point.get("intervals", {})
         values = [
@@ -149,7 +139,7 @@ def _printed(
     }
 
 
-def figure_isoflop(frame: RunTable, found: IsoFlop) -> Figure:
+def figure_isoflop(frame: RunTable, found: IsoFlop) -> figures.Figure:
     """Loss against N at each budget, parabolas, and optima with intervals; a panel per architecture."""
     table = grouped(frame).frame
     archs = sorted(table["arch"].unique())
@@ -179,7 +169,7 @@ def figure_isoflop(frame: RunTable, found: IsoFlop) -> Figure:
     return figures.finish(figure, f"Loss at equal compute (FLOPs at the curves); stars: optimum with {level}")
 
 
-def _parabola(axis: Axes, row: Any, sizes: pd.Series, shade: str) -> None:
+def _parabola(axis: figures.Axes, row: Any, sizes: pd.Series, shade: str) -> None:
     if not np.isfinite(row.loss):
         return
     x = np.geomspace(sizes.min(), sizes.max(), 50)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,8 @@ from scaling.laws.runs.cleaning import Table as RunTable
 from scaling.laws.state import StateLaw
 from scaling.report import figures
 from scaling.report.figures import FLOPS, GREY, PPL, Label, Look
-from scaling.report.numbers import number, span, within
-from scaling.report.printing import records
+from scaling.report.numbers import number, records, span, within
 from scaling.report.section import Drawing, Listing, Section, Table, about_table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-WORDS = {"not resolved": "not told apart"}
 
 
 def compared(
@@ -63,7 +56,7 @@ def ratios_section(found: Comparison, isoflop: IsoFlop | None = None) -> Section
     return Section(
         verdicts=[
             f"{row.arch}: {span(row.ratio, row.low, row.high)} times the perplexity of {row.baseline} at "
-            f"equal compute ({WORDS.get(row.verdict, row.verdict)})."
+            f"equal compute ({row.verdict.replace('not resolved', 'not told apart')})."
             for row in overall.itertuples()
         ],
         notes=found.warnings,
@@ -124,7 +117,7 @@ def state_section(law: StateLaw, isoflop: IsoFlop | None) -> Section:
     )
 
 
-def figure_frontiers(found: IsoFlop, state: StateLaw | None = None) -> Figure:
+def figure_frontiers(found: IsoFlop, state: StateLaw | None = None) -> figures.Figure:
     """Compute-optimal perplexity against compute, and against the state of those models, by architecture.
 
     The lines of the left panel join the optima; those of the right are the state-optimal law P* = k M^c.
@@ -150,7 +143,7 @@ def figure_frontiers(found: IsoFlop, state: StateLaw | None = None) -> Figure:
     return figures.finish(figure, f"{which} perplexity, from {found.n} runs")
 
 
-def _states(axis: Axes, state: StateLaw, look: Mapping[str, Look]) -> None:
+def _states(axis: figures.Axes, state: StateLaw, look: Mapping[str, Look]) -> None:
     """Classes that are architectures keep their colours, and their names are those of the other panel."""
     points = state.points
     classes = sorted(map(str, points["class"].unique()))
@@ -174,7 +167,7 @@ def _states(axis: Axes, state: StateLaw, look: Mapping[str, Look]) -> None:
         figures.name_points(axis, names)
 
 
-def figure_overtraining(found: OverTraining) -> Figure:
+def figure_overtraining(found: OverTraining) -> figures.Figure:
     """The loss above the optimum of the same compute against D / D*, with the fitted penalty and its band."""
     look = figures.looks(found.basins)
     figure, (axis,) = figures.panels(1, 1, width=5.4, height=3.2, log="x")

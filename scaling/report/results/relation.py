@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
 from scaling.laws.runs.doubts import SERIOUS
 from scaling.report import figures
 from scaling.report.figures import FONT, GREY, PPL, plain
-from scaling.report.numbers import number
-from scaling.report.printing import records
+from scaling.report.numbers import number, records
 from scaling.report.section import Drawing, Listing, Section, Table, about_table
 from scaling.scores.relation import Relation
 from scaling.scores.table import MEAN
 from scaling.scores.verdicts import lead, p_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Of the table of correlations, what a terminal and what a page can show.
 START = ["group", "predictor", "n", "spearman", "spearman_low", "spearman_high"]
@@ -70,7 +63,7 @@ def relation_section(found: Relation) -> Section:
     )
 
 
-def figure_relate(relation: Relation) -> Figure:
+def figure_relate(relation: Relation) -> figures.Figure:
     """The leading score against perplexity, with intervals; and the rank correlations of all predictors."""
     whole = relation.table[relation.table["group"] == "all"].set_index("predictor")
     figure, axes = figures.panels(1, 2, width=4.1, height=3.4, share_x="none", share_y="none")
@@ -81,7 +74,7 @@ def figure_relate(relation: Relation) -> Figure:
     return figures.finish(figure, said)
 
 
-def _scatter(axis: Axes, row: pd.Series, relation: Relation) -> None:
+def _scatter(axis: figures.Axes, row: pd.Series, relation: Relation) -> None:
     score, target = str(row.name), relation.target
     there = relation.pairs[relation.pairs[score].notna()]
     look = figures.looks(relation.pairs.index)
@@ -108,7 +101,7 @@ def _scatter(axis: Axes, row: pd.Series, relation: Relation) -> None:
     figures.caption(axis, said)
 
 
-def _forest(axis: Axes, rows: pd.DataFrame, confidence: float) -> None:
+def _forest(axis: figures.Axes, rows: pd.DataFrame, confidence: float) -> None:
     """Spearman's rho of every predictor with its bootstrap interval, p and n at the right."""
     places = np.arange(len(rows))[::-1]
     for place, (name, row) in zip(places, rows.iterrows(), strict=True):

@@ -13,8 +13,8 @@ import scaling
 from scaling.laws.comparison import compare
 from scaling.laws.law import Law
 from scaling.laws.runs.cleaning import NotIdentified
-from scaling.report.printing import writer
 from scaling.report.results.relation import relation_section
+from scaling.report.section import writer
 from scaling.scores.relation import COEFFICIENTS, Relation, relate
 from tests.scaling.laws.designs import grid
 from tests.scaling.report.simulated import isoflops
