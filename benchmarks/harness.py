@@ -61,6 +61,16 @@ def write(path: Path | None, results: Mapping[str, Any]) -> None:
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
+def filled(folder: Path, records: Path) -> Path:
+    """A new store with what an export holds."""
+    from mad.store import Store
+    from mad.store.exchange import read_records
+
+    with Store(store := folder / f"{records.stem}.sqlite") as opened:
+        opened.merge(read_records(records))
+    return store
+
+
 def machine(device: str = "cpu") -> dict[str, Any]:
     import torch
 

@@ -8,20 +8,13 @@ and `python benchmarks/quick_scores.py` draws them.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+import harness
 
-from mad.api import scores_of  # noqa: E402
-from mad.store import Store  # noqa: E402
-from mad.store.exchange import read_records  # noqa: E402
-from scaling.report.figures import finish, legend, looks, panels, save  # noqa: E402
-
-RECORDS = ROOT / "results" / "quick.jsonl"
-FIGURE = ROOT / "docs" / "figures" / "quick.svg"
+from mad.api import scores_of
+from scaling.report.figures import finish, legend, looks, panels, save
 
 
 def draw(store: Path, path: Path) -> None:
@@ -34,18 +27,14 @@ def draw(store: Path, path: Path) -> None:
     for place, name in enumerate(tasks):
         axis.plot([place - 0.4, place + 0.4], [100 * scores.chance[name]] * 2, color="#888888", linewidth=1)
     for i, row in enumerate(scores.architectures):
-        shift = 0.16 * (i - (len(names) - 1) / 2)
+        shown = look[row.label]
         for place, name in enumerate(tasks):
             if (found := row.tasks.get(name)) is None:
                 continue
-            shown = look[row.label]
-            axis.plot(
-                [place + shift] * 2, [100 * found.low, 100 * found.high], color=shown.colour, linewidth=1
-            )
+            x, ends = place + 0.16 * (i - (len(names) - 1) / 2), [100 * found.low, 100 * found.high]
+            axis.plot([x] * 2, ends, color=shown.colour, linewidth=1)
             label = f"{row.label}: {100 * row.mad.value:.0f}" if place == 0 and row.mad else None
-            axis.plot(
-                place + shift, 100 * found.value, shown.marker, color=shown.colour, markersize=5, label=label
-            )
+            axis.plot(x, 100 * found.value, shown.marker, color=shown.colour, markersize=5, label=label)
     axis.set_xticks(range(len(tasks)), [name.removesuffix("-in-context-recall") for name in tasks])
     axis.set_ylim(0, 103)
     axis.set_ylabel("accuracy (%)")
@@ -55,7 +44,5 @@ def draw(store: Path, path: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "store.sqlite"
-        with Store(store) as opened:
-            opened.merge(read_records(RECORDS))
-        draw(store, FIGURE)
+        store = harness.filled(Path(folder), harness.ROOT / "results" / "quick.jsonl")
+        draw(store, harness.FIGURES / "quick.svg")

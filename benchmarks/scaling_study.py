@@ -18,7 +18,6 @@ import harness
 import pandas as pd
 
 from mad.store import Store
-from mad.store.exchange import read_records
 from scaling.commands.reading import read, read_scores
 from scaling.lm.records import LanguageRecord
 from scaling.report import study_page
@@ -67,14 +66,6 @@ def known_entropy(store: Path, *, bootstrap: int = 1000) -> dict[str, Any]:
     return {"entropy": float(runs.frame["floor"].iloc[0]), "law": law}
 
 
-def filled(folder: Path, records: Path) -> Path:
-    """A new store with what an export holds."""
-    store = folder / f"{records.stem}.sqlite"
-    with Store(store) as opened:
-        opened.merge(read_records(records))
-    return store
-
-
 def battery(store: Path) -> pd.DataFrame:
     """Scores of the same three patterns, which `relate` knows by the layers that they repeat."""
     return read_scores(None, store, suite="quick", protocol="sound")
@@ -84,8 +75,8 @@ def main() -> None:
     write = f"write {RESULT.name}, the page and the figures"
     arguments = harness.options(__doc__, write).parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        store = filled(Path(folder), RECORDS)
-        found = study(store) | {"grammar": known_entropy(filled(Path(folder), GRAMMAR))}
+        store = harness.filled(Path(folder), RECORDS)
+        found = study(store) | {"grammar": known_entropy(harness.filled(Path(folder), GRAMMAR))}
         print(json.dumps(found, indent=1))
         if not arguments.write:
             return

@@ -89,7 +89,7 @@ def plan(
         allow_repeats=allow_repeats,
     )
     made.save(out, force=force)
-    grid = made.frame().query("role == 'grid'").groupby(["arch", "budget"], sort=False)
+    grid = made.frame().groupby(["arch", "budget"], sort=False)
     rows = [
         [str(arch), f"{budget:.3g}", "  ".join(f"{n:,.0f}" for n in mine["params"])]
         for (arch, budget), mine in grid

@@ -14,10 +14,7 @@ from scaling.lm.records import LanguageCost
 def build_model(config: LanguageConfig, seed: int | None = None) -> SequenceModel:
     """The model of a run at its initial weights."""
     architecture = config.architecture
-    if architecture.dim is None:
-        raise ValueError(
-            f"{architecture.spec} is a factory of whole models; give a spec (`scaling.lm.config`)"
-        )
+    assert architecture.dim is not None, "a factory of whole models has no configuration"
     return architectures.build(
         architecture.spec,
         vocab_size=config.corpus.vocab_size,

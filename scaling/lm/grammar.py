@@ -12,10 +12,8 @@ for a context of zeros: no target has a context that the model does not see.
 What there is to learn is the table of successors, context by context. The likeliest ranks follow from the
 last token, the next from the last two, the rarest from all `order`; and tokens are drawn into the table with
 Zipf frequencies, so that contexts are rare or frequent. Deeper rules of rarer contexts are learned later and
-need more parameters, and the loss falls to H like a power law (the quanta of arXiv:2303.13506). With order 1
-a law of 20 transformers at 3e10 to 1e12 FLOPs has E = 1.81 [1.77, 1.82] where H is 1.816. With order 2 the
-loss first rests where only the last token has been learned, and no such law holds at these budgets. Both
-measurements: docs/scaling-study.md.
+need more parameters, and the loss falls to H like a power law (the quanta of arXiv:2303.13506): with order 1
+measurably so, with order 2 not at small budgets (docs/scaling-study.md).
 """
 
 from __future__ import annotations
@@ -150,18 +148,6 @@ class Grammar:
         rows = max(1, (tokens or VALIDATION_TOKENS) // seq_len)
         rng, n = np.random.default_rng(VALIDATION), rows * seq_len
         return self._rows(((rng.permutation(n) + rng.random(n)) / n).reshape(rows, seq_len))
-
-    def oracle_loss(self, tokens: Tokens) -> float:
-        """Mean log loss in nats of the true probabilities on rows (n, T + 1); inf where one is impossible."""
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 2 or tokens.shape[1] < 2 or tokens[:, 0].any():
-            raise ValueError("rows of a grammar are (n, T + 1) and begin with token 0; pass a batch of it")
-        context = np.zeros((len(tokens), tokens.shape[1] - 1), np.int64)
-        for age in range(min(self.order, context.shape[1])):
-            context[:, age:] += tokens[:, : context.shape[1] - age] * self.vocab_size**age
-        hits = self.table[context] == tokens[:, 1:, None]
-        with np.errstate(divide="ignore"):
-            return float(-np.log(hits @ self.probabilities).mean())
 
     @cached_property
     def _next(self) -> np.ndarray:

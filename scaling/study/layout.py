@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pandas as pd
 import torch
 
 import architectures
@@ -116,12 +115,6 @@ def plan(
     for label, spec in given.items():
         smallest = min((r.size for r in runs if r.arch == label), key=lambda s: s.params)
         _try_out(label, spec, smallest, seq_len, corpus)
-    for label in given:
-        notes += _design(label, [run for run in runs if run.arch == label])
-    if sizes < FEWEST_SIZES:
-        notes.append(
-            f"{sizes} sizes at each budget leave little to tell noise from curvature; 5 or more are usual"
-        )
     made = Plan(
         archs=given,
         budgets=grid,
@@ -138,6 +131,11 @@ def plan(
         runs=tuple(runs),
         tuning=tuple(tuning),
     )
+    notes += _design(made)
+    if sizes < FEWEST_SIZES:
+        notes.append(
+            f"{sizes} sizes at each budget leave little to tell noise from curvature; 5 or more are usual"
+        )
     notes += _repeats(made, allow_repeats)
     made = made.model_copy(update={"notes": tuple(notes)})
     if measure is None:
@@ -248,14 +246,13 @@ def _off_centre(arch: str, budget: float, centre: float, sizes: Sequence[Size]) 
         )
 
 
-def _design(arch: str, runs: Sequence[PlannedRun]) -> Iterator[str]:
+def _design(made: Plan) -> Iterator[str]:
     """Warnings of the fitter about where the runs would lie; NotIdentified where it could not fit them."""
-    rows = [(arch, float(run.size.params), float(run.tokens), run.flops, run.budget) for run in runs]
-    frame = pd.DataFrame(rows, columns=["arch", "params", "tokens", "flops", "budget"])
-    try:
-        yield from (f"{arch}: {warning}" for warning in check_design(frame))
-    except NotIdentified as error:
-        raise NotIdentified(f"the plan for {arch} cannot be fitted: {error}") from None
+    for arch, mine in made.frame().groupby("arch", sort=False):
+        try:
+            yield from (f"{arch}: {warning}" for warning in check_design(mine.reset_index(drop=True)))
+        except NotIdentified as error:
+            raise NotIdentified(f"the plan for {arch} cannot be fitted: {error}") from None
 
 
 def _repeats(made: Plan, allowed: bool) -> list[str]:

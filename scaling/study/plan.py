@@ -121,27 +121,16 @@ class Plan(Data):
         return run.tokens / self.corpus.train_tokens if self.corpus.train_tokens else 0.0
 
     def frame(self) -> pd.DataFrame:
-        """One row per run, tuning first: sizes, tokens, repeats, learning rate, predicted seconds."""
+        """One row per run of the grid, with the columns of `scaling.laws.runs`."""
         return pd.DataFrame(
             {
                 "arch": run.arch,
-                "role": run.role,
-                "budget": run.budget,
                 "params": float(run.size.params),
-                "total": float(run.size.total),
-                "core": float(run.size.core),
-                "layers": run.size.layers,
-                "dim": run.size.dim,
                 "tokens": float(run.tokens),
-                "tokens_per_param": run.tokens / run.size.params,
-                "epochs": self.epochs(run),
-                "batch_size": run.batch_size,
-                "steps": run.steps,
                 "flops": run.flops,
-                "lr": run.lr,
-                "seconds": run.seconds,
+                "budget": run.budget,
             }
-            for run in (*self.tuning, *self.runs)
+            for run in self.runs
         )
 
     def summary(self) -> str:

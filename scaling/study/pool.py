@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -45,54 +46,56 @@ def run_all(
     control-C too, ends the processes.
     """
     waiting = deque(enumerate(tasks))
-    busy: dict[Connection, tuple[BaseProcess, int]] = {}
-    idle: list[tuple[Connection, BaseProcess]] = []
+    processes: dict[Connection, BaseProcess] = {}
+    busy: dict[Connection, int] = {}
+    idle: list[Connection] = []
     try:
         while (waiting and go_on()) or busy:
             while waiting and len(busy) < workers and go_on():
-                connection, process = idle.pop() if idle else _start(function, shared)
-                number, task = waiting.popleft()
-                busy[connection] = process, number
+                connection = idle.pop() if idle else _start(processes, function, shared)
+                busy[connection], task = waiting.popleft()
                 # A worker that died at its start is found out below, as one that dies at work.
                 _send(connection, task)
             for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
-                process, number = busy.pop(ready)
+                number = busy.pop(ready)
                 try:
                     outcome = ready.recv()
                 except (EOFError, ConnectionResetError):
+                    process = processes.pop(ready)
                     process.join()
                     ready.close()
                     yield number, Outcome(error=f"its process ended with {_exit(process)}", lost=True)
                 else:
-                    idle.append((ready, process))
+                    idle.append(ready)
                     yield number, outcome
     finally:
-        everyone = [*idle, *((connection, process) for connection, (process, _) in busy.items())]
-        for connection, process in everyone:
+        for connection, process in processes.items():
             process.terminate()
             connection.close()
-        for _, process in everyone:
+        for process in processes.values():
             process.join(GRACE)
             process.kill()  # One that does not end by itself; the others are gone.
             process.join()
 
 
-def _start(function: Callable[[Any, Any], Any], shared: Any) -> tuple[Connection, BaseProcess]:
+def _start(
+    processes: dict[Connection, BaseProcess], function: Callable[[Any, Any], Any], shared: Any
+) -> Connection:
+    """One more process, by its connection."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, function), daemon=True)
     process.start()
     theirs.close()
+    processes[ours] = process
     _send(ours, shared)
-    return ours, process
+    return ours
 
 
 def _send(connection: Connection, value: Any) -> None:
-    try:
+    with suppress(BrokenPipeError, ConnectionResetError):
         connection.send(value)
-    except (BrokenPipeError, ConnectionResetError):
-        pass
 
 
 def _serve(connection: Connection, function: Callable[[Any, Any], Any]) -> None:

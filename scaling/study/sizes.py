@@ -51,10 +51,6 @@ class Size(Data):
     active: Whole
     flops: Above
 
-    @property
-    def aspect(self) -> float:
-        return self.dim / self.layers
-
 
 def ladder(
     spec: str | architectures.Spec,

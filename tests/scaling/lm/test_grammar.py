@@ -15,6 +15,16 @@ from scaling.lm.grammar import Grammar, parse
 SMALL = Grammar(vocab_size=12, order=2, successors=5, seed=3)
 
 
+def oracle_loss(grammar: Grammar, tokens: np.ndarray) -> float:
+    """Mean log loss in nats of the true probabilities on rows (n, T + 1); inf where one is impossible."""
+    context = np.zeros((len(tokens), tokens.shape[1] - 1), np.int64)
+    for age in range(min(grammar.order, context.shape[1])):
+        context[:, age:] += tokens[:, : context.shape[1] - age] * grammar.vocab_size**age
+    hits = grammar.table[context] == tokens[:, 1:, None]
+    with np.errstate(divide="ignore"):
+        return float(-np.log(hits @ grammar.probabilities).mean())
+
+
 @pytest.mark.parametrize(
     "grammar",
     [
@@ -28,7 +38,7 @@ def test_the_oracle_loses_the_entropy_on_samples(grammar: Grammar) -> None:
     p = grammar.probabilities
     deviation = math.sqrt((p * np.log(p) ** 2).sum() - grammar.entropy**2)
     # Four standard errors of 40,000 independent draws.
-    assert abs(grammar.oracle_loss(rows) - grammar.entropy) < 4 * deviation / math.sqrt(rows[:, 1:].size)
+    assert abs(oracle_loss(grammar, rows) - grammar.entropy) < 4 * deviation / math.sqrt(rows[:, 1:].size)
 
 
 @pytest.mark.parametrize("seq_len", [1, 2, 3, 50])
@@ -36,13 +46,13 @@ def test_validation_rows_cost_the_entropy_at_every_length(seq_len: int) -> None:
     rows = SMALL.validation(seq_len, 20_000)
     assert rows.shape == (20_000 // seq_len, seq_len + 1)
     # Stratified ranks: each count is right to 1.
-    assert abs(SMALL.oracle_loss(rows) - SMALL.entropy) < 2e-3
+    assert abs(oracle_loss(SMALL, rows) - SMALL.entropy) < 2e-3
 
 
 def test_the_entropy_is_that_of_an_exhaustive_sum_over_all_rows() -> None:
     grammar = Grammar(vocab_size=3, order=2, successors=2, seed=1)
     rows = np.stack(np.meshgrid([0], *[range(3)] * 4, indexing="ij"), -1).reshape(-1, 5)
-    losses = 4 * np.array([grammar.oracle_loss(row[None]) for row in rows])
+    losses = 4 * np.array([oracle_loss(grammar, row[None]) for row in rows])
     losses = losses[losses < math.inf]
     assert len(losses) == 2**4
     assert np.exp(-losses).sum() == pytest.approx(1, abs=1e-12)
@@ -124,9 +134,7 @@ def test_an_impossible_token_costs_infinity() -> None:
     rows = SMALL.batch(0, batch_size=1, seq_len=3, seed=0)
     never = next(token for token in range(12) if token not in SMALL.table[0])
     rows[0, 1] = never
-    assert SMALL.oracle_loss(rows) == math.inf
-    with pytest.raises(ValueError, match="begin with token 0"):
-        SMALL.oracle_loss(rows[:, 1:])
+    assert oracle_loss(SMALL, rows) == math.inf
 
 
 def test_the_configuration_knows_the_entropy_and_hashes_the_table() -> None:

@@ -49,7 +49,7 @@ def test_depth_is_whole_repetitions_and_width_a_multiple_of_sixteen() -> None:
 def test_shapes_stay_in_the_stated_band_and_grow_wider_slowly() -> None:
     for n in (3e4, 1e6, 1e8):
         (size,) = ladder(TRANSFORMER, [n], vocab_size=256, seq_len=64)
-        assert abs(math.log(size.aspect / preferred_aspect(n))) <= math.log(min(BAND, 3))
+        assert abs(math.log(size.dim / size.layers / preferred_aspect(n))) <= math.log(min(BAND, 3))
     assert preferred_aspect(64e5) == pytest.approx(16.0)
 
 

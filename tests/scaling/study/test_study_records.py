@@ -26,7 +26,9 @@ def benchmark() -> ModuleType:
 @pytest.fixture(scope="module")
 def stores(benchmark: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("stores")
-    return {path.stem: benchmark.filled(folder, path) for path in (benchmark.RECORDS, benchmark.GRAMMAR)}
+    return {
+        path.stem: benchmark.harness.filled(folder, path) for path in (benchmark.RECORDS, benchmark.GRAMMAR)
+    }
 
 
 def stated(benchmark: ModuleType) -> dict[str, Any]:
