@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast, dataclass_transform
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ def option(
     *,
     per: str = "absolute",
     sizes: str = "",
+    least: float | None = None,
     most: float | None = None,
     scales: str | None = None,
     sets: str | None = None,
@@ -57,24 +58,33 @@ def option(
     unchanged, the number of heads grows instead) or "width" (an inner width, a number of heads: grows with
     the width). `sizes`: "params" (an inner width) or "state" (a size of the state) marks the integer that
     `solve` turns to reach a number of parameters or of state elements; "" for none. Where such an option is
-    none, the layer keeps what it resolved to under that name; 0 and none are off, and stay off. `most`: the
-    largest number that a spec may say, where the layer's work grows with it; None: `bounds.MOST`, a guard
-    against slips. `scales` and `sets`: the old names of `per` and `sizes`.
+    none, the layer keeps what it resolved to under that name; 0 and none are off, and stay off. `least`: the
+    smallest number, checked where the config derives from `Options`. `most`: the largest number that a spec
+    may say, where the layer's work grows with it; None: `bounds.MOST`, a guard against slips. `scales` and
+    `sets`: the old names of `per` and `sizes`.
     """
     per, sizes = per if scales is None else scales, sizes if sets is None else sets
     if per not in PER:
         raise ValueError(f"per={per!r} is not one of {', '.join(PER)}")
     if sizes not in SIZES:
         raise ValueError(f"sizes={sizes!r} is not one of params, state, or empty")
-    return field(default=default, metadata={"doc": doc, "per": per, "sizes": sizes, "most": most})
+    metadata = {"doc": doc, "per": per, "sizes": sizes, "least": least, "most": most}
+    return field(default=default, metadata=metadata)
 
 
-def at_least(config: Any, **minima: int) -> None:
-    """Refuse an option below its minimum; none is allowed."""
-    for name, minimum in minima.items():
-        value = getattr(config, name)
-        if value is not None and value < minimum:
-            raise ValueError(f"{name}={value} must be at least {minimum}")
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Options:
+    """The base of a `Config`: subclasses are frozen, keyword-only dataclasses that check their minima."""
+
+    def __init_subclass__(cls) -> None:
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    def __post_init__(self) -> None:
+        """Refuse an option below its minimum; none is allowed."""
+        for f in dataclasses.fields(cast(Any, self)):
+            value, least = getattr(self, f.name), f.metadata.get("least")
+            if value is not None and least is not None and value < least:
+                raise ValueError(f"{f.name}={value} must be at least {least}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +104,10 @@ class Primitive(nn.Module):
     nothing else about the two may.
     """
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Options):
         pass
 
-    # Each layer annotates its own, `config: Config`.
-    config: object
+    config: Any
 
     # Set by the registry.
     name: ClassVar[str] = ""
@@ -306,25 +314,6 @@ def count_state(state: State, kinds: tuple[str, ...]) -> dict[str, int]:
 def round_up(value: float, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `value`."""
     return math.ceil(value / multiple) * multiple
-
-
-def head_widths(
-    dim: int, heads: int | None, key_dim: int | None, value_dim: int | None
-) -> tuple[int, int, int]:
-    """Heads, key width and value width a head; refuses a model width that the heads do not divide.
-
-    heads=None: one for each 16 channels; a width of None: dim / heads.
-    """
-    if heads is None:
-        if dim % 16:
-            raise ValueError(
-                f"dim {dim} is not divisible by the default head width 16; state heads= or change dim"
-            )
-        heads = dim // 16
-    if (key_dim is None or value_dim is None) and dim % heads:
-        choices = ", ".join(str(d) for d in divisors(dim))
-        raise ValueError(f"dim {dim} is not divisible by heads {heads}; choose heads from {choices}")
-    return heads, key_dim or dim // heads, value_dim or dim // heads
 
 
 def linear_flops(module: nn.Module) -> int:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.axes import Axes, inner_axes
+from architectures.families.options import inner_width
 from architectures.parts.linear import first_columns, first_rows
-from architectures.primitive import Context, Primitive, at_least, option, round_up
+from architectures.primitive import Context, Options, Primitive, round_up
 
 
 class FeedForward(Primitive):
@@ -18,14 +18,9 @@ class FeedForward(Primitive):
 
     writers = ("down",)
     gated: ClassVar[bool] = False
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        inner: int | None = option(None, "inner width; none: 4 times the width", per="width", sizes="params")
-
-        def __post_init__(self) -> None:
-            at_least(self, inner=1)
+    class Config(Options):
+        inner: int | None = inner_width("4 times the width")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -64,14 +59,8 @@ class FeedForward(Primitive):
         return inner_axes(self.inner, tensors, "down.weight")
 
 
-@dataclass(frozen=True, kw_only=True)
 class GatedConfig(FeedForward.Config):
-    inner: int | None = option(
-        None,
-        "inner width; none: 8/3 of the width, rounded up to a multiple of 16",
-        per="width",
-        sizes="params",
-    )
+    inner: int | None = inner_width("8/3 of the width, rounded up to a multiple of 16")
 
 
 def gated_inner(dim: int) -> int:

@@ -6,55 +6,45 @@ projections, the featuriser, the gates and the output are here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
+from architectures.families.options import taps
+from architectures.families.recurrent import forward_anew
+from architectures.functional.long_conv import long_conv
+from architectures.parts.implicit_filter import ImplicitFilter
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Primitive, State, at_least, divisors, linear_flops, option
+from architectures.primitive import Context, Hint, Options, Primitive, State, linear_flops
 
 
-@dataclass(frozen=True, kw_only=True)
-class GatedConvConfig:
-    conv: int = option(3, "taps of the featuriser, a short convolution of q, k and v; 0: none", most=256)
-
-    def __post_init__(self) -> None:
-        at_least(self, conv=0)
+class GatedConvConfig(Options):
+    conv: int = taps(3, "the featuriser, a short convolution of q, k and v")
 
 
 class GatedConv(Primitive):
     """y = W_o [q * (h conv (k * v))] with q, k, v = featuriser(W_i x): the base of the layers around it.
 
     The state is (*memory, tail): what the operator remembers of the products u = k * v (B, T, inner), and the
-    last inputs of the featuriser, which no activation follows. `bias`: whether W_i and the featuriser have
-    one; W_o always has.
+    last inputs of the featuriser, which no activation follows. The featuriser has a bias where W_i has one.
     """
 
-    config: GatedConvConfig
+    forward = forward_anew
     # A subclass adds the parameters of its operator, which are functions of time.
     undecayed: tuple[str, ...] = ("conv.weight",)
+    memory_kinds: tuple[str, ...]
 
-    def __init__(
-        self,
-        config: GatedConvConfig,
-        *,
-        dim: int,
-        max_len: int,
-        index: int = 0,
-        depth: int = 1,
-        inner: int,
-        output: int,
-        bias: bool = False,
-    ) -> None:
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.inner = inner
-        self.project = nn.Linear(dim, 3 * inner, bias=bias)
-        self.conv = ShortConv(3 * inner, config.conv, bias=bias, activation=False)
-        self.out = nn.Linear(output, dim)
+    def add_gates(self, inner: int, project: nn.Linear) -> None:
+        self.inner, self.project = inner, project
+        self.conv = ShortConv(3 * inner, self.config.conv, bias=project.bias is not None, activation=False)
 
-    @property
-    def memory_kinds(self) -> tuple[str, ...]:
-        raise NotImplementedError(f"{type(self).__name__} defines no memory_kinds")
+    def add_maps(self) -> None:
+        """Gates as wide as the model, and the output; W_i has no bias and starts by Glorot's rule."""
+        self.add_gates(self.dim, nn.Linear(self.dim, 3 * self.dim, bias=False))
+        self.out = nn.Linear(self.dim, self.dim)
+        nn.init.xavier_uniform_(self.project.weight)
 
     def init_memory(self, like: Tensor, batch: int) -> State:
         """What the operator remembers before the first token; `like` gives device and dtype."""
@@ -80,9 +70,6 @@ class GatedConv(Primitive):
     def state_kinds(self) -> tuple[str, ...]:
         return *self.memory_kinds, "conv"
 
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.prefill(x, self.init_state(x.shape[0]), ctx)[0]
-
     def init_state(self, batch: int, length: int | None = None) -> State:
         """The operator's memory, then the tail of the featuriser (B, conv - 1, 3 inner)."""
         self.check_length(length)
@@ -90,14 +77,11 @@ class GatedConv(Primitive):
         return *self.init_memory(like, batch), self.conv.init_tail(like, batch)
 
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        q, u, tail = self._featurise(x[:, None], state)
-        y, memory = self.convolve_once(u, state[:-1])
-        return self.read(q * y, x[:, None], ctx)[:, 0], (*memory, tail)
+        y, state = self._advance(x[:, None], state, ctx, self.convolve_once)
+        return y[:, 0], state
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        q, u, tail = self._featurise(x, state)
-        y, memory = self.convolve(u, state[:-1])
-        return self.read(q * y, x, ctx), (*memory, tail)
+        return self._advance(x, state, ctx, self.convolve)
 
     def flops(self, length: int) -> int:
         return self.executed_flops(length)
@@ -109,16 +93,54 @@ class GatedConv(Primitive):
         gates = 2 * length * self.inner  # k * v, and q
         return self.conv.flops(length) + gates + self.operator_flops(length)[1]
 
-    def _featurise(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor]:
-        """q and u = k * v (B, T, inner), and the next tail."""
+    def _advance(
+        self,
+        x: Tensor,
+        state: State,
+        ctx: Context | None,
+        convolve: Callable[[Tensor, State], tuple[Tensor, State]],
+    ) -> tuple[Tensor, State]:
         z, tail = self.conv(self.project(x), state[-1])
-        q, k, v = z.chunk(3, dim=-1)
-        return q, k * v, tail
+        q, k, v = z.chunk(3, dim=-1)  # (B, T, inner)
+        y, memory = convolve(k * v, state[:-1])
+        return self.read(q * y, x, ctx), (*memory, tail)
 
 
-def group_count(dim: int, group: int) -> int:
-    """How many groups of `group` channels there are; refuses a width that they do not divide."""
-    if dim % group:
-        choices = ", ".join(str(d) for d in divisors(dim))
-        raise ValueError(f"dim {dim} is not divisible by group {group}; choose group from {choices}")
-    return dim // group
+class ImplicitOperator:
+    """A trait of gated convolutions: h conv u + d * u, h a network of time; all of u is remembered."""
+
+    exact_causality = False
+    memory_kinds: tuple[str, ...] = ("growing",)
+    config: Any
+    inner: int
+    max_len: int
+    check_length: Any
+
+    def add_operator(self) -> None:
+        learned = self.config.positions == "learned"
+        self.filter = ImplicitFilter(self.inner, self.config.order, self.max_len, learned=learned)
+        self.skip = nn.Parameter(torch.randn(self.inner))
+
+    def init_memory(self, like: Tensor, batch: int) -> State:
+        """The history of u (B, t, inner)."""
+        return (like.new_zeros(batch, 0, self.inner),)
+
+    def convolve(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
+        history, h = self._extend(u, memory)
+        return long_conv(history, h)[:, memory[0].shape[1] :] + self.skip * u, (history,)
+
+    def convolve_once(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
+        history, h = self._extend(u, memory)
+        return (h.flip(0).to(u.dtype) * history).sum(1, keepdim=True) + self.skip * u, (history,)
+
+    def hints(self) -> dict[str, Hint]:
+        return cast(Any, super()).hints() | self.filter.hints()
+
+    def nominal_state(self, length: int) -> int:
+        return self.inner * self.config.order
+
+    def _extend(self, u: Tensor, memory: State) -> tuple[Tensor, Tensor]:
+        """The history with u, and as many taps."""
+        history = torch.cat([memory[0], u], dim=1)
+        self.check_length(history.shape[1])
+        return history, self.filter(history.shape[1])

@@ -6,30 +6,28 @@ A subclass says how queries meet keys; how they are made from tokens, and what i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.axes import Axes
+from architectures.families.options import count_of_heads, divide, head_widths, per_head, taps
+from architectures.families.recurrent import step_once
 from architectures.functional.attention import attend, attend_all, attend_past, executed_pairs, visible_pairs
-from architectures.functional.rotary import rotate_first
+from architectures.functional.rotary import rotate_first, rotated_width
 from architectures.functional.short_conv import next_tail, short_conv
 from architectures.functional.value_residual import share_value
 from architectures.parts.linear import first_columns, first_rows
 from architectures.parts.norms import RMSNorm
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import (
-    Context,
-    Primitive,
-    State,
-    at_least,
-    divisors,
-    head_widths,
-    linear_flops,
-    option,
-)
+from architectures.primitive import Context, Options, Primitive, State, divisors, linear_flops, option
+
+
+class RotaryOptions(Options):
+    rope: bool = option(True, "rotate queries and keys by their position")
+    rope_fraction: float = option(1.0, "part of the key channels that is rotated, in whole pairs")
 
 
 class KeyValueMemory(Primitive):
@@ -37,59 +35,54 @@ class KeyValueMemory(Primitive):
 
     x (B, T, D) -> q (B, T, H, K), k (B, T, G, K), v (B, T, G, V) -> (B, T, D) with G = `kv_heads` of the H
     heads. The state is (keys, values, count, *tails), the tails those of the short convolutions that have
-    taps, in the order in which the layer created them. `rotated` channels of q and k, set by the subclass,
-    are turned by their position. With a `window` only its last positions are seen and kept; a layer that is
+    taps, in the order in which the layer created them. `rotated` channels of q and k are turned by their
+    position. With a `window` only its last positions are seen and kept; a layer that is
     not `causal` sees all positions, and has no state; it takes `step` and `prefill` from `Primitive`.
     """
 
+    step = step_once
     window: int | None = None
+    # Channels that a subclass adds to queries and keys, to bias the scores.
+    biased: ClassVar[int] = 0
     undecayed: tuple[str, ...] = ("conv.weight",)
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        heads: int | None = option(
-            None, "number of heads; none: one for each 16 channels of the width", per="width"
-        )
-        key_dim: int | None = option(None, "key width a head; none: width / heads", per="head")
-        value_dim: int | None = option(None, "value width a head; none: width / heads", per="head")
+    class Config(Options):
+        heads: int | None = count_of_heads()
+        key_dim: int | None = per_head("key width")
+        value_dim: int | None = per_head("value width")
         kv_heads: int | None = option(
             None,
             "heads of keys and values; none: the largest divisor of heads that is at most heads / group",
             per="width",
+            least=1,
         )
-        group: int = option(1, "query heads, at least, that share a key and value head if kv_heads is none")
+        group: int = option(
+            1, "query heads, at least, that share a key and value head if kv_heads is none", least=1
+        )
         qk_norm: bool = option(False, "RMSNorm of each head's queries and keys, before any rotation")
         gate: bool = option(False, "multiply the output of the heads by a sigmoid of the input")
-        conv: int = option(0, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
+        conv: int = taps(0)
 
-        def __post_init__(self) -> None:
-            at_least(self, heads=1, key_dim=1, value_dim=1, kv_heads=1, group=1, conv=0)
-
-    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.heads, self.key_dim, self.value_dim = head_widths(
-            dim, config.heads, config.key_dim, config.value_dim
-        )
-        self.kv_heads = count_kv_heads(self.heads, config.kv_heads, config.group)
+        self.heads, self.key_dim, self.value_dim = head_widths(dim, config)
+        enough = (d for d in divisors(self.heads) if d * config.group <= self.heads or d == 1)
+        self.kv_heads = config.kv_heads or max(enough)
+        divide("heads", self.heads, "kv_heads", self.kv_heads)
         # Stored, so that a layer whose keys are widened keeps its scores and the angles of its old pairs.
         self.scale = self.key_dim**-0.5
-        self.rotated = self.rotary_width = 0
+        self.rotated = 0
+        if isinstance(config, RotaryOptions) and config.rope:
+            self.rotated = rotated_width(self.key_dim, config.rope_fraction)
+        self.rotary_width = self.rotated
         self.query = nn.Linear(dim, self.heads * self.key_dim, bias=False)
         self.key = nn.Linear(dim, self.kv_heads * self.key_dim, bias=False)
         self.value = nn.Linear(dim, self.kv_heads * self.value_dim, bias=False)
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
-        self.gate: nn.Linear | None = None
-        self.query_norm: RMSNorm | None = None
-        self.key_norm: RMSNorm | None = None
-        if config.gate:
-            self.gate = nn.Linear(dim, self.heads * self.value_dim, bias=False)
-        if config.qk_norm:
-            self.query_norm, self.key_norm = RMSNorm(self.key_dim), RMSNorm(self.key_dim)
-        self.conv = ShortConv(
-            self.query.out_features + self.key.out_features + self.value.out_features, config.conv
-        )
+        self.gate = nn.Linear(dim, self.heads * self.value_dim, bias=False) if config.gate else None
+        self.query_norm = RMSNorm(self.key_dim) if config.qk_norm else None
+        self.key_norm = RMSNorm(self.key_dim) if config.qk_norm else None
+        self.conv = ShortConv(sum(self.channels(self.kv_heads)), config.conv)
 
     @property
     def value_widths(self) -> tuple[int, ...]:
@@ -116,26 +109,21 @@ class KeyValueMemory(Primitive):
         if not self.causal:
             return ()
         like = self.query.weight
-        keys = like.new_zeros(batch, 0, self.kv_heads, self.key_dim)
-        values = like.new_zeros(batch, 0, self.kv_heads, self.value_dim)
+        cache = (like.new_zeros(batch, 0, self.kv_heads, width) for width in (self.key_dim, self.value_dim))
         count = torch.zeros((), dtype=torch.int64, device=like.device)
-        return keys, values, count, *self.init_tails(batch)
-
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, state = self.prefill(x[:, None], state, ctx)
-        return y[:, 0], state
+        return *cache, count, *self.init_tails(batch)
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         keys, values, count, *tails = state
         keys, values = self.cached(keys, values, ctx)
-        length, window = x.shape[1], self.window
-        q, k, v, tails = self.project(x, count + torch.arange(length, device=x.device), tails, ctx)
+        positions = count + torch.arange(x.shape[1], device=x.device)
+        q, k, v, tails = self.project(x, positions, tails, ctx)
         k, v = torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
         # With nothing before it, a prompt takes the way of `forward`, whose memory does not grow with T * T.
         answer = attend_past if keys.shape[1] else attend
-        o = answer(q, self.spread(k), self.spread(v), scale=self.scale, window=window)
-        start = 0 if window is None else max(0, k.shape[1] - window)
-        return self.read(o, x), (k[:, start:], v[:, start:], count + length, *tails)
+        o = answer(q, self.spread(k), self.spread(v), scale=self.scale, window=self.window)
+        start = 0 if self.window is None else max(0, k.shape[1] - self.window)
+        return self.read(o, x), (k[:, start:], v[:, start:], count + x.shape[1], *tails)
 
     def units(self, ctx: Context | None = None) -> int:
         """How many heads of keys and values this call uses: the first ones."""
@@ -155,12 +143,14 @@ class KeyValueMemory(Primitive):
         self, x: Tensor, positions: Tensor | None, tails: Sequence[Tensor], ctx: Context | None
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """q (B, T, H, K), k (B, T, G, K), v (B, T, G, V) of x (B, T, D), and the next tails."""
-        mixed, after = self.maps(x, ctx), list(tails)
+        maps = zip((self.query, self.key, self.value), self.channels(self.units(ctx)), strict=True)
+        mixed, after = [first_rows(linear, x, width) for linear, width in maps], list(tails)
         if self.conv.taps:
             joined, after[0] = self.convolve(torch.cat(mixed, dim=-1), tails[0])
             mixed = list(joined.split([z.shape[-1] for z in mixed], dim=-1))
         # A nested layer maps to its first heads only.
-        q, k, v = (z.unflatten(-1, (-1, w)) for z, w in zip(mixed, self.head_sizes, strict=True))
+        widths = self.key_dim, self.key_dim, self.value_dim
+        q, k, v = (z.unflatten(-1, (-1, width)) for z, width in zip(mixed, widths, strict=True))
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q, self._counted(q)), self.key_norm(k, self._counted(k))
         if positions is not None and self.rotated:
@@ -178,21 +168,10 @@ class KeyValueMemory(Primitive):
         count = self.key_norm.divisor
         if count >= self.key_dim:
             return None
-        first, second, rest = z.split(
-            [self.rotated // 2, self.rotated // 2, self.key_dim - self.rotated], dim=-1
-        )
-        old = self.rotary_width
-        return torch.cat([first[..., : old // 2], second[..., : old // 2], rest[..., : count - old]], dim=-1)
-
-    @property
-    def head_sizes(self) -> tuple[int, int, int]:
-        return self.key_dim, self.key_dim, self.value_dim
-
-    def maps(self, x: Tensor, ctx: Context | None) -> list[Tensor]:
-        """Queries, keys and values before they are split into heads."""
-        widths = self.channels(self.units(ctx))
-        maps = zip((self.query, self.key, self.value), widths, strict=True)
-        return [first_rows(linear, x, width) for linear, width in maps]
+        half, old = self.rotated // 2, self.rotary_width
+        parts = z.split([half, half, self.key_dim - 2 * half], dim=-1)
+        kept = zip(parts, (old // 2, old // 2, count - old), strict=True)
+        return torch.cat([part[..., :width] for part, width in kept], dim=-1)
 
     def channels(self, units: int) -> tuple[int, int, int]:
         """Channels of queries, keys and values that belong to the first `units` heads of keys."""
@@ -240,25 +219,17 @@ class KeyValueMemory(Primitive):
         if not self.causal:
             return self.flops(length)
         # The fused kernel computes on equal widths, and its counter formula on every pair.
-        pairs, width = self.executed_pairs(length) * self.heads, max(self.score_width, self.value_dim)
+        pairs = executed_pairs(length, self.window) * self.heads
+        width = max(self.key_dim + self.biased, self.value_dim)
         whole = self.products(length) + 4 * pairs * width + self.elementwise(length)
         return whole * self.units() // self.kv_heads
 
     def uncounted_flops(self, length: int) -> int:
         return self.elementwise(length) * self.units() // self.kv_heads
 
-    @property
-    def score_width(self) -> int:
-        """Channels of queries and keys as the kernel sees them."""
-        return self.key_dim
-
     def pairs(self, length: int) -> int:
         """Pairs of positions that see each other, of one head."""
         return visible_pairs(length, self.window) if self.causal else length**2
-
-    def executed_pairs(self, length: int) -> int:
-        """Pairs that are multiplied out, visible or not."""
-        return executed_pairs(length, self.window)
 
     def products(self, length: int) -> int:
         """FLOPs of every `nn.Linear`."""
@@ -269,39 +240,17 @@ class KeyValueMemory(Primitive):
         return sum(conv.flops(length) for conv in self.convs()) + length * gate
 
     def axes(self) -> Axes:
-        taken = "qk_norm" if self.query_norm is not None else "conv" if self.conv.taps else ""
+        group = self.heads // self.kv_heads
+        weights = {
+            **{"query": "GRK D", "key": "GK D", "value": "GV D", "out": "D GRV", "gate": "GRV D"},
+            **{"query_norm": "K", "key_norm": "K", "conv": "GRK+GK+GV ."},
+        }
         return Axes(
-            sizes={
-                "G": self.kv_heads,
-                "R": self.heads // self.kv_heads,
-                "K": self.key_dim,
-                "V": self.value_dim,
-            },
-            tensors={
-                "query.weight": "GRK D",
-                "key.weight": "GK D",
-                "value.weight": "GV D",
-                "out.weight": "D GRV",
-                "gate.weight": "GRV D",
-                "query_norm.weight": "K",
-                "key_norm.weight": "K",
-                "conv.weight": "GRK+GK+GV .",
-            },
+            sizes={"G": self.kv_heads, "R": group, "K": self.key_dim, "V": self.value_dim},
+            tensors={f"{name}.weight": axes for name, axes in weights.items()},
             zero=dict.fromkeys("GRVD", ("out.weight",)) | {"K": ("key.weight",)},
             options={"heads": "GR", "kv_heads": "G", "key_dim": "K", "value_dim": "V"},
             rotated=self.rotated,
             scaled="key.weight",
-            unscalable=taken,
+            unscalable="qk_norm" if self.query_norm is not None else "conv" if self.conv.taps else "",
         )
-
-
-def count_kv_heads(heads: int, stated: int | None, group: int) -> int:
-    """Heads of keys and values: those stated, which must divide `heads`, or the most with enough a group."""
-    if stated is None:
-        return max(d for d in divisors(heads) if d * group <= heads or d == 1)
-    if heads % stated:
-        choices = ", ".join(str(d) for d in divisors(heads))
-        raise ValueError(
-            f"heads {heads} is not divisible by kv_heads {stated}; choose kv_heads from {choices}"
-        )
-    return stated

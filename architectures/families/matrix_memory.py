@@ -10,13 +10,14 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.axes import Axes
+from architectures.families.options import count_of_heads, head_widths, per_head, taps
 from architectures.functional.delta import SCALAR_CHUNK, VECTOR_CHUNK, delta_flops, delta_rule, delta_step
 from architectures.functional.norms import rms_norm
 from architectures.functional.value_residual import share_value
@@ -24,12 +25,10 @@ from architectures.parts.short_conv import ShortConv, TokenShift
 from architectures.primitive import (
     Context,
     Hint,
+    Options,
     Primitive,
     State,
-    at_least,
-    head_widths,
     linear_flops,
-    option,
 )
 
 # Multiply-adds and products of one cell of the state and token: written and read; asked first; corrected by
@@ -54,13 +53,6 @@ class Vectors:
     kept: Any = None
 
 
-class Convolved(Protocol):
-    """The options that the family reads of every layer."""
-
-    @property
-    def conv(self) -> int: ...
-
-
 class MatrixMemory(Primitive):
     """The base of the layers with S_t = (diag(a_t) + x_t y_t^T) S_{t-1} + k_t v_t^T, H matrices K x V.
 
@@ -81,23 +73,15 @@ class MatrixMemory(Primitive):
     gate: Any
     norm: Any
 
-    config: Convolved
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        heads: int | None = option(
-            None, "number of heads; none: one for each 16 channels of the width", per="width"
-        )
-        key_dim: int | None = option(None, "key width a head; none: width / heads", per="head", sizes="state")
-        value_dim: int | None = option(None, "value width a head; none: width / heads", per="head")
-        conv: int = option(0, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
-
-        def __post_init__(self) -> None:
-            at_least(self, heads=1, key_dim=1, value_dim=1, conv=0)
+    class Config(Options):
+        heads: int | None = count_of_heads()
+        key_dim: int | None = per_head("key width", sizes="state")
+        value_dim: int | None = per_head("value width")
+        conv: int = taps(0)
 
     def __init__(
         self,
-        config: Convolved,
+        config: Any,
         *,
         dim: int,
         max_len: int,
@@ -108,8 +92,7 @@ class MatrixMemory(Primitive):
         """`sizes`: heads, K and V where the heads divide another width than the model's."""
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         if sizes is None:
-            assert isinstance(config, MatrixMemory.Config)
-            sizes = head_widths(dim, config.heads, config.key_dim, config.value_dim)
+            sizes = head_widths(dim, config)
             self.scale = sizes[1] ** -0.5
         self.heads, self.key_dim, self.value_dim = sizes
         self.gate = None

@@ -10,22 +10,20 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from architectures.axes import Axes
-from architectures.primitive import Context, Primitive, at_least, config_options, divisors, option
+from architectures.primitive import Context, Options, Primitive, config_options, divisors, option
 
 JOINT, UNIFORM = "joint", "uniform"
 _WEIGHTS = re.compile(r"w\d+(\.\d+)?(-\d+(\.\d+)?)*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class NestedConfig:
-    granularities: int = option(4, "number of nested sizes, the whole layer included", most=24)
+class NestedConfig(Options):
+    granularities: int = option(4, "number of nested sizes, the whole layer included", most=24, least=1)
     draw: str = option(
         UNIFORM,
         "sizes that a training step uses: uniform, one drawn for all layers; w1-1-1-2, drawn in this ratio, "
@@ -33,7 +31,7 @@ class NestedConfig:
     )
 
     def __post_init__(self) -> None:
-        at_least(self, granularities=1)
+        super().__post_init__()
         probabilities(self.draw, self.granularities)
 
 
@@ -63,7 +61,7 @@ class Nested:
     base    the layer that a submodel is
     """
 
-    config: NestedConfig
+    config: Any
     nested: ClassVar[str]
     base: ClassVar[str]
     name: ClassVar[str]
@@ -136,9 +134,10 @@ class NestedInner(Nested):
     nested = "F"
     inner: int
 
-    def nest_inner(self) -> None:
+    def __init__(self, config: Any, **place: Any) -> None:
         """Each size half of the next one, as in the paper: F/8, F/4, F/2, F."""
-        count = self.config.granularities
+        cast(Any, super()).__init__(config, **place)
+        count = config.granularities
         part = 2 ** (count - 1)
         if self.inner % part:
             near = max(self.inner // part, 1) * part
@@ -162,9 +161,21 @@ class NestedHeads(Nested):
     kv_heads: int
     value_dim: int
 
-    def nest_heads(self) -> None:
-        """Equal steps, as in the paper: G/4, G/2, 3G/4, G of the heads of keys and values."""
-        count = self.config.granularities
+    def __init__(self, config: Any, *, dim: int, **place: Any) -> None:
+        """Equal steps, as in the paper: G/4, G/2, 3G/4, G of the heads of keys and values.
+
+        Where no number of heads is stated: the most of at least 16 channels that the sizes divide.
+        """
+        count = config.granularities
+        if config.heads is None:
+            fits = [h for h in divisors(dim) if h % count == 0 and dim % (2 * h) == 0 and dim // h >= 16]
+            if not fits and dim % (2 * count):
+                raise ValueError(
+                    f"dim {dim} is not divisible by twice granularities={count}; state heads=, or change one "
+                    "of them"
+                )
+            config = dataclasses.replace(config, heads=max([count, *fits]))
+        cast(Any, super()).__init__(config, dim=dim, **place)
         if self.kv_heads % count:
             choices = ", ".join(str(d) for d in divisors(self.kv_heads))
             raise ValueError(
@@ -186,18 +197,3 @@ class NestedHeads(Nested):
                 "cannot go on from a smaller one's cache; fill it with the larger one"
             )
         return keys[:, :, :units], values[:, :, :units]
-
-
-def nested_heads(config: Any, dim: int) -> Any:
-    """The config with its heads stated: where none are, the most of at least 16 channels that the sizes
-    divide.
-    """
-    if config.heads is not None:
-        return config
-    count = config.granularities
-    fits = [h for h in divisors(dim) if h % count == 0 and dim % (2 * h) == 0 and dim // h >= 16]
-    if not fits and dim % (2 * count):
-        raise ValueError(
-            f"dim {dim} is not divisible by twice granularities={count}; state heads=, or change one of them"
-        )
-    return dataclasses.replace(config, heads=max([count, *fits]))

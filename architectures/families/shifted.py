@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import MatrixMemory
 from architectures.parts.short_conv import ShortConv, TokenShift
 
 
@@ -15,7 +16,7 @@ class Shifted:
     The carry is (x_{t-1}, tail). Queries are called receptances r.
     """
 
-    config: MatrixMemory.Config
+    config: Any
     dim: int
     heads: int
     key_dim: int

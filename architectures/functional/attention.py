@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.functional.fold import fold, unfold
+from architectures.functional.fold import Folded
 from architectures.functional.precision import full_precision
 
 aten = torch.ops.aten
@@ -25,9 +25,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None 
     linear in T; elsewhere the scores are written out, all of them or those of a window's blocks.
     """
     if scale <= 0:
-        raise ValueError(
-            f"scale={scale} must be positive"
-        )  # the kernel multiplies what is hidden, -inf, by it
+        # The kernel multiplies what is hidden, -inf, by it.
+        raise ValueError(f"scale={scale} must be positive")
     width, value_width = q.shape[-1], v.shape[-1]
     # The fused kernel wants equal widths; zeros change neither the scores nor the values.
     if width < value_width:
@@ -62,9 +61,8 @@ def executed_pairs(length: int, window: int | None = None) -> int:
 def attend_past(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None) -> Tensor:
     """`attend` for the last T of S positions, written out: q (B, T, H, K), k (B, S, H, K), v (B, S, H, V)."""
     length, total = q.shape[1], k.shape[1]
-    ahead = torch.arange(total - length, total, device=q.device)[:, None] - torch.arange(
-        total, device=q.device
-    )
+    at = torch.arange(total, device=q.device)
+    ahead = at[total - length :, None] - at
     blind = ahead < 0
     if window is not None:
         blind = blind | (ahead >= window)
@@ -105,109 +103,66 @@ def _window_mask(q: Tensor, k: Tensor, window: int | None, blocks: int) -> Tenso
     return torch.zeros(blind.shape, dtype=q.dtype, device=q.device).masked_fill(blind, float("-inf"))
 
 
-class _Attend(torch.autograd.Function):
+def fused(x: Tensor) -> bool:
+    """Whether PyTorch's fused kernel runs here."""
+    return x.device.type == "cpu"
+
+
+class _Attend(Folded):
     @staticmethod
     def forward(
         q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, blocks: int
     ) -> tuple[Tensor, Tensor]:
-        forward = _forward_fused if q.device.type == "cpu" else _forward_written_out
         mask = _window_mask(q, k, window, blocks)
-        qh, kh, vh = (z.transpose(1, 2) for z in (q, k, v))  # (B, H, T, K)
-        out, logsumexp = forward(qh, kh, vh, scale, mask)
+        q, k, v = (z.transpose(1, 2) for z in (q, k, v))  # (B, H, T, K)
+        if fused(q):
+            out, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(
+                q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale
+            )
+            return out.transpose(1, 2), logsumexp
+        with full_precision(q):
+            scores = _scores(q, k, scale, mask)
+            logsumexp = scores.logsumexp(-1)
+            out = torch.exp(scores - logsumexp[..., None]).to(v.dtype) @ v
         return out.transpose(1, 2), logsumexp
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        q, k, v, ctx.scale, ctx.window, ctx.blocks = inputs
-        out, logsumexp = output
-        ctx.mark_non_differentiable(logsumexp)
-        ctx.save_for_backward(q, k, v, out, logsumexp)
+        *tensors, ctx.scale, ctx.window, ctx.blocks = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*tensors, *output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, logsumexp = ctx.saved_tensors
-        mask = _window_mask(q, k, ctx.window, ctx.blocks)
-        g, qh, kh, vh, oh = (z.transpose(1, 2) for z in (grad, q, k, v, out))
-        backward = _backward_fused if q.device.type == "cpu" else _backward_written_out
-        grads = backward(g, qh, kh, vh, oh, logsumexp, ctx.scale, mask)
+        mask, scale = _window_mask(q, k, ctx.window, ctx.blocks), ctx.scale
+        g, q, k, v, out = (z.transpose(1, 2) for z in (grad, q, k, v, out))
+        if fused(q):
+            grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                g, q, k, v, out, logsumexp, 0.0, mask is None, attn_mask=mask, scale=scale
+            )
+        else:
+            grads = _backward_written_out(g, q, k, v, out, logsumexp, scale, mask)
         return (*(z.transpose(1, 2) for z in grads), None, None, None)
-
-    @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: tuple[int | None, ...],
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scale: float,
-        window: int | None,
-        blocks: int,
-    ) -> tuple[Any, Any]:
-        size = info.batch_size
-        folded = [fold(z, dim, size) for z, dim in zip((q, k, v), in_dims[:3], strict=True)]
-        out, logsumexp = _Attend.apply(*folded, scale, window, blocks)
-        return (unfold(out, size), unfold(logsumexp, size)), (0, 0)
-
-
-def _forward_fused(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    return aten._scaled_dot_product_flash_attention_for_cpu(
-        q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale
-    )
-
-
-def _backward_fused(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    scale: float,
-    mask: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        grad, q, k, v, out, logsumexp, 0.0, mask is None, attn_mask=mask, scale=scale
-    )
-
-
-def _forward_written_out(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """(B, H, T, .) -> the output and the logarithm of the softmax's denominator (B, H, T)."""
-    with full_precision(q):
-        scores = _scores(q, k, scale, mask)
-        logsumexp = scores.logsumexp(-1)
-        return torch.exp(scores - logsumexp[..., None]).to(v.dtype) @ v, logsumexp
 
 
 def _backward_written_out(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    scale: float,
-    mask: Tensor | None,
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, *rule: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and v, from the weights computed once more."""
+    """The gradients of q, k and v, from the weights computed once more; `rule`: scale and mask."""
     with full_precision(q):
-        p = torch.exp(_scores(q, k, scale, mask) - logsumexp[..., None])
-        high = p.dtype
-        g = grad.to(high)
-        inner = (g * out.to(high)).sum(-1, keepdim=True)
-        ds = p * (g @ v.to(high).mT - inner) * scale
-        return (ds @ k.to(high)).to(q.dtype), (ds.mT @ q.to(high)).to(k.dtype), (p.mT @ g).to(v.dtype)
+        p = torch.exp(_scores(q, k, *rule) - logsumexp[..., None])
+        g = grad.to(p.dtype)
+        inner = (g * out.to(p.dtype)).sum(-1, keepdim=True)
+        ds = p * (g @ v.to(p.dtype).mT - inner) * rule[0]
+        return (ds @ k.to(p.dtype)).to(q.dtype), (ds.mT @ q.to(p.dtype)).to(k.dtype), (p.mT @ g).to(v.dtype)
 
 
 def _scores(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
     """(B, H, T, T) masked scores, at least in float32."""
     high = torch.promote_types(q.dtype, torch.float32)
     scores = (q.to(high) @ k.to(high).mT) * scale
-    if mask is None:
-        length = q.shape[-2]
-        future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-        return scores.masked_fill(future, float("-inf"))
-    return scores + mask.to(high)
+    if mask is not None:
+        return scores + mask.to(high)
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+    return scores.masked_fill(future, float("-inf"))

@@ -26,6 +26,17 @@ def unit(x: Tensor, eps: float = 1e-6) -> Tensor:
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
 
 
+def in_chunks(z: Tensor, size: int) -> Tensor:
+    """(B, T, H, .) -> (B, H, T/C, C, .), filled up with zeros, which decay, write and correct nothing."""
+    z = F.pad(z, (0, 0, 0, 0, 0, -z.shape[1] % size))
+    return z.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
+
+
+def in_time(z: Tensor, length: int) -> Tensor:
+    """(B, H, T/C, C, .) -> (B, T, H, .), without what was filled up."""
+    return z.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length]
+
+
 def delta_rule(
     q: Tensor,
     k: Tensor,
@@ -55,9 +66,7 @@ def delta_rule(
         size = min(chunk or (VECTOR_CHUNK if vector else SCALAR_CHUNK), length)
 
         def cut(z: Tensor) -> Tensor:
-            """(B, T, H, .) -> (B, H, T/C, C, .); padding decays, writes and corrects nothing."""
-            z = F.pad(z.to(high), (0, 0, 0, 0, 0, -length % size))
-            return z.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
+            return in_chunks(z.to(high), size)
 
         q, k, v = cut(q), cut(k), cut(v)
         decay = None
@@ -99,7 +108,7 @@ def delta_rule(
             else:
                 s = new + (s if kept is None else kept.select(2, n) * s)
         o = inner + reads @ torch.stack(entering, dim=2)
-        return o.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length], s
+        return in_time(o, length), s
 
 
 def delta_step(
@@ -161,9 +170,8 @@ class _Decay:
     """Sums of log a from the start of a chunk, up to and including a position, and up to the one before."""
 
     def __init__(self, log_a: Tensor, vector: bool) -> None:
-        self.after = log_a.cumsum(-2)
+        self.after, self.vector = log_a.cumsum(-2), vector
         self.before = F.pad(self.after[..., :-1, :], (0, 0, 1, 0))
-        self.vector = vector
 
 
 def _entering(z: Tensor, decay: _Decay | None, pre: bool) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.functional.delta import SCALAR_CHUNK
+from architectures.functional.delta import SCALAR_CHUNK, in_chunks, in_time
 from architectures.functional.precision import full_precision
 
 
@@ -44,10 +44,8 @@ def fenwick_rule(
         length, count, key = q.shape[1], weights.shape[-1], q.shape[-1]
         size = min(chunk, length)
 
-        def cut(z: Tensor) -> Tensor:
-            """(B, T, H, .) -> (B, H, N, C, .); padding decays, writes and corrects nothing."""
-            z = F.pad(z.to(high), (0, 0, 0, 0, 0, -length % size))
-            return z.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
+        def cut(z: Tensor) -> Tensor:  # (B, H, N, C, .)
+            return in_chunks(z.to(high), size)
 
         q, k, v, weights, total = cut(q), cut(k), cut(v), cut(weights), cut(log_a[..., None]).cumsum(-2)
         gap = total - total.mT
@@ -83,7 +81,7 @@ def fenwick_rule(
             s = merge(kept * s if ask is None else kept @ s, up[:, n]) + written.select(2, n)
         weighted = _pick(weights, torch.maximum(risen[..., None], level))[..., None] * reads[..., None, :]
         o = o + weighted.flatten(-2) @ torch.stack(entering, dim=2).flatten(-3, -2)
-        return o.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length], s
+        return in_time(o, length), s
 
 
 def fenwick_step(

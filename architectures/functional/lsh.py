@@ -6,6 +6,8 @@ queries, so a token would find little but itself; it sees itself only where noth
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.functional.fold import fold, unfold
+from architectures.functional.fold import Folded
 from architectures.functional.precision import full_precision
 
 # The score of a token with itself: it vanishes beside any other, and weighs 1 alone.
@@ -40,9 +42,7 @@ def attend_buckets(q: Tensor, k: Tensor, v: Tensor, buckets: Tensor, *, causal: 
 
     The scores are computed for all pairs, some rows at a time: time grows with T * T, memory with T.
     """
-    length, hashes = q.shape[1], buckets.shape[-1]
-    rule = Rule(hashes=hashes, causal=causal)
-    about = _about(buckets)
+    length, rule, about = q.shape[1], Rule(hashes=buckets.shape[-1], causal=causal), _about(buckets)
     q, k, v, about = (z.transpose(1, 2) for z in (*_alike(q, k, v), about))  # (B, H, T, .)
     outputs = []
     for start, end in bucket_rows(length):
@@ -60,14 +60,7 @@ def bucket_rows(length: int) -> list[tuple[int, int]]:
 
 
 def attend_near(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    buckets: Tensor,
-    *,
-    size: int,
-    chunks: bool = False,
-    causal: bool = True,
+    q: Tensor, k: Tensor, v: Tensor, buckets: Tensor, *, size: int, chunks: bool = False, causal: bool = True
 ) -> Tensor:
     """Only pairs that are near in the order of (bucket, position): time and memory grow with T * size.
 
@@ -92,9 +85,7 @@ def near_pairs(length: int, size: int, chunks: bool = False, causal: bool = True
     return -(-length // size) * size * size * (3 if chunks and not causal else 2)
 
 
-def attend_buckets_past(
-    q: Tensor, k: Tensor, v: Tensor, buckets: Tensor, *, window: int | None = None
-) -> Tensor:
+def attend_buckets_past(q: Tensor, k: Tensor, v: Tensor, buckets: Tensor, *, window: int | None) -> Tensor:
     """The last T of S positions, causal, written out: q (B, T, H, K), k, v and buckets of all S."""
     past = k.shape[1] - q.shape[1]
     place = None if window is None else sort_buckets(buckets)[1]
@@ -150,20 +141,18 @@ class Rule:
 def _about(buckets: Tensor, place: Tensor | None = None) -> Tensor:
     """What a `Rule` reads, (B, T, H, N or 2 N, and 1)."""
     at = torch.arange(buckets.shape[1], dtype=torch.int32, device=buckets.device)
-    parts = [buckets] if place is None else [buckets, place]
-    return torch.cat(
-        [*(z.to(torch.int32) for z in parts), at[:, None, None].expand(*buckets.shape[:-1], 1)], -1
-    )
+    parts = [buckets, *([] if place is None else [place]), at[:, None, None].expand(*buckets.shape[:-1], 1)]
+    return torch.cat([z.to(torch.int32) for z in parts], -1)
 
 
 def _alike(*tensors: Tensor) -> tuple[Tensor, ...]:
-    dtype = tensors[0].dtype
-    for z in tensors[1:]:
-        dtype = torch.promote_types(dtype, z.dtype)
+    dtype = functools.reduce(torch.promote_types, (z.dtype for z in tensors))
     return tuple(z.to(dtype) for z in tensors)
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, mine: Tensor, other: Tensor, rule: Rule) -> list[Tensor]:
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, mine: Tensor, other: Tensor, rule: Rule
+) -> tuple[Tensor, Tensor]:
     """Softmax attention under a rule, and the log-sum-exp of its scores.
 
     q (.., rows, K), k (.., keys, K), v (.., keys, V), and what is known of rows and keys.
@@ -171,7 +160,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, mine: Tensor, other: Tensor, rule:
     with full_precision(q):
         scores, _ = rule.scores(q, k, mine, other)
         mass = scores.logsumexp(-1, keepdim=True)
-        return [torch.exp(scores - mass).to(v.dtype) @ v, mass]
+        return torch.exp(scores - mass).to(v.dtype) @ v, mass
 
 
 def _backward(
@@ -186,54 +175,36 @@ def _backward(
         inner = (g * out.to(p.dtype)).sum(-1, keepdim=True)
         slope = p * (g @ v.to(p.dtype).mT - inner + grad_mass)
         slope = slope.masked_fill(itself, 0)  # that score is a constant
-        grads = slope @ k.to(p.dtype), slope.mT @ q.to(p.dtype), p.mT @ g
-    return grads[0].to(q.dtype), grads[1].to(q.dtype), grads[2].to(q.dtype)
+        gq, gk, gv = slope @ k.to(p.dtype), slope.mT @ q.to(p.dtype), p.mT @ g
+    return gq.to(q.dtype), gk.to(q.dtype), gv.to(q.dtype)
 
 
-class _Folded(torch.autograd.Function):
-    """Replicas are folded into the batch; the last input is a rule, the others have a batch first."""
+class _Ruled(Folded):
+    """The last input is a rule; outputs are those of `_forward`."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         *tensors, ctx.rule = inputs
         ctx.save_for_backward(*tensors, *output)
 
-    @classmethod
-    def folded(cls, info: Any, in_dims: tuple[int | None, ...], inputs: Any) -> tuple[Any, Any]:
-        size = info.batch_size
-        tensors = [fold(z, dim, size) for z, dim in zip(inputs[:-1], in_dims[:-1], strict=True)]
-        out, mass = cls.apply(*tensors, inputs[-1])
-        return (unfold(out, size), unfold(mass, size)), (0, 0)
 
-
-class _Attend(_Folded):
-    @staticmethod
-    def forward(
-        q: Tensor, k: Tensor, v: Tensor, mine: Tensor, other: Tensor, rule: Rule
-    ) -> tuple[Tensor, Tensor]:
-        out, mass = _forward(q, k, v, mine, other, rule)
-        return out, mass
+class _Attend(_Ruled):
+    forward = staticmethod(_forward)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, grad_mass: Tensor) -> tuple[Tensor | None, ...]:
         return (*_backward(ctx.saved_tensors, grad, grad_mass, ctx.rule), None, None, None)
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        return _Attend.folded(info, in_dims, inputs)
 
-
-class _AttendNear(_Folded):
+class _AttendNear(_Ruled):
     """One hash: everything (B, T, H, .), the order and the places of the hash (B, T, H)."""
 
     @staticmethod
     def forward(
         q: Tensor, k: Tensor, v: Tensor, about: Tensor, order: Tensor, place: Tensor, rule: Rule
     ) -> tuple[Tensor, Tensor]:
-        mine, parts = _cut(about, order, rule, -1), []
-        sides = _cut(q, order, rule), _cut(k, order, rule), _cut(v, order, rule)
-        for start, end in _groups(mine):
-            parts.append(_forward(*_group(start, end, rule, sides, mine), rule))
+        mine, sides = _cut(about, order, rule, -1), [_cut(z, order, rule) for z in (q, k, v)]
+        parts = [_forward(*_group(*span, rule, sides, mine), rule) for span in _groups(mine)]
         out, mass = (_back(torch.cat(z, dim=1), place) for z in zip(*parts, strict=True))
         return out, mass
 
@@ -241,8 +212,7 @@ class _AttendNear(_Folded):
     def backward(ctx: Any, grad: Tensor, grad_mass: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, about, order, place, out, mass = ctx.saved_tensors
         rule, length = ctx.rule, q.shape[1]
-        mine = _cut(about, order, rule, -1)
-        sides = _cut(q, order, rule), _cut(k, order, rule), _cut(v, order, rule)
+        mine, sides = _cut(about, order, rule, -1), [_cut(z, order, rule) for z in (q, k, v)]
         rest = [_cut(z, order, rule) for z in (out, mass, grad, grad_mass)]
         blocks = mine.shape[1]
         gq: list[Tensor] = []
@@ -256,10 +226,6 @@ class _AttendNear(_Folded):
             gk, gv = (_add_beside(z, x, start, blocks) for z, x in zip((gk, gv), found, strict=True))
         grads = _back(torch.cat(gq, dim=1), place), _back(gk[:, 1:-1], place), _back(gv[:, 1:-1], place)
         return (*(z[:, :length] for z in grads), None, None, None, None)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
-        return _AttendNear.folded(info, in_dims, inputs)
 
 
 def _cut(z: Tensor, order: Tensor, rule: Rule, fill: int = 0) -> Tensor:
@@ -284,7 +250,7 @@ def _groups(mine: Tensor) -> list[tuple[int, int]]:
 
 
 def _group(
-    start: int, end: int, rule: Rule, sides: tuple[Tensor, Tensor, Tensor], mine: Tensor
+    start: int, end: int, rule: Rule, sides: Sequence[Tensor], mine: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """q of some blocks, k and v of these and their neighbours side by side; `about` of both."""
     after = 1 if rule.chunks and not rule.causal else 0

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.functional.fold import fold, unfold
+from architectures.functional.fold import Folded, fold, unfold
 
 
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def decaying_max_flops(length: int) -> int:
     return (3 * (length - 1).bit_length() + 2) * length
 
 
-class _Scan(torch.autograd.Function):
+class _Scan(Folded):
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
         return _scan(a, b.clone())
@@ -73,12 +73,6 @@ class _Scan(torch.autograd.Function):
         ga[:, 1:] *= h[:, :-1]
         ga[:, 0] = 0
         return ga, g
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, int | None], a: Tensor, b: Tensor) -> tuple[Tensor, int]:
-        size = info.batch_size
-        out = _Scan.apply(fold(a, in_dims[0], size), fold(b, in_dims[1], size))
-        return unfold(out, size), 0
 
 
 class _SelectiveScan(torch.autograd.Function):

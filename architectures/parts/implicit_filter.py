@@ -17,9 +17,8 @@ class ImplicitFilter(nn.Module):
     """h(t) = MLP(features(t)) * exp(-t |delta|): the first `length` taps (length, channels).
 
     Features of t in [0, 1]: t itself and the real and imaginary part of one slow oscillation, which are
-    trained where they are `learned`. Three hidden
-    layers sin(nu * (W z + b)) of width `order`, nu learned and shared, then a linear map to the channels. The
-    window's rates delta are spread over the channels and fixed.
+    trained where they are `learned`. Three hidden layers sin(nu * (W z + b)) of width `order`, nu learned and
+    shared, then a linear map to the channels. The window's rates delta are spread over channels and fixed.
     """
 
     features: Tensor
@@ -55,7 +54,3 @@ class ImplicitFilter(nn.Module):
         return {
             f"filter.{n}": Hint(decay=False, lr_scale=POSITION_LR if n == "features" else 1.0) for n in names
         }
-
-    def flops(self, length: int) -> int:
-        order, channels = self.out.in_features, self.out.out_features
-        return 2 * length * (3 * order + 2 * order**2 + order * channels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,23 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.functional.precision import full_precision
-from architectures.primitive import Context, at_least, choose, option
+from architectures.primitive import Context, Options, choose, option
 
 
-@dataclass(frozen=True, kw_only=True)
-class RoutingConfig:
-    experts: int = option(8, "number of experts")
-    top_k: int = option(2, "experts that a token is sent to")
+class RoutingConfig(Options):
+    experts: int = option(8, "number of experts", least=1)
+    top_k: int = option(2, "experts that a token is sent to", least=1)
     gating: Literal["softmax", "sigmoid"] = option("softmax", "scores compete, or each stands for itself")
     balance: Literal["loss", "bias"] | None = option(
         "loss", "what evens the loads: an auxiliary loss, a bias on the choice that no loss trains, or none"
     )
-    balance_weight: float = option(1e-2, "weight of the auxiliary loss, balance=loss")
-    bias_rate: float = option(1e-3, "how far a step moves the bias of an expert, balance=bias")
-    z_loss: float = option(0.0, "weight of the mean squared log-sum-exp of the logits")
+    balance_weight: float = option(1e-2, "weight of the auxiliary loss, balance=loss", least=0)
+    bias_rate: float = option(1e-3, "how far a step moves the bias of an expert, balance=bias", least=0)
+    z_loss: float = option(0.0, "weight of the mean squared log-sum-exp of the logits", least=0)
 
     def __post_init__(self) -> None:
-        at_least(self, experts=1, top_k=1, balance_weight=0, bias_rate=0, z_loss=0)
+        super().__post_init__()
         if self.top_k > self.experts:
             raise ValueError(f"top_k={self.top_k} must be at most experts {self.experts}; lower it")
 

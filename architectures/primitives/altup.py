@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from architectures.families.wrapper import Block, Run, Wrapper
 from architectures.functional.precision import full_precision
 from architectures.parts.norms import RMSNorm
-from architectures.primitive import Context, at_least, option
+from architectures.primitive import Context, Options, option
 from architectures.registry import primitive, variant
 
 # Of the published model: the largest coefficient weight, and the least mean square that is divided by.
@@ -49,11 +48,9 @@ class AltUp(Wrapper):
     chosen: Tensor
 
     undecayed = ("p", "g", "maps")  # coefficients are not pulled away from the identity
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        k: int = option(2, "slices of the stream", most=64)
+    class Config(Options):
+        k: int = option(2, "slices of the stream", most=64, least=1)
         schedule: Literal["alternating", "same"] = option(
             "alternating", "the slice that a block runs on: the next one at each block, or always the first"
         )
@@ -63,7 +60,7 @@ class AltUp(Wrapper):
         )
 
         def __post_init__(self) -> None:
-            at_least(self, k=1)
+            super().__post_init__()
             if self.form == "gemma3n" and (self.schedule != "same" or self.recycled):
                 raise ValueError(
                     f"form=gemma3n with schedule={self.schedule}, recycled={str(self.recycled).lower()}: its "

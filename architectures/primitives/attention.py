@@ -1,12 +1,10 @@
-"""Softmax attention over all earlier positions or over a sliding window."""
+"""Softmax attention over all earlier positions, over a sliding window, or over all positions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from architectures.families.key_values import KeyValueMemory
-from architectures.functional.rotary import rotated_width
-from architectures.primitive import at_least, option
+from architectures.families.key_values import KeyValueMemory, RotaryOptions
+from architectures.families.options import count_of_heads
+from architectures.primitive import Primitive, option
 from architectures.registry import primitive, variant
 
 
@@ -21,28 +19,18 @@ class Attention(KeyValueMemory):
     (arXiv:2104.09864) instead of position embeddings, on the first `rope_fraction` of their channels.
     """
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config(KeyValueMemory.Config):
-        heads: int | None = option(
-            1, "number of heads; none: one for each 16 channels of the width", per="width"
-        )
+    class WindowOptions(KeyValueMemory.Config):
+        heads: int | None = count_of_heads(1)
         window: int | None = option(
-            None, "visible positions, itself included; none: all earlier ones", sizes="state"
+            None, "visible positions, itself included; none: all earlier ones", sizes="state", least=1
         )
-        rope: bool = option(True, "rotate queries and keys by their position")
-        rope_fraction: float = option(1.0, "part of the key channels that is rotated, in whole pairs")
 
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, window=1)
+    class Config(RotaryOptions, WindowOptions):
+        pass
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.window = config.window
-        if config.rope:
-            self.rotated = self.rotary_width = rotated_width(self.key_dim, config.rope_fraction)
 
 
 variant("mh-attention", of="attention", heads=None)
@@ -73,3 +61,19 @@ variant(
 _WINDOWED = "o_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s over t - window < s <= t"
 variant("sliding-attention", of="attention", equation=_WINDOWED, window=32)
 variant("mh-sliding-attention", of="attention", equation=_WINDOWED, heads=None, window=32)
+
+
+@primitive("encoder-attention", mixes="time", version=1, paper="arXiv:1706.03762")
+class EncoderAttention(KeyValueMemory):
+    """o_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s over all positions s: (B, T, D) -> (B, T, D).
+
+    q, k (B, T, H, K), v (B, T, H, V). For encoders: a model with it cannot decode. Differs from the paper:
+    RoPE (arXiv:2104.09864) instead of position embeddings; with `rope=false` the layer sees a set.
+    """
+
+    causal = False
+    step = Primitive.step
+    prefill = Primitive.prefill
+
+    class Config(RotaryOptions, KeyValueMemory.Config):
+        pass

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.options import taps
 from architectures.functional.delta import delta_rule, delta_step, unit
 from architectures.functional.steps import draw_rate, draw_step_bias, log_decay, strength
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
 
@@ -27,11 +26,8 @@ class DeltaNet(MatrixMemory):
 
     form = "tied"
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
+        conv: int = taps(4)
         negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
@@ -61,11 +57,8 @@ class GatedDeltaNet(MatrixMemory):
     form = "tied"
     undecayed = ("log_rate", "dt_bias")
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
+        conv: int = taps(4)
         negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
@@ -102,18 +95,11 @@ class GatedDeltaProduct(MatrixMemory):
     form = "tied"
     undecayed = ("log_rate", "dt_bias")
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
-        substeps: int = option(2, "steps of the delta rule a token", most=64)
+        conv: int = taps(4)
+        substeps: int = option(2, "steps of the delta rule a token", most=64, least=1)
         negative_eigenvalues: bool = option(True, "write strength in (0, 2) instead of (0, 1)")
         forget: bool = option(True, "a decay a head before the first step of a token")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, substeps=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

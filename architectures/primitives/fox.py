@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,11 +25,10 @@ class Fox(KeyValueMemory):
     values with those of the token before is left to `conv`.
     """
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(KeyValueMemory.Config):
         rope: bool = option(False, "rotate queries and keys by their position")
+
+    biased = 1
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -68,10 +65,6 @@ class Fox(KeyValueMemory):
 
     def axes(self) -> Axes:
         return super().axes().also({"forget.weight": "GR D", "forget.bias": "GR"})
-
-    @property
-    def score_width(self) -> int:
-        return self.key_dim + 1
 
     def _log_forget(self, x: Tensor) -> Tensor:
         """log f (B, T, H), in at least float32."""

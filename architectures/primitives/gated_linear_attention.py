@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.options import count_of_heads, taps
 from architectures.functional.delta import LOG_DECAY_MIN
 from architectures.functional.rotary import rotate
 from architectures.parts.norms import RMSNorm
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, State, option
 from architectures.registry import primitive, variant
 
 
@@ -29,18 +29,9 @@ class GatedLinearAttention(MatrixMemory):
 
     decay = "vector"
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        heads: int | None = option(
-            1, "number of heads; none: one for each 16 channels of the width", per="width"
-        )
-        gate_rank: int = option(16, "rank of the map from the token to its decay")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, gate_rank=1)
+        heads: int | None = count_of_heads(1)
+        gate_rank: int = option(16, "rank of the map from the token to its decay", least=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -70,11 +61,8 @@ class RetNet(MatrixMemory):
     as an option, and a norm that does not subtract the mean.
     """
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        value_dim: int | None = option(None, "value width a head; none: 2 width / heads", per="head")
+        value_dim: int | None = option(None, "value width per head; none: 2 D / heads", per="head", least=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -91,9 +79,7 @@ class RetNet(MatrixMemory):
     def size_step(self, option: str) -> int:
         return 2 if option == "key_dim" else 1
 
-    @property
-    def carry_kinds(self) -> tuple[str, ...]:
-        return ("conv", "counter")
+    carry_kinds = ("conv", "counter")
 
     def init_carry(self, like: Tensor, batch: int) -> State:
         """The tail of the short convolution and the number of tokens so far."""
@@ -122,11 +108,8 @@ class HGRN2(MatrixMemory):
     decay = "vector"
     undecayed = ("bound",)
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(0, "taps of a short convolution, without silu, on q, f and v; 0: none", most=256)
+        conv: int = taps(0, "a short convolution, without silu, on q, f and v")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

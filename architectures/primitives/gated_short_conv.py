@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
 from architectures.families.recurrent import Recurrent
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 
@@ -22,14 +20,9 @@ class GatedShortConv(Recurrent):
     """
 
     undecayed = ("conv.weight",)
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        conv: int = option(3, "taps of the convolution", most=256)
-
-        def __post_init__(self) -> None:
-            at_least(self, conv=1)
+    class Config(Options):
+        conv: int = option(3, "taps of the convolution", most=256, least=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -37,9 +30,7 @@ class GatedShortConv(Recurrent):
         self.conv = ShortConv(dim, config.conv, activation=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return ("conv",)
+    state_kinds = ("conv",)
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """The last inputs of the convolution (B, conv - 1, D)."""
@@ -50,9 +41,6 @@ class GatedShortConv(Recurrent):
         b, c, z = self.project(x).chunk(3, dim=-1)
         y, tail = self.conv(b * z, state[0])
         return self.out(c * y), (tail,)
-
-    def flops(self, length: int) -> int:
-        return 8 * length * self.dim**2 + self.uncounted_flops(length)
 
     def uncounted_flops(self, length: int) -> int:
         return self.conv.flops(length) + 2 * length * self.dim  # the taps, and the two gates

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.options import per_head
 from architectures.functional.delta import (
     LOG_DECAY_MIN,
     VECTOR_CHUNK,
     delta_flops,
     delta_rule,
+    in_chunks,
+    in_time,
 )
 from architectures.functional.precision import full_precision
 from architectures.parts.norms import RMSNorm
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
 
@@ -34,18 +35,11 @@ class GatedSlotAttention(MatrixMemory):
 
     decay = "vector"
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        key_dim: int | None = option(None, "key width a head; none: width / heads", per="head")
+        key_dim: int | None = per_head("key width")
         slots: int | None = option(
-            None, "M, slots a head; none: as many as the key width", per="head", sizes="state"
+            None, "M, slots a head; none: as many as the key width", per="head", sizes="state", least=1
         )
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, slots=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -98,16 +92,11 @@ def match(q: Tensor, k: Tensor, rate: Tensor, log_a: Tensor, s: Tensor) -> tuple
     q, k (B, T, H, K), rate, log_a (B, T, H, M), s (B, H, M, K) -> (B, T, H, M), (B, H, M, K). The decay is on
     the axis that is not summed over: the pairs of a chunk need none, and it multiplies what comes out.
     """
-    length = q.shape[1]
-    size = min(VECTOR_CHUNK, length)
-
-    def cut(z: Tensor) -> Tensor:
-        """(B, T, H, .) -> (B, H, T/C, C, .); padding neither decays nor writes."""
-        z = F.pad(z, (0, 0, 0, 0, 0, -length % size))
-        return z.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
+    length, size = q.shape[1], min(VECTOR_CHUNK, q.shape[1])
 
     with full_precision(q):
-        q, k, rate, total = cut(q), cut(k), cut(rate), cut(log_a).cumsum(-2)
+        q, k, rate, total = (in_chunks(z, size) for z in (q, k, rate, log_a))
+        total = total.cumsum(-2)
         inner = (q @ k.mT).tril() @ (rate * (-total).exp())
         written = (rate * (total[..., -1:, :] - total).exp()).mT @ k  # (B, H, T/C, M, K)
         kept = total[..., -1, :, None].exp()
@@ -116,4 +105,4 @@ def match(q: Tensor, k: Tensor, rate: Tensor, log_a: Tensor, s: Tensor) -> tuple
             entering.append(s)
             s = kept.select(2, n) * s + new
         logits = total.exp() * (inner + q @ torch.stack(entering, dim=2).mT)
-        return logits.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length], s
+        return in_time(logits, length), s

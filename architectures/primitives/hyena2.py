@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from architectures.families.gated_conv import GatedConv, GatedConvConfig, group_count
+from architectures.families.gated_conv import GatedConv, GatedConvConfig
+from architectures.families.options import divide
 from architectures.functional.short_conv import next_tail, short_conv
 from architectures.functional.toeplitz import grouped_conv, grouped_conv_flops, modal_conv, modal_conv_flops
-from architectures.primitive import State, at_least, option
+from architectures.primitive import State, option
 from architectures.registry import primitive
 
 
+class FiniteOperator:
+    """What the short and the medium filter share: one for each group of channels, and the last products."""
+
+    memory_kinds: tuple[str, ...] = ("conv",)
+    config: Any
+    dim: int
+    filter: nn.Parameter
+
+    def init_memory(self, like: Tensor, batch: int) -> State:
+        """The last k * v (B, taps - 1, D)."""
+        return (like.new_zeros(batch, self.config.taps - 1, self.dim),)
+
+    def by_channel(self, filter: Tensor) -> Tensor:
+        """(G, taps) -> (D, taps), the oldest tap first."""
+        return filter.flip(-1).repeat_interleave(self.config.group, dim=0)
+
+    def nominal_state(self, length: int) -> int:
+        return (self.config.taps - 1) * self.dim
+
+
 @primitive("hyena-se", mixes="time", version=1, paper="arXiv:2503.01868")
-class HyenaSE(GatedConv):
+class HyenaSE(FiniteOperator, GatedConv):
     """y = W_o [q * (h conv (k * v))] with q, k, v = short_conv(W_i x), h of `taps` taps for each group.
 
     (B, T, D) -> (B, T, D); h (G, taps), one filter for each `group` contiguous channels, learned tap by tap.
@@ -24,45 +45,27 @@ class HyenaSE(GatedConv):
     paper: nothing known.
     """
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(GatedConvConfig):
-        taps: int = option(7, "taps of the filter; the state holds one less", sizes="state", most=1024)
-        group: int = option(16, "channels that share a filter")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, taps=1, group=1)
+        taps: int = option(
+            7, "taps of the filter; the state holds one less", sizes="state", most=1024, least=1
+        )
+        group: int = option(16, "channels that share a filter", least=1)
 
     undecayed = ("conv.weight", "filter")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, inner=dim, output=dim)
-        nn.init.xavier_uniform_(self.project.weight)
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.add_maps()
         bound = config.taps**-0.5
-        groups = group_count(dim, config.group)
+        groups = divide("dim", dim, "group", config.group)
         self.filter = nn.Parameter(torch.empty(groups, config.taps).uniform_(-bound, bound))
-
-    @property
-    def memory_kinds(self) -> tuple[str, ...]:
-        return ("conv",)
-
-    def init_memory(self, like: Tensor, batch: int) -> State:
-        """The last k * v (B, taps - 1, D)."""
-        return (like.new_zeros(batch, self.config.taps - 1, self.dim),)
 
     def convolve(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
         (tail,) = memory
-        # The oldest tap first, as `short_conv` has them.
-        weight = self.filter.flip(-1).repeat_interleave(self.config.group, dim=0)
-        return short_conv(u, weight, tail=tail), (next_tail(u, tail),)
+        return short_conv(u, self.by_channel(self.filter), tail=tail), (next_tail(u, tail),)
 
     def operator_flops(self, length: int) -> tuple[int, int]:
         return 0, 2 * self.config.taps * length * self.dim
-
-    def nominal_state(self, length: int) -> int:
-        return (self.config.taps - 1) * self.dim
 
 
 # The training length of the public models, over which the fastest filter fades by e^-100.
@@ -70,7 +73,7 @@ FADE = 8192
 
 
 @primitive("hyena-mr", mixes="time", version=1, paper="arXiv:2503.01868")
-class HyenaMR(GatedConv):
+class HyenaMR(FiniteOperator, GatedConv):
     """y = W_o [q * ((h * w) conv u + d * u)], u = k * v, with q, k, v = short_conv(W_i x), w_i = e^(-r i).
 
     (B, T, D) -> (B, T, D); h (G, taps), one filter for each `group` contiguous channels, learned tap by tap;
@@ -82,33 +85,18 @@ class HyenaMR(GatedConv):
     window: Tensor
     undecayed = ("conv.weight", "filter", "skip")
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(GatedConvConfig):
-        taps: int = option(128, "taps of the filter; the state holds one less", sizes="state")
-        group: int = option(16, "channels that share a filter")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, taps=1, group=1)
+        taps: int = option(128, "taps of the filter; the state holds one less", sizes="state", least=1)
+        group: int = option(16, "channels that share a filter", least=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, inner=dim, output=dim)
-        nn.init.xavier_uniform_(self.project.weight)
-        groups = group_count(dim, config.group)
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.add_maps()
+        groups = divide("dim", dim, "group", config.group)
         self.filter = nn.Parameter(1e-5 * config.taps**-0.5 * torch.randn(groups, config.taps))
         self.skip = nn.Parameter(torch.randn(dim))
         rates = torch.logspace(0, 2, groups)[:, None] / FADE
         self.register_buffer("window", torch.exp(-rates * torch.arange(config.taps)), persistent=False)
-
-    @property
-    def memory_kinds(self) -> tuple[str, ...]:
-        return ("conv",)
-
-    def init_memory(self, like: Tensor, batch: int) -> State:
-        """The last k * v (B, taps - 1, D)."""
-        return (like.new_zeros(batch, self.config.taps - 1, self.dim),)
 
     def convolve(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
         (tail,) = memory
@@ -118,20 +106,16 @@ class HyenaMR(GatedConv):
     def convolve_once(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
         (tail,) = memory
         history = torch.cat([tail, u], dim=1)  # (B, taps, D)
-        h = (self.filter * self.window).flip(-1).repeat_interleave(self.config.group, dim=0)
+        h = self.by_channel(self.filter * self.window)
         y = (h.mT.to(u.dtype) * history).sum(1, keepdim=True)
         return y + self.skip * u, (history[:, 1:],)
 
     def flops(self, length: int) -> int:
-        return (
-            super().flops(length) - self.operator_flops(length)[0] + 2 * self.config.taps * length * self.dim
-        )
+        seen = 2 * self.config.taps * length * self.dim
+        return super().flops(length) - self.operator_flops(length)[0] + seen
 
     def operator_flops(self, length: int) -> tuple[int, int]:
         return grouped_conv_flops(length, self.dim, self.config.taps), 2 * length * self.dim
-
-    def nominal_state(self, length: int) -> int:
-        return (self.config.taps - 1) * self.dim
 
 
 # exp of it is a rate that forgets a token at once; more would be infinite, and 0 times it no number.
@@ -150,27 +134,18 @@ class HyenaLI(GatedConv):
 
     undecayed = ("conv.weight", "log_rate", "residue", "skip")
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(GatedConvConfig):
-        order: int = option(16, "modes of a channel", sizes="state")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, order=1)
+        order: int = option(16, "modes of a channel", sizes="state", least=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, inner=dim, output=dim)
-        nn.init.xavier_uniform_(self.project.weight)
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.add_maps()
         shape = dim, config.order
         self.log_rate = nn.Parameter(torch.empty(shape).uniform_(0.01, 0.1).log() - 1)
         self.residue = nn.Parameter(0.1 * torch.randn(shape) / math.sqrt(config.order))
         self.skip = nn.Parameter(torch.randn(dim))
 
-    @property
-    def memory_kinds(self) -> tuple[str, ...]:
-        return ("recurrent",)
+    memory_kinds: tuple[str, ...] = ("recurrent",)
 
     def init_memory(self, like: Tensor, batch: int) -> State:
         """s (B, D, N), in at least float32."""

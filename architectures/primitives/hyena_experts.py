@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from architectures.families.gated_conv import GatedConv, GatedConvConfig
-from architectures.functional.long_conv import long_conv, long_conv_flops
-from architectures.parts.implicit_filter import ImplicitFilter
+from architectures.families.gated_conv import GatedConv, GatedConvConfig, ImplicitOperator
+from architectures.families.options import filter_order, filter_positions
+from architectures.functional.long_conv import long_conv_flops
 from architectures.parts.routing import Router, RoutingConfig
-from architectures.primitive import Context, Hint, State, at_least, option
+from architectures.primitive import Context, option
 from architectures.registry import primitive
 
 
 @primitive("hyena-experts", mixes="time", version=1, paper="arXiv:2403.17844")
-class HyenaExperts(GatedConv):
+class HyenaExperts(ImplicitOperator, GatedConv):
     """y = W_o sum_e g_e o_e, o_e = q_e * (h_e conv (k_e * v_e) + d_e * (k_e * v_e)), g of the best k experts.
 
     x (B, T, D) -> q, k, v = short_conv(W_i x), each E experts of `expert_dim` contiguous channels ->
@@ -30,60 +28,25 @@ class HyenaExperts(GatedConv):
     softmax, and keep a share of the output; the router has a bias.
     """
 
-    exact_causality = False
-
     undecayed = ("conv.weight", "skip", "filter")
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
     class Config(GatedConvConfig, RoutingConfig):
-        expert_dim: int = option(16, "channels of one expert")
-        order: int = option(16, "width of the filter's network; nominal state a channel", sizes="state")
-        positions: Literal["fixed", "learned"] = option(
-            "fixed",
-            "features of the position, of which the filter is a network; learned: 3 max_len numbers",
-        )
-
-        def __post_init__(self) -> None:
-            GatedConvConfig.__post_init__(self)
-            RoutingConfig.__post_init__(self)
-            at_least(self, expert_dim=1, order=1)
+        expert_dim: int = option(16, "channels of one expert", least=1)
+        order: int = filter_order(16, " a channel")
+        positions: Literal["fixed", "learned"] = filter_positions()
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        inner, place = config.experts * config.expert_dim, {"index": index, "depth": depth}
-        super().__init__(
-            config, dim=dim, max_len=max_len, inner=inner, output=config.expert_dim, bias=True, **place
-        )
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        inner = config.experts * config.expert_dim
+        self.add_gates(inner, nn.Linear(dim, 3 * inner))
+        self.out = nn.Linear(config.expert_dim, dim)
         self.router = Router(dim, config)
-        self.filter = ImplicitFilter(inner, config.order, max_len, learned=config.positions == "learned")
-        self.skip = nn.Parameter(torch.randn(inner))
-
-    @property
-    def memory_kinds(self) -> tuple[str, ...]:
-        return ("growing",)
-
-    def init_memory(self, like: Tensor, batch: int) -> State:
-        """The history of k * v (B, t, inner)."""
-        return (like.new_zeros(batch, 0, self.inner),)
-
-    def convolve(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
-        history = self._extend(u, memory)
-        past = memory[0].shape[1]
-        y = long_conv(history, self.filter(history.shape[1]))[:, past:]
-        return y + self.skip * u, (history,)
-
-    def convolve_once(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
-        history = self._extend(u, memory)
-        h = self.filter(history.shape[1]).flip(0)
-        return (h.to(u.dtype) * history).sum(1, keepdim=True) + self.skip * u, (history,)
+        self.add_operator()
 
     def read(self, o: Tensor, x: Tensor, ctx: Context | None) -> Tensor:
         weights = self.router(x, ctx, self.path).to(o.dtype)
         o = o.unflatten(-1, (self.config.experts, self.config.expert_dim))
         return self.out((weights[..., None] * o).sum(-2))
-
-    def hints(self) -> dict[str, Hint]:
-        return super().hints() | self.filter.hints()
 
     def flops(self, length: int) -> int:
         idle = (self.config.experts - self.config.top_k) * self.config.expert_dim
@@ -92,11 +55,3 @@ class HyenaExperts(GatedConv):
     def operator_flops(self, length: int) -> tuple[int, int]:
         rest = 4 * length * self.inner  # the skip, and the weighted sum over the experts
         return self.router.flops(length), long_conv_flops(length, self.inner) + rest
-
-    def nominal_state(self, length: int) -> int:
-        return self.inner * self.config.order
-
-    def _extend(self, u: Tensor, memory: State) -> Tensor:
-        history = torch.cat([memory[0], u], dim=1)
-        self.check_length(history.shape[1])
-        return history

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from architectures.families.wrapper import Block, Run, Wrapper
 from architectures.parts.norms import RMSNorm
-from architectures.primitive import Context, at_least, option
+from architectures.primitive import Context, Options, option
 from architectures.registry import primitive
 
 SINKHORN_STEPS = 20
@@ -37,15 +36,10 @@ class HyperConnections(Wrapper):
     """
 
     undecayed = ("maps",)
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        streams: int = option(4, "n, residual streams", most=64)
+    class Config(Options):
+        streams: int = option(4, "n, residual streams", most=64, least=1)
         kind: Literal["static", "dynamic", "manifold"] = option("dynamic", "how the maps are made")
-
-        def __post_init__(self) -> None:
-            at_least(self, streams=1)
 
     def __init__(
         self, config: Config, *, body: list[Block], dim: int, max_len: int, index: int = 0, depth: int = 1

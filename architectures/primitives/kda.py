@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.options import taps
 from architectures.functional.delta import LOG_DECAY_MIN, unit
 from architectures.functional.norms import rms_norm
 from architectures.functional.steps import draw_rate, draw_step_bias, softplus, strength
@@ -18,9 +18,8 @@ from architectures.registry import primitive
 GATES = ("softplus", "bounded")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options(MatrixMemory.Config):
-    conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
+class KDAOptions(MatrixMemory.Config):
+    conv: int = taps(4)
     gate: str = option(
         "softplus",
         "log a: softplus: -exp(log_rate) softplus(z), at least -5; bounded: -5 sigmoid(exp(log_rate) z)",
@@ -36,11 +35,11 @@ class Options(MatrixMemory.Config):
 class ChannelMaps:
     """The maps of both layers: log a of rank V, one a key channel, and an output gate of rank V."""
 
-    config: Options
     dim: int
     heads: int
     key_dim: int
     value_dim: int
+    config: Any
     norm: Any
 
     def add_maps(self) -> None:
@@ -85,10 +84,9 @@ class KDA(ChannelMaps, MatrixMemory):
     form = "tied"
     decay = "vector"
     undecayed = ("log_rate", "dt_bias")
-    config: Options
-    Config = Options
+    Config = KDAOptions
 
-    def __init__(self, config: Options, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.gates = self.heads * self.value_dim
         self.add_projection()
@@ -107,21 +105,17 @@ class KDA(ChannelMaps, MatrixMemory):
 class GDN2(ChannelMaps, MatrixMemory):
     """S_t = (I - k_t (b_t * k_t)^T) diag(a_t) S_{t-1} + k_t (w_t * v_t)^T,  o_t = S_t^T q_t / sqrt(K).
 
-    x (B, T, D) -> q, k, a, b (B, T, H, K), v, w (B, T, H, V) -> (B, T, D). q, k and v pass a short causal
-    convolution and silu; q and k have length 1; the erase gate b and the write gate w are sigmoids a channel.
-    The logit of the decay is of rank V plus dt_bias; `gate` turns it into log a, one a key channel: softplus,
-    kept above -5 in both forms of the layer, or bounded. The output is normalised a head by RMSNorm and gated
-    by a sigmoid of rank V. `negative_eigenvalues` doubles b alone. Differs from the paper: heads of 16
-    channels by default, and the bound at -5 on the softplus gate.
+    x (B, T, D) -> q, k, a, b (B, T, H, K), v, w (B, T, H, V) -> (B, T, D). The gates b (erase) and w (write)
+    are sigmoids, one per channel; the rest is as in `kda`. `negative_eigenvalues` doubles b alone. Differs
+    from the paper: heads of 16 channels by default, and the bound at -5 on the softplus gate.
     """
 
     form = "tied"
     decay = "vector"
     undecayed = ("log_rate", "dt_bias")
-    config: Options
-    Config = Options
+    Config = KDAOptions
 
-    def __init__(self, config: Options, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.gates = self.heads * (self.key_dim + 2 * self.value_dim)
         self.add_projection()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
-from architectures.functional.delta import delta_step
-from architectures.functional.feature_maps import elu, pairs_of
+from architectures.families.options import count_of_heads, per_head
+from architectures.functional.delta import delta_step, in_chunks, in_time
 from architectures.functional.norms import rms_norm
 from architectures.functional.precision import full_precision
-from architectures.parts.feature_maps import Hedgehog, Product
+from architectures.parts.feature_maps import Hedgehog, Product, elu, pairs_of
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, State, option
 from architectures.registry import primitive, variant
@@ -31,7 +30,7 @@ class Features:
     eps         what is added to the denominator
     """
 
-    config: MatrixMemory.Config
+    config: Any
     dim: int
     heads: int
     key_dim: int
@@ -82,13 +81,8 @@ class LinearAttention(Features, MatrixMemory):
 
     undecayed = ("query_map.bias", "key_map.bias")
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        heads: int | None = option(
-            1, "number of heads; none: one for each 16 channels of the width", per="width"
-        )
+        heads: int | None = count_of_heads(1)
         feature_map: Literal["elu", "relu", "hedgehog", "elementwise-product", "identity"] = option(
             "elu", "phi: elu(x) + 1, relu(x), a softmax of both signs, a product of two linear maps, or x"
         )
@@ -150,13 +144,8 @@ class Based(Features, MatrixMemory):
 
     squares: Tensor
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        key_dim: int | None = option(
-            16, "key width a head, before phi; none: width / heads", per="head", sizes="state"
-        )
+        key_dim: int | None = per_head("key width before phi", 16, sizes="state")
         kernel: Literal["taylor", "square"] = option("taylor", "p: 1 + z + z^2 / 2, or z^2 after LayerNorm")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
@@ -192,14 +181,9 @@ class Based(Features, MatrixMemory):
         length = z.q.shape[1]
         size = min(CHUNK, length)
 
-        def cut(u: Tensor) -> Tensor:
-            """(B, T, H, .) -> (B, H, T/C, C, .), filled up with zeros."""
-            u = F.pad(u, (0, 0, 0, 0, 0, -length % size))
-            return u.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4)
-
         with full_precision(s):
             # A padded key has features, but its value and its 1 are zero.
-            q, k, v = cut(z.q), cut(z.k), cut(z.v)
+            q, k, v = (in_chunks(u, size) for u in (z.q, z.k, z.v))
             inner = self.kernel(q @ k.mT).tril() @ v
             weights = self.squares.to(v.dtype).sqrt()
             written = weights * (self.products_of(k) @ v)  # (B, H, T/C, F, V + 1)
@@ -208,7 +192,7 @@ class Based(Features, MatrixMemory):
                 entering.append(s)
                 s = s + new
             o = inner + self.products_of(q).mT @ (weights * torch.stack(entering, dim=2))
-            return o.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length], s
+            return in_time(o, length), s
 
     def recur_once(self, z: Vectors, s: Tensor) -> tuple[Tensor, Tensor]:
         weights = self.squares.to(s.dtype).sqrt()

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.options import taps
 from architectures.functional.delta import unit
 from architectures.functional.fenwick import buckets, fenwick_flops, fenwick_rule, fenwick_step, levels_for
 from architectures.functional.norms import rms_norm
 from architectures.functional.steps import draw_rate, draw_step_bias, log_decay, softplus, strength
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 UNDECAYED = ("log_rate", "dt_bias", "level_scale", "skip")
@@ -31,13 +31,12 @@ class Levels:
     key_dim: int
     value_dim: int
     max_len: int
+    init_state: Any
     form: ClassVar[Literal["plain", "tied", "free"]]
     level_scale: nn.Parameter
     conv: ShortConv
 
-    @property
-    def carry_kinds(self) -> tuple[str, ...]:
-        return ("conv", "counter")
+    carry_kinds = ("conv", "counter")
 
     @property
     def levels(self) -> int:
@@ -45,6 +44,11 @@ class Levels:
 
     def init_carry(self, like: Tensor, batch: int) -> State:
         return self.conv.init_tail(like, batch), torch.zeros(batch, dtype=torch.long, device=like.device)
+
+    def start(self, batch: int) -> State:
+        """Where all rows start together: one tree for the whole batch."""
+        s, tail, seen = self.init_state(batch)
+        return s, tail, seen[:1]
 
     def memory_shape(self) -> tuple[int, ...]:
         return self.heads, self.levels, self.key_dim, self.value_dim
@@ -73,16 +77,9 @@ class Levels:
         return self.heads * self.key_dim * self.value_dim * (2 * length + each * used + merged)
 
     def recur_flops(self, length: int) -> tuple[int, int]:
-        products, rest = fenwick_flops(
-            length, self.key_dim, self.value_dim, self.levels, corrects=self.form == "tied"
-        )
+        corrects = self.form == "tied"
+        products, rest = fenwick_flops(length, self.key_dim, self.value_dim, self.levels, corrects=corrects)
         return self.heads * products, self.heads * rest
-
-
-def one_tree(state: State) -> State:
-    """The state before the first token, where all rows start: one tree for the whole batch."""
-    s, tail, seen = state
-    return s, tail, seen[:1]
 
 
 @primitive("log-linear-gated-delta-net", mixes="time", version=1, paper="arXiv:2506.04761")
@@ -102,11 +99,8 @@ class LogLinearGatedDeltaNet(Levels, MatrixMemory):
     form = "tied"
     undecayed = UNDECAYED
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(4, "taps of a short convolution and silu on q, k and v; 0: none", most=256)
+        conv: int = taps(4)
         negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
@@ -120,9 +114,6 @@ class LogLinearGatedDeltaNet(Levels, MatrixMemory):
         self.weigh = nn.Linear(dim, self.heads * self.levels, bias=False)
         self.level_scale = nn.Parameter(torch.ones(self.heads, self.levels))
         self.add_output()
-
-    def start(self, batch: int) -> State:
-        return one_tree(self.init_state(batch))
 
     def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
         tail, seen = carry
@@ -138,29 +129,23 @@ class LogLinearGatedDeltaNet(Levels, MatrixMemory):
 class LogLinearMamba2(Levels, MatrixMemory):
     """S^l_t = exp(dt_t A) S^l_{t-1},  S^0_t += dt_t B_t u_t^T,  y_t = sum_l w^l_t (S^l_t)^T C_t + d u_t.
 
-    x (B, T, D) -> B, C (B, T, N), u (B, T, H, P), dt (B, T, H), w (B, T, H, L) -> (B, T, D). Before token t,
-    level l holds 2^(l-1) tokens where bit l - 1 of t is set: full buckets merge upwards, level 0 is the token
-    itself. All L = ceil(log2(max_len)) + 1 levels are kept from the start, so the state does not grow within
-    `max_len`; beyond it the last level takes everything. w^l = softplus(level_scale W x) is a head's weight
-    of a level. The rest is Mamba-2: `expand` D channels in heads of P = `head_dim`, B and C shared by all
-    heads, a short convolution and silu on (u, B, C), dt = softplus(W x + dt_bias), A = -exp(log_rate), which
-    starts at -1..-H, and W RMSNorm(y * silu(z)). Differs from the paper: N = P = 16 by default, because every
-    level holds a whole state, and the number of levels follows `max_len`.
+    x (B, T, D) -> B, C (B, T, N), u (B, T, H, P), dt (B, T, H), w (B, T, H, L) -> (B, T, D). The levels and
+    their weights are those of `log-linear-gated-delta-net`. The rest is Mamba-2: `expand` D channels in heads
+    of P = `head_dim`, B and C shared by all heads, a short convolution and silu on (u, B, C),
+    dt = softplus(W x + dt_bias), A = -exp(log_rate), which starts at -1..-H, and W RMSNorm(y * silu(z)).
+    Differs from the paper: N = P = 16 by default, because every level holds a whole state, and the number of
+    levels follows `max_len`.
     """
 
     undecayed = UNDECAYED
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        expand: int = option(2, "inner width as a multiple of the width")
-        head_dim: int = option(16, "P, channels of one head", per="head")
-        d_state: int = option(16, "N, width of B and C: rows of the state of a head and level", sizes="state")
-        conv: int = option(4, "taps of the short convolution and silu on u, B and C; 0: none", most=256)
-
-        def __post_init__(self) -> None:
-            at_least(self, expand=1, head_dim=1, d_state=1, conv=0)
+    class Config(Options):
+        expand: int = option(2, "inner width as a multiple of the width", least=1)
+        head_dim: int = option(16, "P, channels of one head", per="head", least=1)
+        d_state: int = option(
+            16, "N, width of B and C: rows of the state of a head and level", sizes="state", least=1
+        )
+        conv: int = taps(4, "the short convolution and silu on u, B and C")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         inner = config.expand * dim
@@ -181,9 +166,6 @@ class LogLinearMamba2(Levels, MatrixMemory):
         self.skip = nn.Parameter(torch.ones(self.heads))
         self.norm = nn.Parameter(torch.ones(inner))
         self.out = nn.Linear(inner, dim)
-
-    def start(self, batch: int) -> State:
-        return one_tree(self.init_state(batch))
 
     def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
         tail, seen = carry

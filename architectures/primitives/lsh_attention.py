@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.options import SILU, count_of_heads, head_widths, per_head, taps
 from architectures.families.recurrent import Recurrent
 from architectures.functional.attention import visible_pairs
 from architectures.functional.delta import unit
@@ -21,18 +20,10 @@ from architectures.functional.lsh import (
     near_pairs,
 )
 from architectures.functional.precision import full_precision
-from architectures.functional.rotary import rotate
+from architectures.functional.rotary import rotate, rotated_width
 from architectures.functional.value_residual import share_value
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import (
-    Context,
-    State,
-    at_least,
-    choose,
-    head_widths,
-    linear_flops,
-    option,
-)
+from architectures.primitive import Context, Options, State, choose, linear_flops, option
 from architectures.registry import primitive
 
 
@@ -40,34 +31,30 @@ from architectures.registry import primitive
 class LSHAttention(Recurrent):
     """o_i = sum_j softmax_j(q_i . k_j) v_j over the j <= i that share a bucket with i in any hash.
 
-    x (B, T, D) -> q (B, T, H, K), v (B, T, H, V) -> (B, T, D); k = q / |q|. A hash
-    of q is argmax [q R; -q R] for a random rotation R, drawn with the weights and fixed. A token sees itself
-    only where it is alone. `window`: only the last tokens of each bucket, in time linear in T. `chunk`: the
-    paper's form, sorted by bucket and cut into chunks, each seeing those beside it; not causal, because the
-    cuts move with later tokens. Differs from the paper: without `chunk` every token of a bucket is seen;
-    positions by RoPE, which the hash does not see.
+    x (B, T, D) -> q (B, T, H, K), v (B, T, H, V) -> (B, T, D); k = q / |q|. A hash of q is
+    argmax [q R; -q R] for a random rotation R, drawn with the weights and fixed. A token sees itself only
+    where it is alone. `window`: only the last tokens of each bucket, in time linear in T. `chunk`: the form
+    of the paper, sorted by bucket and cut into chunks, each seeing those beside it; not causal: the cuts
+    move with later tokens. Differs from the paper: without `chunk` every token of a bucket is seen; positions
+    by RoPE, which the hash does not see.
     """
 
     undecayed = ("conv.weight",)
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        heads: int | None = option(
-            None, "number of heads; none: one for each 16 channels of the width", per="width"
-        )
-        key_dim: int | None = option(None, "key width a head; none: width / heads", per="head")
-        value_dim: int | None = option(None, "value width a head; none: width / heads", per="head")
-        hashes: int = option(2, "hashes; a pair is visible if it meets in any")
-        buckets: int = option(16, "buckets of a hash, an even number")
-        window: int | None = option(None, "tokens seen of each bucket, the latest ones; none: all")
-        chunk: int | None = option(None, "length of a chunk of the sorted form; needs causal=false")
+    class Config(Options):
+        heads: int | None = count_of_heads()
+        key_dim: int | None = per_head("key width")
+        value_dim: int | None = per_head("value width")
+        hashes: int = option(2, "hashes; a pair is visible if it meets in any", least=1)
+        buckets: int = option(16, "buckets of a hash, an even number", least=2)
+        window: int | None = option(None, "tokens seen of each bucket, the latest ones; none: all", least=1)
+        chunk: int | None = option(None, "length of a chunk of the sorted form; needs causal=false", least=1)
         causal: bool = option(True, "see earlier tokens only")
         rope: bool = option(True, "rotate queries and keys by their position")
-        conv: int = option(0, "taps of a short convolution and silu on q and v; 0: none", most=256)
+        conv: int = taps(0, f"{SILU} q and v")
 
         def __post_init__(self) -> None:
-            at_least(self, heads=1, key_dim=1, value_dim=1, hashes=1, buckets=2, window=1, chunk=1, conv=0)
+            super().__post_init__()
             if self.buckets % 2:
                 raise ValueError(f"buckets={self.buckets} must be even: a rotated axis has two ends")
             if self.causal and self.chunk is not None:
@@ -87,14 +74,9 @@ class LSHAttention(Recurrent):
         self.causal = config.causal
         # Where a sorted sequence is cut into blocks depends on later tokens, and with it the order of sums.
         self.exact_causality = config.window is None
-        self.heads, self.key_dim, self.value_dim = head_widths(
-            dim, config.heads, config.key_dim, config.value_dim
-        )
-        if config.rope and self.key_dim % 2:
-            raise ValueError(
-                f"key width {self.key_dim} a head is odd, and RoPE rotates pairs; choose an even key_dim or "
-                "rope=false"
-            )
+        self.heads, self.key_dim, self.value_dim = head_widths(dim, config)
+        if config.rope:
+            rotated_width(self.key_dim, 1.0)  # refuses an odd width
         self.query = nn.Linear(dim, self.heads * self.key_dim, bias=False)
         self.value = nn.Linear(dim, self.heads * self.value_dim, bias=False)
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
@@ -118,12 +100,10 @@ class LSHAttention(Recurrent):
     def init_state(self, batch: int, length: int | None = None) -> State:
         """Keys (B, t, H, K), values (B, t, H, V), buckets (B, t, H, N), and the tail of the convolution."""
         self.check_length(length)
-        like, c = self.query.weight, self.config
-        keys = like.new_zeros(batch, 0, self.heads, self.key_dim)
-        values = like.new_zeros(batch, 0, self.heads, self.value_dim)
-        dtype = bucket_dtype(c.buckets)
-        buckets = torch.zeros(batch, 0, self.heads, c.hashes, dtype=dtype, device=like.device)
-        return keys, values, buckets, *self._init_tails(batch)
+        like, dtype = self.query.weight, bucket_dtype(self.config.buckets)
+        cache = (like.new_zeros(batch, 0, self.heads, width) for width in (self.key_dim, self.value_dim))
+        buckets = like.new_zeros(batch, 0, self.heads, self.config.hashes, dtype=dtype)
+        return *cache, buckets, *self._init_tails(batch)
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         if not self.config.causal:
@@ -133,10 +113,8 @@ class LSHAttention(Recurrent):
         positions = past + torch.arange(x.shape[1], device=x.device)
         q, k, v, buckets, tails = self._project(x, positions, tails, ctx)
         k, v, buckets = (torch.cat(z, dim=1) for z in ((keys, k), (values, v), (kept, buckets)))
-        if past:
-            o = attend_buckets_past(q, k, v, buckets, window=self.config.window)
-        else:
-            o = self._attend(q, k, v, buckets)
+        window = self.config.window
+        o = attend_buckets_past(q, k, v, buckets, window=window) if past else self._attend(q, k, v, buckets)
         return self.out(o.flatten(-2)), (k, v, buckets, *tails)
 
     def flops(self, length: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 
 from architectures.families.recurrent import Recurrent
 from architectures.functional.scan import selective_scan
+from architectures.functional.steps import draw_step_bias
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 
@@ -27,19 +27,14 @@ class Mamba(Recurrent):
     """
 
     undecayed = ("log_a", "skip", "dt_bias", "conv.weight")
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        d_state: int = option(4, "N, state elements a channel", sizes="state")
-        expand: int = option(2, "inner width over the model's width")
-        conv: int = option(4, "taps of the short convolution; 0: silu alone", most=256)
+    class Config(Options):
+        d_state: int = option(4, "N, state elements a channel", sizes="state", least=1)
+        expand: int = option(2, "inner width over the model's width", least=1)
+        conv: int = option(4, "taps of the short convolution; 0: silu alone", most=256, least=0)
         dt_rank: int | None = option(
-            None, "rank of the step size's map; none: width / 16, rounded up", per="width"
+            None, "rank of the step size's map; none: width / 16, rounded up", per="width", least=1
         )
-
-        def __post_init__(self) -> None:
-            at_least(self, d_state=1, expand=1, conv=0, dt_rank=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -49,17 +44,13 @@ class Mamba(Recurrent):
         self.conv = ShortConv(inner, config.conv, bias=True, activation=False)
         self.select = nn.Linear(inner, rank + 2 * config.d_state, bias=False)
         self.dt_weight = nn.Parameter(torch.empty(inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
-        # Step sizes start log-uniform in [1e-3, 1e-1]; the bias is their inverse softplus.
-        dt = torch.exp(torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1))).clamp(min=1e-4)
-        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.dt_bias = nn.Parameter(draw_step_bias(inner))
         log_a = torch.arange(1.0, config.d_state + 1).log()[:, None].repeat(1, inner)  # (N, inner)
         self.log_a = nn.Parameter(log_a)
         self.skip = nn.Parameter(torch.ones(inner))
         self.out = nn.Linear(inner, dim, bias=False)
 
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return ("recurrent", "conv")
+    state_kinds = ("recurrent", "conv")
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """h (B, N, inner) and the tail of the short convolution (B, taps - 1, inner)."""

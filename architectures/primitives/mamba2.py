@@ -5,51 +5,43 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.options import SILU, divide, taps
 from architectures.functional.delta import SCALAR_CHUNK
 from architectures.functional.steps import draw_rate, draw_step_bias, softplus
 from architectures.functional.value_residual import share_value
 from architectures.parts.norms import RMSNorm
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, State, at_least, divisors, option
+from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 # The smallest rate of decay.
 RATE_MIN = 1e-4
 
 
-@dataclass(frozen=True, kw_only=True)
-class StateSpaceConfig:
+class StateSpaceConfig(Options):
     """H = expand * D / V matrices N x V."""
 
-    d_state: int = option(64, "N, state elements a channel", per="head", sizes="state")
+    d_state: int = option(64, "N, state elements a channel", per="head", sizes="state", least=1)
     head_dim: int | None = option(
         None,
         "V, channels a head; none: the greatest common divisor of 64 and the inner width",
         per="head",
+        least=1,
     )
-    expand: int = option(2, "inner width over the model's width")
-    conv: int = option(4, "taps of a short convolution and silu on x, B and C; 0: none", most=256)
-
-    def __post_init__(self) -> None:
-        at_least(self, d_state=1, head_dim=1, expand=1, conv=0)
+    expand: int = option(2, "inner width over the model's width", least=1)
+    conv: int = taps(4, f"{SILU} x, B and C")
 
     def sizes(self, dim: int) -> tuple[int, int, int]:
         """H, N and V at a width."""
         inner = self.expand * dim
         value = self.head_dim or math.gcd(64, inner)
-        if inner % value:
-            raise ValueError(
-                f"the inner width {inner} is not divisible by head_dim {value}; "
-                f"choose head_dim from {', '.join(map(str, divisors(inner)))}"
-            )
-        return inner // value, self.d_state, value
+        return divide("the inner width", inner, "head_dim", value), self.d_state, value
 
 
 @primitive("mamba2", mixes="time", version=1, paper="arXiv:2405.21060")
@@ -64,9 +56,6 @@ class Mamba2(MatrixMemory):
 
     undecayed = ("dt_bias", "skip", "log_rate")
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(StateSpaceConfig):
         pass
 
@@ -125,18 +114,17 @@ class Mamba3(MatrixMemory):
     before = True
     undecayed = ("dt_bias", "skip", "key_bias", "query_bias")
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(StateSpaceConfig):
-        conv: int = option(0, "taps of a short convolution and silu on x, B and C; 0: none", most=256)
+        conv: int = taps(0, f"{SILU} x, B and C")
         angles: int | None = option(
-            None, "pairs of channels of B and C that rotate; none: d_state / 4, rounded down", per="head"
+            None,
+            "pairs of channels of B and C that rotate; none: d_state / 4, rounded down",
+            per="head",
+            least=0,
         )
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            at_least(self, angles=0)
             if self.angles is not None and 2 * self.angles > self.d_state:
                 raise ValueError(
                     f"angles={self.angles} rotate more channels than d_state={self.d_state} has; "
@@ -162,9 +150,7 @@ class Mamba3(MatrixMemory):
         self.query_bias = nn.Parameter(torch.ones(heads, key))
         self.out = nn.Linear(self.inner, dim, bias=False)
 
-    @property
-    def carry_kinds(self) -> tuple[str, ...]:
-        return ("conv", "recurrent", "recurrent", "recurrent")
+    carry_kinds = ("conv", "recurrent", "recurrent", "recurrent")
 
     def init_carry(self, like: Tensor, batch: int) -> State:
         """The convolution's tail, the last B (B, H, N) and x (B, H, V), and the angles (B, H, A)."""

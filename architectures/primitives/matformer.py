@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from architectures.families.feed_forward import FeedForward, GatedConfig, gated_inner
-from architectures.families.key_values import KeyValueMemory
-from architectures.families.nested import NestedConfig, NestedHeads, NestedInner, nested_heads
-from architectures.functional.rotary import rotated_width
-from architectures.primitive import option
+from architectures.families.key_values import KeyValueMemory, RotaryOptions
+from architectures.families.nested import NestedConfig, NestedHeads, NestedInner
+from architectures.primitive import Primitive
 from architectures.registry import primitive
 
 
@@ -25,17 +22,8 @@ class MatFormerMLP(NestedInner, FeedForward):
 
     base = "mlp"
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(FeedForward.Config, NestedConfig):
-        def __post_init__(self) -> None:
-            NestedConfig.__post_init__(self)
-            FeedForward.Config.__post_init__(self)
-
-    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.nest_inner()
+        pass
 
     def activate(self, h: Tensor) -> Tensor:
         return F.gelu(h)
@@ -50,20 +38,10 @@ class MatFormerSwiGLU(NestedInner, FeedForward):
 
     gated = True
     base = "swiglu"
-
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config(GatedConfig, NestedConfig):
-        def __post_init__(self) -> None:
-            NestedConfig.__post_init__(self)
-            GatedConfig.__post_init__(self)
-
-    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.nest_inner()
-
     default_inner = staticmethod(gated_inner)
+
+    class Config(GatedConfig, NestedConfig):
+        pass
 
 
 @primitive("matformer-attention", mixes="time", version=1, paper="arXiv:2310.07707")
@@ -77,20 +55,22 @@ class MatFormerAttention(NestedHeads, KeyValueMemory):
 
     base = "attention"
 
-    config: Config
+    class Config(RotaryOptions, NestedConfig, KeyValueMemory.Config):
+        pass
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config(NestedConfig, KeyValueMemory.Config):
-        rope: bool = option(True, "rotate queries and keys by their position")
-        rope_fraction: float = option(1.0, "part of the key channels that is rotated, in whole pairs")
 
-        def __post_init__(self) -> None:
-            NestedConfig.__post_init__(self)
-            KeyValueMemory.Config.__post_init__(self)
+@primitive("matformer-encoder-attention", mixes="time", version=1, paper="arXiv:2310.07707")
+class MatFormerEncoderAttention(NestedHeads, KeyValueMemory):
+    """y = sum_{h < m} W_out,h attend_all(q_h, k_h, v_h), m one of H/4, H/2, 3H/4, H: (B, T, D) -> (B, T, D).
 
-    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        config = nested_heads(config, dim)
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.nest_heads()
-        if config.rope:
-            self.rotated = self.rotary_width = rotated_width(self.key_dim, config.rope_fraction)
+    As `matformer-attention`, over all positions, later ones too; the whole layer is `encoder-attention`
+    exactly.
+    """
+
+    base = "encoder-attention"
+    causal = False
+    step = Primitive.step
+    prefill = Primitive.prefill
+
+    class Config(NestedConfig, RotaryOptions, KeyValueMemory.Config):
+        pass

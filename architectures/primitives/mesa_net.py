@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.options import SILU, taps
 from architectures.functional.delta import SCALAR_CHUNK, delta_flops, delta_rule, delta_step, unit
 from architectures.functional.steps import softplus
-from architectures.primitive import Context, State, option
+from architectures.primitive import Context, State
 from architectures.registry import primitive
 
 # The least regulariser, which bounds the condition of every system, and where it starts.
@@ -33,11 +33,8 @@ class MesaNet(MatrixMemory):
 
     undecayed = ("ridge",)
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        conv: int = option(4, "taps of a short convolution and silu on q and k; 0: none", most=256)
+        conv: int = taps(4, f"{SILU} q and k")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

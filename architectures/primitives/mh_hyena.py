@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from architectures.families.options import copies_of_map, divide, filter_order, filter_positions, taps
 from architectures.families.recurrent import Recurrent
 from architectures.functional.long_conv import long_conv
 from architectures.parts.implicit_filter import ImplicitFilter
 from architectures.parts.linear import TiledLinear
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, State, at_least, divisors, option
+from architectures.primitive import Context, Hint, Options, State, option
 from architectures.registry import primitive
 
 
@@ -34,42 +34,25 @@ class MHHyena(Recurrent):
     exact_causality = False
 
     undecayed = ("skip", "conv.weight")
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        head_dim: int = option(8, "K, channels of one head", per="head")
-        order: int = option(2, "width of the filter's network; nominal states a head", sizes="state")
-        conv: int = option(3, "taps of the short convolution of q, k and v; 0: none", most=256)
-        tied: int = option(
-            1, "q, k and v are as many copies of a map with that part of their channels; 1: independent"
-        )
-        positions: Literal["fixed", "learned"] = option(
-            "fixed",
-            "features of the position, of which the filter is a network; learned: 3 max_len numbers",
-        )
-
-        def __post_init__(self) -> None:
-            at_least(self, head_dim=1, order=1, conv=0, tied=1)
+    class Config(Options):
+        head_dim: int = option(8, "K, channels of one head", per="head", least=1)
+        order: int = filter_order(2, "s a head")
+        conv: int = taps(3, "the short convolution of q, k and v")
+        tied: int = copies_of_map()
+        positions: Literal["fixed", "learned"] = filter_positions()
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.width = config.head_dim
-        if dim % self.width:
-            raise ValueError(
-                f"dim {dim} is not divisible by head_dim {self.width}; "
-                f"choose head_dim from {', '.join(map(str, divisors(dim)))}"
-            )
-        self.heads = dim // self.width
+        self.heads = divide("dim", dim, "head_dim", self.width)
         self.project = TiledLinear(dim, 3 * dim, config.tied)
         self.conv = ShortConv(3 * dim, config.conv, bias=True, activation=False)
         self.filter = ImplicitFilter(self.heads, config.order, max_len, learned=config.positions == "learned")
         self.skip = nn.Parameter(torch.randn(self.heads))
         self.out = nn.Linear(dim, dim)
 
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return ("growing", "growing", "conv")
+    state_kinds = ("growing", "growing", "conv")
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """The histories of k and v (B, t, H, K) and the tail of the short convolution (B, taps - 1, 3 D)."""
@@ -91,19 +74,14 @@ class MHHyena(Recurrent):
         q, k, v, state = self._extend(x, state)
         return self._read(q, k, v, self._convolve(q, state[0], state[1], past)), state
 
-    def flops(self, length: int) -> int:
-        weights = self.project.weight.numel() + self.out.weight.numel()
-        return 2 * length * weights + self.filter.flops(length) + self.uncounted_flops(length)
-
     def uncounted_flops(self, length: int) -> int:
         cells = self.dim * self.width  # H K^2
         n = 2 * length
         # Each cell to its spectrum and back, the filters (K copies a head) to theirs, and their products.
         fft = round(5 * n * math.log2(n) * (2 * cells + self.dim)) + 6 * (length + 1) * cells
         skip = length * (4 * self.dim + self.heads)  # q . k, times d, times v, and the sum
-        return (
-            self.conv.flops(length) + 3 * length * cells + fft + skip
-        )  # 3: the outer product, and the reading by q
+        outer = 3 * length * cells  # and the reading by q
+        return self.conv.flops(length) + outer + fft + skip
 
     def nominal_state(self, length: int) -> int:
         return self.heads * self.width**2 * self.config.order
@@ -111,21 +89,16 @@ class MHHyena(Recurrent):
     def hints(self) -> dict[str, Hint]:
         return super().hints() | self.filter.hints()
 
-    def _split(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v (B, T, H, K)."""
-        q, k, v = (part.unflatten(-1, (self.heads, self.width)) for part in z.chunk(3, dim=-1))
-        return q, k, v
-
     def _extend(self, x: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, State]:
         """q, k, v of the new tokens, and the state with them."""
         keys, values, tail = state
         z, tail = self.conv(self.project(x), tail)
-        q, k, v = self._split(z)
+        q, k, v = z.unflatten(-1, (3 * self.heads, self.width)).chunk(3, dim=2)  # (B, T, H, K)
         keys, values = torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
         self.check_length(keys.shape[1])
         return q, k, v, (keys, values, tail)
 
-    def _convolve(self, q: Tensor, k: Tensor, v: Tensor, past: int = 0) -> Tensor:
+    def _convolve(self, q: Tensor, k: Tensor, v: Tensor, past: int) -> Tensor:
         """The convolved outer products of k and v, read by q, which starts at position `past`."""
         q, k = (z.movedim(-1, 1)[..., None] for z in (q, k))  # (B, K, T, H, 1)
         cells = k * v[:, None]  # (B, K, T, H, K)

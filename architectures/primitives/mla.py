@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from architectures.axes import Axes
+from architectures.families.options import SILU, count_of_heads, head_widths, per_head, taps
 from architectures.functional.attention import attend, attend_past, visible_pairs
 from architectures.functional.rotary import rotate
 from architectures.parts.norms import RMSNorm
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import (
     Context,
+    Options,
     Primitive,
     State,
-    at_least,
-    head_widths,
     linear_flops,
     option,
     round_up,
@@ -37,32 +35,23 @@ class LatentAttention(Primitive):
     """
 
     undecayed = ("conv.weight",)
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        heads: int | None = option(
-            None, "number of heads; none: one for each 16 channels of the width", per="width"
-        )
+    class Config(Options):
+        heads: int | None = count_of_heads()
         key_dim: int | None = option(
-            None, "width a head of the keys without position; none: width / heads", per="head"
+            None, "key width per head, without position; none: width / heads", per="head", least=1
         )
-        value_dim: int | None = option(None, "value width a head; none: width / heads", per="head")
+        value_dim: int | None = per_head("value width")
         latent: int | None = option(
-            None,
-            "width of the latent; none: a quarter of the width, rounded up to 16",
-            per="width",
-            sizes="state",
+            None, "width of the latent; none: D / 4, rounded up to 16", per="width", sizes="state", least=1
         )
         rope_dim: int | None = option(
-            None, "width of the rotated key, even; none: half of key_dim, rounded up to 2", per="head"
+            None, "width of the rotated key, even; none: key_dim / 2, rounded up to 2", per="head", least=0
         )
-        conv: int = option(
-            0, "taps of a short convolution and silu on queries, latents and rotated key; 0: none", most=256
-        )
+        conv: int = taps(0, f"{SILU} queries, latents and rotated key")
 
         def __post_init__(self) -> None:
-            at_least(self, heads=1, key_dim=1, value_dim=1, latent=1, rope_dim=0, conv=0)
+            super().__post_init__()
             if self.rope_dim is not None and self.rope_dim % 2:
                 raise ValueError(
                     f"rope_dim={self.rope_dim} is odd, and RoPE rotates pairs; choose an even one"
@@ -70,9 +59,7 @@ class LatentAttention(Primitive):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.heads, self.key_dim, self.value_dim = head_widths(
-            dim, config.heads, config.key_dim, config.value_dim
-        )
+        self.heads, self.key_dim, self.value_dim = head_widths(dim, config)
         self.latent = config.latent or round_up(dim / 4, 16)
         self.rope_dim = round_up(self.key_dim / 2, 2) if config.rope_dim is None else config.rope_dim
         self.scale = (self.key_dim + self.rope_dim) ** -0.5
@@ -83,9 +70,7 @@ class LatentAttention(Primitive):
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
         self.conv = ShortConv(self.query.out_features + self.down.out_features, config.conv)
 
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return ("growing", "growing", "counter", "conv")
+    state_kinds = ("growing", "growing", "counter", "conv")
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         positions = torch.arange(x.shape[1], device=x.device)
@@ -132,31 +117,14 @@ class LatentAttention(Primitive):
         return self.conv.flops(length)
 
     def axes(self) -> Axes:
+        key, value, latent, rope = self.key_dim, self.value_dim, self.latent, self.rope_dim
+        own = {"H": self.heads, "K": key, "V": value}
+        weights = {"query": "HQ D", "down": ". D", "norm": ".", "up": "HU .", "out": "D HV", "conv": "HQ+L ."}
         return Axes(
-            sizes={
-                "H": self.heads,
-                "K": self.key_dim,
-                "V": self.value_dim,
-                "Q": self.key_dim + self.rope_dim,
-                "U": self.key_dim + self.value_dim,
-                "L": self.latent + self.rope_dim,
-            },
-            tensors={
-                "query.weight": "HQ D",
-                "down.weight": ". D",
-                "norm.weight": ".",
-                "up.weight": "HU .",
-                "out.weight": "D HV",
-                "conv.weight": "HQ+L .",
-            },
+            sizes=own | {"Q": key + rope, "U": key + value, "L": latent + rope},
+            tensors={f"{name}.weight": axes for name, axes in weights.items()},
             zero=dict.fromkeys("HD", ("out.weight",)),
-            options={
-                "heads": "H",
-                "key_dim": "K",
-                "value_dim": "V",
-                "latent": self.latent,
-                "rope_dim": self.rope_dim,
-            },
+            options={"heads": "H", "key_dim": "K", "value_dim": "V", "latent": latent, "rope_dim": rope},
         )
 
     def _rest(self, length: int) -> int:

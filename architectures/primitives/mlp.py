@@ -36,6 +36,5 @@ class SwiGLU(FeedForward):
     """y = W_out (silu(W_gate x) * W_up x), position by position, without biases: (B, T, D) -> (B, T, D)."""
 
     gated = True
-    config: GatedConfig
     Config = GatedConfig
     default_inner = staticmethod(gated_inner)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.options import taps
 from architectures.functional.scan import decaying_max, decaying_max_flops
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, State, at_least, divisors, option
+from architectures.primitive import Context, Options, State, divisors, option
 from architectures.registry import primitive
 
 # Channels of one block of the maps to q, k and v.
@@ -38,18 +38,12 @@ class MLSTM(MatrixMemory):
 
     undecayed = ("norm", "skip", "select.bias")
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Options):
         heads: int | None = option(
-            4, "number of heads; none: one for each 16 channels of the inner width", per="width"
+            4, "number of heads; none: one for each 16 channels of the inner width", per="width", least=1
         )
-        expand: int = option(2, "inner width over the model's width")
-        conv: int = option(4, "taps of a short convolution and silu before q and k; 0: none", most=256)
-
-        def __post_init__(self) -> None:
-            at_least(self, heads=1, expand=1, conv=0)
+        expand: int = option(2, "inner width over the model's width", least=1)
+        conv: int = taps(4, "a short convolution and silu before q and k")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         inner = config.expand * dim
@@ -81,9 +75,7 @@ class MLSTM(MatrixMemory):
         self.out = nn.Linear(self.inner, dim, bias=False)
         nn.init.normal_(self.out.weight, std=2 / (depth * math.sqrt(dim)))
 
-    @property
-    def carry_kinds(self) -> tuple[str, ...]:
-        return ("conv", "recurrent")
+    carry_kinds = ("conv", "recurrent")
 
     def init_carry(self, like: Tensor, batch: int) -> State:
         """The tail of the short convolution and m (B, H)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from architectures.axes import Axes, inner_axes
 from architectures.parts.routing import Router, RoutingConfig
-from architectures.primitive import Context, Primitive, State, at_least, option, round_up
+from architectures.primitive import Context, Primitive, State, option, round_up
 from architectures.registry import primitive
 
 
@@ -31,9 +30,6 @@ class MoEMLP(Primitive):
     routed = ("gate", "up", "down")
     writers = ("down",)
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(RoutingConfig):
         inner: int | None = option(
             None,
@@ -41,13 +37,10 @@ class MoEMLP(Primitive):
             "rounded up to a multiple of 8",
             per="width",
             sizes="params",
+            least=1,
         )
-        shared: int = option(0, "experts beside the routed ones that every token uses")
+        shared: int = option(0, "experts beside the routed ones that every token uses", least=0)
         activation: Literal["gelu", "swiglu"] = option("gelu", "what an expert is")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, inner=1, shared=0)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

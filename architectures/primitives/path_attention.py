@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.axes import Axes
 from architectures.families.key_values import KeyValueMemory
+from architectures.families.options import SILU, taps
+from architectures.families.recurrent import forward_anew
 from architectures.functional.delta import unit
 from architectures.functional.precision import full_precision
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
 CHUNK = 32
@@ -30,17 +30,12 @@ class PathAttention(KeyValueMemory):
     paper: without the forgetting gate of its variant PaTH-FoX.
     """
 
+    forward = forward_anew
     undecayed = ("conv.weight", "w_conv.weight")
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
     class Config(KeyValueMemory.Config):
-        rank: int = option(32, "rank of the map to w")
-        w_conv: int = option(3, "taps of a short convolution and silu on w; 0: none", most=256)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, rank=1, w_conv=0)
+        rank: int = option(32, "rank of the map to w", least=1)
+        w_conv: int = taps(3, f"{SILU} w")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -49,9 +44,6 @@ class PathAttention(KeyValueMemory):
         self.w_up = nn.Linear(config.rank, width, bias=False)
         self.w_conv = ShortConv(width, config.w_conv)
         self.strength = nn.Linear(dim, self.kv_heads)
-
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.prefill(x, self.init_state(x.shape[0]), ctx)[0]
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         keys, values, count, *tails = state

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.functional.precision import full_precision
 from architectures.functional.weighted_rows import weighted_rows
-from architectures.primitive import Context, Hint, Primitive, at_least, choose, option
+from architectures.primitive import Context, Hint, Options, Primitive, choose, option
 from architectures.registry import primitive
 
 # A row is read by few tokens of a batch: the public code trains values at a rate of their own.
@@ -31,19 +29,16 @@ class ProductKeyMemory(Primitive):
     routed = ("values",)
     writers = ("values",)
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        keys: int = option(32, "n, sub-keys of each half; there are n^2 values", sizes="params")
-        heads: int = option(2, "queries of a token")
-        top_k: int = option(8, "values that a query reads")
-        key_dim: int = option(64, "K, width of a query; each sub-key has half", per="head")
+    class Config(Options):
+        keys: int = option(32, "n, sub-keys of each half; there are n^2 values", sizes="params", least=2)
+        heads: int = option(2, "queries of a token", least=1)
+        top_k: int = option(8, "values that a query reads", least=2)
+        key_dim: int = option(64, "K, width of a query; each sub-key has half", per="head", least=2)
         gate: bool = option(False, "gate the output by silu of a map of the token")
 
         def __post_init__(self) -> None:
             # The weight of a single value would always be 1, and teach the query nothing.
-            at_least(self, keys=2, heads=1, top_k=2, key_dim=2)
+            super().__post_init__()
             if self.top_k > self.keys:
                 raise ValueError(f"top_k={self.top_k} must be at most keys {self.keys}; lower it")
             if self.key_dim % 2:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from architectures.axes import Axes
 from architectures.families.wrapper import Block, Run, Wrapper
-from architectures.primitive import Context, at_least, option
+from architectures.primitive import Context, Options, option
 from architectures.registry import primitive
 
 
@@ -21,14 +19,8 @@ class Repeat(Wrapper):
     `times` times.
     """
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        times: int = option(2, "how often the body is run")
-
-        def __post_init__(self) -> None:
-            at_least(self, times=1)
+    class Config(Options):
+        times: int = option(2, "how often the body is run", least=1)
 
     @classmethod
     def passes(cls, config: Config) -> int:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.options import divide, taps
 from architectures.families.recurrent import Recurrent
 from architectures.functional.scan import linear_scan
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, State, at_least, divisors, option
+from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 # The exponent of the decay, and the smallest 1 - a^2, at which the slope of the root is 1000.
@@ -37,31 +37,27 @@ class RGLRU(Recurrent):
     """
 
     undecayed = ("rate", "gate_bias", "conv.weight")
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Options):
         expand: float = option(1.0, "width of the recurrence over the model's, to the nearest multiple of 16")
         heads: int | None = option(
-            None, "blocks of the gates; none: one for each 16 channels of the recurrence", per="width"
+            None,
+            "blocks of the gates; none: one for each 16 channels of the recurrence",
+            per="width",
+            least=1,
         )
-        conv: int = option(4, "taps of the short convolution; 0: none", most=256)
+        conv: int = taps(4, "the short convolution")
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             if not 0 < self.expand < math.inf:
                 raise ValueError(f"expand={self.expand} must be positive and finite")
-            at_least(self, heads=1, conv=0)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = inner = max(16, 16 * round(config.expand * dim / 16))
         self.heads = config.heads or inner // 16
-        if inner % self.heads:
-            raise ValueError(
-                f"the recurrence's width {inner} is not divisible by heads {self.heads}; "
-                f"choose heads from {', '.join(map(str, divisors(inner)))}"
-            )
-        self.width = width = inner // self.heads
+        self.width = width = divide("the recurrence's width", inner, "heads", self.heads)
         self.project = nn.Linear(dim, 2 * inner, bias=False)
         self.conv = ShortConv(inner, config.conv, activation=False)
         self.conv_bias = nn.Parameter(torch.zeros(inner)) if config.conv else None
@@ -72,20 +68,15 @@ class RGLRU(Recurrent):
         self.rate = nn.Parameter(torch.log(1 / rho - 1))
         self.out = nn.Linear(inner, dim, bias=False)
 
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return ("recurrent", "conv", "counter")
+    state_kinds = ("recurrent", "conv", "counter")
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """h (B, R), the tail of the short convolution (B, taps - 1, R) and the tokens seen (B,)."""
         self.check_length(length)
         weight = self.project.weight
         high = torch.promote_types(weight.dtype, torch.float32)
-        return (
-            weight.new_zeros(batch, self.inner, dtype=high),
-            self.conv.init_tail(weight, batch),
-            torch.zeros(batch, dtype=torch.long, device=weight.device),
-        )
+        h, seen = weight.new_zeros(batch, self.inner, dtype=high), weight.new_zeros(batch, dtype=torch.long)
+        return h, self.conv.init_tail(weight, batch), seen
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         h, tail, seen = state

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from architectures.functional.delta import LOG_DECAY_MIN
 from architectures.functional.rwkv import channel_power, decay_and_bonus, depth_ratios
 from architectures.parts.linear import LowRank
 from architectures.parts.norms import HeadNorm
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
 
@@ -35,7 +34,6 @@ class RWKV5(Shifted, MatrixMemory):
 
     before = True
     decay = "vector"
-    config: MatrixMemory.Config
     undecayed = ("mix",)  # as in the public code (BlinkDL/RWKV-LM)
 
     def __init__(
@@ -88,16 +86,9 @@ class RWKV6(Shifted, MatrixMemory):
     # The mixes and the low-rank maps, as in the public code (BlinkDL/RWKV-LM).
     undecayed = ("mix", "lerp_in", "lerp_out", "forget.inner", "forget.outer.weight")
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        lerp_rank: int = option(32, "rank of the map from the token to each of its five mixes")
-        decay_rank: int = option(64, "rank of the map from the token to its decay")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, lerp_rank=1, decay_rank=1)
+        lerp_rank: int = option(32, "rank of the map from the token to each of its five mixes", least=1)
+        decay_rank: int = option(64, "rank of the map from the token to its decay", least=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

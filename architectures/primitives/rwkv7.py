@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from architectures.functional.delta import unit
 from architectures.functional.rwkv import channel_power, depth_ratios, ramp
 from architectures.parts.linear import LowRank
 from architectures.parts.norms import HeadNorm
-from architectures.primitive import Context, Primitive, State, at_least, option
+from architectures.primitive import Context, Primitive, State, option
 from architectures.registry import primitive
 
 # Where the first layer leaves its values.
@@ -47,20 +46,19 @@ class RWKV7(Shifted, MatrixMemory):
         *(f"{m}.{n}.weight" for m in ("forget", "rate", "first", "gate") for n in ("inner", "outer")),
     )
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(MatrixMemory.Config):
-        decay_rank: int | None = option(None, "rank of the decay; none: 2.5 sqrt(D) K / 64, in steps of 32")
-        rate_rank: int | None = option(None, "rank of the strength; none: 2.5 sqrt(D) K / 64, in steps of 32")
-        value_rank: int | None = option(
-            None, "rank of the mix with the first values; none: 1.7 sqrt(D) K / 64, in steps of 32"
+        decay_rank: int | None = option(
+            None, "rank of the decay; none: 2.5 sqrt(D) K / 64, in steps of 32", least=1
         )
-        gate_rank: int | None = option(None, "rank of the output gate; none: 5 sqrt(D), in steps of 32")
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            at_least(self, decay_rank=1, rate_rank=1, value_rank=1, gate_rank=1)
+        rate_rank: int | None = option(
+            None, "rank of the strength; none: 2.5 sqrt(D) K / 64, in steps of 32", least=1
+        )
+        value_rank: int | None = option(
+            None, "rank of the mix with the first values; none: 1.7 sqrt(D) K / 64, in steps of 32", least=1
+        )
+        gate_rank: int | None = option(
+            None, "rank of the output gate; none: 5 sqrt(D), in steps of 32", least=1
+        )
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

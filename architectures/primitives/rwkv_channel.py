@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.feed_forward import FeedForward
+from architectures.families.recurrent import forward_anew, step_once
 from architectures.functional.rwkv import channel_power, depth_ratios
 from architectures.parts.short_conv import TokenShift
 from architectures.primitive import Context, Primitive, State, linear_flops
@@ -17,54 +17,52 @@ from architectures.registry import primitive
 
 
 class ShiftedMLP(Primitive):
-    """What the three have in common: the inner width, and the token before as the state (B, 1, D)."""
+    """What the three have in common: y = W_v relu(W_k z)^2, gated or not; the state is the token before."""
 
+    forward = forward_anew
+    step = step_once
+    state_kinds = ("conv",)
     writers = ("value",)
-    # Multiplications a token and channel of the model outside the matrix products.
-    work: ClassVar[int] = 0
+    # z = a + mu (b - a): whether a is the token and b the one before, or the other way round.
+    from_token: ClassVar[bool] = True
+    mix_key: nn.Parameter
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
     class Config(FeedForward.Config):
         pass
 
-    def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = config.inner or 4 * dim
         self.key = nn.Linear(dim, self.inner, bias=False)
         self.value = nn.Linear(self.inner, dim, bias=False)
         self.shift = TokenShift(dim)
+        self.receptance: nn.Linear | None = None
 
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return ("conv",)
-
-    def mix(self, x: Tensor, previous: Tensor) -> Tensor:
-        """The tokens and their predecessors (B, T, D) -> (B, T, D)."""
-        raise NotImplementedError(f"{type(self).__name__} defines no mix")
-
-    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.prefill(x, self.init_state(x.shape[0]), ctx)[0]
+    def add_gate(self, mix: Tensor) -> None:
+        """sigmoid(W_r z_r), with a mix of its own that starts as that of the key."""
+        self.receptance = nn.Linear(self.dim, self.dim, bias=False)
+        self.mix_key, self.mix_receptance = nn.Parameter(mix), nn.Parameter(mix.clone())
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """The token before (B, 1, D), zeros."""
         self.check_length(length)
         return (self.shift.init_tail(self.key.weight, batch),)
 
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, state = self.prefill(x[:, None], state, ctx)
-        return y[:, 0], state
-
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         previous, last = self.shift(x, state[0])
-        return self.mix(x, previous), (last,)
+        a, b = (x, previous) if self.from_token else (previous, x)
+        change = b - a
+        z = torch.addcmul(a, change, self.mix_key.to(x.dtype))
+        if self.receptance is None:
+            return self.value(F.relu(self.key(z)).square()), (last,)
+        gate = self.receptance(torch.addcmul(a, change, self.mix_receptance.to(x.dtype))).sigmoid()
+        return gate * self.value(F.relu(self.key(z)).square()), (last,)
 
     def flops(self, length: int) -> int:
         return length * linear_flops(self) + self.uncounted_flops(length)
 
     def uncounted_flops(self, length: int) -> int:
-        return length * self.work * self.dim
+        return (2 if self.receptance is None else 5) * length * self.dim  # a mix is 2, the gate 1
 
 
 @primitive("rwkv5-channel-mix", mixes="channel", version=1, paper="arXiv:2404.05892")
@@ -76,22 +74,11 @@ class RWKV5ChannelMix(ShiftedMLP):
     authors' code (BlinkDL/RWKV-LM) starts W_k orthogonal, W_r and W_v at 0.
     """
 
-    work = 5
+    from_token = False
 
-    def __init__(
-        self, config: ShiftedMLP.Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1
-    ) -> None:
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.receptance = nn.Linear(dim, dim, bias=False)
-        token = channel_power(dim, depth_ratios(index, depth)[1])
-        self.mix_key, self.mix_receptance = nn.Parameter(token), nn.Parameter(token.clone())
-
-    def mix(self, x: Tensor, previous: Tensor) -> Tensor:
-        change = x - previous
-        z_k, z_r = (
-            torch.addcmul(previous, change, mu.to(x.dtype)) for mu in (self.mix_key, self.mix_receptance)
-        )
-        return self.receptance(z_r).sigmoid() * self.value(F.relu(self.key(z_k)).square())
+        self.add_gate(channel_power(dim, depth_ratios(index, depth)[1]))
 
 
 @primitive("rwkv6-channel-mix", mixes="channel", version=1, paper="arXiv:2404.05892")
@@ -102,20 +89,9 @@ class RWKV6ChannelMix(ShiftedMLP):
     4 D, there 3.5 D.
     """
 
-    work = 5
-
-    def __init__(
-        self, config: ShiftedMLP.Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1
-    ) -> None:
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.receptance = nn.Linear(dim, dim, bias=False)
-        before = 1 - channel_power(dim, depth_ratios(index, depth)[1])
-        self.mix_key, self.mix_receptance = nn.Parameter(before), nn.Parameter(before.clone())
-
-    def mix(self, x: Tensor, previous: Tensor) -> Tensor:
-        change = previous - x
-        z_k, z_r = (torch.addcmul(x, change, mu.to(x.dtype)) for mu in (self.mix_key, self.mix_receptance))
-        return self.receptance(z_r).sigmoid() * self.value(F.relu(self.key(z_k)).square())
+        self.add_gate(1 - channel_power(dim, depth_ratios(index, depth)[1]))
 
 
 @primitive("rwkv7-channel-mix", mixes="channel", version=1, paper="arXiv:2503.14456")
@@ -126,16 +102,8 @@ class RWKV7ChannelMix(ShiftedMLP):
     paper: nothing in the map; its public code (BlinkDL/RWKV-LM) draws W_k uniformly.
     """
 
-    work = 2
-
-    def __init__(
-        self, config: ShiftedMLP.Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1
-    ) -> None:
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.mix_key = nn.Parameter(1 - channel_power(dim, depth_ratios(index, depth)[1] ** 4))
         nn.init.orthogonal_(self.key.weight)
         nn.init.zeros_(self.value.weight)
-
-    def mix(self, x: Tensor, previous: Tensor) -> Tensor:
-        z = torch.addcmul(x, previous - x, self.mix_key.to(x.dtype))
-        return self.value(F.relu(self.key(z)).square())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from architectures.families.wrapper import Block, Wrapper, nominal, state_size
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 
@@ -31,14 +29,9 @@ class SequenceAltUp(Wrapper):
     """
 
     undecayed = ("a", "b")
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        stride: int = option(2, "s, tokens for each one that the layers run on")
-
-        def __post_init__(self) -> None:
-            at_least(self, stride=1)
+    class Config(Options):
+        stride: int = option(2, "s, tokens for each one that the layers run on", least=1)
 
     def __init__(
         self, config: Config, *, body: list[Block], dim: int, max_len: int, index: int = 0, depth: int = 1

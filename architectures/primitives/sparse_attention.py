@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from architectures.families.options import default_heads, divide
 from architectures.families.recurrent import Recurrent
 from architectures.functional.attention import attend, attend_past, visible_pairs
 from architectures.functional.rotary import rotate, rotated_width
 from architectures.functional.value_residual import share_value
 from architectures.parts.linear import MultiplicativeLinear
-from architectures.primitive import Context, State, at_least, divisors, head_widths, option
+from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 
@@ -32,21 +32,18 @@ class SparseAttention(Recurrent):
 
     writers = ("value",)
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Options):
         modules: int | None = option(
-            None, "modules S; none: one for each 16 channels of the width", per="width"
+            None, "modules S; none: one for each 16 channels of the width", per="width", least=1
         )
-        heads: int | None = option(None, "heads of the attention; none: as many as modules", per="width")
-        conv: int = option(3, "tokens that a convolution sees, itself included", most=256)
-        kernel: int = option(3, "modules that the convolutions of q and k see, an odd number")
+        heads: int | None = option(None, "heads; none: as many as modules", per="width", least=1)
+        conv: int = option(3, "tokens that a convolution sees, itself included", most=256, least=1)
+        kernel: int = option(3, "modules that the convolutions of q and k see, an odd number", least=1)
         rope: bool = option(True, "rotate queries and keys by their position")
         out: bool = option(False, "a dense output projection")
 
         def __post_init__(self) -> None:
-            at_least(self, modules=1, heads=1, conv=1, kernel=1)
+            super().__post_init__()
             if self.kernel % 2 == 0:
                 raise ValueError(
                     f"kernel={self.kernel} is even, and a module sees as many on both sides; "
@@ -55,14 +52,10 @@ class SparseAttention(Recurrent):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.parts = config.modules or head_widths(dim, None, None, None)[0]
-        if dim % self.parts:
-            choices = ", ".join(str(d) for d in divisors(dim))
-            raise ValueError(
-                f"dim {dim} is not divisible by modules {self.parts}; choose modules from {choices}"
-            )
-        self.width = dim // self.parts
-        self.heads, self.key_dim, _ = head_widths(dim, config.heads or self.parts, None, None)
+        self.parts = config.modules or default_heads(dim)
+        self.width = divide("dim", dim, "modules", self.parts)
+        self.heads = config.heads or self.parts
+        self.key_dim = divide("dim", dim, "heads", self.heads)
         if config.rope:
             rotated_width(self.key_dim, 1.0)  # refuses an odd width
         self.mix = MultiplicativeLinear(dim, self.parts, dim)
@@ -79,9 +72,7 @@ class SparseAttention(Recurrent):
     def value_widths(self) -> tuple[int, ...]:
         return (self.heads * self.key_dim,)
 
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return ("growing", "growing", "counter", "conv")
+    state_kinds = ("growing", "growing", "counter", "conv")
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         tail = x.new_zeros(x.shape[0], self.config.conv - 1, self.parts, self.width)

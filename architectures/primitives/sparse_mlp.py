@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,7 +14,7 @@ from architectures.families.recurrent import Recurrent
 from architectures.functional.precision import full_precision
 from architectures.functional.weighted_rows import row_products, weighted_rows
 from architectures.parts.sru import SRU
-from architectures.primitive import Context, State, at_least, choose, divisors, option, round_up
+from architectures.primitive import Context, Options, State, choose, divisors, option, round_up
 from architectures.registry import primitive
 
 # In training: how far Gumbel noise moves the choice, and the share of steps whose mask is one-hot.
@@ -46,26 +45,28 @@ class SparseMLP(Recurrent):
     writers = ("down", "down_bias", "sru.up")
     straight_through = True
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Options):
         inner: int | None = option(
             None,
             "inner width, whole blocks; none: 4 times the width, rounded up to whole blocks",
             per="width",
             sizes="params",
+            least=1,
         )
-        block: int = option(16, "units of which one is used, N; 1: all, the dense layer")
-        rank: int | None = option(None, "bottleneck of the controller; none: inner / block", per="width")
+        block: int = option(16, "units of which one is used, N; 1: all, the dense layer", least=1)
+        rank: int | None = option(
+            None, "bottleneck of the controller; none: inner / block", per="width", least=1
+        )
         slope: Literal["all", "chosen"] = option("all", "units that teach the controller where m is one-hot")
         multiply: bool = option(False, "multiply the chosen units by the controller's softmax")
         rescale: bool = option(False, "start W_2 larger, by the root of N, as fewer units are summed")
         bias: bool = option(False, "biases of both maps, as in the paper's equation")
-        sru: int = option(0, "width of a simple recurrent unit beside the layer; 0: none", sizes="state")
+        sru: int = option(
+            0, "width of a simple recurrent unit beside the layer; 0: none", sizes="state", least=0
+        )
 
         def __post_init__(self) -> None:
-            at_least(self, inner=1, block=1, rank=1, sru=0)
+            super().__post_init__()
             if self.inner is not None and self.inner % self.block:
                 choices = ", ".join(str(d) for d in divisors(self.inner))
                 raise ValueError(
@@ -145,17 +146,10 @@ class SparseMLP(Recurrent):
     def axes(self) -> Axes:
         """Whole blocks: each chooses by itself, and a new one adds nothing while its rows of W_2 are zero."""
         rank = None if self.reduce is None else self.reduce.out_features
+        units = {"up": "F D", "up_bias": "F", "down": "F D", "down_bias": "D"}
         return Axes(
             sizes={"F": self.inner} | ({} if rank is None else {"P": rank}),
-            tensors={
-                "up": "F D",
-                "up_bias": "F",
-                "down": "F D",
-                "down_bias": "D",
-                "reduce.weight": "P D",
-                "choose": "P F",
-                "choose_bias": "F",
-            },
+            tensors=units | {"reduce.weight": "P D", "choose": "P F", "choose_bias": "F"},
             zero={"F": ("down",), "D": ("down", "down_bias")},
             options={"inner": "F"} | ({} if rank is None else {"rank": "P"}),
         )

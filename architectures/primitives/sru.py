@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
+from architectures.families.options import SILU, taps
 from architectures.families.recurrent import Recurrent
 from architectures.parts.short_conv import ShortConv
 from architectures.parts.sru import SRU
-from architectures.primitive import Context, State, at_least, option
+from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 
@@ -25,24 +24,17 @@ class SimpleRecurrentUnit(Recurrent):
     writers = ("unit.up",)
 
     undecayed = ("conv.weight",)
-    config: Config
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        width: int = option(32, "channels of the recurrence", sizes="state")
-        conv: int = option(0, "taps of a short convolution and silu on the narrow input; 0: none", most=256)
-
-        def __post_init__(self) -> None:
-            at_least(self, width=1, conv=0)
+    class Config(Options):
+        width: int = option(32, "channels of the recurrence", sizes="state", least=1)
+        conv: int = taps(0, f"{SILU} the narrow input")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.unit = SRU(dim, config.width)
         self.conv = ShortConv(config.width, config.conv)
 
-    @property
-    def state_kinds(self) -> tuple[str, ...]:
-        return ("recurrent", "conv")
+    state_kinds = ("recurrent", "conv")
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """c (B, N), and the tail of the short convolution (B, taps - 1, N)."""
@@ -53,9 +45,6 @@ class SimpleRecurrentUnit(Recurrent):
         u, tail = self.conv(self.unit.down(x), state[1])
         y, c = self.unit(u, state[0])
         return y, (c, tail)
-
-    def flops(self, length: int) -> int:
-        return self.unit.flops(length) + self.conv.flops(length)
 
     def uncounted_flops(self, length: int) -> int:
         return self.unit.uncounted_flops(length) + self.conv.flops(length)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from architectures.axes import Axes
 from architectures.families.wrapper import Block, Run, Wrapper
 from architectures.functional.value_residual import FIRST, mix_key, unequal_values
-from architectures.primitive import Context, Primitive, option
+from architectures.primitive import Context, Options, Primitive, option
 from architectures.registry import primitive
 
 
@@ -29,10 +27,7 @@ class ValueResidual(Wrapper):
     belongs to the same token, so decoding carries nothing more. Differs from the paper: nothing known.
     """
 
-    config: Config
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Options):
         initial: float = option(0.5, "both weights of the mix at the start")
 
     def __init__(

@@ -122,8 +122,7 @@ def test_attention_under_two_vmaps_equals_two_loops() -> None:
 
 def written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the path of an accelerator on a CPU."""
-    monkeypatch.setattr(attention, "_forward_fused", attention._forward_written_out)
-    monkeypatch.setattr(attention, "_backward_fused", attention._backward_written_out)
+    monkeypatch.setattr(attention, "fused", lambda x: False)
 
 
 @pytest.mark.parametrize("window", WINDOWS)
