@@ -79,22 +79,15 @@ class MatrixMemory(Primitive):
         value_dim: int | None = per_head("value width")
         conv: int = taps(0)
 
-    def __init__(
-        self,
-        config: Any,
-        *,
-        dim: int,
-        max_len: int,
-        index: int = 0,
-        depth: int = 1,
-        sizes: tuple[int, int, int] | None = None,
-    ) -> None:
-        """`sizes`: heads, K and V where the heads divide another width than the model's."""
+        def sizes(self, dim: int) -> tuple[int, int, int]:
+            """Heads, K and V at a width; a config that does not derive from this one has this, too."""
+            return head_widths(dim, self)
+
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        if sizes is None:
-            sizes = head_widths(dim, config)
-            self.scale = sizes[1] ** -0.5
-        self.heads, self.key_dim, self.value_dim = sizes
+        self.heads, self.key_dim, self.value_dim = config.sizes(dim)
+        if isinstance(config, MatrixMemory.Config):
+            self.scale = self.key_dim**-0.5
         self.gate = None
 
     def add_projection(self, *widths: int, activation: bool = True) -> None:

@@ -26,16 +26,33 @@ def row_products(table: Tensor, indices: Tensor, x: Tensor) -> Tensor:
     return _RowProducts.apply(table, indices, x)
 
 
-class _WeightedRows(torch.autograd.Function):
-    """`embedding_bag` with a rule for vmap, which torch does not have: the replicas' tables as one."""
-
-    @staticmethod
-    def forward(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
-        return F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
+class _Rows(torch.autograd.Function):
+    """A function of a table, indices and what goes with them; under vmap the replicas' tables are one."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+
+    @classmethod
+    def vmap(
+        cls, info: Any, in_dims: tuple[int | None, ...], table: Tensor, indices: Tensor, other: Tensor
+    ) -> tuple[Tensor, int]:
+        size = info.batch_size
+        indices, other = fold(indices, in_dims[1], size), fold(other, in_dims[2], size)
+        if in_dims[0] is not None:  # their rows beside each other
+            rows = table.shape[0 if in_dims[0] else 1]
+            table = fold(table, in_dims[0], size)
+            start = torch.arange(size, device=indices.device) * rows
+            indices = indices + start.repeat_interleave(indices.shape[0] // size)[:, None]
+        return unfold(cls.apply(table, indices, other), size), 0
+
+
+class _WeightedRows(_Rows):
+    """`embedding_bag` with a rule for vmap, which torch does not have."""
+
+    @staticmethod
+    def forward(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+        return F.embedding_bag(indices, table, per_sample_weights=weights, mode="sum")
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
@@ -43,14 +60,8 @@ class _WeightedRows(torch.autograd.Function):
         g_weights = row_products(table, indices, grad.contiguous())
         return _scatter_rows(table, indices, weights, grad.contiguous()), None, g_weights
 
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], table: Tensor, indices: Tensor, weights: Tensor
-    ) -> tuple[Tensor, int]:
-        return _fold_tables(_WeightedRows, info.batch_size, in_dims, table, indices, weights), 0
 
-
-class _RowProducts(torch.autograd.Function):
+class _RowProducts(_Rows):
     """The products that torch computes for the gradient of an `embedding_bag`'s weights."""
 
     @staticmethod
@@ -64,19 +75,9 @@ class _RowProducts(torch.autograd.Function):
         return products.view(bags, size)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
         table, indices, x = ctx.saved_tensors
         return _scatter_rows(table, indices, grad, x), None, weighted_rows(table, indices, grad)
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], table: Tensor, indices: Tensor, x: Tensor
-    ) -> tuple[Tensor, int]:
-        return _fold_tables(_RowProducts, info.batch_size, in_dims, table, indices, x), 0
 
 
 def _scatter_rows(table: Tensor, indices: Tensor, weights: Tensor, x: Tensor) -> Tensor:
@@ -87,16 +88,3 @@ def _scatter_rows(table: Tensor, indices: Tensor, weights: Tensor, x: Tensor) ->
     return torch.ops.aten._embedding_bag_dense_backward(
         x.contiguous(), indices.flatten(), bag, sizes, sizes, table.shape[0], False, SUM, weights.flatten()
     )
-
-
-def _fold_tables(
-    function: Any, size: int, in_dims: tuple[int | None, ...], table: Tensor, indices: Tensor, other: Tensor
-) -> Tensor:
-    """Under vmap: the replicas' tables as one, their rows beside each other."""
-    indices, other = fold(indices, in_dims[1], size), fold(other, in_dims[2], size)
-    if in_dims[0] is not None:
-        rows = table.shape[0 if in_dims[0] else 1]
-        table = fold(table, in_dims[0], size)
-        start = torch.arange(size, device=indices.device) * rows
-        indices = indices + start.repeat_interleave(indices.shape[0] // size)[:, None]
-    return unfold(function.apply(table, indices, other), size)

@@ -147,15 +147,17 @@ class LogLinearMamba2(Levels, MatrixMemory):
         )
         conv: int = taps(4, "the short convolution and silu on u, B and C")
 
+        def sizes(self, dim: int) -> tuple[int, int, int]:
+            if self.expand * dim % self.head_dim:
+                raise ValueError(
+                    f"inner width {self.expand * dim} is not divisible by head_dim {self.head_dim}; choose a "
+                    "head_dim that divides expand * dim"
+                )
+            return self.expand * dim // self.head_dim, self.d_state, self.head_dim
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         inner = config.expand * dim
-        if inner % config.head_dim:
-            raise ValueError(
-                f"inner width {inner} is not divisible by head_dim {config.head_dim}; choose a head_dim "
-                "that divides expand * dim"
-            )
-        sizes = inner // config.head_dim, config.d_state, config.head_dim
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, sizes=sizes)
         self.gates = 3 * inner  # dt u, d u, silu(z)
         self.widths = [inner, inner + 2 * self.key_dim, self.heads, self.heads * self.levels]
         self.project = nn.Linear(dim, sum(self.widths))

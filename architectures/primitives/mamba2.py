@@ -60,8 +60,7 @@ class Mamba2(MatrixMemory):
         pass
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        sizes = config.sizes(dim)
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, sizes=sizes)
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = config.expand * dim
         self.dt_bias = nn.Parameter(draw_step_bias(self.heads))
         self.skip = nn.Parameter(torch.ones(self.heads))
@@ -132,8 +131,7 @@ class Mamba3(MatrixMemory):
                 )
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        sizes = config.sizes(dim)
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, sizes=sizes)
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = config.expand * dim
         self.dt_bias = nn.Parameter(draw_step_bias(self.heads))
         self.skip = nn.Parameter(torch.ones(self.heads))

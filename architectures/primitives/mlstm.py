@@ -45,17 +45,19 @@ class MLSTM(MatrixMemory):
         expand: int = option(2, "inner width over the model's width", least=1)
         conv: int = taps(4, "a short convolution and silu before q and k")
 
+        def sizes(self, dim: int) -> tuple[int, int, int]:
+            inner = self.expand * dim
+            heads = self.heads or max(1, inner // 16)
+            if inner % heads or inner % BLOCK:
+                raise ValueError(
+                    f"the inner width {inner} is not divisible by heads {heads} and {BLOCK}; choose "
+                    f"heads from {', '.join(map(str, divisors(inner)))}, and a dim divisible by {BLOCK}"
+                )
+            return heads, inner // heads, inner // heads
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
-        inner = config.expand * dim
-        heads = max(1, inner // 16) if config.heads is None else config.heads
-        if inner % heads or inner % BLOCK:
-            raise ValueError(
-                f"the inner width {inner} is not divisible by heads {heads} and {BLOCK}; choose "
-                f"heads from {', '.join(map(str, divisors(inner)))}, and a dim divisible by {BLOCK}"
-            )
-        sizes = heads, inner // heads, inner // heads
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth, sizes=sizes)
-        self.inner = inner
+        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.inner = config.expand * dim
         self.scale = self.key_dim**-0.5
         # Element-wise: the input gate on k, the division, the skip and its sum, the gate.
         self.gates = 5 * self.inner

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
-from architectures.families.shifted import Shifted
-from architectures.functional.delta import LOG_DECAY_MIN
-from architectures.functional.rwkv import channel_power, decay_and_bonus, depth_ratios
+from architectures.families.shifted import Shifted, channel_power, decay_and_bonus, depth_ratios, falling
 from architectures.parts.linear import LowRank
 from architectures.parts.norms import HeadNorm
 from architectures.primitive import Context, State, option
@@ -58,14 +53,10 @@ class RWKV5(Shifted, MatrixMemory):
         change = x - previous
         xr, xk, xv, xg = (torch.addcmul(previous, change, mu) for mu in self.mix.to(x.dtype).unbind())
         r, k, v, tail = self.map_mixes(xr, xk, xv, carry[1])
-        # Bounded before the exponential: an infinity would have no gradient.
-        log_a = -self.forget.to(k.dtype).clamp(max=math.log(-LOG_DECAY_MIN)).exp()
+        log_a = falling(self.forget.to(k.dtype))
         log_a, bonus = (z.unflatten(0, (self.heads, -1)) for z in (log_a, self.bonus))
         tokens = Vectors(q=r, k=k, v=v, log_a=log_a.expand_as(k), bonus=bonus, kept=self.gate(xg))
         return tokens, (last, tail)
-
-    def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
-        return self.out(self.norm(o).to(x.dtype) * F.silu(tokens.kept))
 
 
 @primitive("rwkv6", mixes="time", version=1, paper="arXiv:2404.05892")
@@ -122,13 +113,9 @@ class RWKV6(Shifted, MatrixMemory):
             torch.addcmul(x, change, mu + m.to(x.dtype)) for mu, m in zip(mixes, lerp.unbind(), strict=True)
         )
         r, k, v, tail = self.map_mixes(xr, xk, xv, carry[1])
-        # Bounded before the exponential: an infinity would have no gradient.
-        log_a = -self.forget(xw).to(k.dtype).clamp(max=math.log(-LOG_DECAY_MIN)).exp()
+        log_a = falling(self.forget(xw).to(k.dtype))
         log_a, bonus = log_a.unflatten(-1, (self.heads, -1)), self.bonus.unflatten(0, (self.heads, -1))
         return Vectors(q=r, k=k, v=v, log_a=log_a, bonus=bonus, kept=self.gate(xg)), (last, tail)
-
-    def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
-        return self.out(self.norm(o).to(x.dtype) * F.silu(tokens.kept))
 
     def products(self, length: int) -> int:
         return super().products(length) + 2 * length * self.lerp_out.numel()

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
-from architectures.families.shifted import Shifted
+from architectures.families.shifted import Shifted, channel_power, depth_ratios, ramp
 from architectures.functional.delta import unit
-from architectures.functional.rwkv import channel_power, depth_ratios, ramp
 from architectures.parts.linear import LowRank
 from architectures.parts.norms import HeadNorm
 from architectures.primitive import Context, Primitive, State, option

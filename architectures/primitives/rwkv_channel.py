@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from architectures.families.feed_forward import FeedForward
 from architectures.families.recurrent import forward_anew, step_once
-from architectures.functional.rwkv import channel_power, depth_ratios
+from architectures.families.shifted import channel_power, depth_ratios
 from architectures.parts.short_conv import TokenShift
 from architectures.primitive import Context, Primitive, State, linear_flops
 from architectures.registry import primitive

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from architectures.families.recurrent import step_once
 from architectures.families.wrapper import Block, Wrapper, nominal, state_size
 from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
@@ -28,6 +29,7 @@ class SequenceAltUp(Wrapper):
     tensor: no value of a tensor decides what is run. Differs from the paper: layers of a decoder, too.
     """
 
+    step = step_once
     undecayed = ("a", "b")
 
     class Config(Options):
@@ -61,10 +63,6 @@ class SequenceAltUp(Wrapper):
         inside = super().init_state(batch, None if length is None else self.anchors(length))
         held = [self.b.new_zeros(batch, self.dim) for _ in self.body]
         return *inside, *held, self.b.new_zeros(batch, 0, 0)
-
-    def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        y, state = self.prefill(x[:, None], state, ctx)
-        return y[:, 0], state
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         ctx = Context() if ctx is None else ctx
