@@ -89,22 +89,20 @@ def _named(runs: Runs) -> Runs:
 
 def _counted(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The stored runs without those that no table may hold; a note names them. None is left: as it was."""
+    odd = {}
+    if _refusal(frame):
+        for row, status in frame["status"].items():
+            if status == "ok" and (reason := _refusal(frame.loc[[row]])):
+                odd[row] = f"run {frame['id'][row]} ({reason})"
+    if not odd or len(odd) == len(frame):
+        return frame, []
+    return frame.drop(index=list(odd)), [f"set aside: {'; '.join(odd.values())}. `mad rm ID` removes a run"]
+
+
+def _refusal(frame: pd.DataFrame) -> str:
+    """Why a table is refused; nothing where it is not."""
     try:
         clean(frame)
-    except ValueError:
-        odd = {at: reason for at in frame.index if (reason := _refusal(frame.loc[[at]]))}
-        if odd and len(odd) < len(frame):
-            said = "; ".join(f"run {frame['id'][at]} ({reason})" for at, reason in odd.items())
-            return frame.drop(index=list(odd)), [f"set aside: {said}. `mad rm ID` removes a run"]
-    return frame, []
-
-
-def _refusal(row: pd.DataFrame) -> str:
-    """Why one run by itself is refused."""
-    if row["status"].iloc[0] != "ok":
-        return ""
-    try:
-        clean(row)
     except ValueError as error:
         return str(error).partition(": ")[2] or str(error)
     return ""

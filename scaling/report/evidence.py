@@ -24,7 +24,7 @@ class Evidence:
     runs     all rows; `ends` one row per run: of training curves (column `run`) the last
     groups   those of them that belong to an isoFLOP budget
     notes    on the table: what was set aside, merged or assumed
-    target   FLOPs at which allocations are given
+    target   FLOPs at which allocations are given: `budget`, without it those of the largest run
     drawn    bootstrap, confidence and seed
     """
 
@@ -44,7 +44,6 @@ class Evidence:
 
         curves   the training curves of the runs, where the frame has no column `run` of its own
         repeats  of text, as in `fit`
-        budget   training FLOPs at which allocations are given; without it those of the largest run
         budgets  nominal FLOPs of the isoFLOP groups, as in `isoflop`; without them they are found
         """
         drawn: dict[str, Any] = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}

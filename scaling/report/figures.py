@@ -209,7 +209,7 @@ def _places(axis: Axes, names: Sequence[Label]) -> list[tuple[float, float]]:
 
 
 def plain(name: object, longest: int = 34) -> str:
-    """A name as a label: no mathematics by a dollar sign, nothing that the font lacks, not too long."""
+    """A name as a label: dollar signs are not mathematics, the font has every letter, not too long."""
     text = UNREADABLE.sub("?", str(name))
     return (text if len(text) <= longest else f"{text[: longest - 3]}...").replace("$", r"\$")
 
@@ -229,7 +229,7 @@ def svg(figure: Figure, *, name: str = "figure") -> str:
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a PNG (200 dots per inch) or an SVG, by the ending of the path; equal figures make equal files.
 
-    A file that exists is replaced; folders that lack are made.
+    A file that exists is replaced; missing folders are made.
     """
     import matplotlib as mpl
 

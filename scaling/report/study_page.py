@@ -57,21 +57,24 @@ def write(
     if scores is not None:
         read_scores(scores)
     known = Evidence(frame, **how)
-    sections = [
-        _tried(name, heading, make, known)
-        for name, heading, make in (
-            ("runs", "Runs", runs_section),
-            ("isoflop", "IsoFLOP optima", isoflops_section),
-            ("laws", "Laws of loss", laws_section),
-            ("allocation", "Compute-optimal allocation", allocations_section),
-            ("compare", "Architectures at equal compute", _ratios),
-            ("multipliers", "Compute multipliers", _multipliers),
-            ("state", "Architectures at equal state", _state),
-            ("overtraining", "Training off the optimum", _penalties),
-            ("relate", "Synthetic scores", lambda known: _relation(known, scores)),
-            ("limits", "What these runs can and cannot show", limits_section),
-        )
-    ]
+    results: dict[tuple[str, str], Callable[[Evidence], Section]] = {
+        ("runs", "Runs"): runs_section,
+        ("isoflop", "IsoFLOP optima"): isoflops_section,
+        ("laws", "Laws of loss"): laws_section,
+        ("allocation", "Compute-optimal allocation"): allocations_section,
+        ("compare", "Architectures at equal compute"): _ratios,
+        ("multipliers", "Compute multipliers"): _multipliers,
+        ("state", "Architectures at equal state"): _state,
+        ("overtraining", "Training off the optimum"): _penalties,
+        ("relate", "Synthetic scores"): lambda known: _relation(known, scores),
+        ("limits", "What these runs can and cannot show"): limits_section,
+    }
+    sections = []
+    for (name, heading), make in results.items():
+        try:
+            sections.append(replace(make(known), name=name, title=heading))
+        except NotIdentified as error:
+            sections.append(unidentified(heading, error, name))
     text = page(title, known.summary, sections)
     if figures is not None:
         drawn = {
@@ -87,14 +90,6 @@ def write(
     with whole_file(out, force=force) as half:
         half.write_text(text, encoding="utf-8")
     return Path(out)
-
-
-def _tried(name: str, title: str, make: Callable[[Evidence], Section], known: Evidence) -> Section:
-    """A section, or the reason why these runs give none."""
-    try:
-        return replace(make(known), name=name, title=title)
-    except NotIdentified as error:
-        return unidentified(title, error, name)
 
 
 def _ratios(known: Evidence) -> Section:

@@ -102,9 +102,6 @@ def relate(
         tasks = [row for row in found if row["predictor"] != MEAN and "p" in row]
         for row, adjusted in zip(tasks, holm([row["p"] for row in tasks]), strict=True):
             row["p_holm"] = adjusted
-        for row in found:
-            if row["predictor"] == MEAN and "p" in row:
-                row["p_holm"] = row["p"]
         rows += found
         if baselines:
             rows += _baselines(group, part, **drawn)
@@ -203,7 +200,8 @@ def _row(
         return row
     # Parameters go with less perplexity, as scores do; the perplexity of a short run with that of a long one.
     expect = "positive" if predictor == SHORT else "negative"
-    return row | _cells(correlate(x, y, expect=expect, **drawn)) | _errors(x, part)
+    row |= _cells(correlate(x, y, expect=expect, **drawn)) | _errors(x, part)
+    return row | ({"p_holm": row["p"]} if predictor == MEAN else {})
 
 
 def _start(group: str, kind: str, predictor: str, n: int) -> dict[str, Any]:

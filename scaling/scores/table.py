@@ -65,7 +65,7 @@ def read_scores(scores: pd.DataFrame) -> ScoreTable:
     """The table as documented above, checked.
 
     Raises ValueError, with row and column, for a table without names or scores, an architecture that is there
-    twice, values that are no numbers, outside 0..100, or fractions and % in one table.
+    twice, values that are not numbers or outside 0..100, or fractions and % in one table.
     """
     if not isinstance(scores, pd.DataFrame):
         raise ValueError(f"scores are a {type(scores).__name__}; give a pandas.DataFrame, or read a CSV")

@@ -46,6 +46,13 @@ def csv(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    path = tmp_path / "scores.csv"
+    pd.DataFrame({"arch": list(LAWS), "mean": [70.0, 80.0, 60.0]}).to_csv(path, index=False)
+    return path
+
+
 def run(*words: str | Path) -> str:
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -200,9 +207,8 @@ DRAWING = {
 
 
 @pytest.mark.parametrize("command", DRAWING)
-def test_of_few_draws_there_are_no_intervals(command: str, csv: Path, tmp_path: Path) -> None:
-    files = {"SCORES": tmp_path / "scores.csv", "PAGE": tmp_path / "page.html"}
-    pd.DataFrame({"arch": list(LAWS), "mean": [70.0, 80.0, 60.0]}).to_csv(files["SCORES"], index=False)
+def test_of_few_draws_there_are_no_intervals(command: str, csv: Path, scores: Path, tmp_path: Path) -> None:
+    files = {"SCORES": scores, "PAGE": tmp_path / "page.html"}
     table().drop(columns="state").to_csv(csv, index=False)  # the law of the state has Student's interval
     words = [command, csv, *(files.get(word, word) for word in DRAWING[command]), "--bootstrap"]
     for count in ("-1", "1", "99"):
@@ -217,9 +223,7 @@ def test_of_few_draws_there_are_no_intervals(command: str, csv: Path, tmp_path: 
     assert "[" in run(*words, "100") or command == "report"
 
 
-def test_relate_reads_scores_of_a_csv_and_gives_its_verdict_first(csv: Path, tmp_path: Path) -> None:
-    scores = tmp_path / "scores.csv"
-    pd.DataFrame({"arch": list(LAWS), "mean": [70.0, 80.0, 60.0]}).to_csv(scores, index=False)
+def test_relate_reads_scores_of_a_csv_and_gives_its_verdict_first(csv: Path, scores: Path) -> None:
     text = run("relate", csv, "--scores", scores)
     assert text.startswith("verdict:")
     found = json.loads(run("relate", csv, "--scores", scores, "--format", "json"))
@@ -250,11 +254,8 @@ def test_report_writes_one_page_and_its_figures(csv: Path, tmp_path: Path) -> No
     text = run("report", csv, "-o", out, "--figures", figures, "--title", "A <study>", "--bootstrap", "100")
     assert str(out) in text
     page = out.read_text()
-    assert (
-        "A &lt;study&gt;" in page
-        and "<svg" in page
-        and "http://" not in page.replace("http://www.w3.org", "")
-    )
+    assert "A &lt;study&gt;" in page and "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
     assert {path.suffix for path in figures.iterdir()} == {".png", ".svg"}
 
 
@@ -316,17 +317,18 @@ def test_a_small_corpus_is_planned_with_a_fraction_of_ones_own(
     monkeypatch.setattr("scaling.study.timing.seconds_per_step", lambda *size, **how: 0.001)
     book, plan = tmp_path / "book.txt", tmp_path / "plan.json"
     book.write_text("\f".join(f"Chapter {i} " + 400 * f"word{i} " for i in range(12)))
-    words: list[str | Path] = [
-        "plan",
-        "mh-attention swiglu",
-        "--corpus",
-        book,
-        "--cache",
-        tmp_path / "cache",
+    words = ["plan", "mh-attention swiglu", "--corpus", str(book), "--cache", str(tmp_path / "cache")]
+    words += [
         "--lr",
         "1e-3",
+        "--budgets",
+        "1e12,3e12,1e13",
+        "--seq-len",
+        "32",
+        "--allow-repeats",
+        "-o",
+        str(plan),
     ]
-    words += ["--budgets", "1e12,3e12,1e13", "--seq-len", "32", "--allow-repeats", "-o", plan]
     with pytest.raises(ValueError, match="0 for validation; .*another fraction"):
         run(*words, "--validation", "0.001")
     run(*words, "--validation", "0.4")
@@ -334,7 +336,9 @@ def test_a_small_corpus_is_planned_with_a_fraction_of_ones_own(
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_what_was_read_set_aside_and_merged_stands_in_every_answer(form: str, tmp_path: Path) -> None:
+def test_what_was_read_set_aside_and_merged_stands_in_every_answer(
+    form: str, scores: Path, tmp_path: Path
+) -> None:
     """Of a table with names of its own, semicolons, a run that crashed and one in curves."""
     frame = table().rename(columns={"params": "N", "tokens": "D", "loss": "final"})
     frame.loc[5, "run"] = "r5"
@@ -342,9 +346,8 @@ def test_what_was_read_set_aside_and_merged_stands_in_every_answer(form: str, tm
     frame["run"] = frame["run"].fillna(pd.Series(frame.index.astype(str)))
     frame["state_"] = frame.pop("state")
     frame["status"] = ["failed", *["finished"] * (len(frame) - 1)]
-    path, scores, page = tmp_path / "runs.csv", tmp_path / "scores.csv", tmp_path / "page.html"
+    path, page = tmp_path / "runs.csv", tmp_path / "page.html"
     frame.to_csv(path, sep=";", index=False)
-    pd.DataFrame({"arch": list(LAWS), "mean": [70.0, 80.0, 60.0]}).to_csv(scores, index=False)
     words = (path, "--columns", "loss=final,state=state_")
     said = (
         "semicolons between its fields",

@@ -1,4 +1,4 @@
-"""Figures: each drawn, readable alone, one look an architecture, equal byte by byte."""
+"""Figures: each drawn, readable alone, one look per architecture, equal byte by byte."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ def test_unknown_targets_and_budgets_are_refused() -> None:
         relate(scores, runs.drop(columns="model"))
 
 
-def test_one_row_an_architecture_is_taken_as_given() -> None:
+def test_one_row_per_architecture_is_taken_as_given() -> None:
     found = relate(MAD.drop(columns="ppl"), MAD[["model", "ppl"]], bootstrap=100)
     assert found.target == "given"
     assert any("taken as given, not compute-optimal" in note for note in found.notes)

@@ -82,7 +82,7 @@ def test_a_leaderboard_is_a_table_of_scores() -> None:
         ({"context-recall": [1.0, 2.0, 3.0]}, "both are in-context-recall"),
     ],
 )
-def test_what_is_no_table_of_scores_is_refused(change: dict[str, list[object]], words: str) -> None:
+def test_what_is_not_a_table_of_scores_is_refused(change: dict[str, list[object]], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         read_scores(GOOD.assign(**change))
 
