@@ -6,8 +6,6 @@ docs/primitives.md comes from the registry's index and from the measured step ti
 what stands between `<!-- generated: NAME -->` and `<!-- end -->` is replaced by the table of that name.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import re

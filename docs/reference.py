@@ -3,8 +3,6 @@
 A paragraph of `name   what it is` becomes a list; what is indented further, as formulas are, stays as it is.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -2,8 +2,6 @@
 imports stay inside the verbs that need them.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import sys
 from typing import Annotated

@@ -1,7 +1,5 @@
 """The frame of every command: its streams, its signals, its options, and what is said where it fails."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import io

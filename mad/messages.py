@@ -1,7 +1,5 @@
 """What people are told: on one line where it is an error or a note, and without control characters."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import re

@@ -1,7 +1,5 @@
 """Consoles as wide as their terminal, and plain tables."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 

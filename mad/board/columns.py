@@ -1,7 +1,5 @@
 """The columns of the leaderboard; a new one is an entry here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The commands `mad export` and `mad import`: the records of a store as a file, and back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

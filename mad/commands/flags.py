@@ -1,7 +1,5 @@
 """How commands declare their options, and those that several share."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any

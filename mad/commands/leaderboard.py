@@ -1,7 +1,5 @@
 """The command `mad leaderboard`: the scores of everything in a store."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The command `mad primitives`: the layers and presets. It reads an index that ships with the package."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 from typing import Any

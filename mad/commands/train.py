@@ -1,7 +1,5 @@
 """The command `mad train`: one architecture, one task, one configuration."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 from typing import Annotated, Any

@@ -4,8 +4,6 @@ Records come from other machines and other hands; one value that a table cannot 
 that reads the store.
 """
 
-from __future__ import annotations
-
 import datetime
 import math
 from typing import Annotated, Any

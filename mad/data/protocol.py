@@ -5,8 +5,6 @@ grid, budget and seeds. A change of either is a new version, and an old result k
 made with.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import importlib.metadata

@@ -1,7 +1,5 @@
 """From a task to tensors on the device: drawn once, kept there, batched by index."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

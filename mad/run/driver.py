@@ -1,7 +1,5 @@
 """A run has one driver: the code of a user's layer can neither make a second one nor end it unseen."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

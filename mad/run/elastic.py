@@ -1,7 +1,5 @@
 """`mad elastic`: one nested model beside models that were trained for each of its sizes alone."""
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence

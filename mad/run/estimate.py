@@ -1,7 +1,5 @@
 """A sweep before it runs: its work in FLOPs, and about how long it takes."""
 
-from __future__ import annotations
-
 import functools
 import time
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Equal sizes for a comparison: `--iso state=4096` and what it makes of an architecture."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import architectures

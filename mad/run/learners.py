@@ -1,7 +1,5 @@
 """The replicas of a group, and how they advance: in turns, or batched as one model of stacked parameters."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import itertools

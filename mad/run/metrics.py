@@ -1,7 +1,5 @@
 """Accuracy from sums and counts: tallied on the device, divided once at the end."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Optimiser and schedule: AdamW with the groups that layers ask for; a learning rate set at every step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any

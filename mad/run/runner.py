@@ -1,7 +1,5 @@
 """Run one group and make its records: the step between the trainer and the store."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import platform

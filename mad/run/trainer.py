@@ -5,8 +5,6 @@ an accelerator they are one model with stacked parameters; on a CPU, where that 
 turns of one evaluation interval. Either way they stop at the same steps and give the same numbers.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import resource

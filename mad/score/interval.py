@@ -1,7 +1,5 @@
 """95 % intervals: bootstrap over seeds where there are some, else binomial over test rows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

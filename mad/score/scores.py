@@ -6,8 +6,6 @@ setting's score is the mean over seeds, a task's the mean over its settings, and
 mean over tasks. Runs belong to a suite by content, whatever they were called when they were made.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -3,8 +3,6 @@
 A group is what one architecture did on one setting with one seed: a run for each grid point.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The same checks hold when a record is written, imported and read, so that none c
 command stumbles over. Nothing that a record names is looked up.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import importlib.metadata

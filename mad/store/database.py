@@ -1,7 +1,5 @@
 """The file of a store: how it is opened, what must be in it, and what its errors mean."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Records in files: JSON lines or parquet, a run a line, of every kind alike."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import os

@@ -1,7 +1,5 @@
 """Where a store may lie, and who may write to it."""
 
-from __future__ import annotations
-
 import os
 import stat
 import sys

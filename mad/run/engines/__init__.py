@@ -1,7 +1,5 @@
 """Engines run the groups of a sweep; a new one is a module here, whose `run` is an `Engine`."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """The simplest engine: one group after another, in this process."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 
