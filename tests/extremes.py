@@ -260,8 +260,8 @@ def run(seed: int, count: int, tell: Callable[[str], None]) -> int:
     import resource
 
     import architectures
+    import mad.run.cost
     import mad.run.elastic
-    import mad.run.estimate
     from architectures import checkpoint, model
     from mad.run.engines import inline
 
@@ -273,7 +273,7 @@ def run(seed: int, count: int, tell: Callable[[str], None]) -> int:
     model.machine_memory = lambda: MACHINE
     sys.modules["synthetic_tasks.task"].MOST_NUMBERS = MACHINE // 32  # type: ignore[attr-defined]
     inline.run = mad.run.elastic._train = train
-    mad.run.estimate._flops_per_second = lambda *_: 1e9  # type: ignore[assignment]
+    mad.run.cost._flops_per_second = lambda *_: 1e9  # type: ignore[assignment]
     # What is imported on first use is not a cost of an input.
     architectures.account("mlp", vocab_size=16, seq_len=16)
     failed = 0

@@ -71,7 +71,7 @@ def bench(
         return
     from mad.board import render
     from mad.progress import Display
-    from mad.run.estimate import work
+    from mad.run.cost import work
     from mad.run.iso import read_goals
 
     console = terminal.errors()
@@ -112,8 +112,8 @@ def headline(prepared: Prepared, store: Path | None) -> str:
 def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
     """Print the cells, what is stored already, and how long the rest takes."""
     from mad.progress import clock
+    from mad.run.cost import estimate
     from mad.run.engines import missing
-    from mad.run.estimate import estimate
     from mad.store import Store, default_path
 
     path, groups = store or default_path(), prepared.groups

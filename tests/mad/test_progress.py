@@ -10,7 +10,7 @@ from rich.console import Console
 import mad.progress
 from mad.data.protocol import get_protocol, get_suite
 from mad.progress import Display, clock
-from mad.run.estimate import estimate, work
+from mad.run.cost import estimate, work
 from mad.run.sweep import Group, plan
 from mad.run.trainer import Progress, make_fabric
 

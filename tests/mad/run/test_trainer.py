@@ -23,9 +23,8 @@ from architectures.primitive import Context, Primitive
 from mad.data.protocol import Protocol, get_protocol
 from mad.data.records import Metrics, Record
 from mad.run.batches import load, order
-from mad.run.cost import cost_of
+from mad.run.cost import cost_of, work
 from mad.run.engines import Options, get_engine
-from mad.run.estimate import work
 from mad.run.learners import Batched, Turns
 from mad.run.optim import learning_rate
 from mad.run.runner import check_cell, run_group

@@ -22,9 +22,9 @@ from mad.api import prepare
 from mad.commands.bench import show_plan
 from mad.messages import Failed, last_words
 from mad.run.batches import load
+from mad.run.cost import estimate
 from mad.run.driver import one_driver
 from mad.run.elastic import compare
-from mad.run.estimate import estimate
 from mad.run.learners import Turns
 from mad.run.trainer import make_fabric
 from mad.store import Store
