@@ -56,7 +56,7 @@ class Display:
             self.bar.stop()
 
     def report(self, group: Group, progress: Progress) -> None:
-        """Where the running group stands: on the bar, or as a line a minute."""
+        """Where the running group stands: on the bar, or as a line per minute."""
         now = time.monotonic()
         if now - self.last < (60.0 if self.bar is None else 0.1):
             return
@@ -72,7 +72,7 @@ class Display:
         self.bar.update(self.task, completed=done, description=text)
 
     def ended(self, group: Group, records: list[Record]) -> None:
-        """One line a group: what came of it."""
+        """One line per group: what came of it."""
         self.done += self.weights[self.finished]
         self.finished += 1
         self.share, self.last = 0.0, time.monotonic()

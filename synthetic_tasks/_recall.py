@@ -36,7 +36,7 @@ def recall_rows(
     noise: Tokens | None = None,
     used: Mask | None = None,
 ) -> Batch:
-    """Rows of pairs and a probe, from one key and one candidate value a slot, (n, pairs) each.
+    """Rows of pairs and a probe, from one key and one candidate value per slot, (n, pairs) each.
 
     A key takes the candidate of the slot that shows it first. Without a copy prefix the probe is a last pair
     and each key that was shown before is scored; with one, the row ends "copy prefix, probe key" and only

@@ -46,7 +46,7 @@ class FuzzyInContextRecall(Task):
         super().__post_init__()
         self.require("vocab_size", self.vocab_size >= 5, "two keys, two values, pad; choose 5 or more")
         for field, ids in (("key_motif_max", self.num_keys), ("value_motif_max", self.num_values)):
-            rule = f"vocab_size={self.vocab_size} allows 1 to {ids} different tokens a motif; change either"
+            rule = f"vocab_size={self.vocab_size} allows 1 to {ids} different tokens per motif; change either"
             self.require(field, 1 <= getattr(self, field) <= ids, rule)
         few = self.key_motif_max * np.log2(self.num_keys + 1) <= 40  # it and its place must fit into int64
         self.require("key_motif_max", few, "more than 2**40 key motifs are too many; lower it or vocab_size")

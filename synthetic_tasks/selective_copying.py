@@ -73,7 +73,7 @@ class SelectiveCopying(Task):
 
     def solve(self, inputs: Tokens) -> Tokens:
         prefix = inputs[:, : self.prefix_len]
-        # A stable sort by "is no data token" lists the data tokens first, in their order.
+        # A stable sort by "is not a data token" lists the data tokens first, in their order.
         positions = np.argsort(prefix >= self.vocab_size - 2, axis=1, kind="stable")
         data = np.take_along_axis(prefix, positions[:, : self.num_tokens_to_copy], axis=1)
         answers = np.zeros_like(inputs)

@@ -51,7 +51,7 @@ def check(
 
 
 def show_findings(spec: str, findings: list[Finding], console: Console) -> None:
-    """One row a check; under a failure the smallest input and the command that asks it alone."""
+    """One row per check; under a failure the smallest input and the command that asks it alone."""
     table = terminal.new_table("check", "result", "what was seen")
     for found in findings:
         seen = Text(printable(found.seen, lines=True))

@@ -71,7 +71,7 @@ def show_points(points: list[Point], console: Console) -> None:
 
 
 def draw(points: list[Point], path: Path, *, force: bool = True) -> None:
-    """Accuracy against parameters, one curve a kind."""
+    """Accuracy against parameters, one curve per kind."""
     import matplotlib
 
     from mad.run.elastic import summarise

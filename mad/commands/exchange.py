@@ -12,7 +12,7 @@ def export(
     store: StoreOption = None,
     force: ForceOption = False,
 ) -> None:
-    """Write every record of the store to a file, one line a run."""
+    """Write every record of the store to a file, one line per run."""
     from mad.store import Store
     from mad.store.exchange import export_records
 

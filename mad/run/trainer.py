@@ -66,7 +66,7 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     keep: Callable[[nn.Module], None] | None = None,
 ) -> list[Outcome]:
-    """Train a group from the given initial weights and return one outcome a run, in the order of `runs`.
+    """Train a group from the given initial weights and return one outcome per run, in the order of `runs`.
 
     Every run is evaluated at the same `evaluations` points. The group ends at the first of them at which a
     replica has solved the split that the protocol watches; the others become "stopped". A replica whose loss

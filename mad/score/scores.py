@@ -130,7 +130,7 @@ def score(
         if key in exam and point in exam[key].setting.grid and config.architecture.dim in (None, suite.dim):
             answers[config.architecture_key][key][config.seed][point] = record
     most = max((len(groups) for settings in answers.values() for groups in settings.values()), default=1)
-    # A row of uniform numbers a seed: the same ones resample every setting and every architecture.
+    # A row of uniform numbers per seed: the same ones resample every setting and every architecture.
     uniform = np.random.default_rng(seed).random((most, RESAMPLES))
     rows = [
         _architecture(key, found, exam, suite, protocol, versions or {}, uniform)

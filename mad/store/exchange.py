@@ -1,4 +1,4 @@
-"""Records in files: JSON lines or parquet, a run a line, of every kind alike."""
+"""Records in files: JSON lines or parquet, one run per line, of every kind alike."""
 
 import codecs
 import json
@@ -21,7 +21,7 @@ PARQUET_TEXT = "dictionary<values=string, indices=int32, ordered=0>"
 
 
 def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -> int:
-    """Write every record, one line or row a run; the file appears whole or not at all.
+    """Write every record, one line or row per run; the file appears whole or not at all.
 
     Runs of the battery come first, sorted by id, then those of other kinds, which say so: "kind": "language".
     """

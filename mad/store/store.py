@@ -1,4 +1,4 @@
-"""Results: one SQLite file, one writer, at most one record a run.
+"""Results: one SQLite file, one writer, at most one record per run.
 
 A result is final. `ok` and `diverged` are never replaced; `stopped` only by a run of another group, because
 it was stopped for its own; `failed` and `interrupted` by the next attempt. The records of a group are written

@@ -112,7 +112,7 @@ def imported(run: Record) -> Record:
 
 
 def group(at: Setting, *accuracies: float, **changes: Any) -> list[Record]:
-    """A group with one run a grid point, of these test accuracies."""
+    """A group with one run per grid point, of these test accuracies."""
     points = zip(at.grid, accuracies, strict=True)
     return [record(at, lr, weight_decay=wd, test=value, **changes) for (lr, wd), value in points]
 

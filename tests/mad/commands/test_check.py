@@ -67,7 +67,7 @@ class Good(Primitive):
 class Builds(Good):
     def __init__(self, config, *, dim, **rest):
         if dim % 32:
-            raise ValueError(f"dim {dim} is no multiple of 32")
+            raise ValueError(f"dim {dim} is not a multiple of 32")
         super().__init__(config, dim=dim, **rest)
 
 
@@ -546,7 +546,7 @@ def failed(findings: list[Finding]) -> dict[str, Finding]:
 
 # The class, the one check that it fails, the smallest input that shows it, and words of what is seen.
 BROKEN = [
-    ("Builds", "builds", None, ["width 16", "dim 16 is no multiple of 32", "checked_layers.py, line 51"]),
+    ("Builds", "builds", None, ["width 16", "dim 16 is not a multiple of 32", "checked_layers.py, line 51"]),
     ("Shape", "shape", (1, 1, 16), ["(1, 1, 16)", "(1, 16)"]),
     ("Repeatable", "repeatable", (1, 1, 16), ["random state of torch", "ctx.noise"]),
     ("Float64", "float64", (1, 1, 16), ["rounded to float32", "promote_types"]),

@@ -1,4 +1,4 @@
-"""Stores that are no file, no store, damaged, locked or full: one sentence, nothing changed."""
+"""Stores that are not a file, not a store, damaged, locked or full: one sentence, nothing changed."""
 
 import os
 import shutil
