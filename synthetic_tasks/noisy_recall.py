@@ -17,8 +17,8 @@ class NoisyInContextRecall(Task):
 
     The row of in-context recall on the first vocab_size - noise_vocab_size ids; the last noise_vocab_size ids
     are noise. Each pair but the probe is replaced by two noise tokens with probability frac_noise, so pairs
-    stay on even positions. One slot per row, chosen uniformly, is protected, so that there is always something
-    to recall.
+    stay on even positions. One slot per row, chosen uniformly, is protected, so that there is always
+    something to recall.
 
     >>> task = NoisyInContextRecall(vocab_size=12, seq_len=16, noise_vocab_size=4, frac_noise=0.4)
     >>> batch = task.draw(seed=0, split="test", n=1)

@@ -119,7 +119,7 @@ def _lines(scores: Scores, iso: Collection[str]) -> Iterator[str]:
 
 
 def _missing(row: ArchitectureScore, scores: Scores) -> str:
-    """The runs that lack, or where they are many, the settings by task."""
+    """The runs that are missing, or where they are many, the settings by task."""
     if len(row.missing) <= 3:
         return ", ".join(row.missing)
     wanted = {task: len(settings) for task, settings in scores.settings.items()}

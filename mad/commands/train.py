@@ -25,7 +25,7 @@ def train(
     weight_decay: Annotated[float, option("Weight decay.")] = 0.0,
     examples: Annotated[int, option("Training examples.")] = 12_800,
     epochs: Annotated[int, option("Passes over them.")] = 10,
-    batch_size: Annotated[int, option("Examples a step.")] = 128,
+    batch_size: Annotated[int, option("Examples per step.")] = 128,
     evaluations: Annotated[int, option("Points of the curve.")] = 10,
     dim: Annotated[int, option("Width of the model.")] = 128,
     seed: Annotated[int, option("Seed of data, order and initial weights.")] = 0,

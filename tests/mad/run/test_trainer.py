@@ -578,7 +578,7 @@ def test_compiling_changes_no_curve(replicas: Replicas) -> None:
 
 
 def test_the_tenth_model_of_a_process_is_still_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The compiler gives up on a function after eight versions of it; what it compiles to does not matter here.
+    # The compiler gives up on a function after eight versions of it; what it compiles to does not matter.
     from torch._dynamo.utils import counters
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
