@@ -99,9 +99,8 @@ def steps() -> str:
 
 
 def kernel() -> str:
-    form = {name: f"{{{name}}}" for name in ("decay", "form", "chunk")}
-    form |= {"ms": "{ms:.0f}", "times the loop's speed": "{speedup:.1f}"}
-    return shown(form, measured("primitives-cpu")["kernel"])
+    form = {"decay": "{decay}", "form": "{form}", "chunk": "{chunk}", "ms": "{ms:.0f}"}
+    return shown(form | {"times the loop's speed": "{speedup:.1f}"}, measured("primitives-cpu")["kernel"])
 
 
 def memory() -> str:
@@ -320,10 +319,9 @@ def entropy() -> str:
 
 
 TABLES = {
-    **{f.__name__: f for f in (rooms, steps, kernel, memory, decode, published, fitting, coverage)},
+    **{f.__name__: f for f in (rooms, suites, steps, kernel, memory, decode, published, fitting, coverage)},
     **{f.__name__: f for f in (optima, exponents, laws, ratios, verdicts, scores, related, entropy)},
     "columns": board,
-    "suites": suites,
 }
 
 

@@ -28,22 +28,18 @@ for _name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
 
 
 def __getattr__(name: str) -> Any:
+    value: Any
     if name == "__version__":
-        value: Any = _version()
+        try:
+            value = importlib.metadata.version("mad-suite")
+        except importlib.metadata.PackageNotFoundError:  # It runs from a folder that was not installed.
+            value = "0+unknown"
     elif name in __all__:
         value = getattr(importlib.import_module("mad.api"), name)
     else:
         raise AttributeError(f"module 'mad' has no attribute {name!r}")
     globals()[name] = value
     return value
-
-
-def _version() -> str:
-    """As installed, from pyproject.toml; "0+unknown" where the package runs from a folder that was not."""
-    try:
-        return importlib.metadata.version("mad-suite")
-    except importlib.metadata.PackageNotFoundError:
-        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,12 +46,12 @@ def check(
     if format == "json":
         sys.stdout.write(json.dumps([dataclasses.asdict(found) for found in findings], indent=2) + "\n")
     else:
-        show_findings(spec, findings, terminal.console())
+        _show(spec, findings)
     if any(found.result == "failed" for found in findings):
         raise typer.Exit(1)
 
 
-def show_findings(spec: str, findings: list[Finding], console: Console) -> None:
+def _show(spec: str, findings: list[Finding]) -> None:
     """One row per check; under a failure the smallest input and the command that asks it alone."""
     table = terminal.new_table("check", "result", "what was seen")
     for found in findings:
@@ -60,10 +61,10 @@ def show_findings(spec: str, findings: list[Finding], console: Console) -> None:
             seen.append(f"\nsmallest input: {found.smallest}")
             seen.append(f"\nagain: mad check {shlex.quote(spec)} --only {found.check} --size {size}")
         table.add_row(found.check, Text(found.result, style=STYLES.get(found.result, "dim")), seen)
+    console = terminal.console()
     console.print(table)
-    results = [found.result for found in findings]
-    counts = [f"{results.count(result)} {result}" for result in dict.fromkeys(results)]
-    console.print(f"\n{', '.join(counts)}")
+    counts = Counter(found.result for found in findings)
+    console.print(f"\n{', '.join(f'{count} {result}' for result, count in counts.items())}")
 
 
 def _sides(size: str) -> tuple[int, int, int]:

@@ -45,7 +45,7 @@ def elastic(
     points = compare(
         spec, suite=suite, tasks=listed(tasks), times=times, seed=seed, device=device, report=report
     )
-    show_points(points, Console(highlight=False))
+    _show(points)
     if json_to is not None:
         rows = [dataclasses.asdict(point) for point in points]
         with whole_file(json_to, force=force) as part:
@@ -54,7 +54,7 @@ def elastic(
         draw(points, plot, force=force)
 
 
-def show_points(points: list[Point], console: Console) -> None:
+def _show(points: list[Point]) -> None:
     """The table of all sizes, and what the kinds are."""
     from mad.run.elastic import KINDS, summarise
 
@@ -64,6 +64,7 @@ def show_points(points: list[Point], console: Console) -> None:
         label = str(sizes[0]) if len(set(sizes)) == 1 else "-".join(map(str, sizes))
         numbers = [f"{row[n]:.3f}" for n in ("accuracy", "loss", "agreement", "kl")]
         table.add_row(row["kind"], label, f"{row['params']:,.0f}", *numbers, f"{row['steps']:,}")
+    console = Console(highlight=False)
     console.print(table)
     for kind, about in KINDS.items():
         console.print(f"{kind}: {about}")

@@ -1,19 +1,12 @@
 """The commands `mad tasks` and `mad tasks show`: what is asked, and an example of it."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from mad import terminal
 from mad.commands.flags import argument, option
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from synthetic_tasks import Task
 
 # Lines of an example at its beginning, and as many at its end.
 LINES_SHOWN = 100
@@ -46,15 +39,7 @@ def show_task(
     """Draw an example of a task and explain it."""
     import synthetic_tasks
 
-    draw_example(synthetic_tasks.parse(name), seed, terminal.console())
-
-
-def draw_example(task: Task, seed: int, console: Console) -> None:
-    """The task's description and one test example: what goes in, and the answers under the scored
-    positions.
-    """
-    from synthetic_tasks import IGNORE
-
+    task, console = synthetic_tasks.parse(name), terminal.console()
     console.print(f"{task}   version {task.version}, chance {task.chance:.4f}", style="bold", markup=False)
     console.print((type(task).__doc__ or "").split(">>>")[0].rstrip(), markup=False)
     batch = task.draw(seed, "test", 1)
@@ -63,11 +48,13 @@ def draw_example(task: Task, seed: int, console: Console) -> None:
     per_line = max(8, (console.width - 9) // width)
     console.print(f"\nAn example (seed {seed}): tokens, and below them what is to be answered there.\n")
     lines = range(0, task.seq_len, per_line)
-    for start in [*lines[:LINES_SHOWN], *lines[max(LINES_SHOWN, len(lines) - LINES_SHOWN) :]]:
-        if start == lines[-LINES_SHOWN:][0] and len(lines) > 2 * LINES_SHOWN:
-            console.print(f"... {(len(lines) - 2 * LINES_SHOWN) * per_line:,} tokens left out\n")
+    left_out = max(0, len(lines) - 2 * LINES_SHOWN)
+    for i, start in enumerate([*lines[:LINES_SHOWN], *lines[LINES_SHOWN + left_out :]]):
+        if left_out and i == LINES_SHOWN:
+            console.print(f"... {left_out * per_line:,} tokens left out\n")
         part = slice(start, start + per_line)
         console.print("tokens  " + "".join(f"{t:>{width}}" for t in inputs[part]), soft_wrap=True)
-        answers = "".join(f"{'.' if t == IGNORE else t:>{width}}" for t in targets[part])
+        scored = ("." if t == synthetic_tasks.IGNORE else t for t in targets[part])
+        answers = "".join(f"{t:>{width}}" for t in scored)
         console.print(Text("answer  " + answers, style="green"), soft_wrap=True)
         console.print("")
