@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from architectures.families.nested import Nested, probabilities
-from architectures.grammar.spec import Layer, Parallel, Spec
+from architectures.grammar.spec import Layer
 from architectures.model import SequenceModel, check_model
 from architectures.primitive import Context, Primitive, State
 from architectures.registry import get
@@ -119,8 +119,17 @@ def extract(model: _M, per_layer: PerLayer) -> _M:
     if not isinstance(model, SequenceModel | ImageModel):
         raise ValueError(f"extract takes a SequenceModel or an ImageModel, not {type(model).__name__}")
     chosen = by_layer(model, per_layer)
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, Primitive)]
-    small = whole.around(_plain(whole.spec, iter(layers), chosen))
+    layers: Any = iter([(n, m) for n, m in model.named_modules() if isinstance(m, Primitive)])
+
+    def plain(layer: Layer) -> Layer:
+        """A nested layer spelled as the plain layer that its submodel is."""
+        name, module = next(layers)
+        if name not in chosen:
+            return layer
+        name, options = module.plain(chosen[name])
+        return Layer(name, get(name).changed(options))
+
+    small = whole.around(whole.spec.map(plain))
     weights = dict(model.state_dict())
     for name, granularity in chosen.items():
         prefix = nested_layers(model)[name].prefix(granularity)
@@ -129,23 +138,6 @@ def extract(model: _M, per_layer: PerLayer) -> _M:
     small.load_state_dict(weights)
     carry_numbers(model, small)  # a grown model computes with those of the widths that it was trained at
     return small.train(model.training)
-
-
-def _plain(spec: Spec, layers: Any, chosen: dict[str, int]) -> Spec:
-    """The spec with every nested layer spelled as the plain layer that its submodel is."""
-    items: list[Layer | Parallel] = []
-    for item in spec:
-        if isinstance(item, Parallel):
-            items.append(Parallel(tuple(_plain(branch, layers, chosen) for branch in item.branches)))
-            continue
-        name, module = next(layers)
-        if name in chosen:
-            plain, options = module.plain(chosen[name])
-            item = Layer(plain, get(plain).changed(options))
-        elif item.body is not None:
-            item = Layer(item.name, item.options, _plain(item.body, layers, chosen))
-        items.append(item)
-    return Spec(tuple(items))
 
 
 @dataclass(frozen=True)

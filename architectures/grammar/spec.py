@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from architectures.grammar.presets import PRESETS
@@ -62,6 +62,17 @@ class Spec:
                 yield item
                 if item.body:
                     yield from item.body.walk()
+
+    def map(self, change: Callable[[Layer], Layer]) -> Spec:
+        """The spec with every layer changed, in the order of reading; `change` leaves bodies as they are."""
+        items: list[Layer | Parallel] = []
+        for item in self.layers:
+            if isinstance(item, Parallel):
+                items.append(Parallel(tuple(branch.map(change) for branch in item.branches)))
+            else:
+                new, body = change(item), item.body
+                items.append(replace(new, body=body.map(change)) if body and new.body else new)
+        return Spec(tuple(items))
 
 
 def _fold(layers: tuple[Layer | Parallel, ...]) -> str:

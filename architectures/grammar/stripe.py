@@ -61,15 +61,14 @@ def scale(spec: str | Spec, *, depth: int | None = None, dim: int | None = None,
     options that the spec states are touched: defaults follow the width by themselves.
     """
     spec = parse(spec)
-    layers = spec.layers
+    scaled = spec
     if depth is not None:
         if type(depth) is not int or not 1 <= depth <= MAX_LAYERS:
             raise ValueError(f"depth={shown(depth)} is not between 1 and {MAX_LAYERS}")
-        layers = tuple(layers[i % len(layers)] for i in range(depth))
+        scaled = Spec(tuple(spec.layers[i % len(spec)] for i in range(depth)))
     if dim is not None:
         check_sizes(dim=dim, from_dim=from_dim)
-        layers = tuple(_widen(item, dim, from_dim) for item in layers)
-    scaled = Spec(layers)
+        scaled = scaled.map(lambda layer: _widen(layer, dim, from_dim))
     if (size := runs(scaled)) > MAX_LAYERS:
         raise ValueError(
             f"depth={depth} makes {size} layers of {spec}, at most {MAX_LAYERS}; give a smaller depth"
@@ -91,26 +90,20 @@ def runs(spec: Spec) -> int:
     return count
 
 
-def _widen(item: Layer | Parallel, dim: int, from_dim: int) -> Layer | Parallel:
-    def widen(spec: Spec) -> Spec:
-        return Spec(tuple(_widen(i, dim, from_dim) for i in spec.layers))
-
-    if isinstance(item, Parallel):
-        return Parallel(tuple(widen(b) for b in item.branches))
-    entry = registry.get(item.name)
+def _widen(layer: Layer, dim: int, from_dim: int) -> Layer:
+    entry = registry.get(layer.name)
     kinds = {f.name: f.metadata.get("per", "absolute") for f in dataclasses.fields(entry.cls.Config)}
-    options = {}
-    for name, value in item.options:
+    options = dict(layer.options)
+    for name, value in layer.options:
         if kinds[name] == "width" and isinstance(value, int):
             unit = from_dim // math.gcd(value, from_dim)
             if dim % unit:
                 raise ValueError(
-                    f"{item.name}[{name}={value}] at width {from_dim} is not a whole number at width {dim}; "
+                    f"{layer.name}[{name}={value}] at width {from_dim} is not a whole number at width {dim}; "
                     f"choose a width that is a multiple of {unit}, or state {name} for that width"
                 )
-            value = value * dim // from_dim
-        options[name] = value
-    return Layer(item.name, entry.changed(options), widen(item.body) if item.body else None)
+            options[name] = value * dim // from_dim
+    return Layer(layer.name, entry.changed(options), layer.body)
 
 
 class _Parser(Reader[Layer | Parallel]):

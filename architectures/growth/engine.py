@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, Unpack, cast
 
 import torch
@@ -15,7 +15,7 @@ from architectures import registry
 from architectures.axes import Axes
 from architectures.blocks import Block
 from architectures.elastic import nested_layers
-from architectures.grammar.spec import Layer, Parallel, Spec
+from architectures.grammar.spec import Layer
 from architectures.growth.transplant import Entries, Move, carry, rebuild, transplant
 from architectures.model import SequenceModel, check_model
 from architectures.parts.norms import RMSNorm
@@ -50,8 +50,16 @@ def widen(
     wider = dim != model.dim
     if wider:
         check_stream(model)
-    spec = _respell(model.spec, iter(model.layers()), known, targets, dim if wider else None)
-    new = rebuild(model, spec, dim, options.get("generator"))
+    layers = iter(model.layers())
+
+    def respelled(item: Layer) -> Layer:
+        path, layer = next(layers)
+        axes = known[path]
+        if axes is None or not axes.sizes or not (wider or path in targets):
+            return item
+        return sized(item, layer, axes, {**axes.sizes, **targets.get(path, {})}, dim if wider else layer.dim)
+
+    new = rebuild(model, model.spec.map(respelled), dim, options.get("generator"))
 
     old = torch.arange(model.dim)
     moves = {name: Move(source=name) for name, _ in new.named_parameters()}
@@ -239,30 +247,6 @@ def _stream_norms(model: SequenceModel) -> list[str]:
     """The norms over the model's width."""
     blocks = [f"{p}.norm" for p, m in model.named_modules() if isinstance(m, Block) and hasattr(m, "norm")]
     return [*blocks, "norm"]
-
-
-def _respell(
-    spec: Spec,
-    layers: Iterator[tuple[str, Primitive]],
-    known: dict[str, Axes | None],
-    targets: Sizes,
-    dim: int | None,
-) -> Spec:
-    """The spec with the options of the new sizes; `layers` runs along in the order of reading."""
-    found: list[Layer | Parallel] = []
-    for item in spec:
-        if isinstance(item, Parallel):
-            found.append(Parallel(tuple(_respell(b, layers, known, targets, dim) for b in item.branches)))
-            continue
-        path, layer = next(layers)
-        axes = known[path]
-        if axes is not None and axes.sizes and (dim is not None or path in targets):
-            sizes = {**axes.sizes, **targets.get(path, {})}
-            item = sized(item, layer, axes, sizes, layer.dim if dim is None else dim)
-        if item.body is not None:
-            item = Layer(item.name, item.options, _respell(item.body, layers, known, targets, dim))
-        found.append(item)
-    return Spec(tuple(found))
 
 
 def _axis(letters: str, where: dict[str, Tensor], sizes: dict[str, int]) -> Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from architectures import registry
-from architectures.grammar.spec import Layer, Parallel, Spec
+from architectures.grammar.spec import Layer, Spec
 from architectures.primitive import Primitive
 from architectures.sizes.bounds import MOST
 
@@ -45,10 +45,7 @@ def find_dials(spec: Spec, sizes: str, build: Callable[[Layer], Primitive]) -> t
 
     `build` makes a layer by itself; it raises a ValueError for a value that the layer does not allow.
     """
-    known: dict[Layer, Dial | None] = {}
-    for layer in spec.walk():
-        if layer not in known:
-            known[layer] = _dial(layer, sizes, build)
+    known = {layer: _dial(layer, sizes, build) for layer in dict.fromkeys(spec.walk())}
     return tuple(known[layer] for layer in spec.walk())
 
 
@@ -76,18 +73,13 @@ def _dial(layer: Layer, sizes: str, build: Callable[[Layer], Primitive]) -> Dial
 
 def with_values(spec: Spec, dials: Sequence[Dial | None], values: Iterable[int]) -> Spec:
     """The spec with its dials at the values, one for each layer of `spec.walk()`."""
-    return _turned(spec, iter(dials), iter(values))
+    turns = iter(list(zip(dials, values, strict=True)))
 
+    def turned(layer: Layer) -> Layer:
+        dial, value = next(turns)
+        return layer if dial is None else dial.at(value)
 
-def _turned(spec: Spec, dials: Iterator[Dial | None], values: Iterator[int]) -> Spec:
-    def item(x: Layer | Parallel) -> Layer | Parallel:
-        if isinstance(x, Parallel):
-            return Parallel(tuple(_turned(branch, dials, values) for branch in x.branches))
-        dial, value = next(dials), next(values)
-        turned = x if dial is None else dial.at(value)
-        return dataclasses.replace(turned, body=_turned(x.body, dials, values)) if x.body else turned
-
-    return Spec(tuple(item(x) for x in spec.layers))
+    return spec.map(turned)
 
 
 def nearest(f: Callable[[int], float], goal: float, low: int, high: int, start: int) -> int:

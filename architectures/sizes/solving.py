@@ -118,7 +118,9 @@ class _Solver:
         spec = self.spec
         for name in (self.memory, self.size):
             if name is not None:
-                spec = self._turned(name, spec, dim, equal)
+                if name == self.memory:
+                    self._refuse_growing(name, dim)
+                spec = _Turning(self, name, spec, dim).found(equal)
         return spec, dim
 
     def any_width(self) -> tuple[Spec, int]:
@@ -132,10 +134,10 @@ class _Solver:
         places = [*itertools.product((True, False), WIDTH_STEPS, [NEAR]), (False, WIDTH_STEPS[0], FAR)]
         for equal, step, offsets in places:
 
-            def plain(k: int, step: int = step) -> float:
+            def unturned(k: int, step: int = step) -> float:
                 return sum(self._tried(size, self.spec, step * k))
 
-            k = nearest(plain, self.goals[size], 1, WIDEST // step, DEFAULT_DIM // step)
+            k = nearest(unturned, self.goals[size], 1, WIDEST // step, DEFAULT_DIM // step)
             for n in (k + offset for offset in offsets if 0 < k + offset <= WIDEST // step):
                 try:
                     found.append(self.at(step * n, equal=equal))
@@ -162,26 +164,19 @@ class _Solver:
     def complaint(self, name: str, spec: Spec, dim: int) -> str:
         goal, reached = self.goals[name], self.measure(name, spec, dim)
         options = sorted({f"{d.layer.name}[{d.option}]" for d in self.dials(name, spec, dim) if d})
-        turning = f"by turning {', '.join(options)}"
-        if not options:
-            turning = f"no layer has an option that sizes {_sets(name)}"
+        none = f"no layer has an option that sizes {_sets(name)}"
+        turning = f"by turning {', '.join(options)}" if options else none
         return (
             f"{self.spec} cannot have {name}={goal:,.0f} within {TOLERANCE:.0%}: the nearest found is "
             f"{reached:,.0f} at width {dim} with {spec}, {turning}; give another {name}, width or spec"
         )
 
-    def _turned(self, name: str, spec: Spec, dim: int, equal: bool) -> Spec:
-        """The spec with its dials where the quantity comes nearest to the goal, see `solve`."""
-        if name == self.memory:
-            self._refuse_growing(name, dim)
-        return _Turning(self, name, spec, dim).found(equal)
-
     def _refuse_growing(self, name: str, dim: int) -> None:
         for layer in self._account(self.spec, dim).layers:
-            growing = (layer.state or {}).get("growing", 0)
+            if layer.state is None or not (growing := layer.state["growing"]):
+                continue
             # A nominal state beyond the recurrent one is that of a distilled form, which does not grow.
-            distilled = layer.state is not None and layer.nominal != layer.state["recurrent"]
-            if growing and not (name == "state" and distilled):
+            if name != "state" or layer.nominal == layer.state["recurrent"]:
                 raise ValueError(
                     f"the state of {layer.name} grows with the sequence ({growing:,} elements after "
                     f"{self.seq_len} tokens), so it has no {name} to solve for; leave {layer.name} out, or "
@@ -211,26 +206,6 @@ class _Solver:
 
     def dials(self, name: str, spec: Spec, dim: int) -> tuple[Dial | None, ...]:
         return find_dials(spec, _sets(name), lambda layer: self._layer(layer, dim))
-
-    @functools.cache  # noqa: B019
-    def sized(self, name: str, dial: Dial, dim: int, n: int) -> int:
-        """The value of a dial at a factor of 1.005^n, or with a state nearest to n elements."""
-        if name == self.size:
-            return dial.near(dial.value * 1.005**n)
-
-        least, now, most = (value // dial.step for value in (dial.least, dial.value, dial.most))
-        start = round(now * n / max(1, self.alone(name, dial, dim, dial.value)))
-        return dial.step * nearest(
-            lambda k: self.alone(name, dial, dim, k * dial.step),
-            n,
-            least,
-            max(least, min(most, n // dial.step)),
-            start,
-        )
-
-    def alone(self, name: str, dial: Dial, dim: int, value: int) -> float:
-        """A quantity of a model of one layer, its dial at a value."""
-        return self.by_items(name, Spec((dial.layer,)), dim, (dial,), (value,))
 
     @functools.cache  # noqa: B019
     def _counted(self, name: str, spec: Spec, dim: int) -> tuple[float, float]:
@@ -272,7 +247,7 @@ class _Turning:
 
     def found(self, equal: bool) -> Spec:
         values = [dial.value if dial else 0 for dial in self.dials]
-        steps = {i: self._step(i) for i, dial in enumerate(self.dials) if dial}
+        steps = {i: self._step(dial) for i, dial in enumerate(self.dials) if dial}
         # The coarsest first, equal ones in the order of reading. What moves nothing is left as it is.
         free = sorted((i for i in steps if steps[i] > 0), key=lambda i: -steps[i])
         best = self._shared(values, free, equal)
@@ -289,10 +264,15 @@ class _Turning:
             span = -SPAN, SPAN, 0
         else:
             # Shares rise about as the whole does.
-            now = sum(self._alone(i) for i in free) / len(free)
+            now = sum(self._alone(dial, dial.value) for i in free if (dial := self.dials[i])) / len(free)
             span = 1, int(self.goal), round(now * self.goal / max(1, self._total(values)))
-        ends = around(lambda n: self._total(self._equal(values, free, n)), self.goal, *span)
-        lower, upper = (self._equal(values, free, n) for n in ends)
+
+        turning = set(free)
+
+        def at(n: int) -> list[int]:
+            return [self._sized(d, n) if d and i in turning else values[i] for i, d in enumerate(self.dials)]
+
+        lower, upper = map(at, around(lambda n: self._total(at(n)), self.goal, *span))
         best = min(lower, upper, key=self._error)
         if equal or self._error(best) <= TOLERANCE:
             return best
@@ -303,21 +283,23 @@ class _Turning:
 
         return beyond(nearest(lambda k: self._total(beyond(k)), self.goal, 0, len(free), 0))
 
-    def _equal(self, values: list[int], free: list[int], n: int) -> list[int]:
-        """The free dials turned to n, see `_Solver.sized`."""
-        found = list(values)
-        for i in free:
-            found[i] = self.solver.sized(self.name, cast(Dial, self.dials[i]), self.dim, n)
-        return found
+    @functools.cache  # noqa: B019 - so does a turning
+    def _sized(self, dial: Dial, n: int) -> int:
+        """The value of a dial at a factor of 1.005^n, or with a state nearest to n elements."""
+        if self.name == self.solver.size:
+            return dial.near(dial.value * 1.005**n)
+        least, now, most = (value // dial.step for value in (dial.least, dial.value, dial.most))
+        start = round(now * n / max(1, self._alone(dial, dial.value)))
+        most = max(least, min(most, n // dial.step))
+        return dial.step * nearest(lambda k: self._alone(dial, k * dial.step), n, least, most, start)
 
-    def _alone(self, i: int, steps: int = 0) -> float:
-        """The quantity of a layer with a dial by itself, some steps from its value."""
-        dial = cast(Dial, self.dials[i])
-        return self.solver.alone(self.name, dial, self.dim, dial.value + steps * dial.step)
+    def _alone(self, dial: Dial, value: int) -> float:
+        """The quantity of a model of one layer, its dial at a value."""
+        return self.solver.by_items(self.name, Spec((dial.layer,)), self.dim, (dial,), (value,))
 
-    def _step(self, i: int) -> float:
+    def _step(self, dial: Dial) -> float:
         """What one step of a dial adds."""
-        added = self._alone(i, 1) - self._alone(i)
+        added = self._alone(dial, dial.value + dial.step) - self._alone(dial, dial.value)
         return math.inf if math.isnan(added) else added
 
     def _total(self, values: list[int]) -> float:
