@@ -19,26 +19,17 @@ if TYPE_CHECKING:
     from architectures.sizes.accounting import Account, account
     from architectures.sizes.solving import Solution, solve
 
-_HOMES = {
-    "Account": "sizes.accounting",
-    "account": "sizes.accounting",
-    "SequenceModel": "model",
-    "build": "model",
-    "ModelOptions": "options",
-    "Context": "primitive",
-    "Hint": "primitive",
-    "Primitive": "primitive",
-    "State": "primitive",
-    "option": "primitive",
-    "get": "registry",
-    "names": "registry",
-    "Solution": "sizes.solving",
-    "solve": "sizes.solving",
-    "Spec": "grammar.spec",
-    "SpecError": "grammar.stripe",
-    "parse": "grammar.stripe",
-    "scale": "grammar.stripe",
+_NAMES = {
+    "sizes.accounting": ("Account", "account"),
+    "sizes.solving": ("Solution", "solve"),
+    "model": ("SequenceModel", "build"),
+    "options": ("ModelOptions",),
+    "primitive": ("Context", "Hint", "Primitive", "State", "option"),
+    "registry": ("get", "names"),
+    "grammar.spec": ("Spec",),
+    "grammar.stripe": ("SpecError", "parse", "scale"),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Account",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,11 +45,8 @@ class Builder:
 
     def __init__(self, spec: Spec, dim: int, max_len: int, seed: int) -> None:
         self.spec, self.dim, self.max_len, self.seed = spec, dim, max_len, seed
-        self.depth: dict[str, int] = {}
-        for layer in spec.walk():
-            mixes = registry.get(layer.name).mixes
-            self.depth[mixes] = self.depth.get(mixes, 0) + 1
-        self.count: dict[str, int] = {}
+        self.depth = Counter(registry.get(layer.name).mixes for layer in spec.walk())
+        self.count: Counter[str] = Counter()
         self.built: list[Primitive] = []
         self.sketched: dict[Any, Primitive] = {}
 
@@ -68,9 +66,9 @@ class Builder:
             return self.layer(item, path)
         branches: list[list[Part]] = []
         for b, branch in enumerate(item.branches):
-            first, *rest = branch.layers
-            head = self.bare(first, f"{path}.{b}.0")
-            branches.append([head, *(self.block(x, f"{path}.{b}.{i}") for i, x in enumerate(rest, start=1))])
+            head, *rest = branch.layers
+            first = self.bare(head, f"{path}.{b}.0")
+            branches.append([first, *(self.block(x, f"{path}.{b}.{i}") for i, x in enumerate(rest, start=1))])
         return Branches(branches)
 
     def made(self, item: Layer, path: str, entry: registry.Entry, where: dict[str, Any]) -> Primitive:
@@ -83,11 +81,8 @@ class Builder:
         except Exception as error:
             # A user's layer may raise anything, and need not be built without numbers; ours raise what torch
             # says of sizes that no tensor can have.
-            if (
-                on_meta()
-                if entry.source
-                else not isinstance(error, RuntimeError | OverflowError | MemoryError)
-            ):
+            too_large = isinstance(error, RuntimeError | OverflowError | MemoryError)
+            if on_meta() if entry.source else not too_large:
                 raise
             reason = next(iter(str(error).splitlines()), "")
             raise ValueError(
@@ -108,9 +103,9 @@ class Builder:
 
     def layer(self, item: Layer, path: str) -> Primitive:
         entry = registry.get(item.name)
-        index = self.count.get(entry.mixes, 0)
-        self.count[entry.mixes] = index + 1
-        where = dict(dim=self.dim, max_len=self.max_len, index=index, depth=self.depth[entry.mixes])
+        index, depth = self.count[entry.mixes], self.depth[entry.mixes]
+        self.count[entry.mixes] += 1
+        where = dict(dim=self.dim, max_len=self.max_len, index=index, depth=depth)
         if item.body is None:
             layer = self.bodiless(item, path, entry, where)
             layer.join(self.built)

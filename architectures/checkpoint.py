@@ -84,10 +84,9 @@ def load(path: str | Path, *, foreign: bool = False) -> tuple[SequenceModel, Opt
 def _unpack(content: Any, foreign: bool) -> tuple[SequenceModel, Optimizer | None]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError("it is not a checkpoint of a model; write one with `save`")
-    if type(content.get("version")) is not int or content["version"] != VERSION:
-        raise ValueError(
-            f"its format is {reprlib.repr(content.get('version'))}, not {VERSION}; save it again"
-        )
+    version = content.get("version")
+    if type(version) is not int or version != VERSION:
+        raise ValueError(f"its format is {reprlib.repr(version)}, not {VERSION}; save it again")
     for key, kind in KINDS.items():
         if type(content.get(key)) is not kind and not (kind is dict and isinstance(content.get(key), dict)):
             raise ValueError(f"its {key!r} is missing or no {kind.__name__}; save it again")
@@ -161,7 +160,7 @@ def _moments(packed: Any) -> list[tuple[str, torch.Tensor]]:
 def _unpack_optimizer(packed: dict[str, Any], model: SequenceModel) -> Optimizer:
     parameters = dict(model.named_parameters())
     groups = [{"params": [parameters[name] for name in held]} for held in packed["held"]]
-    order = [parameters[name] for held in packed["held"] for name in held]
+    order = [p for group in groups for p in group["params"]]
     for number, state in packed["state"].items():
         for key, value in state.items():
             if isinstance(value, torch.Tensor) and value.dim() and value.shape != order[number].shape:
@@ -170,10 +169,9 @@ def _unpack_optimizer(packed: dict[str, Any], model: SequenceModel) -> Optimizer
                     f"{tuple(order[number].shape)}"
                 )
     optimizer = OPTIMIZERS[packed["kind"]](groups, lr=1e-3)  # type: ignore[call-arg]
-    numbers = iter(range(len(parameters)))
+    numbered = optimizer.state_dict()["param_groups"]
     options = [
-        {**group, "params": [next(numbers) for _ in held]}
-        for group, held in zip(packed["options"], packed["held"], strict=True)
+        {**group, "params": own["params"]} for group, own in zip(packed["options"], numbered, strict=True)
     ]
     optimizer.load_state_dict({"state": packed["state"], "param_groups": options})
     return optimizer

@@ -19,7 +19,7 @@ from architectures.grammar.stripe import parse
 from architectures.options import ModelOptions
 from architectures.parts.linear import MultiplicativeLinear
 from architectures.parts.norms import RMSNorm
-from architectures.primitive import Context, Hint, Primitive, State
+from architectures.primitive import Context, Hint, Primitive, State, check_length
 from architectures.sizes.bounds import check_sizes, machine_memory
 
 READOUTS = ("every", "last")
@@ -132,9 +132,8 @@ class SequenceModel(nn.Module):
             for name, hint in layer.hints().items():
                 full = f"{prefix}.{name}"
                 if full not in plain:
-                    raise ValueError(
-                        f"{type(layer).__name__}.hints names {name!r}, which is not a parameter of it"
-                    )
+                    kind = type(layer).__name__
+                    raise ValueError(f"{kind}.hints names {name!r}, which is not a parameter of it")
                 plain[full] = hint
         return plain
 
@@ -153,10 +152,7 @@ class SequenceModel(nn.Module):
     def _check_length(self, length: int) -> None:
         if length < 1:
             raise ValueError("a sequence of 0 tokens has no answer; give at least one token")
-        if length > self.max_len:
-            raise ValueError(
-                f"{length} tokens are more than max_len {self.max_len}; build the model with max_len={length}"
-            )
+        check_length(length, self.max_len)
 
     def _read(self, x: Tensor) -> Tensor:
         return self.head(self.norm(x) * self.head_scale)

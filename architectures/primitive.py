@@ -2,8 +2,8 @@
 
 Shape letters, everywhere in this package:
 
-    B batch    T time    D model width    H heads    K key width a head    V value width a head
-    N state width a channel    E experts    F inner width    R replicas    C chunk    W window
+    B batch    T time    D model width    H heads    K key width per head    V value width per head
+    N state width per channel    E experts    F inner width    R replicas    C chunk    W window
 
 Heads are always laid out (B, T, H, K).
 """
@@ -136,11 +136,8 @@ class Primitive(nn.Module):
         super().__init__()
         # The layer's dotted name in its model, set by the model: the key of its noise, losses and updates.
         self.path = ""
-        self.config = config
-        self.dim = dim
-        self.max_len = max_len
-        self.index = index
-        self.depth = depth
+        self.config, self.dim, self.max_len = config, dim, max_len
+        self.index, self.depth = index, depth
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Layers of the user's may still call these two methods by their old names."""
@@ -262,10 +259,7 @@ class Primitive(nn.Module):
         }
 
     def check_length(self, length: int | None) -> None:
-        if length is not None and length > self.max_len:
-            raise ValueError(
-                f"{length} tokens are more than max_len {self.max_len}; build the model with max_len={length}"
-            )
+        check_length(0 if length is None else length, self.max_len)
 
     def size_step(self, option: str) -> int:
         """What the value of an option that sizes the layer, see `option`, is a multiple of."""
@@ -293,6 +287,13 @@ class Primitive(nn.Module):
             state = self.init_state(1)
             state = self.prefill(x, state)[1] if state else state
         return count_state(state, self.state_kinds)
+
+
+def check_length(length: int, max_len: int) -> None:
+    if length > max_len:
+        raise ValueError(
+            f"{length} tokens are more than max_len {max_len}; build the model with max_len={length}"
+        )
 
 
 def count_state(state: State, kinds: tuple[str, ...]) -> dict[str, int]:

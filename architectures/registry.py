@@ -206,13 +206,13 @@ def _discover() -> None:
 
 def _foreign(name: str) -> Entry:
     cls = load_object(name)
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        found = (
-            f"the class {cls.__name__}" if isinstance(cls, type) else f"a {type(cls).__name__}, not a class"
+    if not isinstance(cls, type):
+        raise ValueError(
+            f"{name} is a {type(cls).__name__}, not a class; name a Primitive or an nn.Module class; a "
+            "function that makes whole models is for `mad bench`, `train` and `check`, by itself"
         )
-        whole = "; a function that makes whole models is for `mad bench`, `train` and `check`, by itself"
-        whole = "" if isinstance(cls, type) else whole
-        raise ValueError(f"{name} is {found}; name a Primitive or an nn.Module class{whole}")
+    if not issubclass(cls, nn.Module):
+        raise ValueError(f"{name} is the class {cls.__name__}; name a Primitive or an nn.Module class")
     source = code_hash(cls)
     if issubclass(cls, Primitive):
         try:

@@ -118,11 +118,8 @@ def growth(subject: Subject, size: Size) -> str:
             )
         still = [kind for kind in ("recurrent", "conv") if first[kind] != second[kind]]
         if not still:
-            return (
-                "grows in proportion to the tokens"
-                if second["growing"]
-                else "constant in the number of tokens"
-            )
+            growing, constant = "grows in proportion to the tokens", "constant in the number of tokens"
+            return growing if second["growing"] else constant
     kind = still[0]
     raise Violation(
         f"the {kind} state goes from {first[kind]:,} to {second[kind]:,} elements between {half} and "

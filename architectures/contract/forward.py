@@ -55,10 +55,8 @@ def repeatable(subject: Subject, size: Size) -> str:
     # Dropout of a plain module draws from torch while it trains, which the trainer keys.
     first, second = run(layer.train(), x), run(layer, x)
     if not torch.equal(first, second):
-        raise Violation(
-            f"in training two calls with the same torch seed differ by {gap(second, first):.2g} "
-            "of the largest output"
-        )
+        differ = f"two calls with the same torch seed differ by {gap(second, first):.2g}"
+        raise Violation(f"in training {differ} of the largest output")
     return "two calls are equal; in training, with the same torch seed"
 
 
@@ -78,15 +76,15 @@ def kept(subject: Subject, size: Size) -> str:
     if not torch.equal(given, x):
         raise Violation("forward edits its input in place")
     after = _attributes(layer)
-    for name in [*before, *after]:
+    for name in before | after:
         if before.get(name) != after.get(name):
             raise Violation(f"forward changes the attribute {name!r}; a layer keeps nothing between calls")
     for name, tensor in _tensors(layer).items():
         if name not in stored or not torch.equal(tensor, stored[name]):
             raise Violation(f"forward changes {name!r}; new values of buffers go into ctx.updates")
-    held = [name for name, value in after.items() if value[0] == "tensor"]
-    if held:
-        raise Violation(f"{held[0]!r} is a tensor kept as a plain attribute; use register_buffer")
+    held = next((name for name, (kind, _) in after.items() if kind == "tensor"), None)
+    if held is not None:
+        raise Violation(f"{held!r} is a tensor kept as a plain attribute; use register_buffer")
     return "input, weights and attributes stay as they were"
 
 
@@ -99,10 +97,8 @@ def _attributes(layer: Primitive) -> dict[str, tuple[str, Any]]:
     found = {}
     for path, module in layer.named_modules():
         for name, value in vars(module).items():
-            kind, content = "object", id(value)
-            if isinstance(value, Tensor):
-                kind, content = "tensor", id(value)
-            elif isinstance(value, int | float | str | None):
+            kind, content = "tensor" if isinstance(value, Tensor) else "object", id(value)
+            if isinstance(value, int | float | str | None):
                 kind, content = "value", hash(value)
             elif isinstance(value, list | dict | set):
                 kind, content = "container", len(value)
@@ -205,9 +201,8 @@ def _gradients_leak(subject: Subject, layer: Primitive, x: Tensor, mode: str) ->
         leak = gradient[:, cut:].abs().amax(dim=(0, 2)).nan_to_num(nan=torch.inf)
         largest, token = float(leak.max()), cut + int(leak.argmax())
         if largest > (0.0 if exact else subject.near(1e-12, 1e-6) * float(gradient.abs().max())):
-            remedy = (
-                "; an FFT convolution declares exact_causality = False" if exact and largest < 1e-9 else ""
-            )
+            fft = "; an FFT convolution declares exact_causality = False"
+            remedy = fft if exact and largest < 1e-9 else ""
             raise Violation(
                 f"T={length}: the outputs before position {cut} have a gradient of {largest:.2g} with "
                 f"respect to token {token}{remedy}{_note(mode)}"

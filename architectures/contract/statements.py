@@ -59,8 +59,7 @@ def meta(subject: Subject, size: Size) -> str:
         raise NotApplicable("a plain nn.Module is counted on the CPU")
     with torch.device("meta"):
         layer = subject.build(size.dim)
-    places = {p.device.type for p in layer.parameters()}
-    if places - {"meta"}:
+    if any(not p.is_meta for p in layer.parameters()):
         raise Violation("parameters are made on the CPU under torch.device('meta')")
     found = layer(torch.empty(*size, device="meta")).shape
     if found != size:
@@ -97,9 +96,8 @@ def hints(subject: Subject, size: Size) -> str:
     known, named = {n for n, _ in layer.named_parameters()}, layer.hints()
     for name in named:
         if name not in known:
-            raise Violation(
-                f"hints() names {name!r}, which is not a parameter; there are {', '.join(sorted(known))}"
-            )
+            there = f"there are {', '.join(sorted(known))}"
+            raise Violation(f"hints() names {name!r}, which is not a parameter; {there}")
     return f"{len(named)} of {len(known)} parameters have a hint" if named else "no hints"
 
 

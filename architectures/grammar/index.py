@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def describe() -> list[dict[str, Any]]:
     """The same from the registry itself.
 
     name, mixes, version, paper, summary (the first line of the docstring), options (default, doc, scales),
-    and at width 128: params, state (after 128 tokens, by kind), nominal, flops (forward, a token, over 128
+    and at width 128: params, state (after 128 tokens, by kind), nominal, flops (forward, per token, over 128
     tokens), formula (the state by kind as a function of width D and tokens T, fitted to what was measured). A
     wrapper is described with the body of its example.
     """
@@ -50,7 +51,11 @@ def _row(entry: Any) -> dict[str, Any]:
 
     from architectures.sizes.accounting import account
 
-    default = entry.config({})
+    def measure(dim: int, length: int) -> Any:
+        (layer,) = account(f"1*{entry.example}", vocab_size=1, dim=dim, seq_len=length).layers
+        return layer
+
+    default, layer = entry.config({}), measure(DIM, LENGTH)
     options = {
         f.name: {
             "default": getattr(default, f.name),
@@ -59,39 +64,22 @@ def _row(entry: Any) -> dict[str, Any]:
         }
         for f in dataclasses.fields(default)
     }
-    (layer,) = account(f"1*{entry.example}", vocab_size=1, dim=DIM, seq_len=LENGTH).layers
     return {
-        "name": entry.name,
-        "mixes": entry.mixes,
-        "version": entry.version,
-        "paper": entry.paper,
+        **{key: getattr(entry, key) for key in ("name", "mixes", "version", "paper")},
         "summary": entry.equation or (inspect.getdoc(entry.cls) or "").partition("\n")[0],
         "options": options,
-        "params": layer.params,
-        "state": layer.state,
-        "nominal": layer.nominal,
-        "flops": layer.flops,
-        "formula": _formula(entry.example),
+        **{key: getattr(layer, key) for key in ("params", "state", "nominal", "flops")},
+        "formula": {} if layer.state is None else _formula(lambda *size: measure(*size).state),
     }
 
 
-def _formula(example: str) -> dict[str, str]:
+def _formula(state: Callable[[int, int], dict[str, int]]) -> dict[str, str]:
     """The state by kind as a + b D + g D^2 + (e + c D) T, exact at every measured size, or ""."""
-    from architectures.primitive import UnknownState
-
-    sizes = [(dim, length) for length in (64, 128) for dim in (64, 128)] + [
-        (192, 64),
-        (256, 64),
-        (192, 128),
-        (64, 256),
-    ]
-    try:
-        measured = {size: _state(example, *size) for size in sizes}
-    except UnknownState:
-        return {}
+    sizes = [(dim, length) for length in (64, 128) for dim in (64, 128, 192)] + [(256, 64), (64, 256)]
+    measured = {size: state(*size) for size in sizes}
     formulas = {}
     for kind in ("recurrent", "conv", "growing"):
-        y = {size: state[kind] for size, state in measured.items()}
+        y = {size: by_kind[kind] for size, by_kind in measured.items()}
         if any(y.values()):
             slope = {d: Fraction(y[d, 128] - y[d, 64], 64) for d in (64, 128, 192)}
             c = (slope[128] - slope[64]) / 64
@@ -104,16 +92,6 @@ def _formula(example: str) -> dict[str, str]:
             terms = ((c, "D T"), (g, "D^2"), (b, "D"), (e, "T"), (a, ""))
             formulas[kind] = " + ".join(_term(*term) for term in terms if term[0]) if exact else ""
     return formulas
-
-
-def _state(example: str, dim: int, length: int) -> dict[str, int]:
-    import torch
-
-    from architectures.model import build
-
-    with torch.device("meta"):
-        model = build(f"1*{example}", vocab_size=1, dim=dim, max_len=length, seed=0)
-    return model.layers()[0][1].measure_state(length)
 
 
 def _term(factor: Fraction, of: str) -> str:

@@ -24,8 +24,8 @@ KINDS = ("recurrent", "conv", "growing", "total")
 class LayerAccount:
     """One layer by its name in the spec.
 
-    `params` its own parameters, `active` those that one token uses, `flops` forward FLOPs a
-    token, `state` elements by kind.
+    `params` its own parameters, `active` those that one token uses, `flops` forward FLOPs per token, `state`
+    elements by kind.
     """
 
     name: str
@@ -121,8 +121,8 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
     params = sum(p.numel() for p in model.parameters())
     head = 0 if model.options.tied else sum(p.numel() for p in model.head.parameters())
     embedding = model.embedding.weight.numel() + head
-    known = [layer.state for layer in layers if layer.state is not None]
-    complete = len(known) == len(layers)
+    states = [layer.state for layer in layers if layer.state is not None]
+    complete = len(states) == len(layers)
     flops = sum(layer.flops for layer in layers) + readout_flops(model, seq_len)
     return Account(
         seq_len=seq_len,
@@ -131,7 +131,7 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
         active=params - embedding - sum(layer.params - layer.active for layer in layers),
         flops=flops,
         training_flops=_training_flops(model, seq_len, flops),
-        state={kind: sum(s[kind] for s in known) for kind in KINDS} if complete else None,
+        state={kind: sum(state[kind] for state in states) for kind in KINDS} if complete else None,
         nominal=sum(layer.nominal or 0 for layer in layers) if complete else None,
         layers=tuple(layers),
     )
@@ -139,9 +139,8 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
 
 def readout_flops(model: SequenceModel, seq_len: int) -> float:
     """Forward FLOPs per token of what follows the layers."""
-    head: float = 2 * model.width * model.vocab_size
-    if isinstance(model.head, MultiplicativeLinear):
-        head = model.head.flops(seq_len) / seq_len
+    sparse = model.head if isinstance(model.head, MultiplicativeLinear) else None
+    head = sparse.flops(seq_len) / seq_len if sparse else 2 * model.width * model.vocab_size
     return head + (0 if model.decoder is None else 4 * model.width**2)  # the decoder's two maps
 
 

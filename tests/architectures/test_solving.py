@@ -293,10 +293,10 @@ def test_a_size_beyond_what_an_option_may_say_is_refused() -> None:
 def test_a_deep_spec_is_counted_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     built = 0
 
-    def counting(spec: Spec, **where: Any) -> architectures.SequenceModel:
+    def counting(spec: Spec, *where: Any) -> architectures.SequenceModel:
         nonlocal built
         built += len(spec)
-        return sketch(spec, **where)
+        return sketch(spec, *where)
 
     monkeypatch.setattr(solving, "sketch", counting)
     spec = "48*(gated-delta-net swiglu gated-delta-net mlp)"
