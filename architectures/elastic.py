@@ -1,12 +1,13 @@
 """One model of many sizes (MatFormer, arXiv:2310.07707): choose, mix, cut out and compare its submodels.
 
-A granularity is a number a nested layer, 0 the smallest. `per_layer` is one number for all of them, or one
+A granularity is a number per nested layer, 0 the smallest. `per_layer` is one number for all of them, or one
 each, in the order of the spec.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -78,12 +79,11 @@ def as_submodel(model: nn.Module, per_layer: PerLayer) -> Iterator[None]:
 
 def count_params(model: nn.Module, per_layer: PerLayer) -> int:
     """Parameters of the whole model that `extract` would make."""
-    saved, layers = 0, nested_layers(model)
+    count, layers = sum(p.numel() for p in model.parameters()), nested_layers(model)
     for name, granularity in by_layer(model, per_layer).items():
-        layer = layers[name]
-        kept = sum(p.numel() for p in layer.prefix(granularity).values())
-        saved += sum(p.numel() for p in model.get_submodule(name).parameters()) - kept
-    return sum(p.numel() for p in model.parameters()) - saved
+        count += sum(p.numel() for p in layers[name].prefix(granularity).values())
+        count -= sum(p.numel() for p in model.get_submodule(name).parameters())
+    return count
 
 
 def mix_and_match(model: nn.Module, budget: float) -> tuple[int, ...]:
@@ -92,10 +92,9 @@ def mix_and_match(model: nn.Module, budget: float) -> tuple[int, ...]:
     Non-decreasing with depth and of least slope: the first t layers have one size, the others the next.
     """
     layers, count = len(nested_layers(model)), common_count(model)
-    slopes = [(count - 1,) * layers]
-    for g in reversed(range(count - 1)):
-        slopes += [(g,) * t + (g + 1,) * (layers - t) for t in range(1, layers + 1)]
-    for mix in slopes:  # from the largest to the smallest
+    steps = itertools.product(reversed(range(count - 1)), range(1, layers + 1))
+    slopes = ((g,) * t + (g + 1,) * (layers - t) for g, t in steps)
+    for mix in ((count - 1,) * layers, *slopes):  # from the largest to the smallest
         if count_params(model, mix) <= budget:
             return mix
     raise ValueError(

@@ -31,14 +31,10 @@ def carry_numbers(old: nn.Module, new: nn.Module, source: Callable[[str], str] =
 
     A module that the old one does not have keeps its own.
     """
-    kept = stored_numbers(old)
-    restore_numbers(
-        new,
-        {
-            path: {name: kept.get(source(path), {}).get(name, value) for name, value in own.items()}
-            for path, own in stored_numbers(new).items()
-        },
-    )
+    numbers, kept = stored_numbers(new), stored_numbers(old)
+    for path, own in numbers.items():
+        own.update({name: value for name, value in kept.get(source(path), {}).items() if name in own})
+    restore_numbers(new, numbers)
 
 
 def restore_numbers(model: nn.Module, numbers: Numbers) -> None:

@@ -1,4 +1,4 @@
-"""A vision transformer of any layers: patches instead of tokens, one class an image.
+"""A vision transformer of any layers: patches instead of tokens, one class per image.
 
 With nested layers it is MatViT, and `architectures.elastic` cuts its submodels out as it does a language
 model's.

@@ -122,7 +122,8 @@ def carry(
             f"the state of {type(optimizer).__name__} cannot be carried over; use AdamW, Adam or SGD, or "
             "pass no optimiser and make a new one"
         )
-    names = {id(p): name for name, p in old.named_parameters()}
+    sources = dict(old.named_parameters())
+    names = {id(p): name for name, p in sources.items()}
     if any(id(p) not in names for group in optimizer.param_groups for p in group["params"]):
         raise ValueError(
             "the optimiser holds a tensor that is not a parameter of the model; give the model's own"
@@ -148,7 +149,6 @@ def carry(
     carried.defaults = dict(optimizer.defaults)
     for made, group in zip(carried.param_groups, groups, strict=True):
         made.update({k: v for k, v in group.items() if k != "params"})
-    sources = dict(old.named_parameters())
     for name, move in moves.items():
         source, p = sources[move.source], parameters[name]
         if state := optimizer.state.get(source):
@@ -173,17 +173,17 @@ def _rescaled_groups(
     A gradient is then 1/s of what it was. Adam's step is blind to that: learning rate times s, decoupled
     decay and epsilon over s. SGD: learning rate times s^2, its decay, part of the gradient, over s^2.
     """
+    power = 2 if isinstance(optimizer, SGD) else 1
+    # Adam adds its decay to the gradient, AdamW takes it off the parameter.
+    decay = 1 if isinstance(optimizer, AdamW) else 2
     found: list[dict[str, Any]] = []
     for group in groups:
         split: dict[float, list[Tensor]] = {1.0: []}
         for p in group["params"]:
             split.setdefault(factors.get(id(p), 1.0), []).append(p)
         for s, params in split.items():
-            if not params and (s != 1 or len(split) > 1):
+            if not params and len(split) > 1:
                 continue
-            power = 2 if isinstance(optimizer, SGD) else 1
-            # Adam adds its decay to the gradient, AdamW takes it off the parameter.
-            decay = 1 if isinstance(optimizer, AdamW) else 2
             made = {**group, "params": params}
             if s != 1:
                 made |= {key: group[key] * s**power for key in ("lr", "initial_lr") if key in group}

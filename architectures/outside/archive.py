@@ -22,9 +22,8 @@ def read_archive(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # The unpickler answers a foreign file with whatever it stumbles over.
-        raise ValueError(
-            "it is not written by torch.save, or names objects that are not plain data"
-        ) from error
+        reason = "it is not written by torch.save, or names objects that are not plain data"
+        raise ValueError(reason) from error
 
 
 def check_archive(path: Path) -> None:
@@ -55,11 +54,8 @@ def check_tensors(named: Iterable[tuple[str, Any]]) -> int:
     """
     held: dict[int, int] = {}
     for name, tensor in named:
-        if (
-            not isinstance(tensor, Tensor)
-            or tensor.layout is not torch.strided
-            or tensor.device.type != "cpu"
-        ):
+        plain = isinstance(tensor, Tensor) and tensor.layout is torch.strided
+        if not plain or tensor.device.type != "cpu":
             raise ValueError(f"{name} is not a plain tensor")
         storage = tensor.untyped_storage()
         if storage.nbytes() < tensor.numel() * tensor.element_size():

@@ -31,7 +31,7 @@ class Foreign(Primitive):
     def __init__(self, config: object, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         parameters = inspect.signature(self.inner).parameters
-        provided = {k: v for k, v in (("dim", dim), ("max_len", max_len)) if k in parameters}
+        provided = {name: getattr(self, name) for name in PROVIDED if name in parameters}
         self.module = self.inner(**provided, **config_options(config))
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
@@ -96,11 +96,8 @@ def foreign_config(cls: type[nn.Module]) -> type:
         hints = {}
     fields: list[tuple[str, Any, Any]] = []
     for name, parameter in inspect.signature(cls).parameters.items():
-        if name in PROVIDED:
-            continue
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        if type(parameter.default).__hash__ is None:
-            continue  # a list or a dictionary, which no spec can spell: the class keeps its own
-        fields.append((name, hints.get(name, Any), dataclasses.field(default=parameter.default)))
+        collects = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        # A list or a dictionary no spec can spell: the class keeps its own.
+        if not collects and name not in PROVIDED and type(parameter.default).__hash__ is not None:
+            fields.append((name, hints.get(name, Any), dataclasses.field(default=parameter.default)))
     return dataclasses.make_dataclass("Config", fields, frozen=True, kw_only=True)

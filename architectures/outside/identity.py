@@ -98,9 +98,8 @@ def _imports(tree: ast.Module, package: str) -> Iterator[str]:
 
 
 def _above(module: str) -> list[str]:
-    """The packages that a module is in."""
-    parts = module.split(".")
-    return [".".join(parts[:i]) for i in range(1, len(parts))]
+    """The packages that a module is in, outermost first."""
+    return [module[:i] for i, letter in enumerate(module) if letter == "."]
 
 
 def _own_file(module: str, top: str) -> Path | None:
@@ -118,11 +117,12 @@ def _spec(module: str) -> importlib.machinery.ModuleSpec | None:
     known = getattr(sys.modules.get(module), "__spec__", None)
     if known is not None:
         return known
-    above = module.rpartition(".")[0]
-    holder = _spec(above) if above else None
-    if above and (holder is None or holder.submodule_search_locations is None):
-        return None
-    where = holder.submodule_search_locations if holder is not None else None
+    above, where = module.rpartition(".")[0], None
+    if above:
+        holder = _spec(above)
+        where = None if holder is None else holder.submodule_search_locations
+        if where is None:
+            return None
     return importlib.machinery.PathFinder.find_spec(module, where)
 
 
