@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from architectures.grammar.presets import ModelOptions
     from architectures.grammar.spec import Spec
     from architectures.grammar.stripe import SpecError, parse, scale
     from architectures.model import SequenceModel, build
-    from architectures.options import ModelOptions
     from architectures.primitive import Context, Hint, Primitive, State, option
     from architectures.registry import get, names
     from architectures.sizes.accounting import Account, account
@@ -23,7 +23,7 @@ _NAMES = {
     "sizes.accounting": ("Account", "account"),
     "sizes.solving": ("Solution", "solve"),
     "model": ("SequenceModel", "build"),
-    "options": ("ModelOptions",),
+    "grammar.presets": ("ModelOptions",),
     "primitive": ("Context", "Hint", "Primitive", "State", "option"),
     "registry": ("get", "names"),
     "grammar.spec": ("Spec",),

@@ -17,9 +17,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from architectures import registry
 from architectures.elastic import nested_layers, set_granularity
 from architectures.files import whole_file
+from architectures.grammar.presets import ModelOptions
 from architectures.grammar.stripe import parse
 from architectures.model import SequenceModel, build, check_model, sketch
-from architectures.options import ModelOptions
 from architectures.outside.archive import check_tensors, read_archive
 from architectures.stored import restore_numbers, stored_numbers
 

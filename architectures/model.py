@@ -13,10 +13,9 @@ from architectures import registry
 from architectures.blocks import Part, add, owns_stream
 from architectures.builder import Builder, on_meta
 from architectures.builder import build_blocks as build_blocks  # imported from here by users
-from architectures.grammar.presets import PRESETS
+from architectures.grammar.presets import PRESETS, ModelOptions
 from architectures.grammar.spec import Spec
 from architectures.grammar.stripe import parse
-from architectures.options import ModelOptions
 from architectures.parts.linear import MultiplicativeLinear
 from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Hint, Primitive, State, check_length

@@ -9,10 +9,10 @@ from typing import Any
 
 from architectures.blocks import outermost
 from architectures.elastic import Sampling, as_submodel
+from architectures.grammar.presets import ModelOptions
 from architectures.grammar.spec import Layer, Spec
 from architectures.grammar.stripe import parse
 from architectures.model import SequenceModel, check_model, resolve_options, sketched
-from architectures.options import ModelOptions
 from architectures.parts.linear import MultiplicativeLinear
 from architectures.primitive import Primitive, UnknownState
 from architectures.sizes.bounds import check_sizes

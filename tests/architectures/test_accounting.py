@@ -21,8 +21,8 @@ import architectures
 from architectures import registry
 from architectures.blocks import Block
 from architectures.grammar import index
+from architectures.grammar.presets import ModelOptions
 from architectures.model import build
-from architectures.options import ModelOptions
 from architectures.primitive import Context, Primitive, State, option
 from architectures.registry import primitive
 from architectures.sizes.accounting import KINDS, account, account_model

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 import architectures
 from architectures import registry
 from architectures.blocks import Block, Branches
-from architectures.grammar.presets import PRESETS
+from architectures.grammar.presets import PRESETS, ModelOptions
 from architectures.model import SequenceModel, build, resolve_options
-from architectures.options import ModelOptions
 from architectures.primitive import Context, Hint, Primitive, State, option
 from architectures.registry import primitive
 from tests.architectures.helpers import layer_at
