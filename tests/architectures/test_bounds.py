@@ -21,10 +21,7 @@ WHERE: dict[str, Any] = {"vocab_size": 16, "dim": 64, "max_len": 32}
 @pytest.mark.parametrize(
     "spec, message",
     [
-        (
-            "swiglu[inner=16777217]",
-            r"swiglu\[inner\]=16777217 is refused; expected .* at most 16,777,216",
-        ),
+        ("swiglu[inner=16777217]", r"swiglu\[inner\]=16777217 is refused; expected .* at most 16,777,216"),
         ("mamba[d_state=9223372036854775808]", "d_state.*at most"),
         ("mamba[conv=-99999999]", "conv.*at least -256"),
         ("matformer-mlp[granularities=99999999999999999999]", "granularities.*at most"),

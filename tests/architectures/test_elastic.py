@@ -27,6 +27,7 @@ from architectures.elastic import (
 )
 from architectures.primitive import Context, Primitive
 from architectures.sizes.accounting import account_model
+from tests.architectures.helpers import random_tokens
 
 SPECS = [
     "2*(mh-attention matformer-mlp)",
@@ -44,7 +45,7 @@ def build(spec: str, *, double: bool = True, dim: int = 32, **where: Any) -> arc
 
 
 def rows(count: int = 3, length: int = 9, seed: int = 0) -> Tensor:
-    return torch.randint(11, (count, length), generator=torch.Generator().manual_seed(seed))
+    return random_tokens(count, length, vocab=11, seed=seed)
 
 
 def mixes(model: torch.nn.Module, count: int = 3) -> list[tuple[int, ...]]:

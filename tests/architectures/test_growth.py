@@ -559,10 +559,7 @@ def test_widening_gives_back_what_extraction_took() -> None:
     "spec, dim",
     [
         ("3*(mh-attention swiglu)", 48),
-        (
-            "mh-attention[heads=3, key_dim=20, value_dim=16] swiglu (mlp + mla) mh-attention swiglu",
-            32,
-        ),
+        ("mh-attention[heads=3, key_dim=20, value_dim=16] swiglu (mlp + mla) mh-attention swiglu", 32),
         ("mh-attention[kv_heads=2, value_dim=18] swiglu mh-attention swiglu", 32),
     ],
 )

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from architectures.grammar.presets import PRESETS, ModelOptions
 from architectures.model import SequenceModel, build, resolve_options
 from architectures.primitive import Context, Hint, Primitive, State, option
 from architectures.registry import primitive
-from tests.architectures.helpers import layer_at
+from tests.architectures.helpers import layer_at, random_tokens
 
 HYBRIDS = [
     "transformer++",
@@ -90,8 +91,7 @@ def make(
     return build(spec, vocab_size=vocab_size, dim=dim, max_len=max_len, seed=seed, **rest)  # type: ignore[arg-type]
 
 
-def tokens(*shape: int, vocab_size: int = 11, seed: int = 0) -> Tensor:
-    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+tokens = partial(random_tokens, vocab=11)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
