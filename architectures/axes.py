@@ -3,7 +3,7 @@
 An axis is spelled by the letters whose product it is, the slowest first: "GRK" is G groups of R query heads
 of K channels. "+" joins parts that lie behind each other, "." is an axis that never grows.
 
-    G groups of heads, each with one key and value head    R query heads a group    H heads without groups
+    G groups of heads, each with one key and value head    R query heads per group    H heads without groups
     K key width    V value width    D model width    F inner width    P rank of a controller
 """
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Axes:
-    """What a layer says of its widths, for growth and for submodels.
+    """What a layer says about its widths, for growth and for submodels.
 
     sizes       letter -> its size
-    tensors     tensor -> its axes, apart by spaces; it may name tensors that an option leaves out
+    tensors     tensor -> its axes, separated by spaces; it may name tensors that an option leaves out
     zero        letter -> tensors whose new entries are zero when it grows; those of all others are free
     options     option that fixes a size -> the letters whose product it is, or its value where it is fixed
     proved      whether the rules were written for this layer, rather than read from its shapes
@@ -48,17 +48,17 @@ class Axes:
         }
 
     def also(self, tensors: Mapping[str, str], **zero: tuple[str, ...]) -> Axes:
-        """The same with more tensors, some of them zero where a letter grows."""
+        """These axes and those of more tensors, some of them zero where a letter grows."""
         more = {letter: (*self.zero.get(letter, ()), *names) for letter, names in zero.items()}
         return dataclasses.replace(self, tensors={**self.tensors, **tensors}, zero={**self.zero, **more})
 
     def among(self, names: Iterable[str]) -> Axes:
-        """The same of the tensors that there are."""
+        """The axes of those tensors that exist."""
         present = set(names)
         return dataclasses.replace(self, tensors={n: a for n, a in self.tensors.items() if n in present})
 
 
 def inner_axes(inner: int, tensors: Mapping[str, str], *down: str) -> Axes:
-    """Those of a channel mixer of inner width F that writes by `down`."""
+    """The axes of a channel mixer of inner width F that writes with `down`."""
     zero = dict.fromkeys("FD", down)
     return Axes(sizes={"F": inner}, tensors=tensors, zero=zero, options={"inner": "F"})

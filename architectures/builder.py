@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from architectures import registry
 from architectures.blocks import Block, Branches, Part, WrapperBlock, owns_stream, twin
+from architectures.context import keyed_seed
 from architectures.grammar.spec import Layer, Parallel, Spec
 from architectures.outside.surroundings import kept
 from architectures.primitive import Primitive
@@ -31,8 +31,7 @@ def build_blocks(spec: Spec, *, dim: int, max_len: int, seed: int) -> nn.ModuleL
 def seeded(seed: int, part: str) -> Iterator[None]:
     """Key the CPU's random state by (seed, part) for a while, and put it and what else is `kept` back."""
     before = torch.get_rng_state()
-    key = hashlib.sha256(f"{seed}/{part}".encode()).digest()
-    torch.default_generator.manual_seed(int.from_bytes(key[:8], "little") % 2**63)
+    torch.default_generator.manual_seed(keyed_seed(f"{seed}/{part}"))
     try:
         with kept():
             yield

@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 
+def keyed_seed(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") % 2**63
+
+
 @dataclass
 class Choices:
     """Discrete choices of one call, in the order in which layers make them: written once, read in a replay.
@@ -29,12 +33,12 @@ class Choices:
 
 @dataclass
 class Context:
-    """What does not flow through x: one plain object a model call, never stored on a module.
+    """What does not flow through x: one plain object per model call, never stored on a module.
 
     shared       values that an earlier layer leaves for later ones, for the same tokens
     losses       auxiliary terms, already weighted; the trainer adds them to the task's loss
     updates      new values of buffers (dotted name -> tensor), which the trainer writes after its step
-    granularity  size of the nested layers, 0 the smallest: a number for all, or by the layer's dotted name;
+    granularity  size of the nested layers, 0 the smallest: one for all, or one by the layer's dotted name;
                  the same for all replicas. None: what `architectures.elastic.set_granularity` set, else whole
     seed, step   key of the noise; a context without a seed has no noise, and layers are deterministic
     choices      discrete choices, where a wrapper runs layers a second time and must meet the same ones
@@ -58,8 +62,7 @@ class Context:
         """
         if self.seed is None:
             return None
-        key = hashlib.sha256(f"{self.seed}/{self.step}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") % 2**63)
+        generator = torch.Generator().manual_seed(keyed_seed(f"{self.seed}/{self.step}/{name}"))
         dtype = torch.promote_types(like.dtype, torch.float32)
         return torch.rand(shape, generator=generator).to(device=like.device, dtype=dtype)
 

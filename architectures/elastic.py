@@ -257,7 +257,7 @@ def _rewind(
 ) -> tuple[State, ...] | None:
     """The state after `keep` of the `seen` tokens that lie between two states.
 
-    None where it is more than a cache whose entries, one a token, stay as they were written.
+    None where it is more than a cache whose entries, one per token, stay as they were written.
     """
     rewound: list[State] = []
     for block, old, new in zip(model.blocks, before, after, strict=True):

@@ -193,7 +193,7 @@ class Primitive(nn.Module):
     def state_kinds(self) -> tuple[str, ...]:
         """The kind of each tensor of the state.
 
-        "recurrent", "conv" (the last inputs of a convolution), "growing" (an entry a token along axis 1) or
+        "recurrent", "conv" (the last inputs of a convolution), "growing" (an entry per token along axis 1) or
         "counter" (the tokens so far).
         """
         return ()

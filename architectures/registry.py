@@ -57,7 +57,7 @@ class Entry:
         return self.cls.Config(**values)
 
     def kind(self, option: str) -> Any:
-        """The annotation of an option; a name that is no option is refused."""
+        """The annotation of an option; a name that is not an option is refused."""
         hints = _hints(self.cls.Config)
         if option not in hints:
             raise ValueError(
@@ -302,7 +302,7 @@ def _as_stored(value: Any, hint: Any) -> Any:
 
 
 def _check_type(where: str, value: Any, hint: Any) -> None:
-    """Refuse a value that the annotation does not allow; a bool is no int, an int is a fine float."""
+    """Refuse a value that the annotation does not allow; a bool is not an int, an int is a fine float."""
     if hint is Any:
         return
     names = {int: "an integer", float: "a number", bool: "true or false", str: "a word"}

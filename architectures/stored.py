@@ -1,4 +1,4 @@
-"""Numbers that a model computes with and that are no tensors: score scales, divisors and epsilons of norms.
+"""Numbers that a model computes with and that are not tensors: score scales, divisors and epsilons of norms.
 
 A fresh model derives them from its widths. A grown one keeps those of the widths at which it was trained, so
 they belong to the model as its weights do.

@@ -13,7 +13,7 @@ from architectures.grammar.spec import Layer, Spec
 from architectures.primitive import Primitive
 from architectures.sizes.bounds import MOST
 
-# Numbers in a row that a layer may refuse with larger ones still allowed, such as widths between multiples.
+# Consecutive numbers that a layer may refuse although it allows larger ones, as widths between multiples.
 GAP = 1024
 
 
