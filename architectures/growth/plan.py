@@ -13,17 +13,10 @@ from architectures.grammar.stripe import parse
 from architectures.growth.depth import insert
 from architectures.growth.engine import Grown, Rule, Sizes, check_growable, check_stream, describe, widen
 from architectures.growth.transplant import Fill
-from architectures.growth.widths import WORDS
+from architectures.growth.widths import OPERATIONS
 from architectures.model import SequenceModel
 from architectures.primitive import config_options
 from architectures.sizes.bounds import check_sizes
-
-VERBS = (
-    ("widen_mlp", ("F",)),
-    ("add_heads", ("G", "R", "H")),
-    ("widen_values", ("V",)),
-    ("widen_keys", ("K",)),
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,7 @@ def plan(model: SequenceModel, spec: str | Spec, *, dim: int | None = None) -> l
                         f"{new.sizes[letter]}, for which there is no rule; state options that give {size}"
                     )
                 grown.setdefault(path, {})[letter] = new.sizes[letter]
-    for verb, letters in VERBS:
+    for verb, (letters, _) in OPERATIONS.items():
         sizes = {path: {x: to for x, to in new.items() if x in letters} for path, new in grown.items()}
         sizes = {path: new for path, new in sizes.items() if new}
         for path, changes in sizes.items():
@@ -167,4 +160,4 @@ def _all_differ(old: Spec, new: Spec) -> str | None:
 
 
 def _name(letter: str) -> str:
-    return WORDS.get(letter, WORDS["heads"])
+    return next((word for letters, word in OPERATIONS.values() if letter in letters), "number of heads")

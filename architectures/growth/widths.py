@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Unpack
 
@@ -14,7 +15,13 @@ from architectures.growth.transplant import Entries, Fill
 from architectures.model import SequenceModel
 from architectures.primitive import Primitive
 
-WORDS = {"F": "inner width", "K": "key width", "V": "value width", "heads": "number of heads", "D": "width"}
+# Of each operation the letters whose product it makes larger, and what that is called.
+OPERATIONS = {
+    "widen_mlp": ("F", "inner width"),
+    "add_heads": ("GRH", "number of heads"),
+    "widen_values": ("V", "value width"),
+    "widen_keys": ("K", "key width"),
+}
 
 
 class Options(Entries, total=False):
@@ -45,7 +52,7 @@ def widen_mlp(
     `fill`       (name, initial values) -> values for the free entries; None: the initial ones
     """
     options = Options(generator=generator, layers=layers, rule=rule, fill=fill)
-    return _widen("F", "widen_mlp", model, optimizer, to, **options)
+    return _widen("widen_mlp", model, optimizer, to, **options)
 
 
 def add_heads(
@@ -61,7 +68,7 @@ def add_heads(
     Where heads share keys and values, whole groups are added; with a single group, heads are added to it.
     `kv_heads` chooses: the old number adds heads to every group. Other arguments: see `widen_mlp`.
     """
-    return _widen("heads", "add_heads", model, optimizer, to, kv_heads, **options)
+    return _widen("add_heads", model, optimizer, to, kv_heads, **options)
 
 
 def widen_values(
@@ -71,7 +78,7 @@ def widen_values(
 
     Arguments: see `widen_mlp`.
     """
-    return _widen("V", "widen_values", model, optimizer, to, **options)
+    return _widen("widen_values", model, optimizer, to, **options)
 
 
 def widen_keys(
@@ -81,7 +88,7 @@ def widen_keys(
 
     Under RoPE new pairs follow the old ones, whose frequencies stay. Arguments: see `widen_mlp`.
     """
-    return _widen("K", "widen_keys", model, optimizer, to, **options)
+    return _widen("widen_keys", model, optimizer, to, **options)
 
 
 def widen_hidden(
@@ -95,12 +102,11 @@ def widen_hidden(
     rule, generator, fill = options.get("rule", "keep"), options.get("generator"), options.get("fill")
     if options.get("layers") is not None:
         raise ValueError("widen_hidden acts on all layers, which share the width; leave layers out")
-    check_total(to, model.dim, WORDS["D"], "the model")
+    check_total(to, model.dim, "width", "the model")
     return widen(model, optimizer, {}, dim=to, rule=rule, generator=generator, fill=fill)
 
 
 def _widen(
-    what: str,
     verb: str,
     model: SequenceModel,
     optimizer: Optimizer | None,
@@ -122,32 +128,28 @@ def _widen(
                 f"layers={wrong} are not among the {len(every)} layers; give a list of their places, counted "
                 "from 0"
             )
-    letters = {"G", "H"} if what == "heads" else {what}
+    letters, word = OPERATIONS[verb]
     targets = {}
     for i, (path, layer) in enumerate(every):
         axes = describe(layer)
-        grows = axes is not None and axes.proved and bool(letters & set(axes.zero))
+        grows = axes is not None and axes.proved and not axes.zero.keys().isdisjoint(letters)
         if i not in layers if layers is not None else not grows:
             continue
         if not grows or axes is None:
             raise ValueError(
                 f"{verb} has no rule for {layer.name or type(layer).__name__} ({path}): it is unknown which "
-                f"of its tensors make a {WORDS[what]}; layers with rules are {KNOWN}"
+                f"of its tensors make a {word}; layers with rules are {KNOWN}"
             )
-        if (holder := _holder(model, path, what)) is not None:
+        if (holder := _holder(model, path, letters)) is not None:
             raise ValueError(
                 f"{verb} cannot act on {path}: {holder.name} mixes its values with those of other layers; "
                 "grow its keys or the MLPs, or choose layers= outside of it"
             )
-        check_total(to, _heads(axes) if what == "heads" else axes.sizes[what], WORDS[what], path)
-        targets[path] = _split_heads(axes, path, to, kv_heads) if what == "heads" else {what: to}
+        check_total(to, math.prod(size for x, size in axes.sizes.items() if x in letters), word, path)
+        targets[path] = {letters: to} if len(letters) == 1 else _split_heads(axes, path, to, kv_heads)
     if not targets:
-        raise ValueError(f"{verb} finds no layer whose {WORDS[what]} it can grow in {model.spec}; add one")
+        raise ValueError(f"{verb} finds no layer whose {word} it can grow in {model.spec}; add one")
     return widen(model, optimizer, targets, rule=rule, **entries)
-
-
-def _heads(axes: Axes) -> int:
-    return axes.sizes["H"] if "H" in axes.sizes else axes.sizes["G"] * axes.sizes["R"]
 
 
 def _split_heads(axes: Axes, path: str, to: int, kv_heads: int | None) -> dict[str, int]:
@@ -167,11 +169,10 @@ def _split_heads(axes: Axes, path: str, to: int, kv_heads: int | None) -> dict[s
     )
 
 
-def _holder(model: SequenceModel, path: str, what: str) -> Primitive | None:
-    """The layer around this one that keeps its widths as they are."""
-    letters = {"G", "H", "R"} if what == "heads" else {what}
+def _holder(model: SequenceModel, path: str, letters: str) -> Primitive | None:
+    """The layer around this one that keeps these widths as they are."""
     for above, layer in model.layers():
         axes = layer.axes() if path.startswith(f"{above}.") else None
-        if axes is not None and letters & set(axes.fixed):
+        if axes is not None and not set(axes.fixed).isdisjoint(letters):
             return layer
     return None
