@@ -19,6 +19,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from scaling.laws.law import Interval
+from scaling.laws.optima import interval
 from scaling.laws.powerlaw import check_confidence
 
 Array = npt.NDArray[np.float64]
@@ -106,14 +107,12 @@ def correlate(
             return float((np.sum(extreme) + (not exact)) / (len(null) + (not exact)))
 
         value = float(statistic(x, y))
-        draws = statistic(x[drawn], y[drawn])
-        draws = draws[np.isfinite(draws)]
-        low, high = (-1.0, 1.0) if bootstrap else (math.nan, math.nan)
-        if len(draws):
-            low, high = map(float, np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]))
+        ends = interval(statistic(x[drawn], y[drawn]), confidence)
+        if bootstrap and math.isnan(ends.low):
+            ends = Interval(-1.0, 1.0, confidence)
         return Coefficient(
             value=value,
-            interval=Interval(low, high, confidence),
+            interval=ends,
             p=share(sign * null >= sign * value - EQUAL),
             p_two_sided=share(np.abs(null) >= abs(value) - EQUAL),
         )
@@ -183,7 +182,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def leave_out_error(
-    x: Sequence[float] | Array | None, y: Sequence[float] | Array, groups: Sequence[object] | None = None
+    x: Sequence[float] | Array | None, y: Sequence[float] | Array, groups: Sequence[str] | None = None
 ) -> float:
     """Root mean square error of y predicted by a line in x that was fitted without the row's own group.
 
@@ -192,12 +191,12 @@ def leave_out_error(
     """
     y = np.asarray(y, float)
     x = np.zeros(len(y)) if x is None else np.asarray(x, float)
-    labels = list(range(len(y)) if groups is None else groups)
+    labels = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
     if len(set(labels)) < 2:
         return math.nan
     errors = np.empty(len(y))
     for label in set(labels):
-        out = np.array([other == label for other in labels])
+        out = labels == label
         errors[out] = _line(x[~out], y[~out], x[out]) - y[out]
     return float(np.sqrt(np.mean(errors**2)))
 

@@ -103,11 +103,14 @@ def relate(
         for row, adjusted in zip(tasks, holm([row["p"] for row in tasks]), strict=True):
             row["p_holm"] = adjusted
         rows += found
-        if baselines:
-            rows += _baselines(group, part, **drawn)
+        # What costs less than the suite.
+        cheap = {PARAMETERS: np.log(part["params"]), SHORT: part["short"], NOTHING: None}
+        for name, values in cheap.items() if baselines else ():
+            if values is None or values.notna().sum() >= 3:
+                rows.append(_row(group, "baseline", name, values, part, **drawn))
     table = pd.DataFrame(rows, columns=COLUMNS)
     return Relation(
-        verdict=verdict(table, pairs, goal.kind, goal.budget, confidence, unmatched),
+        verdict=verdict(table, pairs, goal, confidence, unmatched),
         table=table,
         pairs=pairs,
         target=goal.kind,
@@ -174,26 +177,20 @@ def _groups(pairs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return groups
 
 
-def _baselines(group: str, part: pd.DataFrame, **drawn: Any) -> list[dict[str, Any]]:
-    """What costs less than the suite; rows where the tables have what they need."""
-    predictors = {PARAMETERS: np.log(part["params"]), SHORT: part["short"]}
-    rows = [
-        _row(group, "baseline", name, values, part, **drawn)
-        for name, values in predictors.items()
-        if values.notna().sum() >= 3
-    ]
-    # What the mean of the other architectures errs.
-    row = _start(group, "baseline", NOTHING, len(part)) | _errors(None, part)
-    return [*rows, row]
-
-
 def _row(
-    group: str, kind: str, predictor: str, values: pd.Series, part: pd.DataFrame, **drawn: Any
+    group: str, kind: str, predictor: str, values: pd.Series | None, part: pd.DataFrame, **drawn: Any
 ) -> dict[str, Any]:
-    """A predictor over the rows that have it. One that does not vary, or has two rows, has no coefficient."""
+    """A predictor over the rows that have it; numbers that are not filled in are NaN.
+
+    One that does not vary, or has two rows, has no coefficient. Without values: the mean of the others.
+    """
+    row = {"group": group, "kind": kind, "predictor": predictor, "n": len(part)}
+    row |= {"method": "", "ties": 0, "note": ""}
+    if values is None:
+        return row | _errors(None, part)
     part = part[values.notna()]
     x, y = values.dropna().to_numpy(float), part["ppl"].to_numpy(float)
-    row = _start(group, kind, predictor, len(x)) | {"note": _why_not(x, y)}
+    row |= {"n": len(x), "note": _why_not(x, y)}
     if kind == "score" and len(x):
         row |= {"ceiling": float((x >= 100 - CEILING).mean()), "ties": len(x) - len(np.unique(x))}
     if row["note"]:
@@ -202,12 +199,6 @@ def _row(
     expect = "positive" if predictor == SHORT else "negative"
     row |= _cells(correlate(x, y, expect=expect, **drawn)) | _errors(x, part)
     return row | ({"p_holm": row["p"]} if predictor == MEAN else {})
-
-
-def _start(group: str, kind: str, predictor: str, n: int) -> dict[str, Any]:
-    """A row of the table; numbers that are not filled in are NaN."""
-    row = {"group": group, "kind": kind, "predictor": predictor, "n": n}
-    return row | {"method": "", "ties": 0, "note": ""}
 
 
 def _errors(x: Array | None, part: pd.DataFrame) -> dict[str, float]:

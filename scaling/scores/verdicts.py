@@ -10,6 +10,7 @@ import pandas as pd
 from mad.messages import counted
 from scaling.report.numbers import number
 from scaling.scores.table import MEAN
+from scaling.scores.target import Target
 
 # Below this many architectures a correlation speaks of rank at best.
 SMALL = 10
@@ -24,20 +25,15 @@ NOTHING = "predict the mean"
 
 
 def verdict(
-    table: pd.DataFrame,
-    pairs: pd.DataFrame,
-    target: str,
-    budget: float | None,
-    confidence: float,
-    unmatched: tuple[str, ...],
+    table: pd.DataFrame, pairs: pd.DataFrame, goal: Target, confidence: float, unmatched: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Sentences on `Relation.table`; the first is the conclusion on the mean, or on the only score."""
     level = round(1 - confidence, 12)
     whole = table[table["group"] == ALL].set_index("predictor")
     scores = whole[whole["kind"] == "score"]
-    at = f" at {number(budget)} FLOPs" if budget is not None else ""
+    at = f" at {number(goal.budget)} FLOPs" if goal.budget is not None else ""
     if len(scores) and np.isfinite((row := lead(scores))["p"]):
-        first, numbers = _conclusion(row, f"{target} perplexity{at}", level)
+        first, numbers = _conclusion(row, f"{goal.kind} perplexity{at}", level)
         said = [first + _opposed(table, row), numbers, *_prediction(whole, row)]
     else:
         said = ["No score varies over these architectures: nothing can be concluded."]
