@@ -1,4 +1,4 @@
-"""Runs for a command: from a file or a store, cut to what was asked, grouped as was asked."""
+"""Runs and scores for a command: from a file or a store, with the rows and names that were asked for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(
 ) -> tuple[Runs, Runs | None]:
     """The runs of a file or, without one, of a store, tidy, and their training curves where there are any.
 
-    by       the column that tells architectures apart, in the place of `arch`
+    by       the column that tells architectures apart, in place of `arch`
     where    an expression over the columns, as pandas.DataFrame.query takes it, say "cc_mult <= 1"
     columns  our names to those of the table, as ["params=N,loss=val_loss"]
 
@@ -61,7 +61,7 @@ def read(
 def read_scores(
     csv: Path | None, store: Path | None, *, suite: str, protocol: str, where: str | None = None
 ) -> pd.DataFrame:
-    """Synthetic scores by architecture: of a CSV, else of the store's leaderboard; rows of `where`."""
+    """Synthetic scores by architecture, of a CSV, else of the store's leaderboard; only rows of `where`."""
     if csv is not None:
         frame = read_table(csv)
     else:
@@ -88,7 +88,7 @@ def _named(runs: Runs) -> Runs:
 
 
 def _counted(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The stored runs without those that no table may hold; a note names them. None is left: as it was."""
+    """The stored runs without those that no table may hold, which a note names; all if none would be left."""
     odd = {}
     if _refusal(frame):
         for row, status in frame["status"].items():

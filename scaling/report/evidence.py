@@ -22,7 +22,7 @@ class Evidence:
     """Runs and their fits. `reasons` says what could not be fitted and why, by name.
 
     runs     all rows; `ends` one row per run: of training curves (column `run`) the last
-    groups   those of them that belong to an isoFLOP budget
+    groups   those of `ends` that belong to an isoFLOP budget
     notes    on the table: what was set aside, merged or assumed
     target   FLOPs at which allocations are given: `budget`, without it those of the largest run
     drawn    bootstrap, confidence and seed

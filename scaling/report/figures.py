@@ -1,7 +1,7 @@
 """How figures look: one colour and marker per architecture, text that stays text, files equal byte by byte.
 
 Figures are made without pyplot, so nothing global changes and no window opens. The colours are those of
-Okabe and Ito, which the common kinds of colour blindness keep apart; markers do it once more.
+Okabe and Ito, which the common kinds of colour blindness keep apart; markers tell them apart once more.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Label = tuple[str, float, float, str]
 
 
 class Look(NamedTuple):
-    """Of one architecture, in every figure."""
+    """How one architecture looks in every figure."""
 
     colour: str
     marker: str

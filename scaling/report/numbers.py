@@ -37,19 +37,19 @@ def span(value: float, low: float | None, high: float | None) -> str:
 
 
 def within(value: float, interval: Interval | None) -> str:
-    """The same of an interval."""
+    """The same for an `Interval`."""
     return span(value, interval.low if interval else None, interval.high if interval else None)
 
 
 def brackets(interval: Interval | None) -> str:
-    """An interval; what has no draws has none."""
+    """'[0.48, 0.55]', or nothing where there are no draws."""
     if interval is None or math.isnan(interval.low):
         return ""
     return f"[{interval.low:.4g}, {interval.high:.4g}]"
 
 
 def intervals(found: Mapping[str, Interval]) -> dict[str, list[float]]:
-    """Intervals as JSON holds them; what has no draws has none."""
+    """Intervals as JSON holds them, without those that have no draws."""
     return {name: [end.low, end.high] for name, end in found.items() if not math.isnan(end.low)}
 
 

@@ -107,7 +107,7 @@ class Section:
     notes     further sentences
     text      what a command prints, in order, with a blank line between them
     data      what a command prints as JSON
-    why       why there is no result, in place of all else
+    why       the reason for no result, in place of all else
     """
 
     name: str = ""
@@ -129,7 +129,7 @@ class Section:
 
 
 def writer(format: str) -> Callable[[Section], str]:
-    """What writes a section as "text" or "json"."""
+    """The function that writes a section as "text" or "json"."""
     formats = {"text": Section.as_text, "json": Section.as_json}
     if format not in formats:
         raise ValueError(f"format {format!r} is not one of {', '.join(formats)}")
@@ -137,7 +137,7 @@ def writer(format: str) -> Callable[[Section], str]:
 
 
 def unidentified(title: str, error: NotIdentified, name: str = "") -> Section:
-    """The reason in the place of a result."""
+    """The reason, in place of a result."""
     said, data = f"{title}: not identified: {error}", {"status": "not identified", "reason": str(error)}
     return Section(name=name, title=title, text=(said,), data=data, why=str(error))
 

@@ -89,7 +89,7 @@ def correlate(
     vary.
     """
     x, y = _checked(x, y)
-    order = np.lexsort((y, x))  # draws do not hang on the order of the rows
+    order = np.lexsort((y, x))  # draws do not depend on the order of the rows
     x, y = x[order], y[order]
     if expect not in ("negative", "positive"):
         raise ValueError(f"expect is {expect!r}; choose negative or positive")

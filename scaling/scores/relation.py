@@ -22,7 +22,7 @@ from scaling.scores.table import MEAN, ScoreTable, read_scores
 from scaling.scores.target import Target, find_target, runs_of
 from scaling.scores.verdicts import ALL, NOTHING, verdict
 
-# A row within this of 100 % is at the ceiling: it cannot be told from another one there.
+# Scores within this of 100 % are at the ceiling, where they cannot be told apart.
 CEILING = 0.5
 PARAMETERS, SHORT = "parameters only", "loss of a short run"
 COEFFICIENTS = ("pearson", "spearman", "kendall")

@@ -85,7 +85,7 @@ def _conclusion(row: pd.Series, target: str, level: float) -> tuple[str, str]:
 
 
 def _opposed(table: pd.DataFrame, row: pd.Series) -> str:
-    """That every class has the sign opposite to that of all: then what holds is a difference of classes."""
+    """Said where every class has the opposite sign of all together: then the classes differ, and no more."""
     same = table[(table["group"] != ALL) & (table["predictor"] == row.name) & table["spearman"].notna()]
     if len(same) < 2 or not (np.sign(same["spearman"]) == -np.sign(row["spearman"])).all():
         return ""
@@ -180,7 +180,7 @@ def _resolution(pairs: pd.DataFrame) -> list[str]:
 
 
 def _flags(pairs: pd.DataFrame, at: str) -> list[str]:
-    """Perplexities that stand on something else than a bracketed optimum at the budget."""
+    """Perplexities that rest on anything but a bracketed optimum at the budget."""
     said = []
     for flag, rows in pairs[pairs["flags"] != ""].groupby("flags"):
         who = "all architectures" if len(rows) == len(pairs) else _list(rows.index)

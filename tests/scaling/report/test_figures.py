@@ -26,8 +26,8 @@ from tests.scaling.report.simulated import scores, simulated
 
 NAMES = ("Alpha", "Beta $x^2$", "3*(gated-delta-net swiglu) gated-attention swiglu")
 
-
 RUNS = simulated(NAMES)
+ALPHA = RUNS[RUNS["arch"] == "Alpha"].drop(columns="arch").reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
@@ -58,32 +58,24 @@ def texts(drawn: dict[str, Figure]) -> dict[str, str]:
     return {name: figures.svg(figure, name=name) for name, figure in drawn.items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("isoflop", ["parameters N", "loss L (nats per token)", "15 runs, 3 of 3 optima used", "1e19"]),
-        (
-            "allocation",
-            ["training FLOPs C", "optimal parameters N*", "optimal training tokens D*", "Approach 3"],
-        ),
-        ("surface", ["parameters N", "training tokens D", "15 runs, rms error", "nats per token"]),
-        ("residuals", ["loss above the law (%)", "training FLOPs C", "45 runs"]),
-        ("frontiers", ["compute-optimal perplexity", "total state M", "9 optima", "from 45 runs"]),
-        ("overtraining", ["loss above the optimum (nats per token)", "D / D*", "45 runs"]),
-        (
-            "relate",
-            ["mean score (%)", "perplexity", "n = 3, Spearman -1.00, one-sided p .17", "3 architectures"],
-        ),
-    ],
-)
-def test_a_figure_names_its_axes_units_and_number_of_runs(
-    texts: dict[str, str], name: str, words: list[str]
-) -> None:
-    for word in words:
+WORDS = {
+    "isoflop": ["parameters N", "loss L (nats per token)", "15 runs, 3 of 3 optima used", "1e19"],
+    "allocation": ["training FLOPs C", "optimal parameters N*", "optimal training tokens D*", "Approach 3"],
+    "surface": ["parameters N", "training tokens D", "15 runs, rms error", "nats per token"],
+    "residuals": ["loss above the law (%)", "training FLOPs C", "45 runs"],
+    "frontiers": ["compute-optimal perplexity", "total state M", "9 optima", "from 45 runs"],
+    "overtraining": ["loss above the optimum (nats per token)", "D / D*", "45 runs"],
+    "relate": ["mean score (%)", "perplexity", "n = 3, Spearman -1.00, one-sided p .17", "3 architectures"],
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_figure_names_its_axes_units_and_number_of_runs(texts: dict[str, str], name: str) -> None:
+    for word in WORDS[name]:
         assert word in texts[name], word
 
 
-def test_text_stays_text_and_dollar_signs_are_no_mathematics(texts: dict[str, str]) -> None:
+def test_text_stays_text_and_dollar_signs_are_not_mathematics(texts: dict[str, str]) -> None:
     for name in ("isoflop", "allocation", "frontiers", "relate"):
         assert "<text" in texts[name] and "Beta $x^2$" in texts[name], name
 
@@ -144,19 +136,15 @@ def test_labels_do_not_overlap_and_stay_in_the_figure(drawn: dict[str, Figure]) 
     ],
 )
 def test_one_architecture_is_enough(draw: Callable[..., Figure]) -> None:
-    one = RUNS[RUNS["arch"] == "Alpha"].drop(columns="arch").reset_index(drop=True)
-    found = isoflop(one, bootstrap=100)
-    assert "<svg" in figures.svg(draw(one, found, {"all": fit(one, bootstrap=0)}))
+    found = isoflop(ALPHA, bootstrap=100)
+    assert "<svg" in figures.svg(draw(ALPHA, found, {"all": fit(ALPHA, bootstrap=0)}))
 
 
 def test_a_run_whose_loss_is_too_high_stands_above_the_line() -> None:
-    one = RUNS[RUNS["arch"] == "Alpha"].drop(columns="arch").reset_index(drop=True)
+    one = ALPHA.copy()
     one.loc[3, "loss"] *= 1.05
-    (line,) = [
-        line
-        for line in figure_residuals(one, {"all": fit(one, bootstrap=0)}).axes[0].lines
-        if line.get_label() == "all"
-    ]
+    lines = figure_residuals(one, {"all": fit(one, bootstrap=0)}).axes[0].lines
+    (line,) = [line for line in lines if line.get_label() == "all"]
     assert np.argmax(line.get_ydata()) == 3 and np.max(line.get_ydata()) == pytest.approx(5, abs=0.7)
 
 

@@ -169,12 +169,9 @@ def test_classes_are_related_each_alone_and_together() -> None:
 def test_leaving_a_family_out_leaves_all_its_rows_out() -> None:
     families = dict(zip(MAD["model"], ["h", "h", "s", "s", "s"], strict=True))
     found = given(MAD, families=families)
-    h, s = (
-        np.polyfit(MAD["average"][2:], MAD["ppl"][2:], 1),
-        np.polyfit(MAD["average"][:2], MAD["ppl"][:2], 1),
-    )
-    errors = [*(np.polyval(h, MAD["average"][:2]) - MAD["ppl"][:2])]
-    errors += [*(np.polyval(s, MAD["average"][2:]) - MAD["ppl"][2:])]
+    x, y, errors = MAD["average"], MAD["ppl"], []
+    for own, others in ((slice(2), slice(2, None)), (slice(2, None), slice(2))):
+        errors += [*(np.polyval(np.polyfit(x[others], y[others], 1), x[own]) - y[own])]
     assert cell(found, "mean", "lofo_rmse") == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-9)
     assert "other families" in " ".join(given(MAD).verdict)
 
@@ -344,11 +341,8 @@ def test_higher_scores_with_higher_perplexity_are_the_headline() -> None:
     assert first.startswith("Higher scores go with HIGHER perplexity (two-sided p < .001)")
     weak = relate(scores, frame.assign(ppl=[12, 10, 15, 11, 14, 10.5, 13, 16, 12.5, 13.5])).verdict[0]
     assert weak.startswith("No agreement is shown") and "the sign is the wrong one" in weak
-    assert (
-        relate(scores, frame.assign(ppl=frame["ppl"][::-1].to_numpy()))
-        .verdict[0]
-        .startswith("Higher scores go with low")
-    )
+    low = relate(scores, frame.assign(ppl=frame["ppl"][::-1].to_numpy())).verdict[0]
+    assert low.startswith("Higher scores go with low")
 
 
 @pytest.mark.parametrize(("sign", "way"), [(1, "HIGHER"), (-1, "LOWER")])
@@ -361,27 +355,19 @@ def test_a_sign_that_is_the_opposite_within_every_class_is_the_headline(sign: in
     table = pd.DataFrame(rows, columns=["arch", "class", "mean", "ppl"])
     scores, frame = table[["arch", "class", "mean"]], table[["arch", "ppl"]]
     found = relate(scores, frame)
-    assert (
-        f"WITHIN EVERY CLASS THE SIGN IS THE OPPOSITE: there higher scores go with {way}" in found.verdict[0]
-    )
-    section = relation_section(found)
+    within = f"WITHIN EVERY CLASS THE SIGN IS THE OPPOSITE: there higher scores go with {way}"
+    assert within in found.verdict[0]
+    section, text = relation_section(found), writer("text")
     assert "WITHIN EVERY CLASS" in json.loads(writer("json")(section))["verdict"][0]
-    assert "WITHIN EVERY CLASS" in writer("text")(section).replace("\n  ", " ")
-    doubtful = writer("text")(
-        relation_section(dataclasses.replace(found, notes=("Something.", "serious: units are mixed")))
-    )
-    assert (
-        doubtful.startswith("about the table:\n- serious: units are mixed") and doubtful.count("units") == 1
-    )
-    spaced = scores.assign(
-        **{"class": [f"{kind} " if i % 2 else kind for i, kind in enumerate(table["class"])]}
-    )
+    assert "WITHIN EVERY CLASS" in text(section).replace("\n  ", " ")
+    notes = ("Something.", "serious: units are mixed")
+    doubtful = text(relation_section(dataclasses.replace(found, notes=notes)))
+    assert doubtful.startswith("about the table:\n- serious: units are mixed")
+    assert doubtful.count("units") == 1
+    spaced = scores.assign(**{"class": [f"{c} " if i % 2 else c for i, c in enumerate(table["class"])]})
     assert relate(spaced, frame).verdict == found.verdict
-    hidden = {"a0": "a0\x1b[31m"}
-    assert (
-        relate(scores.replace({"arch": hidden}), frame.replace({"arch": {"a0": "a0?[31m"}})).pairs.shape[0]
-        == 16
-    )
+    hidden = scores.replace({"arch": {"a0": "a0\x1b[31m"}})
+    assert len(relate(hidden, frame.replace({"arch": {"a0": "a0?[31m"}})).pairs) == 16
     assert relate(scores.rename(columns=str.title), frame).verdict == found.verdict
     with pytest.raises(ValueError, match="class 'all' is what the table calls all architectures"):
         relate(scores.replace({"class": {"b": "all"}}), frame)
