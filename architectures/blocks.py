@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -90,35 +90,41 @@ class Branches(Composite):
         return [part for chain in self._chains() for part in chain]
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        outputs = []
-        for head, *rest in self._chains():
-            y = head(x, ctx)
-            for block in rest:
-                y = add(block, y, ctx)
-            outputs.append(y)
-        return torch.stack(outputs).mean(0)
+        return self._through(x, lambda part, y: part(y, ctx))
 
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        return self._advance("step", x, state, ctx)
+        run = Advance("step", state, ctx)
+        return self._through(x, run), tuple(run.after)
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        return self._advance("prefill", x, state, ctx)
+        run = Advance("prefill", state, ctx)
+        return self._through(x, run), tuple(run.after)
 
     def _chains(self) -> list[list[Part]]:
         return [list(cast("Iterable[Part]", branch)) for branch in self.branches]
 
-    def _advance(self, verb: str, x: Tensor, state: State, ctx: Context | None) -> tuple[Tensor, State]:
-        outputs, states, at = [], [], 0
-        for chain in self._chains():
-            y = x
-            for block in chain:
-                size = state_size(block)
-                change, new = getattr(block, verb)(y, state[at : at + size], ctx)
-                y = change if block is chain[0] or owns_stream(block) else y + change
-                states += new
-                at += size
+    def _through(self, x: Tensor, run: Callable[[Part, Tensor], Tensor]) -> Tensor:
+        outputs = []
+        for head, *rest in self._chains():
+            y = run(head, x)
+            for block in rest:
+                y = run(block, y) if owns_stream(block) else y + run(block, y)
             outputs.append(y)
-        return torch.stack(outputs).mean(0), tuple(states)
+        return torch.stack(outputs).mean(0)
+
+
+class Advance:
+    """Runs parts in turn by their `verb`, "step" or "prefill"; `after` is the state behind them."""
+
+    def __init__(self, verb: str, state: State, ctx: Context | None) -> None:
+        self.verb, self.state, self.ctx = verb, state, ctx
+        self.after: list[Tensor] = []
+
+    def __call__(self, part: Part, x: Tensor) -> Tensor:
+        at = len(self.after)
+        y, new = getattr(part, self.verb)(x, self.state[at : at + state_size(part)], self.ctx)
+        self.after += new
+        return y
 
 
 # What a spec's item is built into; the type checker sees only modules inside a ModuleList.

@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from architectures.blocks import Block, outermost, state_size
+from architectures.blocks import Advance, Block, outermost, state_size
 from architectures.primitive import Context, Primitive, State
 
 __all__ = ["Block", "Run", "Wrapper", "nominal", "state_size"]
@@ -90,19 +90,8 @@ class Wrapper(Primitive):
         return sum(p.numel() for p in self.parameters()) - idle
 
     def _advance(self, verb: str, x: Tensor, state: State, ctx: Context | None) -> tuple[Tensor, State]:
-        ctx = Context() if ctx is None else ctx
-        after: list[Tensor] = []
-        at = 0
-
-        def run(block: Block, u: Tensor) -> Tensor:
-            nonlocal at
-            size = state_size(block)
-            y, new = getattr(block, verb)(u, state[at : at + size], ctx)
-            at += size
-            after.extend(new)
-            return y
-
-        return self.thread(x, run, ctx), tuple(after)
+        run = Advance(verb, state, ctx := Context() if ctx is None else ctx)
+        return self.thread(x, run, ctx), tuple(run.after)
 
 
 def _idle(layer: Primitive) -> int:
