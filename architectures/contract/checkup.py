@@ -21,7 +21,7 @@ from architectures.contract.subject import (
     chosen,
     describe,
 )
-from architectures.grammar.spec import Layer, Spec
+from architectures.grammar.spec import Layer
 from architectures.grammar.stripe import parse
 from architectures.primitive import UnknownState
 from architectures.registry import get, names
@@ -117,22 +117,22 @@ def examine(
     return asked
 
 
-def one_layer(text: str) -> Spec:
-    """The spec of one layer; a registered name is that layer, also where a preset has the same name."""
+def one_layer(text: str) -> Layer:
+    """The layer that a spec spells; a registered name is that layer, even where a preset has its name."""
     try:
         text = text.strip()
-        spec = parse(f"1*{get(text).example}" if text in names() else text)
+        layer, *others = parse(f"1*{get(text).example}" if text in names() else text)
     except ValueError:
         raise
     except Exception as error:  # The Config of a user's layer may raise anything.
         raise ValueError(
             f"{text} cannot be read: {type(error).__name__}: {error}; repair its Config"
         ) from error
-    if len(spec.layers) != 1 or not isinstance(spec.layers[0], Layer):
+    if others or not isinstance(layer, Layer):
         raise ValueError(
             f"{text!r} is a model of several layers; name one, such as 'mamba[d_state=8]' or module:Class"
         )
-    return spec
+    return layer
 
 
 def _blocked(name: str, check: Check, findings: dict[str, Finding]) -> Finding | None:

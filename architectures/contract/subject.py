@@ -68,17 +68,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Subject:
-    """One layer as a spec of one item; `dtype` is the widest in which it computes exactly."""
+    """One layer of a spec; `dtype` is the widest in which it computes exactly."""
 
-    spec: Spec
+    item: Layer
     dtype: torch.dtype = torch.float64
     max_len: int = MAX_LEN
-
-    @property
-    def item(self) -> Layer:
-        (item,) = self.spec.layers
-        assert isinstance(item, Layer)
-        return item
 
     @property
     def plain(self) -> bool:
@@ -96,7 +90,8 @@ class Subject:
     def build(self, dim: int, *, seed: int = 0, max_len: int | None = None) -> Primitive:
         """The layer as a model holds it, in float32; a plain module without its noise."""
         try:
-            model = build(self.spec, vocab_size=2, dim=dim, max_len=max_len or self.max_len, seed=seed)
+            spec, length = Spec((self.item,)), max_len or self.max_len
+            model = build(spec, vocab_size=2, dim=dim, max_len=length, seed=seed)
         except (Exception, SystemExit) as error:
             raise Unbuildable(describe(error, self.file)) from error
         layer = model.layers()[0][1]

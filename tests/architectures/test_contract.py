@@ -28,7 +28,7 @@ DECODING = {"causality", "recurrence", "prefill", "step", "state", "growth"}
 
 def make(name: str, *, dim: int = DIM, max_len: int = 80, seed: int = 0) -> Primitive:
     """One layer as the model builds it."""
-    spec = one_layer(name)
+    spec = Spec((one_layer(name),))
     block = Builder(spec, dim, max_len, seed).blocks(spec, "blocks")[0]
     layer = block.layer if isinstance(block, Block) else block
     assert isinstance(layer, Primitive)
