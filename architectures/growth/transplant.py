@@ -15,6 +15,9 @@ from architectures.model import SequenceModel
 
 # The name of a parameter and its initial values -> values for its free entries.
 Fill = Callable[[str, Tensor], Tensor]
+OPTIMIZERS = (Adam, AdamW, SGD)
+# How many powers of 1/s a state tensor takes where its parameter is multiplied by s.
+POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer": 1}
 
 
 class Entries(TypedDict, total=False):
@@ -22,11 +25,6 @@ class Entries(TypedDict, total=False):
 
     generator: torch.Generator | None
     fill: Fill | None
-
-
-OPTIMIZERS = (Adam, AdamW, SGD)
-# How many powers of 1/s a state tensor takes where its parameter is multiplied by s.
-POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
