@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 
 from mad.data.records import Record
 from mad.messages import last_words, one_line, printable
+from mad.score.selection import measure_of
 
 if TYPE_CHECKING:
     from mad.run.sweep import Group
@@ -107,17 +108,15 @@ def _outcome(records: list[Record]) -> str:
     statuses = {record.status for record in records}
     if statuses & {"failed", "interrupted"}:
         return one_line(f"{records[0].status}: {last_words(records[0].error or 'interrupted')}")
-    scored = [r for r in records if r.status == "ok" and r.metrics and r.metrics.test]
+    scored = [record for record in records if record.status == "ok"]
     if not scored:
         return "diverged, scored at chance"
-    best = max(scored, key=_watched)
-    assert best.metrics and best.metrics.test
-    accuracy = best.metrics.test.accuracy(best.config.protocol.metric)
+    protocol = scored[0].config.protocol
+
+    def accuracy(record: Record, split: str) -> float:
+        return measure_of(record, split).accuracy(protocol.metric)
+
+    best = max(scored, key=lambda record: accuracy(record, protocol.select_on))
     diverged = sum(record.status == "diverged" for record in records)
     note = f", {diverged} diverged" if diverged else ""
-    return f"{accuracy:.3f} on test (lr {best.config.lr:g}){note} in {clock(seconds)}"
-
-
-def _watched(record: Record) -> float:
-    protocol = record.config.protocol
-    return float(getattr(record.metrics, protocol.select_on).accuracy(protocol.metric))
+    return f"{accuracy(best, 'test'):.3f} on test (lr {best.config.lr:g}){note} in {clock(seconds)}"

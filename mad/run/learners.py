@@ -5,7 +5,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from architectures import SequenceModel
 from architectures.elastic import Sampling
 from architectures.outside.surroundings import kept
-from architectures.primitive import Context
+from architectures.primitive import Context, Hint
 from mad.data.records import Measure, RunConfig
 from mad.run.batches import Split
 from mad.run.metrics import cross_entropy, measure, measure_one
@@ -59,8 +59,9 @@ class Turns:
         run = runs[0]
         self.fabric, self.protocol, self.steps, self.seed = fabric, run.protocol, run.steps, run.seed
         self.objectives = [Objective(copy.deepcopy(model)) for _ in runs]
+        hints = hints_of(model, self.protocol)
         self.optimizers = [
-            _optimizer(objective, objective.named_parameters(), run, hints_of(model, self.protocol))
+            _optimizer(objective.named_parameters(), run, hints)
             for objective, run in zip(self.objectives, runs, strict=True)
         ]
         self.calls: list[Callable[..., Any]] = list(self.objectives)
@@ -125,13 +126,10 @@ class Batched:
         hints = hints_of(model, self.protocol)
         self.optimizers = []
         for r, run in enumerate(runs):
-            slices = []
-            for n, p in self.trained.items():
-                part = p.detach()[r]
-                assert p.grad is not None
-                part.grad = p.grad[r]
-                slices.append((n, part))
-            self.optimizers.append(_optimizer(self.objective, slices, run, hints))
+            slices = {n: p.detach()[r] for n, p in self.trained.items()}
+            for part, gradient in zip(slices.values(), self.gradients, strict=True):
+                part.grad = gradient[r]
+            self.optimizers.append(_optimizer(slices.items(), run, hints))
         self.eager: Callable[..., Any] = torch.vmap(
             self._loss, in_dims=(0, 0, None, None, None), randomness="same"
         )
@@ -205,7 +203,7 @@ class Batched:
         return torch.func.functional_call(self.objective.model, bare, (tokens,))
 
 
-def _optimizer(objective: nn.Module, parameters: Any, run: RunConfig, hints: dict[str, Any]) -> Optimizer:
+def _optimizer(parameters: Iterable[tuple[str, Tensor]], run: RunConfig, hints: dict[str, Hint]) -> Optimizer:
     bare = [(name.removeprefix("model."), p) for name, p in parameters]
     betas, eps = run.protocol.betas, run.protocol.eps
     return Optimizer(bare, hints, betas=betas, eps=eps, lr=run.lr, weight_decay=run.weight_decay)

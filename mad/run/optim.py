@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,19 +30,6 @@ def hints_of(model: nn.Module, protocol: Protocol) -> dict[str, Hint]:
     return {name: Hint(decay=p.dim() > 1) for name, p in model.named_parameters()}
 
 
-def parameter_groups(
-    parameters: Iterable[tuple[str, Tensor]], hints: dict[str, Hint], *, lr: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """What an optimiser is given: the parameters of equal hints together, with their rate and decay."""
-    groups: dict[Hint, list[Tensor]] = {}
-    for name, parameter in parameters:
-        groups.setdefault(hints[name], []).append(parameter)
-    return [
-        {"params": tensors, "lr": lr * hint.lr_scale, "weight_decay": weight_decay if hint.decay else 0.0}
-        for hint, tensors in groups.items()
-    ]
-
-
 class Optimizer:
     """AdamW for one replica: parameters grouped by their hints, the learning rate set at every step."""
 
@@ -57,9 +43,14 @@ class Optimizer:
         lr: float,
         weight_decay: float,
     ) -> None:
-        groups = parameter_groups(parameters, hints, lr=lr, weight_decay=weight_decay)
-        self.base = [group["lr"] for group in groups]
-        self.adamw = torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
+        groups: dict[Hint, list[Tensor]] = {}
+        for name, parameter in parameters:
+            groups.setdefault(hints[name], []).append(parameter)
+        decays = [weight_decay if hint.decay else 0.0 for hint in groups]
+        self.base = [lr * hint.lr_scale for hint in groups]
+        parts = zip(groups.values(), self.base, decays, strict=True)
+        params = [{"params": tensors, "lr": rate, "weight_decay": decay} for tensors, rate, decay in parts]
+        self.adamw = torch.optim.AdamW(params, betas=betas, eps=eps, fused=True)
 
     def step(self, factor: float) -> None:
         for group, base in zip(self.adamw.param_groups, self.base, strict=True):
