@@ -36,8 +36,6 @@ def read_goals(iso: str | Mapping[str, float] | None) -> Goals:
 
 def equalise(spec: architectures.Spec, goals: Goals, suite: Suite, protocol: Protocol) -> architectures.Spec:
     """The spec with options that reach the goals at the suite's width and its longest sequence."""
-    if not goals:
-        return spec
     tasks = [setting.resolve(protocol) for setting in suite.settings]
     turned = {name.replace("-", "_"): goal for name, goal in goals.items()}
     return architectures.solve(

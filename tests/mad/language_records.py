@@ -1,7 +1,5 @@
 """Synthetic language-model records: what a trainer would have written, without training."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Synthetic records: what a trainer would have written, without training."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

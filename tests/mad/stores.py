@@ -1,7 +1,5 @@
 """A store as a laboratory has one: a battery of each architecture, and a study that can be fitted."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

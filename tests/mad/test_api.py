@@ -1,10 +1,9 @@
 """The Python interface: what `mad.bench` accepts, returns, stores and refuses."""
 
-from __future__ import annotations
-
 import inspect
 import re
 import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,10 @@ from torch import Tensor, nn
 import mad
 from architectures.grammar.stripe import _Parser
 from architectures.model import SequenceModel
+from mad.api import execute, prepare
+from mad.data.records import Record
+from mad.run.engines import inline
+from mad.run.sweep import Group
 from mad.store import Store
 from synthetic_tasks import Task
 from tests.mad.records import records_in
@@ -93,6 +96,26 @@ def test_no_architecture_and_no_task_are_refused(store: Path) -> None:
         mad.bench([], suite="smoke", store=store)
     with pytest.raises(ValueError, match="is not an architecture"):
         mad.bench([3], suite="smoke", store=store)
+
+
+def test_an_engine_is_a_module_and_an_unknown_one_is_answered_with_the_nearest(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = prepare("mlp", suite="smoke", protocol="sound", tasks=FEW, device="cpu")
+    order = []
+
+    def backwards(groups: Sequence[Group], *rest: Any) -> Iterator[tuple[Group, list[Record]]]:
+        for group, records in inline.run(groups[::-1], *rest):
+            order.append(group)
+            yield group, records
+
+    monkeypatch.setattr("mad.run.engines.get_engine", {"backwards": backwards}.get)
+    records, scores = execute(prepared, store=store, engine="backwards")
+    assert order == prepared.groups[::-1] and len(scores.architectures) == 1
+    assert {r.id for r in records} == {r.id for r in records_in(store)}
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="unknown engine 'inlin'; did you mean 'inline'"):
+        execute(prepared, store=store, engine="inlin")
 
 
 def test_public_code_runs_are_other_runs_with_other_rules(store: Path) -> None:

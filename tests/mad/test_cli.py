@@ -1,7 +1,5 @@
 """The command line as a user meets it: what is printed, what is refused, and what survives kill -9."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """How a command ends: its streams, its signals, its options, and one line where it fails."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

@@ -1,7 +1,5 @@
 """What people see of records is what can be read: no control characters anywhere, no formulas in CSV."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

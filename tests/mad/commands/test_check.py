@@ -1,7 +1,5 @@
 """`mad check`: a right layer passes, and each wrong one fails in the one check that is about its error."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import shlex

@@ -1,7 +1,5 @@
 """`mad check` of factories of whole models: a right one passes, and each wrong one fails in one check."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

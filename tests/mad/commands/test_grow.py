@@ -1,7 +1,5 @@
 """`mad train --save` and `mad grow`, and the trainer's optimiser carried through growth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Nested models in training: which sizes a step uses, what the optimiser does, and `mad elastic`."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

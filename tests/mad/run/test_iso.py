@@ -1,7 +1,5 @@
 """`--iso`: architectures brought to equal sizes before they are trained."""
 
-from __future__ import annotations
-
 import pytest
 
 import architectures

@@ -1,7 +1,5 @@
 """Layers of a user's own at run time: what they raise, how they end the program, and what they start."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

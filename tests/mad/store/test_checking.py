@@ -1,7 +1,5 @@
 """What is refused of a record: at import with its line, at the writing of it, and never later."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

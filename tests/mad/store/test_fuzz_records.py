@@ -1,7 +1,5 @@
 """Edited records by the thousand: a line is refused by its number, or every command that reads it works."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -1,7 +1,5 @@
 """Commands that read records: they run nothing that a record names, and one odd record stops none of them."""
 
-from __future__ import annotations
-
 import json
 import math
 import sqlite3

@@ -1,7 +1,5 @@
 """`mad rm`: what is selected, what is said, and that nothing goes that was not named."""
 
-from __future__ import annotations
-
 import re
 import sqlite3
 from collections.abc import Callable
