@@ -59,9 +59,12 @@ def run(*words: str | Path) -> str:
     return result.stdout
 
 
+def data(*words: str | Path) -> Any:
+    return json.loads(run(*words, "--format", "json"))
+
+
 def answers(*words: str | Path) -> dict[tuple[str, str], dict[str, Any]]:
-    found = json.loads(run("fit", *words, "--format", "json"))
-    return {(answer["arch"], answer["approach"]): answer for answer in found}
+    return {(answer["arch"], answer["approach"]): answer for answer in data("fit", *words)}
 
 
 def test_fit_prints_three_approaches_of_each_architecture_with_intervals(csv: Path) -> None:
@@ -189,7 +192,7 @@ def test_optima_and_the_overtraining_law_are_approaches_too(tmp_path: Path) -> N
 
 
 def test_compare_names_the_better_architecture_and_the_penalty_off_the_optimum(csv: Path) -> None:
-    found = json.loads(run("compare", csv, "--baseline", "transformer", "--format", "json"))
+    found = data("compare", csv, "--baseline", "transformer")
     overall = {row["arch"]: row for row in found["overall"]}
     assert overall["hybrid"]["verdict"] == "lower" and overall["recurrent"]["verdict"] == "higher"
     penalties = [row["penalty"] for row in found["penalties"] if row["arch"] == "hybrid"]
@@ -226,7 +229,7 @@ def test_of_few_draws_there_are_no_intervals(command: str, csv: Path, scores: Pa
 def test_relate_reads_scores_of_a_csv_and_gives_its_verdict_first(csv: Path, scores: Path) -> None:
     text = run("relate", csv, "--scores", scores)
     assert text.startswith("verdict:")
-    found = json.loads(run("relate", csv, "--scores", scores, "--format", "json"))
+    found = data("relate", csv, "--scores", scores)
     mean = next(row for row in found["table"] if row["predictor"] == "mean")
     assert mean["n"] == 3 and mean["spearman"] == -1 and mean["p"] == pytest.approx(1 / 6)
 
@@ -239,10 +242,10 @@ def test_the_rows_of_the_mad_figure_give_the_known_correlations(tmp_path: Path) 
         "mad,Hyena,89.5,66.1,11.04\nmad,MH Hyena,89.45,73.2,9.91\nmad,Striped,89.15,76.6,8.65\n"
         "mad,Striped MoE,89.55,77.4,8.41\nmad,Striped Experts,89.1,78.2,8.23\nother,Hyena,89.5,66.0,17.1\n"
     )
-    words = ("--scores", path, "--by", "model", "--where", "paper == 'mad'", "--format", "json")
+    words = ("relate", path, "--scores", path, "--by", "model", "--where", "paper == 'mad'")
     with pytest.raises(ValueError, match="rows 1, 6 of the scores all are 'Hyena'"):
-        run("relate", path, *words)
-    found = json.loads(run("relate", path, *words, "--scores-where", "paper == 'mad'"))
+        run(*words)
+    found = data(*words, "--scores-where", "paper == 'mad'")
     rows = {row["predictor"]: row for row in found["table"]}
     assert rows["mean"]["pearson"] == pytest.approx(-0.982, abs=0.005)
     assert rows["mean"]["spearman"] == -1 and rows["mean"]["p"] == pytest.approx(1 / 120)
@@ -294,13 +297,10 @@ def test_a_plan_is_made_trained_and_resumed_from_the_command_line(
     assert calls >= 42 and text.count("transformer") == 15 and "mad scaling fit --study" in text
     assert run("train", plan, "--store", store) == text
     assert len(Training(tmp_path).calls()) == calls
-    fitted = json.loads(
-        run("fit", "--store", store, "--approach", "law", "--bootstrap", "0", "--format", "json")
-    )
+    fitted = data("fit", "--store", store, "--approach", "law", "--bootstrap", "0")
     assert [(answer["arch"], answer["runs"]) for answer in fitted] == [("transformer", 15), ("recurrent", 15)]
-    words_by = ("fit", "--store", store, "--by", "depth", "--approach", "envelope", "--format", "json")
     with pytest.raises(ValueError, match=r"envelope: the envelope needs training curves") as caught:
-        run(*words_by)
+        run("fit", "--store", store, "--by", "depth", "--approach", "envelope")
     assert "there are no runs" not in str(caught.value)
     with pytest.raises(ValueError, match="no runs of study 'other'"):
         run("fit", "--store", store, "--study", "other")
