@@ -24,14 +24,10 @@ class FeedForward(Primitive):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.inner = config.inner or self.default_inner(dim)
+        self.inner = config.inner or (round_up(8 * dim / 3, 16) if self.gated else 4 * dim)
         self.gate = nn.Linear(dim, self.inner, bias=False) if self.gated else None
         self.up = nn.Linear(dim, self.inner, bias=False)
         self.down = nn.Linear(self.inner, dim, bias=False)
-
-    @staticmethod
-    def default_inner(dim: int) -> int:
-        return 4 * dim
 
     def activate(self, h: Tensor) -> Tensor:
         """f; of a gated layer that of the gate."""
@@ -60,9 +56,6 @@ class FeedForward(Primitive):
 
 
 class GatedConfig(FeedForward.Config):
+    """About as many parameters by default as without a gate."""
+
     inner: int | None = inner_width("8/3 of the width, rounded up to a multiple of 16")
-
-
-def gated_inner(dim: int) -> int:
-    """The default of `GatedConfig`, with about as many parameters as 4 times the width without a gate."""
-    return round_up(8 * dim / 3, 16)

@@ -36,8 +36,8 @@ class KeyValueMemory(Primitive):
     x (B, T, D) -> q (B, T, H, K), k (B, T, G, K), v (B, T, G, V) -> (B, T, D) with G = `kv_heads` of the H
     heads. The state is (keys, values, count, *tails), the tails those of the short convolutions that have
     taps, in the order in which the layer created them. `rotated` channels of q and k are turned by their
-    position. With a `window` only its last positions are seen and kept; a layer that is
-    not `causal` sees all positions, and has no state; it takes `step` and `prefill` from `Primitive`.
+    position. With a `window` only its last positions are seen and kept; a layer that is not `causal` sees all
+    positions, and has no state; it takes `step` and `prefill` from `Primitive`.
     """
 
     step = step_once
@@ -51,14 +51,9 @@ class KeyValueMemory(Primitive):
         key_dim: int | None = per_head("key width")
         value_dim: int | None = per_head("value width")
         kv_heads: int | None = option(
-            None,
-            "heads of keys and values; none: the largest divisor of heads that is at most heads / group",
-            per="width",
-            least=1,
+            None, "key and value heads; none: largest divisor of heads to heads / group", per="width", least=1
         )
-        group: int = option(
-            1, "query heads, at least, that share a key and value head if kv_heads is none", least=1
-        )
+        group: int = option(1, "least query heads per key and value head, with kv_heads=none", least=1)
         qk_norm: bool = option(False, "RMSNorm of each head's queries and keys, before any rotation")
         gate: bool = option(False, "multiply the output of the heads by a sigmoid of the input")
         conv: int = taps(0)

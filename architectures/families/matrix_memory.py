@@ -22,14 +22,7 @@ from architectures.functional.delta import SCALAR_CHUNK, VECTOR_CHUNK, delta_flo
 from architectures.functional.norms import rms_norm
 from architectures.functional.value_residual import share_value
 from architectures.parts.short_conv import ShortConv, TokenShift
-from architectures.primitive import (
-    Context,
-    Hint,
-    Options,
-    Primitive,
-    State,
-    linear_flops,
-)
+from architectures.primitive import Context, Hint, Options, Primitive, State, linear_flops
 
 # Multiply-adds and products of one cell of the state and token: written and read; asked first; corrected by
 # a vector of its own. The decay can be folded into the vectors, as the chunks do, and is not counted.
@@ -60,9 +53,9 @@ class MatrixMemory(Primitive):
     tails of the short convolutions and token shifts in the order in which the layer created them.
 
     form     "plain" without y, "tied" with y alone, "free" with x and y
-    decay    "scalar" (one a head, or none) or "vector" (one a key channel, at least LOG_DECAY_MIN)
+    decay    "scalar" (one per head, or none) or "vector" (one per key channel, at least LOG_DECAY_MIN)
     before   read the state before the token is written
-    gates    element-wise multiplications a token outside the recurrence that count as work
+    gates    element-wise multiplications per token outside the recurrence that count as work
     """
 
     form: ClassVar[Literal["plain", "tied", "free"]] = "plain"
@@ -124,7 +117,7 @@ class MatrixMemory(Primitive):
     def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
         """What the state gave, o (B, T, H, V), at least float32 -> (B, T, D), of the dtype of x.
 
-        By default normalised a head by RMSNorm, and gated by silu where there is a gate.
+        By default normalised per head by RMSNorm, and gated by silu where there is a gate.
         """
         o = rms_norm(o, self.norm, divisor=self.value_dim).flatten(-2).to(x.dtype)
         return self.out(o if self.gate is None else o * F.silu(self.gate(x)))

@@ -26,10 +26,8 @@ class Wrapper(Primitive):
     The stream is (..., D): the same code runs (B, T, D) and, in `step`, (B, D).
     """
 
-    def __init__(
-        self, config: object, *, body: list[Block], dim: int, max_len: int, index: int = 0, depth: int = 1
-    ) -> None:
-        super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+    def __init__(self, config: object, *, body: list[Block], **place: int) -> None:
+        super().__init__(config, **place)
         self.body = nn.ModuleList(body)
         self.causal = all(layer.causal for layer in self.inside())
         self.exact_causality = all(layer.exact_causality for layer in self.inside())

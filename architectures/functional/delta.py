@@ -54,7 +54,7 @@ def delta_rule(
 
     q, k, x, y (B, T, H, K), v (B, T, H, V), state (B, H, K, V) or zeros -> o (B, T, H, V), S (B, H, K, V), in
     at least float32. log_a: none for a = 1, (B, T, H) for one decay a head (<= 0, unbounded), (B, T, H, K)
-    for one a channel (at least LOG_DECAY_MIN). Without y nothing is corrected or solved, and one head of q
+    for one per channel (at least LOG_DECAY_MIN). Without y nothing is corrected or solved, and one head of q
     and k may serve all heads of v; y without x means x = -k, the delta rule, at half the work. read="pre":
     o_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t with bonus (H, K), or no second term.
     """

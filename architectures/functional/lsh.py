@@ -23,7 +23,7 @@ ITSELF = -1e5
 
 
 def hash_buckets(x: Tensor, rotations: Tensor) -> Tensor:
-    """The bucket of each vector, one of 2 M a hash: x (B, T, H, K), rotations (H, N, K, M) -> (B, T, H, N).
+    """The bucket of each vector, one of 2 M per hash: x (B, T, H, K), rotations (H, N, K, M) -> (B, T, H, N).
 
     argmax [x R; -x R]: vectors that point the same way share a bucket, whatever their length.
     """
@@ -54,7 +54,7 @@ def attend_buckets(q: Tensor, k: Tensor, v: Tensor, buckets: Tensor, *, causal: 
 
 
 def bucket_rows(length: int) -> list[tuple[int, int]]:
-    """The rows that `attend_buckets` computes at a time: about a million scores a head."""
+    """The rows that `attend_buckets` computes at a time: about a million scores per head."""
     rows = max(64, 2**20 // length)
     return [(start, min(start + rows, length)) for start in range(0, length, rows)]
 
@@ -243,7 +243,7 @@ def _back(z: Tensor, place: Tensor) -> Tensor:
 
 
 def _groups(mine: Tensor) -> list[tuple[int, int]]:
-    """Blocks that are computed at a time: some hundred thousand scores a head."""
+    """Blocks that are computed at a time: some hundred thousand scores per head."""
     blocks, size = mine.shape[1], mine.shape[3]
     step = max(1, 2**16 // size**2)
     return [(start, min(start + step, blocks)) for start in range(0, blocks, step)]

@@ -116,7 +116,9 @@ class _Reverse(torch.autograd.Function):
             grads[i] = g
         (p, q), (grad_p, grad_q) = tensors[1:3], grads[1:3]
         for call in reversed(tape.calls):
-            places = [i for i in (*call.own.values(), *call.shared.values()) if _floating(tensors[i])]
+            places = [
+                i for i in (*call.own.values(), *call.shared.values()) if tensors[i].is_floating_point()
+            ]
             y, pull = _again(tape, call, p, tensors, places)
             got_p, *got = pull((grad_q, *(grads[i] for i in (*call.made.values(), *call.losses.values()))))
             p, q = q - y, p
@@ -132,17 +134,15 @@ class _Reverse(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], tape: Tape, *tensors: Tensor) -> tuple[Any, Any]:
-        def front(i: int, x: Tensor, dim: int | None) -> Tensor:
-            if dim is None:
-                # Every output is a replica's own, and so is the gradient of the input.
-                return x.expand(info.batch_size, *x.shape) if i == 0 or i in tape.outputs else x
-            return x.movedim(dim, 0)
-
-        moved = [front(i, x, d) for i, (x, d) in enumerate(zip(tensors, in_dims[1:], strict=True))]
-        dims = tuple(
-            None if d is None and i and i not in tape.outputs else 0 for i, d in enumerate(in_dims[1:])
-        )
-        tape = dataclasses.replace(tape, levels=(*tape.levels, dims))
+        moved: list[Tensor] = []
+        dims: list[int | None] = []
+        for i, (x, dim) in enumerate(zip(tensors, in_dims[1:], strict=True)):
+            # Every output is a replica's own, and so is the gradient of the input.
+            own = dim is not None or i == 0 or i in tape.outputs
+            expanded = x.expand(info.batch_size, *x.shape) if own and dim is None else x
+            moved.append(expanded if dim is None else x.movedim(dim, 0))
+            dims.append(0 if own else None)
+        tape = dataclasses.replace(tape, levels=(*tape.levels, tuple(dims)))
         return _Reverse.apply(tape, *moved), (0,) * len(tape.outputs)
 
 
@@ -206,10 +206,6 @@ def _pull_back(
 
 def _cast(grads: Sequence[Tensor], like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(g.to(y.dtype) for g, y in zip(grads, like, strict=True))
-
-
-def _floating(x: Tensor) -> bool:
-    return x.is_floating_point()
 
 
 def _autocast(x: Tensor) -> Callable[[], contextlib.AbstractContextManager[object]]:

@@ -7,7 +7,6 @@ log2(T) of them. Gradients are the same scan run backwards, so nothing but input
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from architectures.functional.fold import Folded, fold, unfold
+from architectures.functional.precision import full_precision
 
 
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def decaying_max(fall: Tensor, x: Tensor, first: Tensor) -> Tensor:
 
 
 def decaying_max_flops(length: int) -> int:
-    """FLOPs of `decaying_max` for one row and head as it is written; the recurrence needs 2 a token."""
+    """FLOPs of `decaying_max` for one row and head as it is written; the recurrence needs 2 per token."""
     return (3 * (length - 1).bit_length() + 2) * length
 
 
@@ -86,7 +86,7 @@ class _SelectiveScan(torch.autograd.Function):
         h = b[..., None] * (delta * x)[:, :, None]
         h[:, 0].addcmul_(decay[:, 0], first)
         h = _scan(decay, h)
-        with _as_given(h):
+        with full_precision(h):  # autocast would round what was upcast on purpose
             y = (c[:, :, None] @ h)[:, :, 0]
         return y, h[:, -1].clone(), h, decay
 
@@ -105,7 +105,7 @@ class _SelectiveScan(torch.autograd.Function):
         if glast is not None:
             g[:, -1] += glast
         g = _scan_back(decay, g)
-        with _as_given(g):
+        with full_precision(g):
             gb = (g @ (delta * x)[..., None])[..., 0]
             gc = (h @ gy[..., None])[..., 0]
             written = (b[:, :, None] @ g)[:, :, 0]  # of delta * x
@@ -133,11 +133,6 @@ class _SelectiveScan(torch.autograd.Function):
             rate = rate.expand(size, rows, *rate.shape[2:]).flatten(0, 1)
         out = _SelectiveScan.apply(rest[0], rate, *rest[1:])
         return tuple(unfold(z, size) for z in out), (0, 0, 0, 0)
-
-
-def _as_given(x: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Products in the dtype of their factors: autocast would round states that were upcast on purpose."""
-    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def _scan(a: Tensor, b: Tensor) -> Tensor:

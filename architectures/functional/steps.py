@@ -32,6 +32,6 @@ def strength(z: Tensor, *, doubled: bool = False) -> Tensor:
 
 
 def log_decay(z: Tensor, bias: Tensor, log_rate: Tensor) -> Tensor:
-    """log a = -exp(log_rate) softplus(z + bias), at least float32: z (..., H), one bias and rate a head."""
+    """log a = -exp(log_rate) softplus(z + bias), at least float32: z (..., H), one bias and rate per head."""
     high = torch.promote_types(z.dtype, torch.float32)
     return -log_rate.to(high).exp() * softplus(z.to(high) + bias.to(high))

@@ -17,8 +17,8 @@ HIGHWAY = math.sqrt(3)
 class SRU(nn.Module):
     """c_t = f_t c_{t-1} + (1 - f_t) z_t,  h_t = r_t c_t + (1 - r_t) sqrt(3) u_t,  y = W_out h,  u = W_in x.
 
-    f = sigmoid(W_f u + b_f), r = sigmoid(W_r u + b_r), z = W u + b: x (B, T, D) -> u, c (B, T, N) ->
-    y (B, T, D). No gate looks at the state, so that it is a linear scan, at least in float32.
+    f = sigmoid(W_f u + b_f), r = sigmoid(W_r u + b_r), z = W u + b: x (B, T, D) -> u, c (B, T, N) -> y (B, T,
+    D). No gate looks at the state, so that it is a linear scan, at least in float32.
     """
 
     def __init__(self, dim: int, width: int) -> None:

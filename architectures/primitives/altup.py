@@ -55,9 +55,7 @@ class AltUp(Wrapper):
             "alternating", "the slice that a block runs on: the next one at each block, or always the first"
         )
         recycled: bool = option(False, "start as copies and end as the mean, instead of a wider embedding")
-        form: Literal["scalar", "gemma3n"] = option(
-            "scalar", "numbers that are learned, or made of the token"
-        )
+        form: Literal["scalar", "gemma3n"] = option("scalar", "numbers are learned, or made of the token")
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -68,10 +66,8 @@ class AltUp(Wrapper):
                     "schedule=same, recycled=false, or write gemma3n-altup"
                 )
 
-    def __init__(
-        self, config: Config, *, body: list[Block], dim: int, max_len: int, index: int = 0, depth: int = 1
-    ) -> None:
-        super().__init__(config, body=body, dim=dim, max_len=max_len, index=index, depth=depth)
+    def __init__(self, config: Config, *, body: list[Block], dim: int, **place: int) -> None:
+        super().__init__(config, body=body, dim=dim, **place)
         k, count = config.k, len(body)
         self.active = [0 if config.schedule == "same" else i % k for i in range(count)]
         if config.form == "gemma3n":
@@ -137,8 +133,8 @@ class AltUp(Wrapper):
 class Routed(nn.Module):
     """The coefficients of a token, of slices (..., K, D), the first of which is active.
 
-    m(u) = tanh(W_r norm(u) / D), K numbers. Predict z = x + C x with C (K, K) = W_p m(x_0); correct
-    z_i + (1 + c_i) (L(z_0) - z_0) with c = W_c m(L(z_0)).
+    m(u) = tanh(W_r norm(u) / D), K numbers. Predict z = x + C x with C (K, K) = W_p m(x_0); correct z_i + (1
+    + c_i) (L(z_0) - z_0) with c = W_c m(L(z_0)).
     """
 
     def __init__(self, dim: int, k: int) -> None:

@@ -14,21 +14,25 @@ from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
 
+class DeltaOptions(MatrixMemory.Config):
+    conv: int = taps(4)
+    negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
+
+
 @primitive("delta-net", mixes="time", version=1, paper="arXiv:2406.06484")
 class DeltaNet(MatrixMemory):
     """S_t = (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T,  o_t = S_t^T q_t / sqrt(K).
 
-    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). q, k and v pass a short causal convolution
-    and silu; q and k have length 1; b_t in (0, 1) is a sigmoid a head. The output is normalised a head by
+    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D), after a short causal convolution and silu;
+    q and k have length 1, b_t in (0, 1) is a sigmoid per head, and the output is normalised per head by
     RMSNorm. `negative_eigenvalues` doubles b_t (arXiv:2411.12537): the transition may then reflect, which
     state tracking needs. Differs from the paper: heads of 16 channels by default.
     """
 
     form = "tied"
 
-    class Config(MatrixMemory.Config):
-        conv: int = taps(4)
-        negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
+    class Config(DeltaOptions):
+        pass
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -47,19 +51,15 @@ class DeltaNet(MatrixMemory):
 class GatedDeltaNet(MatrixMemory):
     """S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T,  o_t = S_t^T q_t / sqrt(K).
 
-    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). q, k and v pass a short causal convolution
-    and silu; q and k have length 1. A head has one strength b_t in (0, 1), a sigmoid, and one decay,
-    log a_t = -exp(log_rate) softplus(W x_t + dt_bias). The output is normalised a head by RMSNorm and gated
-    by silu(g). `negative_eigenvalues` doubles b_t (arXiv:2411.12537). Differs from the paper: K = V = 16 by
-    default; there V = 2 K, with far wider heads.
+    As `delta-net`, with one decay per head, log a_t = -exp(log_rate) softplus(W x_t + dt_bias), and an output
+    gated by silu(g). Differs from the paper: K = V = 16 by default; there V = 2 K, with far wider heads.
     """
 
     form = "tied"
     undecayed = ("log_rate", "dt_bias")
 
-    class Config(MatrixMemory.Config):
-        conv: int = taps(4)
-        negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
+    class Config(DeltaOptions):
+        pass
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -84,12 +84,11 @@ class GatedDeltaNet(MatrixMemory):
 class GatedDeltaProduct(MatrixMemory):
     """S_t = G_n(...G_1(a_t S_{t-1})),  G_j(S) = (I - b_j k_j k_j^T) S + b_j k_j v_j^T,  o_t = S_t^T q_t.
 
-    x (B, T, D) -> q (B, T, H, K), k (B, T, n, H, K), v (B, T, n, H, V) -> (B, T, D), with n = `substeps`. A
-    token makes n steps of the delta rule, each with a key, a value and a strength b_j of its own, and is read
-    after the last; the state decays once a token, before the first, with log a_t = -exp(log_rate)
-    softplus(W x_t + dt_bias). q, k and v pass a short causal convolution and silu; q and k have length 1. The
-    output is normalised a head by RMSNorm and gated by silu(g). b_j is in (0, 2), or (0, 1) without
-    `negative_eigenvalues`; q is scaled by 1 / sqrt(K). Differs from the paper: K = V = 16 by default.
+    x (B, T, D) -> q (B, T, H, K), k (B, T, n, H, K), v (B, T, n, H, V) -> (B, T, D), with n = `substeps`:
+    `gated-delta-net` with n steps of the delta rule per token, each with a key, a value and a strength b_j of
+    its own. The state decays once per token, before the first step, and is read after the last. b_j is in (0,
+    2), or (0, 1) without `negative_eigenvalues`; q is scaled by 1 / sqrt(K). Differs from the paper: K = V =
+    16 by default.
     """
 
     form = "tied"
@@ -97,7 +96,7 @@ class GatedDeltaProduct(MatrixMemory):
 
     class Config(MatrixMemory.Config):
         conv: int = taps(4)
-        substeps: int = option(2, "steps of the delta rule a token", most=64, least=1)
+        substeps: int = option(2, "steps of the delta rule per token", most=64, least=1)
         negative_eigenvalues: bool = option(True, "write strength in (0, 2) instead of (0, 1)")
         forget: bool = option(True, "a decay a head before the first step of a token")
 

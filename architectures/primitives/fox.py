@@ -19,10 +19,10 @@ from architectures.registry import primitive
 class Fox(KeyValueMemory):
     """o_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K) + F_t - F_s) v_s with F_t = sum_{r <= t} log f_r.
 
-    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). Each head forgets by its own factor
-    f_t = sigmoid(W_f x_t + b_f), and no position is needed besides. Differs from the paper: of its "Pro"
-    layer, normalised queries and keys and the output gate are options, off by default; its mixing of keys and
-    values with those of the token before is left to `conv`.
+    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). Each head forgets by its own factor f_t =
+    sigmoid(W_f x_t + b_f), and no position is needed besides. Differs from the paper: of its "Pro" layer,
+    normalised queries and keys and the output gate are options, off by default; its mixing of keys and values
+    with those of the token before is left to `conv`.
     """
 
     class Config(KeyValueMemory.Config):

@@ -21,10 +21,10 @@ from architectures.registry import primitive, variant
 class GatedLinearAttention(MatrixMemory):
     """S_t = diag(a_t) S_{t-1} + k_t v_t^T,  o_t = S_t^T q_t / sqrt(K),  a_t = sigmoid(W x_t + b)^(1/16).
 
-    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). The decay's map W has rank `gate_rank`;
-    log a_t is kept above -5, which its division by 16 makes a formality. The output is normalised a head by
-    RMSNorm and gated by silu(g). Differs from the paper: K = V instead of V = 2 K with four heads, and the
-    short convolution of q, k and v is an option.
+    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). W has rank `gate_rank`; log a_t is kept
+    above -5, which its division by 16 makes a formality. The output is normalised per head by RMSNorm and
+    gated by silu(g). Differs from the paper: K = V instead of V = 2 K with four heads, and the short
+    convolution of q, k and v is an option.
     """
 
     decay = "vector"
@@ -56,7 +56,7 @@ class RetNet(MatrixMemory):
     """S_t = g S_{t-1} + k_t v_t^T,  o_t = S_t^T q_t / sqrt(K),  g = 1 - 2^(-5-h) in head h = 0, 1, ...
 
     x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). q and k are rotated by RoPE; the rates are
-    constants. The output is normalised a head by RMSNorm and gated by silu. The state counts the tokens for
+    constants. The output is normalised per head by RMSNorm and gated by silu. The state counts the tokens for
     the rotation. Differs from the paper: heads of 16 channels by default, a short convolution of q, k and v
     as an option, and a norm that does not subtract the mean.
     """
@@ -99,7 +99,7 @@ class HGRN2(MatrixMemory):
     """S_t = diag(f_t) S_{t-1} + (1 - f_t) v_t^T,  o_t = S_t^T q_t,  f_t = b + (1 - b) sigmoid(W x_t).
 
     x (B, T, D) -> q, f (B, T, H, K), v (B, T, H, V) -> (B, T, D); q passes silu. The output is normalised
-    over the whole width by RMSNorm. b, one a key channel, is the least that a layer keeps; the first layer
+    over the whole width by RMSNorm. b, one per key channel, is the least that a layer keeps; the first layer
     has b = 0 and no parameter for it. log f is kept above -5. Differs from the paper: there the bounds of all
     layers are one tensor, a softmax over depth summed up to the layer; here every layer has its own, b =
     sigmoid of a parameter that starts where that tensor does at zero, at index / depth.

@@ -37,9 +37,7 @@ class GatedSlotAttention(MatrixMemory):
 
     class Config(MatrixMemory.Config):
         key_dim: int | None = per_head("key width")
-        slots: int | None = option(
-            None, "M, slots a head; none: as many as the key width", per="head", sizes="state", least=1
-        )
+        slots: int | None = option(None, "slots per head; none: key_dim", per="head", sizes="state", least=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

@@ -20,7 +20,7 @@ class Hyena(ImplicitOperator, GatedConv):
 
     (B, T, D) -> (B, T, D), inner width `expand` * D. The filter h (T, inner) is a sine network of the
     position, of width `order`, under a fixed exponential window; its length is tied to `max_len`. The
-    operator is of order 2. The nominal state is the distilled one: `order` elements a channel. The public
+    operator is of order 2. The nominal state is the distilled one: `order` elements per channel. The public
     MAD code (athms/mad-lab) reads q, k and v from shared features and trains those of the position: `tied=4`
     and `positions=learned`. Differs from the paper: the position features are fixed by default.
     """

@@ -46,9 +46,7 @@ class HyenaSE(FiniteOperator, GatedConv):
     """
 
     class Config(GatedConvConfig):
-        taps: int = option(
-            7, "taps of the filter; the state holds one less", sizes="state", most=1024, least=1
-        )
+        taps: int = option(7, "filter taps; the state holds one less", sizes="state", most=1024, least=1)
         group: int = option(16, "channels that share a filter", least=1)
 
     undecayed = ("conv.weight", "filter")
@@ -76,17 +74,16 @@ FADE = 8192
 class HyenaMR(FiniteOperator, GatedConv):
     """y = W_o [q * ((h * w) conv u + d * u)], u = k * v, with q, k, v = short_conv(W_i x), w_i = e^(-r i).
 
-    (B, T, D) -> (B, T, D); h (G, taps), one filter for each `group` contiguous channels, learned tap by tap;
-    d (D,). The window w is fixed, its rates r spread from 1 to 100 in 8192 tokens, whatever `max_len` is. The
-    state is the last taps - 1 products k * v, of kind "conv", and counts as nominal. Differs from the paper:
-    the window fades with the number of taps, there with their share of the training length.
+    As `hyena-se`, with a skip d (D,) and a fixed window w, whose rates r are spread from 1 to 100 in 8192
+    tokens, whatever `max_len` is. Differs from the paper: the window fades with the number of taps, there
+    with their share of the training length.
     """
 
     window: Tensor
     undecayed = ("conv.weight", "filter", "skip")
 
     class Config(GatedConvConfig):
-        taps: int = option(128, "taps of the filter; the state holds one less", sizes="state", least=1)
+        taps: int = option(128, "filter taps; the state holds one less", sizes="state", least=1)
         group: int = option(16, "channels that share a filter", least=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:

@@ -18,14 +18,13 @@ from architectures.registry import primitive
 class HyenaExperts(ImplicitOperator, GatedConv):
     """y = W_o sum_e g_e o_e, o_e = q_e * (h_e conv (k_e * v_e) + d_e * (k_e * v_e)), g of the best k experts.
 
-    x (B, T, D) -> q, k, v = short_conv(W_i x), each E experts of `expert_dim` contiguous channels ->
-    (B, T, D); g (B, T, E), softmax(W_r x) over the chosen and 0 for all others, see `Router`. Every expert
-    hears every token, and the token chooses whom it reads. The filter h is that of `hyena`: a sine network of
-    the position, of width `order`, under a fixed exponential window, its length tied to `max_len`. The
-    nominal state is the distilled one: `order` elements a channel, 2,048 at the defaults; the state of `step`
-    is the history of k * v. Differs from the paper: the position features are fixed by default. Differs from
-    the public MAD code (athms/mad-lab): there the scores of all other experts are set to 0 before the
-    softmax, and keep a share of the output; the router has a bias.
+    x (B, T, D) -> q, k, v = short_conv(W_i x), each E experts of `expert_dim` contiguous channels -> (B, T,
+    D); g (B, T, E), softmax(W_r x) over the chosen and 0 for all others, see `Router`. Every expert hears
+    every token, and the token chooses whom it reads. The filter h and the nominal state, 2,048 at the
+    defaults, are those of `hyena`; the state of `step` is the history of k * v. Differs from the paper: the
+    position features are fixed by default. Differs from the public MAD code (athms/mad-lab): there the scores
+    of all other experts are set to 0 before the softmax, and keep a share of the output; the router has a
+    bias.
     """
 
     undecayed = ("conv.weight", "skip", "filter")

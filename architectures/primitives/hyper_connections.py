@@ -41,10 +41,8 @@ class HyperConnections(Wrapper):
         streams: int = option(4, "n, residual streams", most=64, least=1)
         kind: Literal["static", "dynamic", "manifold"] = option("dynamic", "how the maps are made")
 
-    def __init__(
-        self, config: Config, *, body: list[Block], dim: int, max_len: int, index: int = 0, depth: int = 1
-    ) -> None:
-        super().__init__(config, body=body, dim=dim, max_len=max_len, index=index, depth=depth)
+    def __init__(self, config: Config, *, body: list[Block], dim: int, **place: int) -> None:
+        super().__init__(config, body=body, dim=dim, **place)
         n = config.streams
         self.maps = nn.ModuleList([Maps(dim, n, config.kind, i % n) for i in range(len(body))])
 

@@ -33,7 +33,7 @@ class KDAOptions(MatrixMemory.Config):
 
 
 class ChannelMaps:
-    """The maps of both layers: log a of rank V, one a key channel, and an output gate of rank V."""
+    """The maps of both layers: log a of rank V, one per key channel, and an output gate of rank V."""
 
     dim: int
     heads: int
@@ -73,12 +73,10 @@ class ChannelMaps:
 class KDA(ChannelMaps, MatrixMemory):
     """S_t = (I - b_t k_t k_t^T) diag(a_t) S_{t-1} + b_t k_t v_t^T,  o_t = S_t^T q_t / sqrt(K).
 
-    x (B, T, D) -> q, k, a (B, T, H, K), v (B, T, H, V) -> (B, T, D). q, k and v pass a short causal
-    convolution and silu; q and k have length 1; b_t in (0, 1) is a sigmoid a head. The logit of the decay is
-    of rank V plus dt_bias; `gate` makes it log a, one a key channel: softplus, kept above -5 in both forms of
-    the layer, or bounded. The output is normalised a head by RMSNorm and gated by a sigmoid of rank V.
-    `negative_eigenvalues` doubles b_t (arXiv:2411.12537). Differs from the paper: heads of 16 channels by
-    default, and the bound at -5 on the softplus gate.
+    x (B, T, D) -> q, k, a (B, T, H, K), v (B, T, H, V) -> (B, T, D). As `gated-delta-net`, but for the decay
+    and the gate of the output, a sigmoid, which are maps of rank V. `gate` makes the logit, plus dt_bias, log
+    a, one per key channel: softplus, kept above -5 in both forms of the layer, or bounded. Differs from the
+    paper: heads of 16 channels by default, and the bound at -5 on the softplus gate.
     """
 
     form = "tied"

@@ -136,7 +136,7 @@ class Based(Features, MatrixMemory):
 
     x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D), z = q . k / sqrt(K). p(z) is the expansion
     of the exponential, 1 + z + z^2 / 2, for kernel=taylor, and z^2 for kernel=square (ReBased,
-    arXiv:2402.10644), where q and k pass a LayerNorm a head, with one learned scale and shift for both. phi
+    arXiv:2402.10644), where q and k pass a LayerNorm per head, with one learned scale and shift for both. phi
     has the K (K + 1) / 2 products of the channels and, for taylor, 1 and the channels; within a chunk p
     stands for it. Differs from the paper: the layer alone, which there alternates with sliding attention and
     short convolutions.

@@ -90,10 +90,8 @@ class LogLinearGatedDeltaNet(Levels, MatrixMemory):
     holds 2^(l-1) tokens where bit l - 1 of t is set: full buckets merge upwards, level 0 is the token itself.
     All L = ceil(log2(max_len)) + 1 levels are kept from the start, so the state does not grow within
     `max_len`; beyond it the last level takes everything. w^l = softplus(level_scale W x) is a head's weight
-    of a level. The rest is Gated DeltaNet: short convolution and silu, q (times 1 / sqrt(K)) and k of length
-    1, b_t a sigmoid a head (twice that with `negative_eigenvalues`), log a_t = -exp(log_rate) softplus(W x_t
-    + dt_bias), RMSNorm a head, and silu(g). Differs from the paper: K = V = 16 by default, and the number of
-    levels follows `max_len`.
+    of a level. The rest is `gated-delta-net`. Differs from the paper: K = V = 16 by default, and the number
+    of levels follows `max_len`.
     """
 
     form = "tied"
@@ -131,10 +129,10 @@ class LogLinearMamba2(Levels, MatrixMemory):
 
     x (B, T, D) -> B, C (B, T, N), u (B, T, H, P), dt (B, T, H), w (B, T, H, L) -> (B, T, D). The levels and
     their weights are those of `log-linear-gated-delta-net`. The rest is Mamba-2: `expand` D channels in heads
-    of P = `head_dim`, B and C shared by all heads, a short convolution and silu on (u, B, C),
-    dt = softplus(W x + dt_bias), A = -exp(log_rate), which starts at -1..-H, and W RMSNorm(y * silu(z)).
-    Differs from the paper: N = P = 16 by default, because every level holds a whole state, and the number of
-    levels follows `max_len`.
+    of P = `head_dim`, B and C shared by all heads, a short convolution and silu on (u, B, C), dt = softplus(W
+    x + dt_bias), A = -exp(log_rate), which starts at -1..-H, and W RMSNorm(y * silu(z)). Differs from the
+    paper: N = P = 16 by default, because every level holds a whole state, and the number of levels follows
+    `max_len`.
     """
 
     undecayed = UNDECAYED
@@ -142,9 +140,7 @@ class LogLinearMamba2(Levels, MatrixMemory):
     class Config(Options):
         expand: int = option(2, "inner width as a multiple of the width", least=1)
         head_dim: int = option(16, "P, channels of one head", per="head", least=1)
-        d_state: int = option(
-            16, "N, width of B and C: rows of the state of a head and level", sizes="state", least=1
-        )
+        d_state: int = option(16, "N, width of B and C", sizes="state", least=1)
         conv: int = taps(4, "the short convolution and silu on u, B and C")
 
         def sizes(self, dim: int) -> tuple[int, int, int]:

@@ -31,12 +31,12 @@ from architectures.registry import primitive
 class LSHAttention(Recurrent):
     """o_i = sum_j softmax_j(q_i . k_j) v_j over the j <= i that share a bucket with i in any hash.
 
-    x (B, T, D) -> q (B, T, H, K), v (B, T, H, V) -> (B, T, D); k = q / |q|. A hash of q is
-    argmax [q R; -q R] for a random rotation R, drawn with the weights and fixed. A token sees itself only
-    where it is alone. `window`: only the last tokens of each bucket, in time linear in T. `chunk`: the form
-    of the paper, sorted by bucket and cut into chunks, each seeing those beside it; not causal: the cuts
-    move with later tokens. Differs from the paper: without `chunk` every token of a bucket is seen; positions
-    by RoPE, which the hash does not see.
+    x (B, T, D) -> q (B, T, H, K), v (B, T, H, V) -> (B, T, D); k = q / |q|. A hash of q is argmax [q R; -q R]
+    for a random rotation R, drawn with the weights and fixed. A token sees itself only where it is alone.
+    `window`: only the last tokens of each bucket, in time linear in T. `chunk`: the form of the paper, sorted
+    by bucket and cut into chunks, each seeing those beside it; not causal: the cuts move with later tokens.
+    Differs from the paper: without `chunk` every token of a bucket is seen; positions by RoPE, which the hash
+    does not see.
     """
 
     undecayed = ("conv.weight",)

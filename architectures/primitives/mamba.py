@@ -20,21 +20,19 @@ from architectures.registry import primitive
 class Mamba(Recurrent):
     """h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,  y_t = C_t . h_t + D x_t, gated by silu(z).
 
-    (B, T, D) -> (B, T, D), inner width expand * D; h is (inner, N), one small diagonal system a channel, with
-    A = -exp(log_a) fixed in time and delta, B, C computed from the token. x passes a short causal convolution
-    and silu first. The layer mixes time and channels, so it needs no channel mixer beside it. Differs from
-    the paper: N = 4 by default, the state of the iso-state comparison of arXiv:2403.17844.
+    (B, T, D) -> (B, T, D), inner width expand * D; h is (inner, N), one small diagonal system per channel,
+    with A = -exp(log_a) fixed in time and delta, B, C computed from the token. x passes a short causal
+    convolution and silu first. It needs no channel mixer beside it. Differs from the paper: N = 4 by default,
+    the state of the iso-state comparison of arXiv:2403.17844.
     """
 
     undecayed = ("log_a", "skip", "dt_bias", "conv.weight")
 
     class Config(Options):
-        d_state: int = option(4, "N, state elements a channel", sizes="state", least=1)
+        d_state: int = option(4, "N, state elements per channel", sizes="state", least=1)
         expand: int = option(2, "inner width over the model's width", least=1)
         conv: int = option(4, "taps of the short convolution; 0: silu alone", most=256, least=0)
-        dt_rank: int | None = option(
-            None, "rank of the step size's map; none: width / 16, rounded up", per="width", least=1
-        )
+        dt_rank: int | None = option(None, "rank of the step size; none: D / 16", per="width", least=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

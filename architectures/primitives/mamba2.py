@@ -1,4 +1,4 @@
-"""Mamba-2 and Mamba-3: a matrix state a head, with one decay, whose key and query all heads share."""
+"""Mamba-2 and Mamba-3: a matrix state per head, with one decay, whose key and query all heads share."""
 
 from __future__ import annotations
 
@@ -27,12 +27,9 @@ RATE_MIN = 1e-4
 class StateSpaceConfig(Options):
     """H = expand * D / V matrices N x V."""
 
-    d_state: int = option(64, "N, state elements a channel", per="head", sizes="state", least=1)
+    d_state: int = option(64, "N, state elements per channel", per="head", sizes="state", least=1)
     head_dim: int | None = option(
-        None,
-        "V, channels a head; none: the greatest common divisor of 64 and the inner width",
-        per="head",
-        least=1,
+        None, "V, channels per head; none: the greatest common divisor of 64 and F", per="head", least=1
     )
     expand: int = option(2, "inner width over the model's width", least=1)
     conv: int = taps(4, f"{SILU} x, B and C")
@@ -48,10 +45,10 @@ class StateSpaceConfig(Options):
 class Mamba2(MatrixMemory):
     """S_t = exp(-d_t exp(log_rate)) S_{t-1} + d_t B_t x_t^T,  y_t = S_t^T C_t + D x_t,  d = softplus(W u).
 
-    u (B, T, D) -> x, z (B, T, H, V), B, C (B, T, N), d (B, T, H) -> (B, T, D), with H V = expand * D; S is
-    N x V a head, and B and C are shared by all heads. x, B and C pass a short causal convolution with a bias
-    and silu. The output is gated by silu(z), then normalised over the inner width by RMSNorm. The layer mixes
-    time and channels, so it needs no channel mixer beside it. Differs from the paper: N = 64 by default.
+    u (B, T, D) -> x, z (B, T, H, V), B, C (B, T, N), d (B, T, H) -> (B, T, D), with H V = expand * D; S is N
+    x V per head, and B and C are shared by all heads. x, B and C pass a short causal convolution with a bias
+    and silu. The output is gated by silu(z), then normalised over the inner width by RMSNorm. It needs no
+    channel mixer beside it. Differs from the paper: N = 64 by default.
     """
 
     undecayed = ("dt_bias", "skip", "log_rate")
@@ -101,13 +98,13 @@ class Mamba2(MatrixMemory):
 class Mamba3(MatrixMemory):
     """S_t = a_t S_{t-1} + (1 - l_t) d_t a_t B_{t-1} x_{t-1}^T + l_t d_t B_t x_t^T,  y_t = S_t^T C_t + D x_t.
 
-    u (B, T, D) -> x, z (B, T, H, V), B, C (B, T, H, N) -> (B, T, D), with H V = expand * D and S N x V.
-    a = exp(-d r), with a step d = softplus(w + dt_bias), a rate r = 1 + w, or 1 / (1 - w) for w below 0, and
-    l a sigmoid, each of a w of its own a head. B and C come from the token by RMSNorm, and every head adds
-    its biases; then their first pairs of channels are rotated by the sum of d_s pi tanh(angle_s) for s <= t.
-    The output is gated by silu(z). The layer mixes time and channels, so it needs no channel mixer beside it.
-    Differs from the paper: N = 64 by default, a short convolution of x, B and C as an option, the rate of
-    the public code (state-spaces/mamba), and one input and one output a head (SISO) only.
+    u (B, T, D) -> x, z (B, T, H, V), B, C (B, T, H, N) -> (B, T, D), with H V = expand * D and S N x V. a =
+    exp(-d r), with a step d = softplus(w + dt_bias), a rate r = 1 + w, or 1 / (1 - w) for w below 0, and l a
+    sigmoid, each of a w of its own per head. B and C come from the token by RMSNorm, and every head adds its
+    biases; then their first pairs of channels are rotated by the sum of d_s pi tanh(angle_s) for s <= t. The
+    output is gated by silu(z). It needs no channel mixer beside it. Differs from the paper: N = 64 by
+    default, a short convolution of x, B and C as an option, the rate of the public code (state-spaces/mamba),
+    and one input and one output per head (SISO) only.
     """
 
     before = True
@@ -115,12 +112,7 @@ class Mamba3(MatrixMemory):
 
     class Config(StateSpaceConfig):
         conv: int = taps(0, f"{SILU} x, B and C")
-        angles: int | None = option(
-            None,
-            "pairs of channels of B and C that rotate; none: d_state / 4, rounded down",
-            per="head",
-            least=0,
-        )
+        angles: int | None = option(None, "rotated pairs; none: d_state // 4", per="head", least=0)
 
         def __post_init__(self) -> None:
             super().__post_init__()

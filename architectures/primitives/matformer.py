@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.families.feed_forward import FeedForward, GatedConfig, gated_inner
+from architectures.families.feed_forward import FeedForward, GatedConfig
 from architectures.families.key_values import KeyValueMemory, RotaryOptions
 from architectures.families.nested import NestedConfig, NestedHeads, NestedInner
 from architectures.primitive import Primitive
@@ -16,8 +16,8 @@ from architectures.registry import primitive
 class MatFormerMLP(NestedInner, FeedForward):
     """y = W_out[:, :m] gelu(W_in[:m] x), m one of F/8, F/4, F/2, F: (B, T, D) -> (B, T, D).
 
-    Prefixes of the inner units, each inside the next; the whole layer is `mlp` exactly. Slices, not masks:
-    a smaller size computes less. `granularities` halve the inner width F, which they must divide.
+    Prefixes of the inner units, each inside the next; the whole layer is `mlp` exactly. Slices, not masks: a
+    smaller size computes less. `granularities` halve the inner width F, which they must divide.
     """
 
     base = "mlp"
@@ -38,7 +38,6 @@ class MatFormerSwiGLU(NestedInner, FeedForward):
 
     gated = True
     base = "swiglu"
-    default_inner = staticmethod(gated_inner)
 
     class Config(GatedConfig, NestedConfig):
         pass
@@ -48,9 +47,9 @@ class MatFormerSwiGLU(NestedInner, FeedForward):
 class MatFormerAttention(NestedHeads, KeyValueMemory):
     """y = sum_{h < m} W_out,h attend(q_h, k_h, v_h), m one of H/4, H/2, 3H/4, H: (B, T, D) -> (B, T, D).
 
-    Prefixes of the heads, whole groups that share their keys and values; the width of a head stays. The
-    whole layer is `attention` exactly, with RoPE. The cache of a larger size serves a smaller one. The
-    default is the most heads of at least 16 channels that the sizes divide. Differs from the paper: RoPE.
+    Prefixes of the heads, whole groups that share their keys and values; the width of a head stays. The whole
+    layer is `attention` exactly. The cache of a larger size serves a smaller one. The default is the most
+    heads of at least 16 channels that the sizes divide. Differs from the paper: RoPE.
     """
 
     base = "attention"

@@ -25,10 +25,10 @@ class MesaNet(MatrixMemory):
     """H_t = a_t H_{t-1} + b_t k_t k_t^T,  G_t = a_t G_{t-1} + b_t k_t v_t^T,  o_t = G_t^T (H_t + R)^-1 q_t.
 
     x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). q and k pass a short causal convolution and
-    silu, and have length 1. The decay a_t and the strength b_t in (0, 1) are sigmoids a head; R is diagonal,
-    softplus(ridge) + 0.25, learned a key channel, and starts at 1. The output is normalised a head by
-    RMSNorm. The state is H and G side by side, (B, H, K, K + V). Differs from the paper: the systems are
-    solved by Cholesky factors instead of 30 steps of conjugate gradients; heads are 16 wide by default.
+    silu, and have length 1. a_t and b_t in (0, 1) are sigmoids per head; R is diagonal, softplus(ridge) +
+    0.25, learned per key channel, and starts at 1. The output is normalised per head by RMSNorm. The state is
+    H and G side by side, (B, H, K, K + V). Differs from the paper: the systems are solved by Cholesky factors
+    instead of 30 steps of conjugate gradients; heads are 16 wide by default.
     """
 
     undecayed = ("ridge",)

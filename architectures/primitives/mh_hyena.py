@@ -22,13 +22,12 @@ from architectures.registry import primitive
 class MHHyena(Recurrent):
     """S_t = sum_{s <= t} h_{t-s} k_s v_s^T + d k_t v_t^T,  o_t = S_t^T q_t,  y = W_o o, for each head.
 
-    (B, T, D) -> (B, T, D), q, k, v = short_conv(W_i x) (B, T, H, K) with K = `head_dim`; one filter h and one
-    skip d for each head. The filter (T, H) is that of `hyena`: a sine network of the position, of width
-    `order`, under a fixed exponential window, its length tied to `max_len`. The nominal state is the
-    distilled one: `order` copies of H (K, K) matrices, as in arXiv:2403.17844, 2,048 at width 128; the state
-    of `step` is the history of k and v. Differs from the paper: the position features are fixed by default.
-    The public MAD code (athms/mad-lab) has `tied=4`, as in `hyena`, and `positions=learned`; there the number
-    of heads and their width change places (8 heads of 16: `head_dim=16`).
+    (B, T, D) -> (B, T, D), q, k, v = short_conv(W_i x) (B, T, H, K) with K = `head_dim`; one filter h, that
+    of `hyena`, and one skip d for each head. The nominal state is the distilled one: `order` copies of H (K,
+    K) matrices, as in arXiv:2403.17844, 2,048 at width 128; the state of `step` is the history of k and v.
+    Differs from the paper: the position features are fixed by default. The public MAD code (athms/mad-lab)
+    has `tied=4`, as in `hyena`, and `positions=learned`; there the number of heads and their width change
+    places (8 heads of 16: `head_dim=16`).
     """
 
     exact_causality = False
@@ -77,7 +76,7 @@ class MHHyena(Recurrent):
     def uncounted_flops(self, length: int) -> int:
         cells = self.dim * self.width  # H K^2
         n = 2 * length
-        # Each cell to its spectrum and back, the filters (K copies a head) to theirs, and their products.
+        # Each cell to its spectrum and back, the filters (K copies per head) to theirs, and their products.
         fft = round(5 * n * math.log2(n) * (2 * cells + self.dim)) + 6 * (length + 1) * cells
         skip = length * (4 * self.dim + self.heads)  # q . k, times d, times v, and the sum
         outer = 3 * length * cells  # and the reading by q

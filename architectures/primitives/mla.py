@@ -11,15 +11,7 @@ from architectures.functional.attention import attend, attend_past, visible_pair
 from architectures.functional.rotary import rotate
 from architectures.parts.norms import RMSNorm
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import (
-    Context,
-    Options,
-    Primitive,
-    State,
-    linear_flops,
-    option,
-    round_up,
-)
+from architectures.primitive import Context, Options, Primitive, State, linear_flops, option, round_up
 from architectures.registry import primitive
 
 
@@ -27,27 +19,23 @@ from architectures.registry import primitive
 class LatentAttention(Primitive):
     """o_t = sum_{s <= t} softmax_s((q_t . k_s + p_t . r_s) / sqrt(K + R)) v_s with k_s, v_s = W_u c_s.
 
-    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V), p (B, T, H, R), r (B, T, R) -> (B, T, D). The latent
-    c = RMSNorm(W_d x) and the key r, which carries the position by RoPE and is shared by the heads, are all
-    that is kept of a token. `step` never forms the keys and values: it asks the latents with W_k^T q and maps
-    what it found by W_v, where W_k and W_v are the parts of W_u. The values are a function of the latent, so
-    the layer shares none with others. Differs from the paper: queries are not compressed.
+    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V), p (B, T, H, R), r (B, T, R) -> (B, T, D). The latent c =
+    RMSNorm(W_d x) and the key r, which carries the position by RoPE and is shared by the heads, are all that
+    is kept of a token. `step` never forms the keys and values: it asks the latents with W_k^T q and maps what
+    it found by W_v, where W_k and W_v are the parts of W_u. The values are a function of the latent, so the
+    layer shares none with others. Differs from the paper: queries are not compressed.
     """
 
     undecayed = ("conv.weight",)
 
     class Config(Options):
         heads: int | None = count_of_heads()
-        key_dim: int | None = option(
-            None, "key width per head, without position; none: width / heads", per="head", least=1
-        )
+        key_dim: int | None = per_head("key width without position")
         value_dim: int | None = per_head("value width")
         latent: int | None = option(
             None, "width of the latent; none: D / 4, rounded up to 16", per="width", sizes="state", least=1
         )
-        rope_dim: int | None = option(
-            None, "width of the rotated key, even; none: key_dim / 2, rounded up to 2", per="head", least=0
-        )
+        rope_dim: int | None = option(None, "rotated width, even; none: half of key_dim", per="head", least=0)
         conv: int = taps(0, f"{SILU} queries, latents and rotated key")
 
         def __post_init__(self) -> None:

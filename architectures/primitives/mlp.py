@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.families.feed_forward import FeedForward, GatedConfig, gated_inner
+from architectures.families.feed_forward import FeedForward, GatedConfig
 from architectures.registry import primitive
 
 
@@ -37,4 +37,3 @@ class SwiGLU(FeedForward):
 
     gated = True
     Config = GatedConfig
-    default_inner = staticmethod(gated_inner)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
-from architectures.families.options import taps
+from architectures.families.options import count_of_heads, taps
 from architectures.functional.scan import decaying_max, decaying_max_flops
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Options, State, divisors, option
@@ -26,22 +26,20 @@ FLOOR = 80.0
 class MLSTM(MatrixMemory):
     """S_t = f_t S_{t-1} + e^i_t k_t v_t^T,  n_t = f_t n_{t-1} + e^i_t k_t,  o_t = S_t^T q_t / max(|n.q|, 1).
 
-    (B, T, D) -> (B, T, D): u, z (B, T, R) with R = expand * D; c is u after a short causal convolution with a
-    bias and silu; q, k come from c and v from u by maps that are block-diagonal in blocks of 4, all
-    (B, T, H, R / H), and k is divided by sqrt(K); f_t is a sigmoid and i_t linear in (q, k, v), one a head.
-    o is normalised a head by LayerNorm, c is added to it with a weight a channel, and the sum is gated by
-    silu(z). n is the last column of S, for which v is extended by a 1. S and n are kept times e^-m_t,
-    m_t = max(log f_t + m_{t-1}, i_t) with m_0 = 0, so that nothing overflows; in that scale the divisor is
-    max(|n_t.q_t|, e^-m_t) + 1e-6. The layer mixes time and channels, so it needs no channel mixer beside it.
-    Differs from the paper: the exponent -m_t of the floor is at most 80.
+    (B, T, D): u, z (B, T, R) with R = expand * D; c is u after a short causal convolution with a bias and
+    silu; q, k come from c and v from u by maps that are block-diagonal in blocks of 4, all (B, T, H, R / H),
+    and k is divided by sqrt(K); f_t is a sigmoid and i_t linear in (q, k, v), one per head. o is normalised
+    per head by LayerNorm, c is added to it with a weight per channel, and the sum is gated by silu(z). n is
+    the last column of S, for which v is extended by a 1. S and n are kept times e^-m_t, m_t = max(log f_t +
+    m_{t-1}, i_t) with m_0 = 0, so that nothing overflows; in that scale the divisor is max(|n_t.q_t|, e^-m_t)
+    + 1e-6. It needs no channel mixer beside it. Differs from the paper: the exponent -m_t of the floor is at
+    most 80.
     """
 
     undecayed = ("norm", "skip", "select.bias")
 
     class Config(Options):
-        heads: int | None = option(
-            4, "number of heads; none: one for each 16 channels of the inner width", per="width", least=1
-        )
+        heads: int | None = count_of_heads(4, "the inner width")
         expand: int = option(2, "inner width over the model's width", least=1)
         conv: int = taps(4, "a short convolution and silu before q and k")
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.axes import Axes, inner_axes
+from architectures.families.options import inner_width
 from architectures.parts.routing import Router, RoutingConfig
 from architectures.primitive import Context, Primitive, State, option, round_up
 from architectures.registry import primitive
@@ -31,14 +32,7 @@ class MoEMLP(Primitive):
     writers = ("down",)
 
     class Config(RoutingConfig):
-        inner: int | None = option(
-            None,
-            "inner width of one expert; none: 4 times the width (swiglu: 8/3) over the number of experts, "
-            "rounded up to a multiple of 8",
-            per="width",
-            sizes="params",
-            least=1,
-        )
+        inner: int | None = inner_width("4 D / experts (swiglu: 8/3 D), rounded up to 8", " of one expert")
         shared: int = option(0, "experts beside the routed ones that every token uses", least=0)
         activation: Literal["gelu", "swiglu"] = option("gelu", "what an expert is")
 
@@ -55,7 +49,7 @@ class MoEMLP(Primitive):
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         weights = self._with_shared(self.router(x, ctx, self.path))
-        # The experts beside each other are one wide MLP whose hidden channels are weighted a block.
+        # The experts beside each other are one wide MLP whose hidden channels are weighted per block.
         h = F.linear(x, self.up.flatten(0, 1))
         gate = None if self.gate is None else F.linear(x, self.gate.flatten(0, 1))
         h = self._activate(h, gate).unflatten(-1, (self.experts, self.inner))

@@ -26,26 +26,20 @@ class RGLRU(Recurrent):
 
     (B, T, D) -> (B, T, D); h is (B, R), R = `expand` * D. The gates r, i = sigmoid(W c + b) are
     block-diagonal over the heads; log a = -8 softplus(rate) r, and m = sqrt(1 - a^2), but m = 1 at the first
-    token of a sequence. The state counts the tokens to know the first one. The recurrence runs at least in
-    float32, with 1 - a^2 floored where the slope of its root is 1000, the bound of the public code
-    (google-deepmind/recurrentgemma). Differs from the paper: the initial rates are those of that code,
-    rho = sigmoid(-rate) with rho^2 uniform in [0.9^2, 0.999^2], where the paper draws rho^8; the three
-    projections have no biases; one gate head for each 16 channels. The gates start as in that code; the
-    projections and the taps start as those of the other layers here, uniform in +-1 / sqrt(fan-in), so that
-    layers are compared at one scale: that code draws them normal, of variance 1 / fan-in, 2 / (depth fan-in)
-    for W_o and 0.01 / taps, and its gelu is the tanh form.
+    token of a sequence, which the state knows by counting. It runs at least in float32, with 1 - a^2 floored
+    where the slope of its root is 1000, the bound of the public code (google-deepmind/recurrentgemma).
+    Differs from the paper: the initial rates are those of that code, rho = sigmoid(-rate) with rho^2 uniform
+    in [0.9^2, 0.999^2], where the paper draws rho^8; no biases in the projections; one gate head for each 16
+    channels. Gates start as in that code; projections and taps as those of the other layers here, uniform in
+    +-1 / sqrt(fan-in), so that layers are compared at one scale: that code draws them normal, of variance 1 /
+    fan-in, 2 / (depth fan-in) for W_o and 0.01 / taps, and its gelu is the tanh form.
     """
 
     undecayed = ("rate", "gate_bias", "conv.weight")
 
     class Config(Options):
         expand: float = option(1.0, "width of the recurrence over the model's, to the nearest multiple of 16")
-        heads: int | None = option(
-            None,
-            "blocks of the gates; none: one for each 16 channels of the recurrence",
-            per="width",
-            least=1,
-        )
+        heads: int | None = option(None, "gate blocks; none: one for each 16 channels", per="width", least=1)
         conv: int = taps(4, "the short convolution")
 
         def __post_init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,8 +21,8 @@ class RWKV5(Shifted, MatrixMemory):
 
     x (B, T, D) -> r, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). Each of r, k, v and the gate g is a map of
     its own mix, mu x_t + (1 - mu) x_{t-1}. The decay does not depend on the token; log a is kept above -5.
-    The output is normalised a head (mean and variance) and gated by silu(g). Differs from the paper: heads of
-    16 channels by default, there 64; the constant in the root of the norm, 64e-5, is that of dividing by 8
+    The output is normalised per head (mean and variance) and gated by silu(g). Differs from the paper: heads
+    of 16 channels by default, there 64; the constant in the root of the norm, 64e-5, is that of dividing by 8
     before; the short convolution of r, k and v is an option. The initial mixes, decays and bonuses are the
     published ones; the five maps start uniform in +-1 / sqrt(fan-in) and the norm at 1, as in the MAD study's
     code (athms/mad-lab). The authors' code (BlinkDL/RWKV-LM) starts r and v orthogonal, k and g orthogonal at
@@ -31,13 +33,11 @@ class RWKV5(Shifted, MatrixMemory):
     decay = "vector"
     undecayed = ("mix",)  # as in the public code (BlinkDL/RWKV-LM)
 
-    def __init__(
-        self, config: MatrixMemory.Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1
-    ) -> None:
+    def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.add_maps()
         key, value = self.heads * self.key_dim, self.heads * self.value_dim
-        # Four mixes of two products a channel, the bonus and the output gate.
+        # Four mixes of two products per channel, the bonus and the output gate.
         self.gates = 8 * dim + 3 * key + 3 * value
         rho, left = depth_ratios(index, depth)
         half = channel_power(dim, 0.5 * left)
@@ -65,11 +65,9 @@ class RWKV6(Shifted, MatrixMemory):
 
     x (B, T, D) -> r, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). Each of w, k, v, r and the gate g sees its
     own mix x_t + (mu + m_t) (x_{t-1} - x_t), where the five m_t are low-rank maps, with tanh, of one mix of
-    fixed weights; w_t is such a map too, with a bias. log a is kept above -5. The output is normalised a head
-    (mean and variance) and gated by silu(g). Differs from the paper: heads of 16 channels by default, there
-    64; the short convolution of r, k and v is an option. The initial values are those of the MAD study's code
-    (athms/mad-lab): maps and norm as in `rwkv5`, whose docstring says what the authors' code has, and all
-    low-rank maps uniform in +-1e-4, where the authors' inner ones are 0 and their outer ones within +-0.01.
+    fixed weights; w_t is such a map too, with a bias. The rest, and what differs from the paper, is as in
+    `rwkv5`. The initial values are those of the MAD study's code (athms/mad-lab): all low-rank maps uniform
+    in +-1e-4, where the authors' inner ones are 0 and their outer ones within +-0.01.
     """
 
     before = True
@@ -85,7 +83,7 @@ class RWKV6(Shifted, MatrixMemory):
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.add_maps()
         key, value = self.heads * self.key_dim, self.heads * self.value_dim
-        # Six mixes of two products a channel, the bonus and the output gate.
+        # Six mixes of two products per channel, the bonus and the output gate.
         self.gates = 12 * dim + 3 * key + 3 * value
         rho, left = depth_ratios(index, depth)
         half, token = 1 - channel_power(dim, 0.5 * left), 1 - channel_power(dim, left)

@@ -29,12 +29,12 @@ class RWKV7(Shifted, MatrixMemory):
     x (B, T, D) -> r, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). With k' a map of the token, the removed key
     is c = k' k_k at length 1 and the written key k = k' (1 + (a - 1) k_a), for a strength a = sigmoid(..) a
     channel; log w = -e^(-1/2) sigmoid(..). w, a, the gate g and the mix of values are low-rank maps; each map
-    sees its own mix x_t + mu (x_{t-1} - x_t). The output is o, normalised a head (mean and variance), plus
+    sees its own mix x_t + mu (x_{t-1} - x_t). The output is o, normalised per head (mean and variance), plus
     (r * k . r_k) v, all gated by g. All but the first of the time mixers have v + (v_first - v) sigmoid(..),
     v_first being the values that the first rwkv7 left for the same token. One that finds none, being the
     first rwkv7 after other time mixers, leaves its own for later layers and itself has v (1 - sigmoid(..)).
     Differs from the paper: heads of 16 channels by default, there 64; the three square maps start orthogonal;
-    the short convolution of r, k and v is an option.
+    the short convolution of r, k and v is an option. Default ranks are rounded to multiples of 32.
     """
 
     form = "free"
@@ -46,24 +46,16 @@ class RWKV7(Shifted, MatrixMemory):
     )
 
     class Config(MatrixMemory.Config):
-        decay_rank: int | None = option(
-            None, "rank of the decay; none: 2.5 sqrt(D) K / 64, in steps of 32", least=1
-        )
-        rate_rank: int | None = option(
-            None, "rank of the strength; none: 2.5 sqrt(D) K / 64, in steps of 32", least=1
-        )
-        value_rank: int | None = option(
-            None, "rank of the mix with the first values; none: 1.7 sqrt(D) K / 64, in steps of 32", least=1
-        )
-        gate_rank: int | None = option(
-            None, "rank of the output gate; none: 5 sqrt(D), in steps of 32", least=1
-        )
+        decay_rank: int | None = option(None, "rank of the decay; none: 2.5 sqrt(D) K / 64", least=1)
+        rate_rank: int | None = option(None, "rank of the strength; none: 2.5 sqrt(D) K / 64", least=1)
+        value_rank: int | None = option(None, "rank of the mix of values; none: 1.7 sqrt(D) K / 64", least=1)
+        gate_rank: int | None = option(None, "rank of the output gate; none: 5 sqrt(D)", least=1)
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.add_maps()
         key, value = self.heads * self.key_dim, self.heads * self.value_dim
-        # Six mixes of two products a channel, the two keys and the removal, the bonus, the gate; the values.
+        # Six mixes of two products per channel, two keys and the removal, the bonus, the gate; the values.
         self.gates = 12 * dim + 7 * key + 3 * value + (value if index else 0)
         rho, left = depth_ratios(index, depth)
         powers = (0.2, 0.9, 0.7, 0.7, 0.9, 0.2)  # r, w, k, v, a, g

@@ -69,8 +69,8 @@ class ShiftedMLP(Primitive):
 class RWKV5ChannelMix(ShiftedMLP):
     """y = sigmoid(W_r z_r) * W_v relu(W_k z_k)^2,  z = mu x_t + (1 - mu) x_{t-1}: (B, T, D) -> (B, T, D).
 
-    r and k have each their own mu, one a channel. Differs from the paper: an inner width of 4 D, there 3.5 D;
-    the maps start uniform in +-1 / sqrt(fan-in), as in the MAD study's code (athms/mad-lab), where the
+    r and k have each their own mu, one per channel. Differs from the paper: an inner width of 4 D, there 3.5
+    D; the maps start uniform in +-1 / sqrt(fan-in), as in the MAD study's code (athms/mad-lab), where the
     authors' code (BlinkDL/RWKV-LM) starts W_k orthogonal, W_r and W_v at 0.
     """
 
@@ -85,8 +85,8 @@ class RWKV5ChannelMix(ShiftedMLP):
 class RWKV6ChannelMix(ShiftedMLP):
     """y = sigmoid(W_r z_r) * W_v relu(W_k z_k)^2,  z = x_t + mu (x_{t-1} - x_t): (B, T, D) -> (B, T, D).
 
-    That of RWKV-5 with 1 - mu for mu, and the same initial maps. Differs from the paper: an inner width of
-    4 D, there 3.5 D.
+    That of RWKV-5 with 1 - mu for mu, and the same initial maps. Differs from the paper: an inner width of 4
+    D, there 3.5 D.
     """
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:

@@ -22,8 +22,8 @@ class SequenceAltUp(Wrapper):
     """x_i = z_i + b (L(x_a) - z_a), z_i = a_1 x_i + a_2 x_a, a = s floor(i / s): (B, T, D) -> (B, T, D).
 
     For each block of the body: predict z, compute L(u) = u + f(norm(u)) on the anchors 0, s, 2 s, ... alone,
-    correct; s = `stride`. A token reads the last anchor, which is not after it. Three numbers a block, at the
-    start a_1 = 1, a_2 = 0, b = 1: every token adds what its anchor adds. The body sees a sequence of
+    correct; s = `stride`. A token reads the last anchor, which is not after it. Three numbers per block, at
+    the start a_1 = 1, a_2 = 0, b = 1: every token adds what its anchor adds. The body sees a sequence of
     ceil(T / s) tokens and counts their positions itself, and its states move at anchors only. The state of
     this layer is what each block last gave its anchor, and how long ago that was as the length of an empty
     tensor: no value of a tensor decides what is run. Differs from the paper: layers of a decoder, too.
@@ -35,10 +35,8 @@ class SequenceAltUp(Wrapper):
     class Config(Options):
         stride: int = option(2, "s, tokens for each one that the layers run on", least=1)
 
-    def __init__(
-        self, config: Config, *, body: list[Block], dim: int, max_len: int, index: int = 0, depth: int = 1
-    ) -> None:
-        super().__init__(config, body=body, dim=dim, max_len=max_len, index=index, depth=depth)
+    def __init__(self, config: Config, *, body: list[Block], dim: int, **place: int) -> None:
+        super().__init__(config, body=body, dim=dim, **place)
         self.a = nn.Parameter(torch.tensor([1.0, 0.0]).repeat(len(body), 1))
         self.b = nn.Parameter(torch.ones(len(body)))
 
@@ -116,5 +114,5 @@ class SequenceAltUp(Wrapper):
         return self.a[i, 0] * x + spread[:, past : past + x.shape[1]]
 
     def _around(self, length: int) -> int:
-        """Element-wise: two multiply-adds an anchor and one a token."""
+        """Element-wise: two multiply-adds an anchor and one per token."""
         return len(self.body) * 2 * self.dim * (2 * self.anchors(length) + length)

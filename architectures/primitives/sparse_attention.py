@@ -24,18 +24,16 @@ class SparseAttention(Recurrent):
 
     x (B, T, D) -> z (B, T, S, M), S M = D -> q, k, v (B, T, H, D/H) -> (B, T, D). One z for all three. A
     convolution maps the M channels of `conv` tokens and `kernel` neighbouring modules to M channels, with the
-    same weights for every module; earlier tokens only, zeros beyond the first and the last module; values
-    see their own module only. The state is the cache of keys and values and the last conv - 1 of z. No
-    output projection unless `out`. Differs from the paper: RoPE (arXiv:2104.09864) instead of position
-    embeddings; no biases.
+    same weights for every module; earlier tokens only, zeros beyond the first and the last module; values see
+    their own module only. The state is the cache of keys and values and the last conv - 1 of z. No output
+    projection unless `out`. Differs from the paper: RoPE (arXiv:2104.09864) instead of position embeddings;
+    no biases.
     """
 
     writers = ("value",)
 
     class Config(Options):
-        modules: int | None = option(
-            None, "modules S; none: one for each 16 channels of the width", per="width", least=1
-        )
+        modules: int | None = option(None, "modules S; none: one for each 16 channels", per="width", least=1)
         heads: int | None = option(None, "heads; none: as many as modules", per="width", least=1)
         conv: int = option(3, "tokens that a convolution sees, itself included", most=256, least=1)
         kernel: int = option(3, "modules that the convolutions of q and k see, an odd number", least=1)

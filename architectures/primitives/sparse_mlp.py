@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.axes import Axes
+from architectures.families.options import inner_width
 from architectures.families.recurrent import Recurrent
 from architectures.functional.precision import full_precision
 from architectures.functional.weighted_rows import row_products, weighted_rows
@@ -28,17 +29,16 @@ COPIED = 2**18
 class SparseMLP(Recurrent):
     """y = W_2 (relu(W_1 x) * m(x)), m one-hot in each block of N units: argmax of x C_1^T C_2 + b.
 
-    (B, T, D) -> (B, T, D); W_1, W_2 both (F, D), a unit a row; C_1 (R, D), C_2 (R, F), m (B, T, F/N, N).
+    (B, T, D) -> (B, T, D); W_1, W_2 both (F, D), a unit per row; C_1 (R, D), C_2 (R, F), m (B, T, F/N, N).
     `forward` computes every unit and masks; `step` reads the F/N chosen rows of each matrix and no other.
     Without noise in the context m is that of the equation. In training, the choice is moved by 0.1 Gumbel
-    noise, and one draw a step and layer decides: one-hot (30 %), or the softmax in its place (70 %). A
+    noise, and one draw per step and layer decides: one-hot (30 %), or the softmax in its place (70 %). A
     one-hot m has the gradient of the softmax (straight-through), so the layer's gradient is no slope. With
-    `slope=all` that reaches the controller from every unit whose W_1 x is positive, as the equation has it;
+    `slope=all` it reaches the controller from every unit whose W_1 x is positive, as the equation has it;
     with `slope=chosen`, as the public code has it (google/trax, the mask before the ReLU), from the chosen
-    ones only. `multiply` turns a one-hot m into m times the softmax; that factor has no gradient, which comes
-    straight through already, and a soft step has no such factor. N = 1 is the dense ReLU layer, without a
-    controller. `sru` adds y += SRU(x) beside it, the layer's only state. Differs from the paper: no biases
-    b_1 and b_2 unless `bias`; blocks of 16, there 64.
+    ones only. `multiply` turns a one-hot m into m times the softmax, a factor without a gradient. N = 1 is
+    the dense ReLU layer, without a controller. `sru` adds y += SRU(x) beside it, the layer's only state.
+    Differs from the paper: no biases b_1 and b_2 unless `bias`; blocks of 16, there 64.
     """
 
     routed = ("up", "down")
@@ -46,24 +46,14 @@ class SparseMLP(Recurrent):
     straight_through = True
 
     class Config(Options):
-        inner: int | None = option(
-            None,
-            "inner width, whole blocks; none: 4 times the width, rounded up to whole blocks",
-            per="width",
-            sizes="params",
-            least=1,
-        )
+        inner: int | None = inner_width("4 times the width, rounded up to whole blocks", ", whole blocks")
         block: int = option(16, "units of which one is used, N; 1: all, the dense layer", least=1)
-        rank: int | None = option(
-            None, "bottleneck of the controller; none: inner / block", per="width", least=1
-        )
+        rank: int | None = option(None, "rank of the controller; none: inner / block", per="width", least=1)
         slope: Literal["all", "chosen"] = option("all", "units that teach the controller where m is one-hot")
         multiply: bool = option(False, "multiply the chosen units by the controller's softmax")
         rescale: bool = option(False, "start W_2 larger, by the root of N, as fewer units are summed")
         bias: bool = option(False, "biases of both maps, as in the paper's equation")
-        sru: int = option(
-            0, "width of a simple recurrent unit beside the layer; 0: none", sizes="state", least=0
-        )
+        sru: int = option(0, "width of an SRU beside the layer; 0: none", sizes="state", least=0)
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -84,7 +74,7 @@ class SparseMLP(Recurrent):
         self.up_bias = nn.Parameter(torch.zeros(self.inner)) if config.bias else None
         self.down_bias = nn.Parameter(torch.zeros(dim)) if config.bias else None
         self.reduce: nn.Linear | None = None
-        if config.block > 1:  # one unit a block needs no choice
+        if config.block > 1:  # one unit per block needs no choice
             rank = config.rank or self.chosen
             self.reduce = nn.Linear(dim, rank, bias=False)
             nn.init.xavier_uniform_(self.reduce.weight)

@@ -22,18 +22,16 @@ from architectures.registry import primitive
 class ValueResidual(Wrapper):
     """v_l = w_0 v_l + w_1 v_1 in every mixer l > 1 of the body, v_1 the first one's: (B, T, D) -> (B, T, D).
 
-    Two learned numbers a mixer, both `initial` at the start. The body needs at least two layers whose values
-    can be shared (attention, and the layers around a matrix state), of equal width in all. What is shared
-    belongs to the same token, so decoding carries nothing more. Differs from the paper: nothing known.
+    Two learned numbers per mixer, both `initial` at the start. The body needs at least two layers whose
+    values can be shared (attention, and the layers around a matrix state), of equal width in all. What is
+    shared belongs to the same token, so decoding carries nothing more. Differs from the paper: nothing known.
     """
 
     class Config(Options):
         initial: float = option(0.5, "both weights of the mix at the start")
 
-    def __init__(
-        self, config: Config, *, body: list[Block], dim: int, max_len: int, index: int = 0, depth: int = 1
-    ) -> None:
-        super().__init__(config, body=body, dim=dim, max_len=max_len, index=index, depth=depth)
+    def __init__(self, config: Config, *, body: list[Block], dim: int, **place: int) -> None:
+        super().__init__(config, body=body, dim=dim, **place)
         if any(isinstance(layer, ValueResidual) for layer in self.inside()):
             raise ValueError(
                 "value-residual stands inside another one; its values are shared already: leave one out"
