@@ -17,11 +17,10 @@ from architectures.families.options import count_of_heads, divide, head_widths, 
 from architectures.families.recurrent import step_once
 from architectures.functional.attention import attend, attend_all, attend_past, executed_pairs, visible_pairs
 from architectures.functional.rotary import rotate_first, rotated_width
-from architectures.functional.short_conv import next_tail, short_conv
 from architectures.functional.value_residual import share_value
 from architectures.parts.linear import first_columns, first_rows
 from architectures.parts.norms import RMSNorm
-from architectures.parts.short_conv import ShortConv
+from architectures.parts.short_conv import ShortConv, next_tail, short_conv
 from architectures.primitive import Context, Options, Primitive, State, divisors, linear_flops, option
 
 

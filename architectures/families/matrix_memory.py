@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from architectures.axes import Axes
 from architectures.families.options import count_of_heads, head_widths, per_head, taps
 from architectures.functional.delta import SCALAR_CHUNK, VECTOR_CHUNK, delta_flops, delta_rule, delta_step
-from architectures.functional.norms import rms_norm
 from architectures.functional.value_residual import share_value
+from architectures.parts.norms import rms_norm
 from architectures.parts.short_conv import ShortConv, TokenShift
 from architectures.primitive import Context, Hint, Options, Primitive, State, linear_flops
 

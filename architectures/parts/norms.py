@@ -1,4 +1,4 @@
-"""Norms with weights: over the width (arXiv:1910.07467), and over each head."""
+"""Root-mean-square normalisation (arXiv:1910.07467), over the width with a weight, and over each head."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.functional.norms import rms_norm
+
+def rms_norm(
+    x: Tensor, weight: Tensor, *, divisor: int, eps: float = 1e-6, over: Tensor | None = None
+) -> Tensor:
+    """x / sqrt(sum(x^2) / divisor + eps) * weight over the last axis; at least float32 inside.
+
+    `divisor` is stored by the caller rather than read from the shape: a model that was widened keeps its old
+    one, so that zeros in the new channels leave the output as it was. `over`: the channels of x that are
+    summed, if not all of them.
+    """
+    high = x.to(torch.promote_types(x.dtype, torch.float32))
+    summed = high if over is None else over.to(high.dtype)
+    scale = torch.rsqrt(summed.square().sum(-1, keepdim=True) / divisor + eps)
+    return (high * scale).to(x.dtype) * weight.to(x.dtype)
 
 
 class RMSNorm(nn.Module):

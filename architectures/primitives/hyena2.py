@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from architectures.families.gated_conv import GatedConv, GatedConvConfig
 from architectures.families.options import divide
-from architectures.functional.short_conv import next_tail, short_conv
-from architectures.functional.toeplitz import grouped_conv, grouped_conv_flops, modal_conv, modal_conv_flops
+from architectures.functional.long_conv import grouped_conv, grouped_conv_flops, modal_conv, modal_conv_flops
+from architectures.parts.short_conv import next_tail, short_conv
 from architectures.primitive import State, option
 from architectures.registry import primitive
 

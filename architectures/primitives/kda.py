@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from architectures.families.matrix_memory import MatrixMemory, Vectors
 from architectures.families.options import taps
 from architectures.functional.delta import LOG_DECAY_MIN, unit
-from architectures.functional.norms import rms_norm
 from architectures.functional.steps import draw_rate, draw_step_bias, softplus, strength
+from architectures.parts.norms import rms_norm
 from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 

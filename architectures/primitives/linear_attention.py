@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from architectures.families.matrix_memory import MatrixMemory, Vectors
 from architectures.families.options import count_of_heads, per_head
 from architectures.functional.delta import delta_step, in_chunks, in_time
-from architectures.functional.norms import rms_norm
 from architectures.functional.precision import full_precision
 from architectures.parts.feature_maps import Hedgehog, Product, elu, pairs_of
+from architectures.parts.norms import rms_norm
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, State, option
 from architectures.registry import primitive, variant

@@ -12,8 +12,8 @@ from architectures.families.matrix_memory import MatrixMemory, Vectors
 from architectures.families.options import taps
 from architectures.functional.delta import unit
 from architectures.functional.fenwick import buckets, fenwick_flops, fenwick_rule, fenwick_step, levels_for
-from architectures.functional.norms import rms_norm
 from architectures.functional.steps import draw_rate, draw_step_bias, log_decay, softplus, strength
+from architectures.parts.norms import rms_norm
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive

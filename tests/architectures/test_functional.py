@@ -13,11 +13,10 @@ from architectures.functional import attention
 from architectures.functional.attention import attend, visible_pairs
 from architectures.functional.fold import fold, unfold
 from architectures.functional.long_conv import long_conv, long_conv_flops
-from architectures.functional.norms import rms_norm
 from architectures.functional.rotary import rotate
 from architectures.functional.scan import linear_scan
-from architectures.functional.short_conv import next_tail, short_conv
-from architectures.parts.norms import RMSNorm
+from architectures.parts.norms import RMSNorm, rms_norm
+from architectures.parts.short_conv import next_tail, short_conv
 from tests.architectures.helpers import noise
 
 WINDOWS = [None, 1, 2, 5, 100]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from architectures.functional.toeplitz import grouped_conv, modal_conv, toeplitz
+from architectures.functional.long_conv import grouped_conv, modal_conv, toeplitz
 from tests.architectures.helpers import (
     agree,
     close,
