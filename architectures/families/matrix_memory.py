@@ -46,6 +46,23 @@ class Vectors:
     kept: Any = None
 
 
+# A form of the recurrence: the tokens' vectors and the state -> what it gives, and the last state.
+Recur = Callable[[Vectors, Tensor], tuple[Tensor, Tensor]]
+
+
+class Trait:
+    """What a trait of matrix memories may use of its layer."""
+
+    config: Any
+    dim: int
+    max_len: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    norm: Any
+    init_state: Any
+
+
 class MatrixMemory(Primitive):
     """The base of the layers with S_t = (diag(a_t) + x_t y_t^T) S_{t-1} + k_t v_t^T, H matrices K x V.
 
@@ -240,13 +257,7 @@ class MatrixMemory(Primitive):
             return None
         return dataclasses.replace(found, tensors=tensors) if tensors.get("out.weight") == "D ." else None
 
-    def _advance(
-        self,
-        x: Tensor,
-        state: State,
-        ctx: Context | None,
-        recur: Callable[[Vectors, Tensor], tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, State]:
+    def _advance(self, x: Tensor, state: State, ctx: Context | None, recur: Recur) -> tuple[Tensor, State]:
         s, *before = state
         tokens, carry = self.write(x, tuple(before), ctx)
         tokens.v = share_value(tokens.v, ctx, self.index)

@@ -37,10 +37,8 @@ class NestedConfig(Options):
 
 def probabilities(draw: str, count: int) -> tuple[float, ...]:
     """How often each granularity is drawn; () where every step uses all of them."""
-    if draw == JOINT:
-        return ()
-    if draw == UNIFORM:
-        return count * (1 / count,)
+    if draw in (JOINT, UNIFORM):
+        return () if draw == JOINT else count * (1 / count,)
     if not _WEIGHTS.fullmatch(draw):
         raise ValueError(
             f"draw={draw} is not one of {UNIFORM}, {JOINT}, or weights such as w{'-'.join(count * ['1'])}"

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import Vectors
+from architectures.families.matrix_memory import Trait, Vectors
 from architectures.functional.delta import LOG_DECAY_MIN
 from architectures.parts.short_conv import ShortConv, TokenShift
 
 
-class Shifted:
+class Shifted(Trait):
     """What the RWKV time mixers share: maps of r, k and v, each of its own mix with the token before.
 
     The carry is (x_{t-1}, tail). Queries are called receptances r.
     """
-
-    config: Any
-    norm: Any
-    dim: int
-    heads: int
-    key_dim: int
-    value_dim: int
 
     def add_maps(self) -> None:
         key, value = self.heads * self.key_dim, self.heads * self.value_dim

@@ -107,9 +107,8 @@ def modal_conv(u: Tensor, rate: Tensor, residue: Tensor, state: Tensor) -> tuple
     time = torch.arange(CHUNK, device=u.device).to(rate.dtype)
     fade = torch.exp(-rate[..., None] * time)  # (D, N, C)
     step = torch.exp(-rate)
-    z = (
-        F.pad(u, (0, 0, 0, -length % CHUNK)).view(batch, chunks, CHUNK, dim).permute(3, 2, 1, 0)
-    )  # (D, C, n, B)
+    padded = F.pad(u, (0, 0, 0, -length % CHUNK))
+    z = padded.view(batch, chunks, CHUNK, dim).permute(3, 2, 1, 0)  # (D, C, n, B)
     with full_precision(u):
         filter = (residue[:, None] @ fade)[:, 0]
         y = toeplitz(filter, 0) @ z.flatten(2)

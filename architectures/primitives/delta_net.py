@@ -14,11 +14,6 @@ from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
 
-class DeltaOptions(MatrixMemory.Config):
-    conv: int = taps(4)
-    negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
-
-
 @primitive("delta-net", mixes="time", version=1, paper="arXiv:2406.06484")
 class DeltaNet(MatrixMemory):
     """S_t = (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T,  o_t = S_t^T q_t / sqrt(K).
@@ -31,8 +26,9 @@ class DeltaNet(MatrixMemory):
 
     form = "tied"
 
-    class Config(DeltaOptions):
-        pass
+    class Config(MatrixMemory.Config):
+        conv: int = taps(4)
+        negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -58,7 +54,7 @@ class GatedDeltaNet(MatrixMemory):
     form = "tied"
     undecayed = ("log_rate", "dt_bias")
 
-    class Config(DeltaOptions):
+    class Config(DeltaNet.Config):
         pass
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
@@ -98,7 +94,7 @@ class GatedDeltaProduct(MatrixMemory):
         conv: int = taps(4)
         substeps: int = option(2, "steps of the delta rule per token", most=64, least=1)
         negative_eigenvalues: bool = option(True, "write strength in (0, 2) instead of (0, 1)")
-        forget: bool = option(True, "a decay a head before the first step of a token")
+        forget: bool = option(True, "one decay per head, before the first step of a token")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.matrix_memory import MatrixMemory, Trait, Vectors
 from architectures.families.options import taps
 from architectures.functional.delta import LOG_DECAY_MIN, unit
 from architectures.functional.steps import draw_rate, draw_step_bias, softplus, strength
@@ -18,29 +18,8 @@ from architectures.registry import primitive
 GATES = ("softplus", "bounded")
 
 
-class KDAOptions(MatrixMemory.Config):
-    conv: int = taps(4)
-    gate: str = option(
-        "softplus",
-        "log a: softplus: -exp(log_rate) softplus(z), at least -5; bounded: -5 sigmoid(exp(log_rate) z)",
-    )
-    negative_eigenvalues: bool = option(False, "erase with strength in (0, 2) instead of (0, 1)")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.gate not in GATES:
-            raise ValueError(f"gate={self.gate!r} is not one of {', '.join(GATES)}; choose one of them")
-
-
-class ChannelMaps:
+class ChannelMaps(Trait):
     """The maps of both layers: log a of rank V, one per key channel, and an output gate of rank V."""
-
-    dim: int
-    heads: int
-    key_dim: int
-    value_dim: int
-    config: Any
-    norm: Any
 
     def add_maps(self) -> None:
         keys, values = self.heads * self.key_dim, self.heads * self.value_dim
@@ -82,7 +61,19 @@ class KDA(ChannelMaps, MatrixMemory):
     form = "tied"
     decay = "vector"
     undecayed = ("log_rate", "dt_bias")
-    Config = KDAOptions
+
+    class Config(MatrixMemory.Config):
+        conv: int = taps(4)
+        gate: str = option(
+            "softplus",
+            "log a: softplus: -exp(log_rate) softplus(z), at least -5; bounded: -5 sigmoid(exp(log_rate) z)",
+        )
+        negative_eigenvalues: bool = option(False, "erase with strength in (0, 2) instead of (0, 1)")
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.gate not in GATES:
+                raise ValueError(f"gate={self.gate!r} is not one of {', '.join(GATES)}; choose one of them")
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -111,7 +102,9 @@ class GDN2(ChannelMaps, MatrixMemory):
     form = "tied"
     decay = "vector"
     undecayed = ("log_rate", "dt_bias")
-    Config = KDAOptions
+
+    class Config(KDA.Config):
+        pass
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.matrix_memory import MatrixMemory, Trait, Vectors
 from architectures.families.options import count_of_heads, per_head
 from architectures.functional.delta import delta_step, in_chunks, in_time
 from architectures.functional.precision import full_precision
@@ -20,7 +20,7 @@ from architectures.primitive import Context, State, option
 from architectures.registry import primitive, variant
 
 
-class Features:
+class Features(Trait):
     """What linear attention and Based share: maps to q, k and v, sums of features phi(k) [v, 1]^T.
 
     The state is (S, tails of q, k and v): S (B, H, `features`, V + 1), without the 1 where not `normalised`.
@@ -30,11 +30,6 @@ class Features:
     eps         what is added to the denominator
     """
 
-    config: Any
-    dim: int
-    heads: int
-    key_dim: int
-    value_dim: int
     features: int
     normalised: bool = True
     eps: float = 1e-6

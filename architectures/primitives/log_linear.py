@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.matrix_memory import MatrixMemory, Trait, Vectors
 from architectures.families.options import taps
 from architectures.functional.delta import unit
 from architectures.functional.fenwick import buckets, fenwick_flops, fenwick_rule, fenwick_step, levels_for
@@ -21,17 +21,12 @@ from architectures.registry import primitive
 UNDECAYED = ("log_rate", "dt_bias", "level_scale", "skip")
 
 
-class Levels:
+class Levels(Trait):
     """The state (S, tail, seen): S (B, H, L, K, V), and the number of tokens, which places them in the tree.
 
     Shared by both layers, which create `level_scale` (H, L), and whose `write` keeps (weights, seen, ...).
     """
 
-    heads: int
-    key_dim: int
-    value_dim: int
-    max_len: int
-    init_state: Any
     form: ClassVar[Literal["plain", "tied", "free"]]
     level_scale: nn.Parameter
     conv: ShortConv

@@ -8,17 +8,9 @@ from torch import Tensor, nn
 
 from architectures.families.options import SILU, count_of_heads, head_widths, per_head, taps
 from architectures.families.recurrent import Recurrent
+from architectures.functional import lsh
 from architectures.functional.attention import visible_pairs
 from architectures.functional.delta import unit
-from architectures.functional.lsh import (
-    attend_buckets,
-    attend_buckets_past,
-    attend_near,
-    bucket_dtype,
-    bucket_rows,
-    hash_buckets,
-    near_pairs,
-)
 from architectures.functional.precision import full_precision
 from architectures.functional.rotary import rotate, rotated_width
 from architectures.functional.value_residual import share_value
@@ -100,7 +92,7 @@ class LSHAttention(Recurrent):
     def init_state(self, batch: int, length: int | None = None) -> State:
         """Keys (B, t, H, K), values (B, t, H, V), buckets (B, t, H, N), and the tail of the convolution."""
         self.check_length(length)
-        like, dtype = self.query.weight, bucket_dtype(self.config.buckets)
+        like, dtype = self.query.weight, lsh.bucket_dtype(self.config.buckets)
         cache = (like.new_zeros(batch, 0, self.heads, width) for width in (self.key_dim, self.value_dim))
         buckets = like.new_zeros(batch, 0, self.heads, self.config.hashes, dtype=dtype)
         return *cache, buckets, *self._init_tails(batch)
@@ -113,8 +105,10 @@ class LSHAttention(Recurrent):
         positions = past + torch.arange(x.shape[1], device=x.device)
         q, k, v, buckets, tails = self._project(x, positions, tails, ctx)
         k, v, buckets = (torch.cat(z, dim=1) for z in ((keys, k), (values, v), (kept, buckets)))
-        window = self.config.window
-        o = attend_buckets_past(q, k, v, buckets, window=window) if past else self._attend(q, k, v, buckets)
+        if past:
+            o = lsh.attend_buckets_past(q, k, v, buckets, window=self.config.window)
+        else:
+            o = self._attend(q, k, v, buckets)
         return self.out(o.flatten(-2)), (k, v, buckets, *tails)
 
     def flops(self, length: int) -> int:
@@ -123,20 +117,20 @@ class LSHAttention(Recurrent):
         pairs = visible_pairs(length) if c.causal else length**2
         met = 1 - (1 - 1 / c.buckets) ** c.hashes
         pairs = length + round((pairs - length) * met)
-        if size := c.window or c.chunk:
-            pairs = min(pairs, c.hashes * near_pairs(length, size, bool(c.chunk), c.causal))
-        return self._flops(length, pairs)
+        return self._flops(length, min(pairs, self._near_pairs(length) or pairs))
 
     def executed_flops(self, length: int) -> int:
-        c = self.config
-        if size := c.window or c.chunk:
-            pairs = c.hashes * near_pairs(length, size, bool(c.chunk), c.causal)
-        else:
-            pairs = sum((end - start) * (end if c.causal else length) for start, end in bucket_rows(length))
-        return self._flops(length, pairs)
+        ends = [(e - start, e if self.config.causal else length) for start, e in lsh.bucket_rows(length)]
+        return self._flops(length, self._near_pairs(length) or sum(rows * keys for rows, keys in ends))
 
     def uncounted_flops(self, length: int) -> int:
         return self.conv.flops(length)
+
+    def _near_pairs(self, length: int) -> int:
+        """Pairs that are multiplied out in a window or in chunks; 0 without them."""
+        c = self.config
+        size = c.window or c.chunk
+        return c.hashes * lsh.near_pairs(length, size, bool(c.chunk), c.causal) if size else 0
 
     def _flops(self, length: int, pairs: int) -> int:
         products = linear_flops(self) + 2 * self.rotations.numel()
@@ -147,8 +141,8 @@ class LSHAttention(Recurrent):
         c = self.config
         size = c.window or c.chunk
         if size is None:
-            return attend_buckets(q, k, v, buckets, causal=c.causal)
-        return attend_near(q, k, v, buckets, size=size, chunks=c.chunk is not None, causal=c.causal)
+            return lsh.attend_buckets(q, k, v, buckets, causal=c.causal)
+        return lsh.attend_near(q, k, v, buckets, size=size, chunks=c.chunk is not None, causal=c.causal)
 
     def _init_tails(self, batch: int) -> State:
         return (self.conv.init_tail(self.query.weight, batch),) if self.conv.taps else ()
@@ -167,7 +161,7 @@ class LSHAttention(Recurrent):
             q, v = joined.split([q.shape[-1], v.shape[-1]], dim=-1)
         q = q.unflatten(-1, (self.heads, self.key_dim))
         v = share_value(v.unflatten(-1, (self.heads, self.value_dim)), ctx, self.index)
-        buckets = choose(hash_buckets(q.detach(), self.rotations), ctx)
+        buckets = choose(lsh.hash_buckets(q.detach(), self.rotations), ctx)
         k = unit(q)
         if self.config.rope:
             q, k = rotate(q, positions), rotate(k, positions)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import MatrixMemory, Vectors
+from architectures.families.matrix_memory import MatrixMemory, Recur, Vectors
 from architectures.families.options import SILU, divide, taps
 from architectures.functional.delta import SCALAR_CHUNK
 from architectures.functional.steps import draw_rate, draw_step_bias, softplus
@@ -22,23 +21,6 @@ from architectures.registry import primitive
 
 # The smallest rate of decay.
 RATE_MIN = 1e-4
-
-
-class StateSpaceConfig(Options):
-    """H = expand * D / V matrices N x V."""
-
-    d_state: int = option(64, "N, state elements per channel", per="head", sizes="state", least=1)
-    head_dim: int | None = option(
-        None, "V, channels per head; none: the greatest common divisor of 64 and F", per="head", least=1
-    )
-    expand: int = option(2, "inner width over the model's width", least=1)
-    conv: int = taps(4, f"{SILU} x, B and C")
-
-    def sizes(self, dim: int) -> tuple[int, int, int]:
-        """H, N and V at a width."""
-        inner = self.expand * dim
-        value = self.head_dim or math.gcd(64, inner)
-        return divide("the inner width", inner, "head_dim", value), self.d_state, value
 
 
 @primitive("mamba2", mixes="time", version=1, paper="arXiv:2405.21060")
@@ -53,8 +35,19 @@ class Mamba2(MatrixMemory):
 
     undecayed = ("dt_bias", "skip", "log_rate")
 
-    class Config(StateSpaceConfig):
-        pass
+    class Config(Options):
+        d_state: int = option(64, "N, state elements per channel", per="head", sizes="state", least=1)
+        head_dim: int | None = option(
+            None, "V, channels per head; none: the greatest common divisor of 64 and F", per="head", least=1
+        )
+        expand: int = option(2, "inner width over the model's width", least=1)
+        conv: int = taps(4, f"{SILU} x, B and C")
+
+        def sizes(self, dim: int) -> tuple[int, int, int]:
+            """H, N and V at a width."""
+            inner = self.expand * dim
+            value = self.head_dim or math.gcd(64, inner)
+            return divide("the inner width", inner, "head_dim", value), self.d_state, value
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -110,7 +103,7 @@ class Mamba3(MatrixMemory):
     before = True
     undecayed = ("dt_bias", "skip", "key_bias", "query_bias")
 
-    class Config(StateSpaceConfig):
+    class Config(Mamba2.Config):
         conv: int = taps(0, f"{SILU} x, B and C")
         angles: int | None = option(None, "rotated pairs; none: d_state // 4", per="head", least=0)
 
@@ -153,13 +146,7 @@ class Mamba3(MatrixMemory):
         products, rest = super().recur_flops(length)
         return products, rest + 2 * self.heads * self.key_dim * self.value_dim
 
-    def _advance(
-        self,
-        x: Tensor,
-        state: State,
-        ctx: Context | None,
-        recur: Callable[[Vectors, Tensor], tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, State]:
+    def _advance(self, x: Tensor, state: State, ctx: Context | None, recur: Recur) -> tuple[Tensor, State]:
         s, tail, last_k, last_v, turned = state
         z, u, dt, rate, trap, angle = self.project(x).split(self.widths, dim=-1)
         u, tail = self.conv(u, tail)
