@@ -21,7 +21,7 @@ import pandas as pd
 
 import scaling
 from scaling.laws.auditing import hold_out
-from scaling.laws.gadre import fit_overtraining_law
+from scaling.laws.penalty import fit_overtraining_law
 from scaling.laws.powerlaw import power_law
 
 RESULT = harness.RESULTS / "scaling-published.json"

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import harness
 import lightning.pytorch as lightning
@@ -51,7 +51,8 @@ def now() -> float:
     return CLOCKS[clock]()
 
 
-class Size(NamedTuple):
+@dataclass(frozen=True)
+class Size:
     """A shape and its repetitions: `rounds` blocks of `block` steps each."""
 
     dim: int
@@ -65,7 +66,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "tiny": [Size(16, 8, 2, rounds=40, block=25)],  # Almost no arithmetic: what is left is the loop.
+    "tiny": [Size(16, 8, 2, rounds=40, block=25)],  # Almost no arithmetic: what is left is the loop itself.
     "quick": [Size(64, 32, 32, rounds=15, block=12), Size(64, 64, 64, rounds=15, block=6)],
     "baseline": [Size(128, 128, 32, rounds=12, block=4), Size(128, 128, 128, rounds=7, block=2)],
 }

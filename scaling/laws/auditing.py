@@ -126,10 +126,9 @@ def minimum_ratio_cuts(
         cuts = [0.0, *np.quantile(ratios, CUTS[1:])]
     rows: list[list[Any]] = []
     for cut in cuts:
-        kept = runs[ratios > cut]
-        law, status = _attempt(table.only(kept), method)
+        law, status = _attempt(table, ratios > cut, method)
         said = [law.n_exponent, law.E, float(law.tokens_per_param(at))] if law else [np.nan] * 3
-        rows.append([float(cut), len(kept), *said, status])
+        rows.append([float(cut), int((ratios > cut).sum()), *said, status])
     return pd.DataFrame(rows, columns=["above", "n", "n_exponent", "E", "tokens_per_param", "status"])
 
 
@@ -159,7 +158,7 @@ def hold_out(
                 f"{flops.min():.3g} and {flops.max():.3g}"
             )
         train, test = runs[small], runs[~small]
-        law, status = _attempt(table.only(train), method)
+        law, status = _attempt(table, small, method)
         said = [np.nan] * 4
         if law:
             error = np.expm1(log_residuals(law, test)) * 100
@@ -192,21 +191,14 @@ def audit(
     table = table.only(runs)
     method: dict[str, Any] = {"form": law.form, "objective": law.objective, "delta": law.delta or 1e-3}
     allocation = law.at(at)
-    screened = screen(runs, log_residuals(law, runs))
-    moved = influence(table, law, at=at)
-    together = influential_set(table, law, at=at, size=min(5, len(runs) - len(FORMS[law.form].free)))
-    cuts = minimum_ratio_cuts(table, at=at, **method)
-    held_out = hold_out(table, at=at, **method)
-    return Audit(
-        law=law,
-        allocation=allocation,
-        screened=screened,
-        influence=moved,
-        together=together,
-        cuts=cuts,
-        held_out=held_out,
-        findings=verdicts(runs, law, allocation, screened, moved, together, cuts, held_out),
-    )
+    tables = {
+        "screened": screen(runs, log_residuals(law, runs)),
+        "influence": influence(table, law, at=at),
+        "together": influential_set(table, law, at=at, size=min(5, len(runs) - len(FORMS[law.form].free))),
+        "cuts": minimum_ratio_cuts(table, at=at, **method),
+        "held_out": hold_out(table, at=at, **method),
+    }
+    return Audit(law=law, allocation=allocation, findings=verdicts(runs, law, allocation, **tables), **tables)
 
 
 def _chance(law: FittedLaw, train: pd.DataFrame, test: pd.DataFrame) -> float:
@@ -224,11 +216,12 @@ def _chance(law: FittedLaw, train: pd.DataFrame, test: pd.DataFrame) -> float:
     return 200 * scatter * float(np.sqrt(spread))
 
 
-def _attempt(runs: Runs, method: dict[str, Any]) -> tuple[FittedLaw | None, str]:
-    if not len(runs):
+def _attempt(table: Runs, kept: Mask, method: dict[str, Any]) -> tuple[FittedLaw | None, str]:
+    """A fit to the rows that are kept, and how it ended."""
+    if not kept.any():
         return None, f"{Status.NOT_IDENTIFIED}: no runs are left"
     try:
-        law = fit(runs, bootstrap=0, **method)
+        law = fit(table.only(table.frame[kept]), bootstrap=0, **method)
     except NotIdentified as error:
         return None, f"{Status.NOT_IDENTIFIED}: {error}"
     return law, str(law.status)

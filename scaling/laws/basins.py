@@ -188,8 +188,8 @@ class Packed:
     def _fit(self, alpha: Array, beta: Array) -> tuple[Array, ...]:
         """p, q and the sum of squares: least squares on the two terms and the losses, all less their means.
 
-        And what their errors hang on: the squares of the first term and of the second apart from it, and the
-        slope of the second on the first.
+        And what their errors depend on: the squares of the first term and of the second apart from it, and
+        the slope of the second on the first.
         """
         first, second, y = (
             (value - self._mean(value)[..., None]) * self.there

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -31,42 +30,30 @@ NEAREST = 3
 DIFFERS = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Frontier:
-    """L*(C) of one architecture, for comparisons and relations alike, from its usable optima by rising C.
+    """L*(C) of one architecture, for comparisons and relations, from its usable optima by rising C.
 
-    optima         one row per budget, as in `isoflop`; there may be none
+    optima         one row per budget, as in `isoflop`; there may be none. Of them flops, their logs, losses
     draws          of L*, shape (draw, budget)
     variances, df  of L* by the scatter of the runs, and its degrees of freedom
     """
 
     arch: str
     optima: pd.DataFrame
+    flops: Array
+    logs: Array
+    losses: Array
     draws: Array
     variances: Array
     df: int
 
     @classmethod
     def of(cls, found: Optima) -> Frontier:
-        scatter, df = variances(*found.used_points)
-        used, draws = found.used.reset_index(drop=True), found.used_draws()[..., 2]
-        return cls(arch=found.arch, optima=used, draws=draws, variances=scatter, df=df)
-
-    @cached_property
-    def flops(self) -> Array:
-        return self.optima["flops"].to_numpy(float)
-
-    @cached_property
-    def logs(self) -> Array:
-        return np.log(self.flops)
-
-    @cached_property
-    def losses(self) -> Array:
-        return self.optima["loss"].to_numpy(float)
-
-    @property
-    def budgets(self) -> list[float]:
-        return list(self.optima["budget"])
+        used, (scatter, df) = found.used.reset_index(drop=True), variances(*found.used_points)
+        flops, losses = (used[name].to_numpy(float) for name in ("flops", "loss"))
+        draws, logs = found.used_draws()[..., 2], np.log(flops)
+        return cls(found.arch, used, flops, logs, losses, draws, scatter, df)
 
     def moved(self, i: int, c: float) -> tuple[float, Array]:
         """L* of the i-th budget and its draws, moved to C along the slope of the frontier."""
@@ -179,12 +166,11 @@ def compare(
             beyond = max(one.beyond(at), two.beyond(at))
             rows.append(named | {"flops": at} | ratio | {"n": n, "beyond": beyond})
             continue
-        common = sorted(set(one.budgets) & set(two.budgets))
-        if not common:
+        _, first, second = np.intersect1d(one.optima["budget"], two.optima["budget"], return_indices=True)
+        if not len(first):
             raise NotIdentified(_no_budget(arch, other, every))
         own, spread = [], []
-        places = [(one.budgets.index(budget), two.budgets.index(budget)) for budget in common]
-        for i, j in places:
+        for i, j in zip(first, second, strict=True):
             c = float(np.exp((one.logs[i] + two.logs[j]) / 2))
             here, there = one.moved(i, c), two.moved(j, c)
             n = int(one.optima["n"][i] + two.optima["n"][j])
@@ -194,9 +180,8 @@ def compare(
         rows += own
         estimates = np.array([float(np.log(row["ratio"])) for row in own])
         mean = _verdict(float(np.mean(estimates)), np.mean(spread, axis=0), confidence)
-        overall.append(named | mean | {"budgets": len(common), "n": sum(row["n"] for row in own)})
-        sides = zip((one, two), zip(*places, strict=True), strict=True)
-        scatter = [(front.variances[list(at_these)], front.df) for front, at_these in sides]
+        overall.append(named | mean | {"budgets": len(own), "n": sum(row["n"] for row in own)})
+        scatter = [(one.variances[first], one.df), (two.variances[second], two.df)]
         notes += _changing(arch, other, estimates, scatter)
     if at is not None and (far := max(row["beyond"] for row in rows)) > 1:
         notes.append(f"C = {at:.3g} lies {far:.3g} times outside the budgets: the ratio is extrapolated")

@@ -1,6 +1,6 @@
 """Can these runs determine the law, and did they? Conditioning, degenerate designs, outliers, bounds.
 
-What is looked at here costs microseconds; what needs further fits (influence, hold-out) is in `audit`.
+What is looked at here costs microseconds; what needs further fits (influence, hold-out) is in `auditing`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from scaling.laws import forms
 from scaling.laws.forms import FORMS, STANDARD, Form
-from scaling.laws.law import Array, Law, joined
+from scaling.laws.law import Array, Law
 from scaling.laws.runs.cleaning import NotIdentified, budgets
 
 # Condition numbers of healthy public designs lie between 26 and 46, of a single budget above 1e4.
@@ -35,24 +36,25 @@ COUNTS = {3: "three", 4: "four", 5: "five", 6: "six", 7: "seven"}
 
 
 def condition(law: Law, n: npt.ArrayLike, d: npt.ArrayLike, form: Form = FORMS[STANDARD]) -> float:
-    """Condition number of the Jacobian of ln L(N, D) in ln A, ln B, ln E and the exponents that are free.
+    """Condition number of the Jacobian of ln L(N, D) in E, ln A, ln B and the exponents that are free.
 
     ln N and ln D are centred and each column has unit length, so that units do not matter, and E may be 0.
     Infinite where the runs are fewer than the parameters. n, d: parameters and tokens, (n,). The scale of
     `WARN` and `REFUSE` was measured on public designs (arXiv 2203.15556, 2403.08540, 2407.21783).
     """
-    n, d = np.atleast_1d(np.asarray(n, float)), np.atleast_1d(np.asarray(d, float))
-    by_size, by_data = law.A * n**-law.alpha, law.B * d**-law.beta
-    return _condition(form, float(law.E), by_size, by_data, law.gamma, np.log(n), np.log(d))
+    log_n, log_d = np.log(np.atleast_1d(n)), np.log(np.atleast_1d(d))
+    a, b = np.log(law.A) - law.alpha * log_n.mean(), np.log(law.B) - law.beta * log_d.mean()
+    return _condition(form, [law.E, a, b, law.alpha, law.beta, law.gamma], log_n, log_d)
 
 
-def check_design(frame: pd.DataFrame, form: Form = FORMS[STANDARD]) -> tuple[str, ...]:
+def check_design(frame: pd.DataFrame, form: Form = FORMS[STANDARD], name: str = "") -> tuple[str, ...]:
     """Warnings about where the runs lie; of a design that cannot identify the law, NotIdentified.
 
     Looks at N and D alone, before any fit. frame: as `runs.clean` returns it, one architecture. Refused are
     no more points than parameters, fewer than 3 levels of N or D, one budget (C constant), one ray (D/N
     constant), any other single line in (ln N, ln D), each also where it is nearly so, and what a typical law
-    would find to have a condition number above `REFUSE`. The message says which runs would cure it.
+    would find to have a condition number above `REFUSE`. The message says which runs would cure it, and all
+    messages the name of the architecture, where it is given.
     """
     n, d = frame["params"].to_numpy(float), frame["tokens"].to_numpy(float)
     faults = [*_too_few(n, d, form), *_one_line(n, d)]
@@ -61,10 +63,13 @@ def check_design(frame: pd.DataFrame, form: Form = FORMS[STANDARD]) -> tuple[str
             f"the {len(n)} runs have a condition number of {value:.2g} under a typical law, and {REFUSE:.0e} "
             f"is too much: {_cure(n, d)}"
         ]
+    of = f"{name}: " if name else ""
     if faults:
-        *names, last = form.free
-        raise NotIdentified(f"{', '.join(names)} and {last} are not identified: {'; also, '.join(faults)}")
-    return _weaknesses(frame, n, d, form)
+        *first, last = form.free
+        raise NotIdentified(
+            f"{of}{', '.join(first)} and {last} are not identified: {'; also, '.join(faults)}"
+        )
+    return tuple(of + words for words in _weaknesses(frame, n, d, form))
 
 
 def log_residuals(law: Law, frame: pd.DataFrame) -> Array:
@@ -73,7 +78,7 @@ def log_residuals(law: Law, frame: pd.DataFrame) -> Array:
     return np.log(np.asarray(predicted, float)) - np.log(frame["loss"].to_numpy(float))
 
 
-def screen(frame: pd.DataFrame, residuals: npt.ArrayLike, *, threshold: float = OUTLIER) -> pd.DataFrame:
+def screen(frame: pd.DataFrame, residuals: Array) -> pd.DataFrame:
     """Every run with its robust z-score and a flag "ok", "high" or "low"; furthest first, none dropped.
 
         z = (r - median r) / (1.4826 median |r - median r|)
@@ -82,17 +87,10 @@ def screen(frame: pd.DataFrame, residuals: npt.ArrayLike, *, threshold: float = 
     "high" diverged or was cut short; "low" saw its test text, or is logged in another unit. The index keeps
     the row numbers, so `frame.drop(index=...)` leaves runs out: by decision, not here.
     """
-    r = np.asarray(residuals, float)
-    if r.shape != (len(frame),):
-        raise ValueError(
-            f"residuals have shape {r.shape}, the frame {len(frame)} runs; give one for each run"
-        )
-    if not threshold > 0:
-        raise ValueError(f"threshold is {threshold:g}; a robust z-score above 0 is needed, 5 is usual")
-    from_centre = r - np.median(r)
+    from_centre = residuals - np.median(residuals)
     z = from_centre / max(1.4826 * float(np.median(np.abs(from_centre))), FINEST)
     table = frame[["arch", "params", "tokens", "loss"]].assign(
-        residual=r, z=z, flag=np.where(z < -threshold, "high", np.where(z > threshold, "low", "ok"))
+        residual=residuals, z=z, flag=np.select([z < -OUTLIER, z > OUTLIER], ["high", "low"], "ok")
     )
     return table.iloc[np.argsort(-np.abs(z), kind="stable")]
 
@@ -130,25 +128,16 @@ def at_limit(name: str, value: float, form: Form) -> bool:
     return name in form.free and not limit.low < value < NEAR * limit.high
 
 
-def _condition(
-    form: Form, floor: float, by_size: Array, by_data: Array, gamma: float, x: Array, y: Array
-) -> float:
-    if len(x) < len(form.free):
+def _condition(form: Form, theta: list[float], log_n: Array, log_d: Array) -> float:
+    """At E, ln A', ln B', alpha, beta and gamma, as `forms.value` takes them."""
+    if len(log_n) < len(form.free):
         return float("inf")
-    predicted = joined(floor, by_size, by_data, gamma)
-    last = {}
-    if "gamma" in form.free:
-        total = by_size + by_data
-        slope = gamma * total ** (gamma - 1)
-        last = {"gamma": total**gamma * np.log(total)}
-        by_size, by_data = by_size * slope, by_data * slope
-    # The column of ln E is E / L; scaled to unit length, E cancels.
-    columns = {"A": by_size, "B": by_data, "E": np.ones(len(x))}
-    columns |= {"alpha": by_size * (x - x.mean()), "beta": by_data * (y - y.mean())} | last
+    unknowns = np.array([theta[: len(form.parameters)]])
+    _, (rows,), _ = forms.value(unknowns, log_n - log_n.mean(), log_d - log_d.mean())
+    columns = dict(zip(form.parameters, rows, strict=True))
     for tied, to in form.ties.items():
         columns[to] = columns[to] + columns[tied]
-    kept = [column for name, column in columns.items() if name in form.free]
-    jacobian = np.stack(kept, axis=1) / np.asarray(predicted)[:, None]
+    jacobian = np.stack([columns[name] for name in form.free], axis=1)
     length = np.linalg.norm(jacobian, axis=0)
     if not (length > 0).all():
         return float("inf")
@@ -158,17 +147,15 @@ def _condition(
 
 def _typical_condition(n: Array, d: Array, form: Form) -> float:
     """Of a law that owes, at the runs' centre, half of its loss to E and a quarter to each term."""
-    x, y = np.log(n), np.log(d)
-    by_size, by_data = 0.25 * np.exp(-0.34 * (x - x.mean())), 0.25 * np.exp(-0.36 * (y - y.mean()))
-    return _condition(form, 0.5, by_size, by_data, 1.0, x, y)
+    quarter = float(np.log(0.25))
+    return _condition(form, [0.5, quarter, quarter, 0.34, 0.36, 1.0], np.log(n), np.log(d))
 
 
 def _levels(values: Array) -> Array:
     """Which level each value belongs to: values within 1 % of a level's least are one level."""
-    order = np.argsort(values, kind="stable")
     level = np.empty(len(values))
     count, start = -1, -np.inf
-    for i in order:
+    for i in np.argsort(values, kind="stable"):
         if values[i] > 1.01 * start:
             count, start = count + 1, values[i]
         level[i] = count
@@ -201,17 +188,20 @@ def _one_line(n: Array, d: Array) -> list[str]:
     if len(n) < 2:
         return []
     runs, x, y = f"all {len(n)} runs", np.log(n), np.log(d)
+
+    def lie(values: Array) -> str:
+        return f"{runs} lie {'' if _span(values) < 1.01 else 'nearly '}"
+
     if _span(n * d) < SAME:
         flops = float(np.exp(np.mean(x + y))) * 6
         return [
-            f"{runs} lie {_about(n * d)}at one budget, 6 N D = {flops:.2e}: one curve of loss against N "
-            f"cannot separate N^-alpha from D^-beta; add runs at 6 N D of {_round(flops / 3)} or below and "
-            f"{_round(flops * 3)} or above, three sizes or more at each"
+            f"{lie(n * d)}at one budget, 6 N D = {flops:.2e}: one curve of loss against N "
+            f"cannot separate N^-alpha from D^-beta; {_beside(flops)}, three sizes or more at each"
         ]
     if _span(d / n) < SAME:
         ratio = float(np.exp(np.mean(y - x)))
         return [
-            f"{runs} lie {_about(d / n)}on D = {ratio:.3g} N: N and D grow as one, so A N^-alpha and "
+            f"{lie(d / n)}on D = {ratio:.3g} N: N and D grow as one, so A N^-alpha and "
             f"B D^-beta cannot be told apart; {_wider('D/N', np.array([ratio]))} at two or more budgets"
         ]
     for name, values in (("N", n), ("D", d)):
@@ -228,13 +218,13 @@ def _one_line(n: Array, d: Array) -> list[str]:
             if _span(rest) < SAME and slope:
                 power = slope if u is x else 1 / slope
                 return [
-                    f"{runs} lie {_about(rest)}on one line, D ~ N^{power:.2g}: the loss along a line does "
+                    f"{lie(rest)}on one line, D ~ N^{power:.2g}: the loss along a line does "
                     f"not tell N from D; {_cure(n, d)}"
                 ]
     return []
 
 
-def _weaknesses(frame: pd.DataFrame, n: Array, d: Array, form: Form) -> tuple[str, ...]:
+def _weaknesses(frame: pd.DataFrame, n: Array, d: Array, form: Form) -> list[str]:
     found = []
     spans = {"C": _span(frame["flops"].to_numpy(float)), "N": _span(n), "D/N": _span(d / n)}
     for name, span in spans.items():
@@ -258,7 +248,7 @@ def _weaknesses(frame: pd.DataFrame, n: Array, d: Array, form: Form) -> tuple[st
         found.append(
             f"the condition number under a typical law is {value:.0f}, above {WARN:.0f}: {_cure(n, d)}"
         )
-    return tuple(found)
+    return found
 
 
 def _wider(name: str, values: Array) -> str:
@@ -266,19 +256,16 @@ def _wider(name: str, values: Array) -> str:
 
 
 def _cure(n: Array, d: Array) -> str:
-    flops = np.exp(np.mean(np.log(6 * n * d)))
-    return (
-        f"{_wider('D/N', d / n)}, each at 6 N D of {_round(flops / 3)} or below and {_round(flops * 3)} or "
-        "above"
-    )
+    around = _beside(float(np.exp(np.mean(np.log(6 * n * d)))))
+    return f"{_wider('D/N', d / n)}, each {around.removeprefix('add runs ')}"
+
+
+def _beside(flops: float) -> str:
+    return f"add runs at 6 N D of {_round(flops / 3)} or below and {_round(flops * 3)} or above"
 
 
 def _span(values: Array) -> float:
     return float(values.max() / values.min())
-
-
-def _about(values: Array) -> str:
-    return "" if _span(values) < 1.01 else "nearly "
 
 
 def _range(values: Array) -> str:

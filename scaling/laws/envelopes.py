@@ -13,13 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.laws.law import Interval
-from scaling.laws.optima import interval
+from scaling.laws.law import Array, Interval
+from scaling.laws.optima import intervals
 from scaling.laws.powerlaw import check_confidence, power, power_law, slopes
-from scaling.laws.runs import cleaning as runs
-from scaling.laws.runs.cleaning import NotIdentified
-
-Array = npt.NDArray[np.float64]
+from scaling.laws.runs.cleaning import NotIdentified, Table, clean
 
 # Fewer runs at a compute than this have no best one between others.
 RIVALS = 3
@@ -27,7 +24,7 @@ RIVALS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Envelope:
-    """N* = coefficient C^exponent and D* alike, from the best run at each compute.
+    """N* = coefficient C^exponent, and likewise D*, from the best run at each compute.
 
     points     flops, params, tokens, loss, run: the envelope where neither the smallest nor the largest of
                the runs at hand is the best
@@ -53,7 +50,7 @@ class Envelope:
 
 
 def envelope(
-    frame: runs.Table,
+    frame: Table,
     *,
     points: int = 200,
     bootstrap: int = 1000,
@@ -68,65 +65,49 @@ def envelope(
     NotIdentified for runs of one row each, and where the envelope passes over fewer than two sizes.
     """
     check_confidence(confidence, bootstrap)
-    whole = runs.clean(frame)
-    table = whole.frame
-    if table["arch"].nunique() > 1:
-        raise ValueError(
-            f"there are {table['arch'].nunique()} architectures; give the curves of one at a time"
-        )
-    curves = _curves(table)
-    ends = np.array([[c[0], c[-1]] for c, *_ in curves.values()])
-    grid = np.linspace(ends[:, 0].min(), ends[:, 1].max(), points)
-    losses, tokens = np.full((2, len(curves), points), np.nan)
-    for row, (c, loss, d, _) in enumerate(curves.values()):
-        inside = (grid >= c[0]) & (grid <= c[-1])
-        losses[row, inside], tokens[row, inside] = (
-            np.interp(grid[inside], c, loss),
-            np.interp(grid[inside], c, d),
-        )
+    table = clean(frame)
+    archs = table.frame["arch"].nunique()
+    if archs > 1:
+        raise ValueError(f"there are {archs} architectures; give the curves of one at a time")
+    curves = _curves(table.frame)
+    grid = np.linspace(
+        min(c[0] for c, *_ in curves.values()), max(c[-1] for c, *_ in curves.values()), points
+    )
+    losses = np.array([np.interp(grid, c, loss, np.nan, np.nan) for c, loss, *_ in curves.values()])
+    tokens = np.array([np.interp(grid, c, d, np.nan, np.nan) for c, _, d, _ in curves.values()])
     sizes = np.array([n for *_, n in curves.values()])
-    everyone = np.arange(len(curves))
-    best = _best(losses, sizes, everyone)
-    at = np.flatnonzero(best >= 0)
-    if len(set(sizes[best[at]])) < 2:
+    best, at, several = _best(losses, sizes, np.arange(len(curves)))
+    if several < 2:
         raise NotIdentified(
-            f"the envelope of {len(curves)} runs passes over {len(set(sizes[best[at]]))} sizes between "
+            f"the envelope of {len(curves)} runs passes over {several} sizes between "
             "smaller and larger ones, and an exponent needs two; train sizes whose curves cross"
         )
-    names = list(curves)
     found = pd.DataFrame(
         {
             "flops": np.exp(grid[at]),
-            "params": np.exp(sizes[best[at]]),
-            "tokens": np.exp(tokens[best[at], at]),
-            "loss": losses[best[at], at],
-            "run": [names[row] for row in best[at]],
+            "params": np.exp(sizes[best]),
+            "tokens": np.exp(tokens[best, at]),
+            "loss": losses[best, at],
+            "run": np.array(list(curves))[best].tolist(),
         }
     )
-    by_n, by_d = power_law(found["flops"], found["params"]), power_law(found["flops"], found["tokens"])
+    by_n, by_d = (power_law(found["flops"], found[name]) for name in ("params", "tokens"))
     rng, drawn = np.random.default_rng(seed), np.full((bootstrap, 2), np.nan)
     for row in range(bootstrap):
         chosen = np.unique(rng.integers(len(curves), size=len(curves)))
-        some = _best(losses, sizes, chosen)
-        there = np.flatnonzero(some >= 0)
-        if len(set(sizes[some[there]])) > 1:
-            one = np.zeros(len(there), int)
-            logs = np.stack([sizes[some[there]], tokens[some[there], there]])
-            drawn[row] = slopes(grid[there], logs, one)
-    notes = list(whole.notes)
+        best, at, several = _best(losses, sizes, chosen)
+        if several > 1:
+            drawn[row] = slopes(grid[at], np.stack([sizes[best], tokens[best, at]]), np.zeros(len(at), int))
+    notes = list(table.notes)
     failed = float(np.isnan(drawn[:, 0]).mean()) if bootstrap else 0.0
     if failed > 0.05:
         notes.append(f"{100 * failed:.0f}% of the draws of runs have no envelope; the interval is too short")
-    ends_by_name = {
-        "exponent": interval(drawn[:, 0], confidence),
-        "tokens_exponent": interval(drawn[:, 1], confidence),
-    }
     return Envelope(
         exponent=by_n.exponent,
         coefficient=by_n.coefficient,
         tokens_exponent=by_d.exponent,
         tokens_coefficient=by_d.coefficient,
-        intervals={name: end for name, end in ends_by_name.items() if np.isfinite(end.low)},
+        intervals=intervals(drawn, confidence),
         points=found,
         n=len(curves),
         warnings=tuple(notes),
@@ -146,23 +127,22 @@ def _curves(table: pd.DataFrame) -> dict[str, tuple[Array, Array, Array, float]]
     for name, mine in table.groupby("run"):
         if mine["params"].nunique() > 1:
             raise ValueError(f"run {name!r} has {mine['params'].nunique()} sizes; a curve is of one model")
-        mine = mine.sort_values("flops")
-        logs = np.log(mine[["flops", "tokens"]].to_numpy())
         if len(mine) > 1:
-            found[str(name)] = (
-                logs[:, 0],
-                mine["loss"].to_numpy(),
-                logs[:, 1],
-                float(np.log(mine["params"].iloc[0])),
-            )
+            c, loss, d, n = mine.sort_values("flops")[["flops", "loss", "tokens", "params"]].to_numpy().T
+            found[str(name)] = np.log(c), loss, np.log(d), float(np.log(n[0]))
     return found
 
 
-def _best(losses: Array, sizes: Array, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The row of the best run at each compute; -1 where there are few, or it is the smallest or largest."""
+def _best(
+    losses: Array, sizes: Array, rows: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
+    """The row of the best of these runs, at which computes there is one, and over how many sizes they pass.
+
+    There is none where there are few runs, or the best is the smallest or the largest.
+    """
     there = np.isfinite(losses[rows])
     least = rows[np.where(there, losses[rows], np.inf).argmin(0)]
     size = np.broadcast_to(sizes[rows][:, None], there.shape)
     low, high = np.where(there, size, np.inf).min(0), np.where(there, size, -np.inf).max(0)
-    inner = (there.sum(0) >= RIVALS) & (sizes[least] > low) & (sizes[least] < high)
-    return np.where(inner, least, -1)
+    at = np.flatnonzero((there.sum(0) >= RIVALS) & (sizes[least] > low) & (sizes[least] < high))
+    return least[at], at, len(set(sizes[least[at]]))

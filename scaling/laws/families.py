@@ -19,8 +19,9 @@ from scipy.special import fdtrc
 
 from scaling.laws.diagnose import REFUSE, at_bounds, check_design
 from scaling.laws.fitting import (
+    RESAMPLES,
     allocations,
-    check_options,
+    check_numbers,
     conditioned,
     ended,
     parameter_intervals,
@@ -76,7 +77,6 @@ class Families:
 
     laws, intervals, draws  by architecture; row i of all draws is one resample
     value                   the objective at the optimum, a sum over all runs
-    condition               of the joint Jacobian, logs centred and columns scaled
     sharing                 the test of what is shared; None where nothing is, or no separate laws can be
     largest                 FLOPs of each architecture's largest run
     """
@@ -85,11 +85,8 @@ class Families:
     form: str
     shared: tuple[str, ...]
     status: Status
-    objective: str
-    delta: float | None
     value: float
     n: int
-    condition: float
     confidence: float
     intervals: dict[str, dict[str, Interval]]
     draws: dict[str, pd.DataFrame]
@@ -164,7 +161,9 @@ def fit_families(
     """
     shape = form_of(form)
     names = shareable(shared, shape)
-    check_options(OBJECTIVES, objective, delta, bootstrap, resample, confidence, repeats)
+    known("objective", objective, OBJECTIVES)
+    known("resample", resample or "pairs", RESAMPLES)
+    check_numbers(delta, confidence, bootstrap)
     table = clean(frame)
     warnings = list(table.notes)
     table = repeated(table, repeats, decay)
@@ -198,11 +197,8 @@ def fit_families(
         form=form,
         shared=names,
         status=status,
-        objective=objective,
-        delta=delta if objective == "huber" else None,
         value=value,
         n=problem.n,
-        condition=number,
         confidence=confidence,
         intervals={name: parameter_intervals(rows, confidence) for name, rows in draws.items()},
         draws={name: pd.DataFrame(rows, columns=list(shape.parameters)) for name, rows in draws.items()},
@@ -229,7 +225,7 @@ def sharing_test(
         )
     groups = by_architecture(clean(frame).frame)
     for name, group in groups.items():
-        own_design(name, group, shape)
+        check_design(group, shape, name)
     points = [Points.of(group) for group in groups.values()]
     together, apart = Problem.of(points, shape, names), Problem.of(points, shape)
     saved, rest = len(apart.low) - len(together.low), apart.n - len(apart.low)
@@ -266,20 +262,13 @@ def by_architecture(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return groups
 
 
-def own_design(name: str, runs: pd.DataFrame, form: Form) -> list[str]:
-    """`check_design` of one architecture, which the messages name."""
-    try:
-        return [f"{name}: {words}" for words in check_design(runs, form)]
-    except NotIdentified as error:
-        raise NotIdentified(f"{name}: {error}") from None
-
-
 def _designs(groups: dict[str, pd.DataFrame], shared: tuple[str, ...], form: Form) -> list[str]:
     """Warnings of the designs; of shared exponents it is enough that one architecture fixes them."""
-    found, refused = [], []
+    found: list[str] = []
+    refused = []
     for name, group in groups.items():
         try:
-            found += own_design(name, group, form)
+            found += check_design(group, form, name)
         except NotIdentified as error:
             refused.append(error)
             own = len(form.free) - len(shared)

@@ -10,7 +10,8 @@ import pandas as pd
 
 from scaling.laws.diagnose import WARN
 from scaling.laws.fitting import Allocation, FittedLaw
-from scaling.laws.runs.cleaning import Status, rows_text
+from scaling.laws.runs.cleaning import Status
+from scaling.laws.runs.columns import rows_text
 
 Severity = Literal["serious", "warning", "ok"]
 SEVERITIES = ("serious", "warning", "ok")
@@ -49,13 +50,13 @@ def verdicts(
     law: FittedLaw,
     allocation: Allocation,
     screened: pd.DataFrame,
-    moved: pd.DataFrame,
+    influence: pd.DataFrame,
     together: pd.DataFrame,
     cuts: pd.DataFrame,
     held_out: pd.DataFrame,
 ) -> tuple[Finding, ...]:
     """What the parts of an `Audit` say, the gravest first."""
-    found = [*of_design(law), *of_entropy(runs, law), of_outliers(screened), of_influence(moved)]
+    found = [*of_design(law), *of_entropy(runs, law), of_outliers(screened), of_influence(influence)]
     found += [of_influential_set(together), *of_cuts(cuts, allocation)]
     found += [*of_hold_out(held_out, allocation), *of_allocation(allocation)]
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -7,7 +7,7 @@ a Newton iteration on the objective itself the optimum, a bootstrap the interval
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,7 +38,8 @@ from scaling.laws.resample import (
     percentile,
     refit,
 )
-from scaling.laws.runs.cleaning import NotIdentified, Runs, Status, Table, clean, rows_text
+from scaling.laws.runs.cleaning import NotIdentified, Runs, Status, Table, clean
+from scaling.laws.runs.columns import rows_text
 from scaling.laws.solver import LAD_AGAIN, optimum, stages
 
 OBJECTIVES = ("huber", "lad", "log-mse")
@@ -164,7 +165,9 @@ def fit(
     ValueError where the table is at fault, NotIdentified where these runs cannot determine a law.
     """
     shape = form_of(form)
-    check_options(OBJECTIVES, objective, delta, bootstrap, resample, confidence, repeats)
+    known("objective", objective, OBJECTIVES)
+    known("resample", resample or "pairs", RESAMPLES)
+    check_numbers(delta, confidence, bootstrap)
     table = clean(frame)
     warnings = [*table.notes, *_faults(table.frame)]
     largest = (TRAINING * table.frame["params"] * table.frame["tokens"]).max()
@@ -211,20 +214,7 @@ def fit(
     )
 
 
-def check_options(
-    objectives: Collection[str],
-    objective: str,
-    delta: float,
-    bootstrap: int,
-    resample: str | None,
-    confidence: float,
-    repeats: str,
-) -> None:
-    """Refuse unknown words and odd numbers among the options of a fit."""
-    known("objective", objective, objectives)
-    if resample is not None:
-        known("resample", resample, RESAMPLES)
-    known("repeats", repeats, REPEATS)
+def check_numbers(delta: float, confidence: float, bootstrap: int) -> None:
     if not delta > 0:
         raise ValueError(f"delta = {delta} must be above 0; it is a log residual, say 1e-3")
     check_confidence(confidence, bootstrap)
@@ -266,6 +256,7 @@ def _faults(runs: pd.DataFrame) -> list[str]:
 
 def repeated(table: Runs, repeats: str, decay: float) -> Runs:
     """Runs with effective tokens where asked, and the convention that was followed."""
+    known("repeats", repeats, REPEATS)
     runs, convention = table.frame, table.convention
     if "unique_tokens" not in runs:
         if repeats == "effective":

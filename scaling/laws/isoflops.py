@@ -19,7 +19,7 @@ from scipy import stats
 
 from scaling.laws.basins import EXACT, Bias, bias
 from scaling.laws.law import Array, Interval, Law
-from scaling.laws.optima import OUTSIDE, THREE, Optima, by_architecture, grouped, interval
+from scaling.laws.optima import OUTSIDE, THREE, Optima, by_architecture, grouped, interval, intervals
 from scaling.laws.powerlaw import Sharing, check_confidence, power, sharing, slopes
 from scaling.laws.runs.cleaning import NotIdentified, Status, Table
 
@@ -28,7 +28,7 @@ KEPT = (THREE, OUTSIDE)
 
 @dataclass(frozen=True, kw_only=True)
 class IsoFlop:
-    """The optima by architecture and budget, and N* = coefficient C^exponent, D* alike.
+    """The optima by architecture and budget, and N* = coefficient C^exponent; likewise D*.
 
     optima        one row per architecture and budget, with intervals; `flag` says why one is not `used`
     exponent      of N*; of several architectures the one they share, each with its own coefficient
@@ -76,11 +76,11 @@ class IsoFlop:
         return power(self.tokens_coefficients[self._arch(arch)], self.tokens_exponent, c)
 
     def n_interval(self, c: float, *, arch: str | None = None) -> Interval:
-        """The interval of N*(C)."""
+        """Of N*(C)."""
         return self._interval(0, c, arch)
 
     def d_interval(self, c: float, *, arch: str | None = None) -> Interval:
-        """The interval of D*(C)."""
+        """Of D*(C)."""
         return self._interval(1, c, arch)
 
     def _interval(self, axis: int, c: float, arch: str | None) -> Interval:
@@ -113,7 +113,7 @@ def isoflop(
 
     budgets  nominal FLOPs; each run counts to the nearest, if it lies `within` of it. See `scaling.laws.runs`
     window   use only sizes within this factor of the one with the lowest loss of its budget
-    keep     flags of optima to use all the same: "three sizes", "vertex outside"
+    keep     flags of optima to use nevertheless: "three sizes", "vertex outside"
     law      a law whose exponents tell the bias; without it the runs must show them
 
     Left out with a warning: budgets with fewer than four sizes, a parabola that is not convex, or a vertex
@@ -134,18 +134,19 @@ def isoflop(
     parts = by_architecture(
         table, window=window, keep=keep, bootstrap=bootstrap, confidence=confidence, seed=seed
     )
-    poor = {arch: _too_few(part) for arch, part in parts.items() if len(part.used) < 2}
-    if len(poor) == len(parts):
+    poor, found = {}, {}
+    for arch, part in parts.items():
+        if len(part.used) < 2:
+            of = f"of its budgets, {len(part.used)} of {len(part.table)} can be used"
+            poor[arch] = "; ".join([of, *part.lost])
+        else:
+            found[arch] = _alone(part, law, confidence, table.convention)
+    if not found:
         reasons = "; ".join(f"{arch}: {reason}" for arch, reason in poor.items())
         raise NotIdentified(
             f"a power law of the optimum needs two budgets ({reasons}); train four or more sizes on both "
             "sides of the optimum at each of two budgets, better three"
         )
-    found = {
-        arch: _alone(part, law, confidence, table.convention)
-        for arch, part in parts.items()
-        if arch not in poor
-    }
     if len(parts) == 1:
         (only,) = found.values()
         return replace(only, warnings=(*notes, *only.warnings))
@@ -175,18 +176,13 @@ def _alone(part: Optima, law: Law | None, confidence: float, convention: str) ->
     notes += found.warnings() if found else []
     (n, ln_n), (d, ln_d) = values
     line = np.stack(lines, axis=-1).reshape(len(drawn), 4)
-    names = ("exponent", "tokens_exponent", "coefficient", "tokens_coefficient")
-    ends = {
-        name: interval(draw, confidence, logs="coefficient" in name)
-        for name, draw in zip(names, line.T, strict=True)
-    }
     result = IsoFlop(
         optima=part.table,
         exponent=float(n),
         tokens_exponent=float(d),
         coefficients={part.arch: float(np.exp(ln_n))},
         tokens_coefficients={part.arch: float(np.exp(ln_d))},
-        intervals=_known(ends),
+        intervals=intervals(line, confidence),
         sharing=None,
         by_arch={},
         biases={part.arch: found} if found else {},
@@ -227,7 +223,6 @@ def _together(found: dict[str, IsoFlop], parts: dict[str, Optima], notes: list[s
                 "use by_arch"
             )
     notes += [f"{arch}: {text}" for arch, one in found.items() for text in one.warnings]
-    ends = zip(("exponent", "tokens_exponent"), shared.T, strict=True)
     return replace(
         first,
         optima=pd.concat([part.table for part in parts.values()], ignore_index=True),
@@ -235,7 +230,7 @@ def _together(found: dict[str, IsoFlop], parts: dict[str, Optima], notes: list[s
         tokens_exponent=d,
         coefficients=coefficients,
         tokens_coefficients=tokens_coefficients,
-        intervals=_known({name: interval(draw, first.confidence) for name, draw in ends}),
+        intervals=intervals(shared, first.confidence),
         sharing=test,
         by_arch=found,
         biases={arch: one.biases[arch] for arch, one in found.items() if one.biases},
@@ -290,11 +285,3 @@ def _doubts(used: pd.DataFrame, drawn: Array, confidence: float) -> list[str]:
                 "of the draws are not convex), so its optimum is open to one side; train sizes farther away"
             )
     return notes
-
-
-def _too_few(part: Optima) -> str:
-    return "; ".join([f"of its budgets, {len(part.used)} of {len(part.table)} can be used", *part.lost])
-
-
-def _known(ends: dict[str, Interval]) -> dict[str, Interval]:
-    return {name: end for name, end in ends.items() if np.isfinite([end.low, end.high]).all()}

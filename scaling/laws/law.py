@@ -8,7 +8,6 @@ take numbers or numpy arrays.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,10 +135,13 @@ class Law:
             served = 1 + inference_tokens / (TRAINING / INFERENCE * tokens(log_rest))
             return self.alpha * (1 - rest) - self.beta * rest * served
 
-        # The logarithm of 1 - s: without serving it is that of d_exponent, and serving only lowers it.
+        # The logarithm of 1 - s: without serving it is that of d_exponent, and serving only lowers it, least
+        # where as few tokens were trained on as there may be (1 - s = 1).
         log_rest = math.log(self.d_exponent)
         if slope(log_rest) < 0:
-            log_rest = brentq(slope, _below(slope, log_rest - 1.0), log_rest, xtol=1e-14, rtol=1e-14)
+            served = 1 + inference_tokens / (TRAINING / INFERENCE * tokens(0.0))
+            least = math.log(self.alpha / (self.alpha + self.beta * served)) - 1e-6
+            log_rest = brentq(slope, least, log_rest, xtol=1e-14, rtol=1e-14)
         share = -math.expm1(log_rest)
         return math.exp(math.log(self.A / (share * gap)) / self.alpha), tokens(log_rest)
 
@@ -162,14 +164,6 @@ def effective_tokens(tokens: Numbers, unique: Numbers, decay: float = REPEAT_DEC
         raise ValueError(f"decay = {decay} must be above 0; the published value is {REPEAT_DECAY}")
     repeats = np.maximum(tokens / unique - 1, 0.0)
     return _plain(np.minimum(tokens, unique) - unique * decay * np.expm1(-repeats / decay))
-
-
-def _below(function: Callable[[float], float], start: float) -> float:
-    """A point at or below start where the function is above 0."""
-    step = 1.0
-    while function(start) <= 0:
-        start, step = start - step, 2 * step
-    return start
 
 
 def _positive(name: str, value: Numbers) -> Array:

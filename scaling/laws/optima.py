@@ -92,7 +92,7 @@ class Optima:
 
     @property
     def lost(self) -> list[str]:
-        """Which budgets are not used and why, and which are used all the same."""
+        """Which budgets are not used and why, and which are used despite a flag."""
         found = []
         for row in self.table[self.table["flag"] != ""].itertuples():
             if row.used:
@@ -187,6 +187,18 @@ def interval(draws: Array, confidence: float, *, logs: bool = False) -> Interval
     ends = np.quantile(there, [(1 - confidence) / 2, (1 + confidence) / 2])
     low, high = np.exp(np.minimum(ends, LARGEST_LOG)) if logs else ends
     return Interval(float(low), float(high), confidence)
+
+
+def intervals(lines: Array, confidence: float) -> dict[str, Interval]:
+    """Those that are finite, of draws (draw, 2 or 4) of both exponents and the logs of both coefficients."""
+    found = {}
+    for name, draws in zip(
+        ("exponent", "tokens_exponent", "coefficient", "tokens_coefficient"), lines.T, strict=False
+    ):
+        end = interval(draws, confidence, logs="coefficient" in name)
+        if np.isfinite([end.low, end.high]).all():
+            found[name] = end
+    return found
 
 
 def vertex(x: Array, y: Array) -> tuple[Array, Array, Array]:

@@ -8,6 +8,11 @@ alpha and beta are one pair for all budgets, and each budget has its H; its form
 and no parabola enters. Runs often leave open whether alpha = beta, and the best pair is then mostly chance:
 all pairs count, each by how well its law fits. Draws are of the posterior of (alpha, beta), flat before the
 runs, and of H given them, and the pair that stands for all is the mean of their logarithms.
+
+`fit_overtraining_law` fits the law as published (Gadre et al., arXiv 2403.08540), with one exponent for size
+and data, from as few as five small runs. At C training FLOPs and M = D / N tokens per parameter it is
+L(C, M) = E + (p M^eta + q M^-eta) C^-eta. With C = 6 N D = 6 M N^2 and b = -2 eta that is
+E + a N^b + c 6^(b/2) (M N)^b: the form "over-training" of `scaling.fit`.
 """
 
 from __future__ import annotations
@@ -21,10 +26,14 @@ import numpy as np
 import pandas as pd
 
 from scaling.laws.basins import EXACT, Packed, basin
-from scaling.laws.law import Array, Interval
+from scaling.laws.diagnose import at_limit
+from scaling.laws.forms import FORMS
+from scaling.laws.law import TRAINING, Array, Interval, Law, Numbers
+from scaling.laws.objective import SQUARES, Points, Problem
 from scaling.laws.optima import by_architecture, grouped, interval
 from scaling.laws.powerlaw import check_confidence, slopes
-from scaling.laws.runs.cleaning import NotIdentified, Table
+from scaling.laws.runs.cleaning import NotIdentified, Status, Table, clean
+from scaling.laws.solver import optimum
 
 # Tokens over the optimal ones, D / D*, at which tables state the penalty.
 RATIOS = (0.25, 0.5, 2.0, 4.0, 16.0)
@@ -33,6 +42,8 @@ LIMITS = (0.04, 1.0)
 # Of the sampling of exponents: draws per round, degrees of freedom of t, rounds at most, and the least number
 # of draws that may carry the weight.
 SAMPLE, TAILS, ROUNDS, FEWEST = 2000, 4, 60, 100
+# A term that owes the loss no more than this, in nats, is none.
+NOTHING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +75,7 @@ class Basin:
 class OverTraining:
     """The penalty by architecture.
 
-    points  one row a run: arch, budget, flops, ratio = D / D*, penalty, fitted (nats per token)
+    points  one row per run: arch, budget, flops, ratio = D / D*, penalty, fitted (nats per token)
     at      the FLOPs that `penalty` takes where none are given: the mean (of logs) of the common budgets
     """
 
@@ -222,3 +233,63 @@ def _line(c: Array, y: Array) -> Array:
 
 def _list(values: pd.Series) -> str:
     return ", ".join(f"{value:.3g}" for value in sorted(set(values))) or "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverTrainingLaw:
+    """E + a N^b + c 6^(b/2) (M N)^b, in nats per token; `value` is the sum of squares over `n` runs."""
+
+    E: float
+    a: float
+    b: float
+    c: float
+    status: Status
+    value: float
+    n: int
+
+    @property
+    def eta(self) -> float:
+        """-b / 2, the exponent of compute at fixed tokens per parameter."""
+        return -self.b / 2
+
+    @property
+    def law(self) -> Law:
+        """The same as a law of N and D."""
+        return Law(E=self.E, A=self.a, B=self.c * TRAINING ** (self.b / 2), alpha=-self.b, beta=-self.b)
+
+    def loss(self, n: Numbers, tokens_per_param: Numbers) -> Numbers:
+        """The loss of n parameters trained on so many tokens each, in nats per token."""
+        return self.law.loss(n, np.asarray(n, float) * tokens_per_param)
+
+
+def fit_overtraining_law(frame: Table) -> OverTrainingLaw:
+    """Least squares of the loss (not of its logarithm, as `scaling.fit`) over the runs of a table.
+
+    NotIdentified for fewer than five runs, or where all have one size or one D / N, or no such law falls with
+    both.
+    """
+    runs = clean(frame).frame
+    n, d = (runs[name].to_numpy(float) for name in ("params", "tokens"))
+    sizes, ratios = len(np.unique(n)), len(np.unique(np.round(np.log(d / n), 2)))
+    if len(runs) < 5 or sizes < 3 or ratios < 2:
+        raise NotIdentified(
+            f"{len(runs)} runs of {sizes} sizes and {ratios} tokens per parameter cannot determine four "
+            "coefficients; give at least five runs, of three sizes, two of them at other tokens per parameter"
+        )
+    problem = Problem.of([Points.of(runs)], FORMS["over-training"], relative=False)
+    theta, value, converged = optimum(problem, (SQUARES,))
+    e, a, b, exponent, _ = problem.values(theta)[0].values()
+    if min((a * n**-exponent).max(), (b * d**-exponent).max()) <= NOTHING:
+        raise NotIdentified(
+            "in no such law does the loss fall with both params and tokens; check the losses, add runs"
+        )
+    at_bound = e <= 0 or at_limit("alpha", exponent, problem.form)
+    return OverTrainingLaw(
+        E=e,
+        a=a,
+        b=-exponent,
+        c=b * TRAINING ** (exponent / 2),
+        status=Status.AT_BOUND if at_bound else Status.CONVERGED if converged else Status.FAILED,
+        value=2 * value,
+        n=len(runs),
+    )

@@ -1,13 +1,14 @@
 """Power laws as straight lines in logs: one line, or lines of several groups with one slope.
 
-The intervals are exact where the scatter of ln y is normal and alike at all points (Student's t). Whether the
+The intervals are exact where the scatter of ln y is normal and equal at all points (Student's t). Whether the
 groups may share a slope is an F test, exact under the same condition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from scipy import stats
 from scaling.laws.law import Array, Interval
 from scaling.laws.runs.cleaning import NotIdentified
 
-# Percentiles of fewer draws are no interval.
+# Percentiles of fewer draws are not an interval.
 FEWEST_DRAWS = 100
 
 
@@ -35,49 +36,58 @@ class Sharing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PowerLaw:
-    """y = coefficient x^exponent, by least squares of ln y on ln x.
+class PowerLaws:
+    """y = coefficient x^exponent for each class of points, by least squares of ln y on ln x.
 
-    The intervals are None where two points leave no residual. r2 is the share of the variance of ln y.
+    exponents, coefficients, intervals, coefficient_intervals   by class; equal exponents where `shared`. A
+              class without an interval has no residual left
+    sharing   F test of one exponent for all classes against one for each; None of a single class
+    r2        share of the variance of ln y within classes
     """
 
-    exponent: float
-    coefficient: float
-    interval: Interval | None
-    coefficient_interval: Interval | None
-    r2: float
-    n: int
-
-    def at(self, x: npt.ArrayLike) -> npt.ArrayLike:
-        """coefficient x^exponent; floats give a float."""
-        return power(self.coefficient, self.exponent, x)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PowerLaws:
-    """ln y = k_group + exponent_group ln x, with one exponent for all groups where `shared`."""
-
+    shared: bool
     exponents: dict[str, float]
     coefficients: dict[str, float]
     intervals: dict[str, Interval]
     coefficient_intervals: dict[str, Interval]
     sharing: Sharing | None
-    residuals: Array
+    residuals: Array = field(repr=False)
     r2: float
     n: int
 
+    @property
+    def exponent(self) -> float:
+        """Of all classes where it is shared, or of the only class."""
+        if not self.shared and len(self.exponents) > 1:
+            raise ValueError(f"each class has its own exponent ({', '.join(self.exponents)}); use exponents")
+        return next(iter(self.exponents.values()))
 
-def power_law(x: npt.ArrayLike, y: npt.ArrayLike, *, confidence: float = 0.95) -> PowerLaw:
+    @property
+    def interval(self) -> Interval | None:
+        """Of the exponent; None where the points leave no residual."""
+        _ = self.exponent
+        return next(iter(self.intervals.values()), None)
+
+    @property
+    def coefficient(self) -> float:
+        """Of the only class."""
+        if len(self.coefficients) > 1:
+            raise ValueError(f"there are {len(self.coefficients)} classes; use coefficients, a k for each")
+        return next(iter(self.coefficients.values()))
+
+    def at(self, x: npt.ArrayLike, *, group: str | None = None) -> npt.ArrayLike:
+        """coefficient x^exponent, of the class `group` where there are several; floats give a float."""
+        if group is None:
+            return power(self.coefficient, self.exponent, x)
+        if group not in self.coefficients:
+            close = get_close_matches(group, self.coefficients, n=1) or list(self.coefficients)
+            raise ValueError(f"group = {group!r} is not a class of this law; did you mean {close[0]!r}?")
+        return power(self.coefficients[group], self.exponents[group], x)
+
+
+def power_law(x: npt.ArrayLike, y: npt.ArrayLike, *, confidence: float = 0.95) -> PowerLaws:
     """The power law through positive points (x, y); at least two different x, else NotIdentified."""
-    fit = power_laws(x, y, ["all"] * np.size(x), confidence=confidence)
-    return PowerLaw(
-        exponent=fit.exponents["all"],
-        coefficient=fit.coefficients["all"],
-        interval=fit.intervals.get("all"),
-        coefficient_interval=fit.coefficient_intervals.get("all"),
-        r2=fit.r2,
-        n=fit.n,
-    )
+    return power_laws(x, y, ["all"] * np.size(x), confidence=confidence)
 
 
 def power_laws(
@@ -124,6 +134,7 @@ def power_laws(
             levels[name] = Interval(float(ends[0]), float(ends[1]), confidence)
     variance = float(off @ off)
     return PowerLaws(
+        shared=shared,
         exponents=exponents,
         coefficients=coefficients,
         intervals=intervals,

@@ -31,7 +31,7 @@ def chosen(runs: pd.DataFrame, resample: str | None) -> str:
 
 
 def in_order(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of one architecture in an order of their own: draws do not hang on that of the table."""
+    """The runs of one architecture in an order of their own: draws do not depend on the table's."""
     return runs.sort_values(["params", "tokens", "loss"], kind="stable")
 
 

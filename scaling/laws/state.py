@@ -10,19 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scaling.laws.law import Interval
 from scaling.laws.optima import by_architecture, grouped
-from scaling.laws.powerlaw import PowerLaws, power, power_laws
-from scaling.laws.runs import cleaning as runs
-from scaling.laws.runs.cleaning import NotIdentified, Status, rows_text
+from scaling.laws.powerlaw import PowerLaws, power_laws
+from scaling.laws.runs.cleaning import NotIdentified, Runs, Status, Table, clean, tidy
+from scaling.laws.runs.cleaning import budgets as budgets_of
+from scaling.laws.runs.columns import refuse
+from scaling.laws.runs.rows import labels
 
 COLUMNS = ["class", "arch", "state", "loss"]
+# A state of zero is not a misprint: say what such a model is.
+NO_STATE = "0, a model that carries nothing from token to token; the law is in ln M, so leave these rows out"
 # A law that explains less of the variance than this is called into doubt.
 POOR = 0.5
 
@@ -31,49 +33,20 @@ POOR = 0.5
 class StateLaw(PowerLaws):
     """P* = coefficient M^exponent, by class of models.
 
-    exponents, coefficients, intervals, coefficient_intervals   by class; equal exponents where `shared`
-    sharing   F test of one exponent for all classes against one for each; None of a single class
     points    the compute-optimal points that were fitted: class, arch, state, loss, ppl, residual (of ln P*)
-    r2        share of the variance of ln P* within classes
     """
 
-    shared: bool
     points: pd.DataFrame = field(repr=False)
     warnings: tuple[str, ...]
     status: Status
 
-    @property
-    def exponent(self) -> float:
-        """c: of all classes where it is shared, or of the only class."""
-        if not self.shared and len(self.exponents) > 1:
-            raise ValueError(f"each class has its own exponent ({', '.join(self.exponents)}); use exponents")
-        return next(iter(self.exponents.values()))
-
-    @property
-    def interval(self) -> Interval | None:
-        """Of the exponent; None where the points leave no residual."""
-        _ = self.exponent
-        return next(iter(self.intervals.values()), None)
-
-    @property
-    def coefficient(self) -> float:
-        """k of the only class."""
-        if len(self.coefficients) > 1:
-            raise ValueError(f"there are {len(self.coefficients)} classes; use coefficients, a k for each")
-        return next(iter(self.coefficients.values()))
-
     def ppl(self, state: npt.ArrayLike, *, group: str | None = None) -> npt.ArrayLike:
         """P* at a state of so many elements, of the class `group` where there are several."""
-        if group is None:
-            return power(self.coefficient, self.exponent, state)
-        if group not in self.coefficients:
-            close = get_close_matches(group, self.coefficients, n=1) or list(self.coefficients)
-            raise ValueError(f"group = {group!r} is not a class of this law; did you mean {close[0]!r}?")
-        return power(self.coefficients[group], self.exponents[group], state)
+        return self.at(state, group=group)
 
 
 def state_law(
-    frame: runs.Table,
+    frame: Table,
     *,
     shared: bool = True,
     optimal: bool | None = None,
@@ -94,22 +67,24 @@ def state_law(
     Intervals are Student's, exact where the scatter of ln P* is normal. Raises NotIdentified where no class
     (with shared=False: where any) has two different states.
     """
-    frame = runs.tidy(frame)
-    _states(frame.frame)
-    points, notes = _points(frame, optimal, budgets, within, window)
-    groups, state = points["class"].tolist(), points["state"].to_numpy()
-    names = sorted(set(groups))
-    flat = [name for name in names if points.loc[points["class"] == name, "state"].nunique() < 2]
-    if flat and (len(flat) == len(names) or not shared):
+    table = tidy(frame)
+    if "state" in table.frame:
+        none = pd.to_numeric(table.frame["state"], errors="coerce") == 0
+        refuse(table.frame, none, "state", NO_STATE)
+    points, notes = _points(table, optimal, budgets, within, window)
+    states = points.groupby("class")["state"].nunique()
+    flat = list(states.index[states < 2])
+    if flat and (len(flat) == len(states) or not shared):
         raise NotIdentified(
             f"the exponent of the state needs two different states in a class, and {', '.join(flat)} has "
             "one; add optima at further budgets, where the state is larger"
         )
-    fit = power_laws(state, np.exp(points["loss"]), groups, shared=shared, confidence=confidence)
+    ppl = np.exp(points["loss"])
+    fit = power_laws(points["state"], ppl, list(points["class"]), shared=shared, confidence=confidence)
     notes += [f"{name} has one state: it says nothing of the exponent, only its own k" for name in flat]
     if not fit.intervals:
         notes.append(f"{fit.n} points leave no residual, so there is no interval; add optima")
-    if fit.sharing is not None and fit.sharing.allowed is None and len(names) > 1:
+    if fit.sharing is not None and fit.sharing.allowed is None:
         notes.append("too few points to test whether the classes share an exponent; give three a class")
     if shared and fit.sharing is not None and fit.sharing.allowed is False:
         notes.append(
@@ -123,45 +98,33 @@ def state_law(
         notes.append(f"perplexity does not fall with the state ({', '.join(rising)}): no state-optimal law")
     return StateLaw(
         **vars(fit),
-        shared=shared,
-        points=points.assign(ppl=np.exp(points["loss"]), residual=fit.residuals),
+        points=points.assign(ppl=ppl, residual=fit.residuals),
         warnings=tuple(notes),
         status=Status.CONVERGED,
     )
 
 
-def _states(frame: pd.DataFrame) -> None:
-    """A state of zero is no misprint: say what such a model is."""
-    if "state" not in frame:
-        return  # `clean` says what is missing
-    none = list(frame.index[pd.to_numeric(frame["state"], errors="coerce") == 0])
-    if none:
-        raise ValueError(
-            f"{rows_text(none)}, column 'state': 0, a model that carries nothing from token to token; the "
-            "law is in ln M, so leave these rows out"
-        )
-
-
 def _points(
-    frame: runs.Runs,
+    table: Runs,
     optimal: bool | None,
     budgets: Sequence[float] | None,
     within: float,
     window: float | None,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """One row an optimum: class, arch, state, loss; and which budgets have none."""
-    table = runs.clean(frame, need=("state", "loss"))
+    """One row per optimum: class, arch, state, loss; and which budgets have none."""
+    cleaned = clean(table, need=("state", "loss"))
+    runs = cleaned.frame
     if optimal is None:
-        optimal = not _several(table.frame, budgets, within)
+        optimal = not _several(runs, budgets, within)
     if optimal:
-        points = table.frame.assign(**{"class": _classes(table.frame)})[COLUMNS].reset_index(drop=True)
-        return points, list(table.notes)
-    groups = grouped(frame, budgets=budgets, within=within)
+        points = runs.assign(**{"class": _classes(runs)})[COLUMNS].reset_index(drop=True)
+        return points, list(cleaned.notes)
+    groups = grouped(table, budgets=budgets, within=within)
     groups, notes = groups.only(groups.frame.assign(**{"class": _classes})), list(groups.notes)
+    for arch, count in groups.frame.groupby("arch")["class"].nunique().items():
+        if count > 1:
+            raise ValueError(f"{arch} is in {count} classes; give it one")
     rows = []
-    classes = groups.frame.groupby("arch")["class"].nunique()
-    for arch, count in classes[classes > 1].items():
-        raise ValueError(f"{arch} is in {count} classes; give it one")
     for arch, found in by_architecture(groups, window=window).items():
         notes += [f"{arch}: {text}" for text in found.lost]
         for row in found.used.itertuples():
@@ -175,13 +138,14 @@ def _points(
 
 
 def _classes(table: pd.DataFrame) -> pd.Series:
-    return runs.labels(table, "class") if "class" in table else table["arch"]
+    return labels(table, "class") if "class" in table else table["arch"]
 
 
 def _several(table: pd.DataFrame, budgets: Sequence[float] | None, within: float) -> bool:
     """Whether several runs of an architecture have one budget, so that they are isoFLOP runs."""
     if not {"params", "tokens"} <= set(table):
         return False
-    flops = table["flops"] if "flops" in table else 6.0 * table["params"] * table["tokens"]
-    group = runs.budgets(table.assign(flops=flops), given=budgets, within=within)
+    if "flops" not in table:
+        table = table.assign(flops=6.0 * table["params"] * table["tokens"])
+    group = budgets_of(table, given=budgets, within=within)
     return bool(table.groupby(["arch", group]).size().max() > 1)

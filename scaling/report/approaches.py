@@ -15,8 +15,8 @@ from scaling.laws.envelopes import envelope
 from scaling.laws.families import fit_families
 from scaling.laws.fitting import fit
 from scaling.laws.forms import STANDARD, form_of, known
-from scaling.laws.gadre import fit_overtraining_law
 from scaling.laws.isoflops import isoflop
+from scaling.laws.penalty import fit_overtraining_law
 from scaling.laws.powerlaw import power_law
 from scaling.laws.runs.cleaning import NotIdentified, Runs, Table, clean, tidy
 from scaling.laws.runs.columns import chosen

@@ -24,23 +24,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from scaling.laws.runs.columns import is_blank, lacking, rows_text
+from scaling.laws.runs.columns import is_blank, lacking, refuse, rows_text
 from scaling.laws.runs.doubts import OTHER_UNIT, names_groups
-from scaling.laws.runs.rows import Runs, Table, ends, labels, positive, tidy
+from scaling.laws.runs.rows import Runs, Table, ends, positive, tidy
 
 # What is read of a table is found here, as well as what is checked.
-__all__ = [
-    "NotIdentified",
-    "Runs",
-    "Status",
-    "Table",
-    "budgets",
-    "clean",
-    "ends",
-    "labels",
-    "rows_text",
-    "tidy",
-]
+__all__ = ["NotIdentified", "Runs", "Status", "Table", "budgets", "clean", "ends", "tidy"]
 
 POSITIVE = ("params", "tokens", "flops", "loss", "ppl", "state", "floor")
 # Training costs between 2 ND (a forward pass alone is counted) and, with long contexts, some tens of ND.
@@ -69,18 +58,16 @@ def clean(
     source: Table,
     *,
     need: Sequence[str] = ("params", "tokens", "loss"),
-    floor: float | None = None,
     duplicates: bool = False,
 ) -> Runs:
     """The runs of a table, `tidy`, as float64 with `loss`, and where N and D are there `flops`.
 
     need        columns that must be there; `loss` is also served by `ppl`, `flops` by params and tokens
-    floor       entropy of the text in nats per token, where it is known: no honest loss lies below it. A
-                column `floor` says it for each run, and a column `slack` by how much chance may go below.
     duplicates  True accepts rows that are equal in size, data, loss and label
 
     Refuses, with a ValueError that names rows and columns: columns that lack, values that are not finite and
-    positive, mixed units, losses below the floor, duplicates.
+    positive, mixed units, duplicates, losses below the entropy of the text (a column `floor`, in nats per
+    token, less a column `slack` by which chance may go below).
     """
     table = tidy(source)
     out = table.frame.copy()
@@ -105,7 +92,7 @@ def clean(
             out["flops"] = 6.0 * out["params"] * out["tokens"]
         _units(out)
     if "loss" in out:
-        _losses(out, floor)
+        _losses(out)
     if not duplicates:
         _duplicates(out)
     return replace(table, frame=out, convention=convention)
@@ -151,13 +138,8 @@ def _as_flops(names: pd.Series, flops: pd.Series) -> pd.Series:
 def _units(frame: pd.DataFrame) -> None:
     """Counts, not billions: none is tiny, and C lies within known multiples of N D."""
     params, tokens, flops = (frame[name].to_numpy(float) for name in ("params", "tokens", "flops"))
-    small = list(frame.index[(params < 10) | (tokens < 100)])
-    if small:
-        name = "params" if (params < 10).any() else "tokens"
-        raise ValueError(
-            f"{rows_text(small)}, column {name!r}: {frame[name][small[0]]:g} is too small for a count; "
-            "give counts, not millions or billions"
-        )
+    small = "{:g} is too small for a count; give counts, not millions or billions"
+    refuse(frame, (params < 10) | (tokens < 100), "params" if (params < 10).any() else "tokens", small)
     if "unique_tokens" in frame:
         unique = pd.to_numeric(frame["unique_tokens"], errors="coerce")
         wrong = list(frame.index[~(unique * MOST_READ >= tokens) & ~is_blank(frame["unique_tokens"])])
@@ -175,21 +157,18 @@ def _units(frame: pd.DataFrame) -> None:
         )
 
 
-def _losses(frame: pd.DataFrame, floor: float | None) -> None:
+def _losses(frame: pd.DataFrame) -> None:
     loss = frame["loss"].to_numpy(float)
-    large = list(frame.index[loss > LARGEST_LOSS])
-    if large:
-        raise ValueError(
-            f"{rows_text(large)}, column 'loss': {frame['loss'][large[0]]:g} nats per token is more than a "
-            "uniform guess over any vocabulary; if these are perplexities, call the column ppl "
-            "(--columns ppl=loss), if the run diverged, say so in a column status"
-        )
-    if (loss <= 0).any():
-        low = list(frame.index[loss <= 0])
+    large = (
+        "{:g} nats per token is more than a uniform guess over any vocabulary; if these are perplexities, "
+        "call the column ppl (--columns ppl=loss), if the run diverged, say so in a column status"
+    )
+    refuse(frame, loss > LARGEST_LOSS, "loss", large)
+    if low := list(frame.index[loss <= 0]):
         raise ValueError(f"{rows_text(low)}: a perplexity of 1 or less has no loss above 0; correct it")
-    limits = np.full(len(frame), -np.inf if floor is None else float(floor))
-    if "floor" in frame:
-        limits = np.fmax(limits, pd.to_numeric(frame["floor"], errors="coerce").to_numpy(float))
+    if "floor" not in frame:
+        return
+    limits = pd.to_numeric(frame["floor"], errors="coerce").to_numpy(float)
     if "slack" in frame:
         limits = limits - pd.to_numeric(frame["slack"], errors="coerce").fillna(0.0).to_numpy(float)
     below = list(frame.index[loss < limits])

@@ -13,8 +13,10 @@ import shlex
 from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
+import numpy as np
 import pandas as pd
 
+SPLITS = "val valid validation eval test heldout held_out dev".split()
 # Our names, and what others call the same. A training loss is not a held-out one, so it is not among them.
 KNOWN: dict[str, tuple[str, ...]] = {
     "arch": ("architecture",),
@@ -30,19 +32,8 @@ KNOWN: dict[str, tuple[str, ...]] = {
         *("compute", "train_flops", "training_flops", "total_flops", "train_compute", "training_compute"),
         "compute_flops",
     ),
-    "loss": tuple(
-        f"{first}_{last}"
-        for split in ("val", "valid", "validation", "eval", "test", "heldout", "held_out", "dev")
-        for first, last in ((split, "loss"), ("loss", split))
-    ),
-    "ppl": (
-        "perplexity",
-        *(
-            f"{split}_{word}"
-            for split in ("val", "valid", "validation", "eval", "test", "heldout", "held_out", "dev")
-            for word in ("ppl", "perplexity")
-        ),
-    ),
+    "loss": tuple(name for split in SPLITS for name in (f"{split}_loss", f"loss_{split}")),
+    "ppl": ("perplexity", *(f"{split}_{word}" for split in SPLITS for word in ("ppl", "perplexity"))),
     **{name: () for name in ("state", "budget", "unique_tokens", "run", "floor", "status", "class", "seed")},
 }
 QUANTITIES = ("params", "tokens", "flops", "loss", "ppl")
@@ -53,7 +44,7 @@ FORMS = {folded: ours for ours, names in KNOWN.items() for folded in (ours, *nam
 SHOWN = 5
 # Digits of an id, of which `mad show` and `mad rm` take as many as tell it from others.
 BEGINNING = 10
-# Words of a name that is not in our units: nothing to advise in the place of nats or a count.
+# Words of a name that is not in our units: nothing to suggest for nats or a count.
 OTHER = {"bit", "bits", "bpb", "bpc", "bpt", "log", "per", "ratio", "mult"}
 # What stands in a cell that holds nothing.
 BLANK = frozenset(("", "nan", "na", "n/a", "null", "none", "<na>", "nat"))
@@ -91,7 +82,10 @@ def named(
             close = get_close_matches(str(ours), KNOWN, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ValueError(f"{ours!r} is not one of our columns; {hint}They are: {', '.join(KNOWN)}")
-        known_column(out, theirs)
+        if theirs not in out:
+            close = get_close_matches(theirs, list(out), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"there is no column {theirs!r}{hint}; columns are {', '.join(out)}")
     if "ppl" in asked and "loss" not in asked:
         out = out.drop(
             columns=[name for name in out if folded(name) == "loss" and name not in asked.values()]
@@ -141,15 +135,6 @@ def lacking(names: Sequence[str], columns: Sequence[str]) -> str:
     )
 
 
-def known_column(frame: pd.DataFrame, name: str) -> str:
-    columns = [str(column) for column in frame.columns]
-    if name not in columns:
-        close = get_close_matches(name, columns, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"there is no column {name!r}{hint}; columns are {', '.join(columns)}")
-    return name
-
-
 def chosen(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """The rows for which an expression over the columns holds."""
     try:
@@ -173,6 +158,13 @@ def rows_text(rows: Sequence[int | str]) -> str:
     shown = ", ".join(str(row)[:BEGINNING] for row in rows[:SHOWN])
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     return f"{'run' if isinstance(rows[0], str) else 'row'}{'s' if len(rows) > 1 else ''} {shown}{more}"
+
+
+def refuse(frame: pd.DataFrame, wrong: pd.Series | np.ndarray, column: str, words: str) -> None:
+    """Refuse a table for its wrong rows, if there are any; {} in the words is what the first one holds."""
+    rows = list(frame.index[wrong])
+    if rows:
+        raise ValueError(f"{rows_text(rows)}, column {column!r}: {words.format(frame[column][rows[0]])}")
 
 
 def folded(name: object) -> str:

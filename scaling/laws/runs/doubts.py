@@ -17,7 +17,7 @@ from scaling.laws.runs.columns import KNOWN, folded, is_blank, rows_text
 
 SERIOUS = "serious: "
 # Published runs have between .05 and some ten thousand tokens per parameter; counts in thousands or more,
-# and steps in the place of tokens, are off by a factor of a thousand at least.
+# and steps for tokens, are off by a factor of a thousand at least.
 RATIOS = (1e-2, 1e5)
 # A row so far from the median of a table in D/N, and outside of that range, is counted in another unit.
 MIXED = 1e4
@@ -48,34 +48,7 @@ def of_units(frame: pd.DataFrame) -> list[str]:
     n = _numbers(frame, "params")
     d = _numbers(frame, "tokens") if "tokens" in frame else _numbers(frame, "flops") / (6.0 * n)
     ratio = (d / n).dropna()
-    if ratio.empty:
-        return []
-    low, high, middle = ratio.min(), ratio.max(), ratio.median()
-    outside = (ratio < RATIOS[0]) | (ratio > RATIOS[1])
-    far = ratio.index[outside & ((ratio / middle > MIXED) | (middle / ratio > MIXED))]
-    spread = np.abs(np.log10(d / d.median()))
-    if high < RATIOS[0] or low > RATIOS[1]:
-        name = "params" if low > RATIOS[1] else "tokens"
-        words = (
-            f"tokens per parameter are {low:.3g} to {high:.3g} in all {len(ratio)} runs, and language models "
-            f"have {RATIOS[0]:g} to {RATIOS[1]:g}: column {name!r} is not a count"
-        )
-    elif "flops" not in frame and d.max() < FEWEST_TOKENS:
-        words = (
-            f"no run has {FEWEST_TOKENS:g} tokens, the largest {d.max():g}: column 'tokens' is not a count"
-        )
-    elif len(far):
-        words = (
-            f"{rows_text(list(far))}: {ratio[far[0]]:.3g} tokens per parameter, where the median is "
-            f"{middle:.3g}: units are mixed"
-        )
-    elif (spread > 7).any():
-        rows = list(spread.index[spread > 7])
-        words = (
-            f"{rows_text(rows)}, column 'tokens': {d[rows[0]]:g} is more than 1e7 times from the median "
-            f"{d.median():g}: units are mixed"
-        )
-    else:
+    if ratio.empty or not (words := _odd_units(d, ratio, "flops" in frame)):
         return []
     if {"tokens", "flops"} <= set(frame):
         return [f"{SERIOUS}{words}, though the FLOPs say so too; check all three"]
@@ -85,6 +58,33 @@ def of_units(frame: pd.DataFrame) -> list[str]:
     )
 
 
+def _odd_units(d: pd.Series, ratio: pd.Series, flops: bool) -> str:
+    """What shows that some of the tokens d, or of the params, are not counts; "" where nothing does."""
+    low, high, middle = ratio.min(), ratio.max(), ratio.median()
+    if high < RATIOS[0] or low > RATIOS[1]:
+        return (
+            f"tokens per parameter are {low:.3g} to {high:.3g} in all {len(ratio)} runs, and language models "
+            f"have {RATIOS[0]:g} to {RATIOS[1]:g}: column {'params' if low > RATIOS[1] else 'tokens'!r} is "
+            "not a count"
+        )
+    if not flops and d.max() < FEWEST_TOKENS:
+        return f"no run has {FEWEST_TOKENS:g} tokens, the largest {d.max():g}: column 'tokens' is not a count"
+    outside = (ratio < RATIOS[0]) | (ratio > RATIOS[1])
+    far = list(ratio.index[outside & ((ratio / middle > MIXED) | (middle / ratio > MIXED))])
+    if far:
+        return (
+            f"{rows_text(far)}: {ratio[far[0]]:.3g} tokens per parameter, where the median is {middle:.3g}: "
+            "units are mixed"
+        )
+    off = list(d.index[np.abs(np.log10(d / d.median())) > 7])
+    if off:
+        return (
+            f"{rows_text(off)}, column 'tokens': {d[off[0]]:g} is more than 1e7 times from the median "
+            f"{d.median():g}: units are mixed"
+        )
+    return ""
+
+
 def of_losses(frame: pd.DataFrame, *, chosen: bool) -> list[str]:
     """Whether losses are nats per token; chosen: the user has said which column is the loss."""
     if "loss" not in frame:
@@ -92,9 +92,8 @@ def of_losses(frame: pd.DataFrame, *, chosen: bool) -> list[str]:
     loss = _numbers(frame, "loss").dropna()
     if "ppl" in frame and not chosen:
         log_ppl = np.log(_numbers(frame, "ppl"))
-        apart = (loss - log_ppl).abs() > AGREE
-        if apart.any():
-            rows = list(apart.index[apart])
+        rows = list(loss.index[(loss - log_ppl[loss.index]).abs() > AGREE])
+        if rows:
             share = (loss / log_ppl)[rows].median()
             bits = " (loss looks like bits: divide it by 1.4427)" if abs(share - 1 / np.log(2)) < 0.01 else ""
             raise ValueError(
@@ -105,50 +104,47 @@ def of_losses(frame: pd.DataFrame, *, chosen: bool) -> list[str]:
             return []
     if loss.empty:
         return []
-    if loss.min() > NO_MODEL:
+    least = loss.min()
+    if least > NO_MODEL:
         raise ValueError(
-            f"the least value of column 'loss' is {loss.min():.4g}, and no fitted model is above {NO_MODEL} "
+            f"the least value of column 'loss' is {least:.4g}, and no fitted model is above {NO_MODEL} "
             f"nats per token (a perplexity of {np.exp(NO_MODEL):,.0f}); if these are perplexities, call the "
             "column ppl, or say --columns ppl=loss; if they are sums, divide them by their tokens"
         )
-    high = list(loss.index[loss > UNIFORM])
     found = []
-    if loss.min() > POOR:
-        found.append(
-            f"the least loss is {loss.min():.4g} nats per token, a perplexity of {np.exp(loss.min()):,.0f}"
-        )
-    if high:
+    if least > POOR:
+        found.append(f"the least loss is {least:.4g} nats per token, a perplexity of {np.exp(least):,.0f}")
+    if high := list(loss.index[loss > UNIFORM]):
         found.append(f"{rows_text(high)}: the loss is above ln 50,000 = {UNIFORM:.1f}, a uniform guess")
     return [f"{SERIOUS}{words}; if these are perplexities, say --columns ppl=loss" for words in found]
 
 
 def of_budgets(frame: pd.DataFrame) -> list[str]:
     """Runs far from the FLOPs of their group, and what a column budget is, if not FLOPs."""
-    if "budget" not in frame or is_blank(frame["budget"]).all():
+    if "budget" not in frame or (blank := is_blank(frame["budget"])).all():
         return []
-    blank = is_blank(frame["budget"])
     if blank.any():
         where = rows_text(list(frame.index[blank]))
         return [f"{where}: no budget, so groups are found from the FLOPs of all runs instead"]
-    if "flops" not in frame and not {"params", "tokens"} <= set(frame):
+    if "flops" in frame:
+        flops = _numbers(frame, "flops")
+    elif {"params", "tokens"} <= set(frame):
+        flops = 6.0 * _numbers(frame, "params") * _numbers(frame, "tokens")
+    else:
         return []
-    own = "flops" in frame
-    flops = _numbers(frame, "flops") if own else 6.0 * _numbers(frame, "params") * _numbers(frame, "tokens")
     if not names_groups(frame["budget"]):
         return ["nearly every run has a budget of its own, so groups are found from the FLOPs instead"]
     names = frame["budget"].astype(str).str.strip()
     groups = flops.groupby([names, frame["arch"]])
-    middle, size = groups.transform("median"), groups.transform("count")
+    middle = groups.transform("median")
     apart = np.exp(np.abs(np.log(flops / middle)))
     notes = []
-    if (odd := (apart > OFF_GROUP) & (size > 2)).any():
-        rows = list(odd.index[odd])
+    if rows := list(frame.index[(apart > OFF_GROUP) & (groups.transform("count") > 2)]):
         notes.append(
             f"{rows_text(rows)}: {flops[rows[0]]:.3g} FLOPs in the budget {names[rows[0]]}, whose runs have "
             f"{middle[rows[0]]:.3g} in the median; check its budget, params and tokens"
         )
-    numbers = pd.to_numeric(frame["budget"], errors="coerce")
-    units = numbers / middle
+    units = pd.to_numeric(frame["budget"], errors="coerce") / middle
     unit = float(units.median())
     if not 1 / OTHER_UNIT < unit < OTHER_UNIT:
         says = f"{unit:.3g} times" if units.max() < OTHER_UNIT * units.min() else "not"
@@ -168,12 +164,11 @@ def of_shape(frame: pd.DataFrame) -> list[str]:
     notes = list(_history(frame)) if "run" not in frame else []
     archs = pd.Series(frame["arch"].unique())
     plain = archs.astype(str).str.casefold().str.replace(r"[\s_-]+", "", regex=True)
-    for _, alike in archs.groupby(plain):
-        if len(alike) == 1:
-            continue
-        notes.append(
-            f"{' and '.join(map(repr, alike))} are architectures of their own, alike but for case and hyphens"
-        )
+    notes += [
+        f"{' and '.join(map(repr, alike))} are architectures of their own, alike but for case and hyphens"
+        for _, alike in archs.groupby(plain)
+        if len(alike) > 1
+    ]
     return notes + (_crossed(frame) or (_mingled(frame) if len(archs) == 1 else []))
 
 

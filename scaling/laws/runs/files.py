@@ -18,7 +18,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from scaling.laws.runs.columns import BLANK
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 EXCEL = re.compile(r'"?sep=([,;\t])"?\r?\n', re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?")
+DECIMAL_POINT = re.compile(r"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?")
 # A file that unpacks to more bytes than this is not a table of runs.
 LARGEST = 2**30
 SHOWN = 5
@@ -69,16 +70,13 @@ def _text(path: Path) -> str:
 
 
 def _csv(name: str, text: str) -> tuple[pd.DataFrame, list[str]]:
-    first = EXCEL.match(text)
-    if first:
+    if first := EXCEL.match(text):
         text, separator = text[first.end() :], first[1]
     else:
-        found = {mark: len(_header(text, mark)) for mark in SEPARATORS}
-        separator = max(found, key=lambda mark: found[mark])
-    lines = list(_lines(name, text, separator, 1 if first else 0))
-    if not lines:
+        separator = max(SEPARATORS, key=lambda mark: _fields(text, mark))
+    (_, header), *rows = _lines(name, text, separator, bool(first)) or [(0, [])]
+    if not header:
         raise ValueError(f"{name} cannot be read as CSV: it has no header; give one and a row per run")
-    (_, header), *rows = lines
     if len(header) == 1 and len(header[0].split()) > 1 and rows:
         raise ValueError(
             f"{name}: the header {header[0]!r} has neither comma nor semicolon nor tab; put one of them "
@@ -86,40 +84,36 @@ def _csv(name: str, text: str) -> tuple[pd.DataFrame, list[str]]:
         )
     _same_length(name, header, rows)
     full = next((i for i in range(len(rows), 0, -1) if any(rows[i - 1][1])), 0)
-    cells = [[row[place] for _, row in rows[:full]] for place in range(len(header))]
     # A column without a name is what a spreadsheet or an index leaves behind.
     kept = [place for place, column in enumerate(header) if column]
+    cells = [[row[place] for _, row in rows[:full]] for place in kept]
     notes = []
     if separator != ",":
-        decimal = _decimal_commas([cells[place] for place in kept])
-        with_commas = " and decimal commas" if decimal else ""
+        with_commas = " and decimal commas" if _decimal_commas(cells) else ""
         notes.append(f"{name} was read with {SEPARATORS[separator]} between its fields{with_commas}")
     if full < len(rows):
         notes.append(f"{len(rows) - full} blank rows at the end of {name} were passed over")
-    columns = [_typed(pd.Series(cells[place], dtype=object)) for place in kept]
+    columns = [_typed(pd.Series(column, dtype=object)) for column in cells]
     frame = pd.concat(columns, axis=1) if columns else pd.DataFrame()
     frame.columns = pd.Index([header[place] for place in kept], dtype=object)
     return frame, notes
 
 
-def _header(text: str, separator: str) -> list[str]:
-    """The first line with anything in it, were it separated so; not strict, for most guesses are wrong."""
+def _fields(text: str, separator: str) -> int:
+    """Of the first line with anything in it, were it separated so; not strict, for most guesses are wrong."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     try:
-        return next((row for row in reader if row), [])
+        return next((len(row) for row in reader if row), 0)
     except csv.Error:
-        return []
+        return 0
 
 
-def _lines(name: str, text: str, separator: str, before: int) -> Iterator[tuple[int, list[str]]]:
+def _lines(name: str, text: str, separator: str, before: int) -> list[tuple[int, list[str]]]:
     """The number of each line that is not empty, and its cells; `before` lines were cut off."""
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
-    )
+    source = io.StringIO(text, newline="")
+    reader = csv.reader(source, delimiter=separator, skipinitialspace=True, strict=True)
     try:
-        for row in reader:
-            if row:
-                yield reader.line_num + before, [cell.strip() for cell in row]
+        return [(reader.line_num + before, [cell.strip() for cell in row]) for row in reader if row]
     except csv.Error as error:
         raise ValueError(
             f"{name} cannot be read as CSV (line {reader.line_num + before}: {error}); save it as UTF-8 CSV"
@@ -141,27 +135,19 @@ def _same_length(name: str, header: list[str], rows: list[tuple[int, list[str]]]
     )
 
 
-def _decimal_commas(columns: Sequence[list[str]]) -> bool:
+def _decimal_commas(columns: list[list[str]]) -> bool:
     """Turn decimal commas into points, in place, where every number of the table is written so."""
+    if any(DECIMAL_POINT.fullmatch(cell) for cells in columns for cell in cells):
+        return False
     found = [
         cells
         for cells in columns
         if any("," in cell for cell in cells)
         and all(DECIMAL_COMMA.fullmatch(cell) or cell.lower() in BLANK for cell in cells)
     ]
-    if any("." in cell and _is_number(cell) for cells in columns for cell in cells):
-        return False
     for cells in found:
         cells[:] = [cell.replace(",", ".") for cell in cells]
     return bool(found)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _typed(cells: pd.Series) -> pd.Series:
@@ -172,10 +158,9 @@ def _typed(cells: pd.Series) -> pd.Series:
     if len(there) and there.str.fullmatch(r"[-+.\w]+").all():
         numbers = pd.to_numeric(there, errors="coerce")
         if numbers.notna().all():
-            if blank.any() or numbers.dtype.kind == "f":
-                # By Python's own rounding, as everywhere else.
-                return there.astype(float).reindex(cells.index)
-            return numbers
+            # By Python's own rounding, as everywhere else.
+            real = blank.any() or numbers.dtype.kind == "f"
+            return there.astype(float).reindex(cells.index) if real else numbers
         if there.str.lower().isin(("true", "false")).all() and not blank.any():
             return words.str.lower() == "true"
     return words.where(~cells.isna() & (words != ""), None)
@@ -183,9 +168,10 @@ def _typed(cells: pd.Series) -> pd.Series:
 
 def _json(name: str, text: str) -> tuple[pd.DataFrame, list[str]]:
     try:
-        whole, lines = json.loads(text, object_pairs_hook=once, parse_int=_whole), False
+        whole, kind = json.loads(text, object_pairs_hook=once, parse_int=_whole), "JSON"
     except json.JSONDecodeError:
-        whole, lines = [_parsed(name, number, line) for number, line in _full_lines(text)], True
+        lines = enumerate(text.split("\n"), 1)
+        whole, kind = [_line(name, number, line) for number, line in lines if line.strip()], "JSON lines"
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{name} cannot be read as JSON ({error}); give an array of objects") from None
     if isinstance(whole, dict):
@@ -193,7 +179,7 @@ def _json(name: str, text: str) -> tuple[pd.DataFrame, list[str]]:
         lists = [held for held in whole.values() if held and isinstance(held, list) and _all(held, dict)]
         whole = lists[0] if len(lists) == 1 else whole
     if isinstance(whole, dict):
-        whole = _by_column(name, whole) if all(map(_holds, whole.values())) else [whole]
+        whole = _by_column(name, whole) if _all(whole.values(), (list, dict)) else [whole]
     odd = next((i for i, row in enumerate(whole, 1) if not isinstance(row, dict)), None)
     if odd is not None:
         raise ValueError(
@@ -204,17 +190,15 @@ def _json(name: str, text: str) -> tuple[pd.DataFrame, list[str]]:
     except UnicodeEncodeError as error:
         raise ValueError(f"{name} holds half of a surrogate pair ({error.object!a}); write UTF-8") from None
     for column in frame:
-        held = frame[column].dropna()
-        if len(held) and held.map(lambda cell: isinstance(cell, str)).all():
+        if len(held := frame[column].dropna()) and _all(held, str):
             frame[column] = _typed(frame[column])
-    kind = "JSON lines" if lines else "JSON"
     return frame, [f"{name} was read as {kind}: {len(frame)} row{'s' * (len(frame) != 1)}"]
 
 
 def _by_column(name: str, whole: dict[str, Any]) -> list[Any]:
     """An object of columns, all lists of one length or all objects by row, as rows."""
     held = list(whole.values())
-    if not (_all(held, dict) or (_all(held, list) and len({len(cells) for cells in held}) == 1)):
+    if not (_all(held, dict) or (_all(held, list) and len(set(map(len, held))) == 1)):
         raise ValueError(
             f"{name} is an object of {', '.join(map(repr, list(whole)[:SHOWN]))}, neither a run nor columns "
             'of one length; give an array of objects, [{"params": 1e9, ...}, ...]'
@@ -222,19 +206,11 @@ def _by_column(name: str, whole: dict[str, Any]) -> list[Any]:
     return pd.DataFrame(whole).to_dict("records")
 
 
-def _holds(cell: object) -> bool:
-    return isinstance(cell, list | dict)
-
-
-def _all(cells: Iterable[object], kind: type) -> bool:
+def _all(cells: Iterable[object], kind: type | tuple[type, ...]) -> bool:
     return all(isinstance(cell, kind) for cell in cells)
 
 
-def _full_lines(text: str) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-
-
-def _parsed(name: str, number: int, line: str) -> Any:
+def _line(name: str, number: int, line: str) -> Any:
     try:
         return json.loads(line, object_pairs_hook=once, parse_int=_whole)
     except json.JSONDecodeError as error:

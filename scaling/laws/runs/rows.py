@@ -15,31 +15,25 @@ import numpy as np
 import pandas as pd
 
 from scaling.laws.runs import doubts
-from scaling.laws.runs.columns import chosen, folded, is_blank, lacking, named, rows_text
+from scaling.laws.runs.columns import chosen, folded, is_blank, lacking, named, refuse, rows_text
 from scaling.laws.runs.files import read_noted
 
 # What tools write of a run that ended well. Any other word is taken for a bad end.
-GOOD = frozenset(
-    ("ok", "okay", "finished", "complete", "completed", "success", "successful", "succeeded", "done")
-)
+GOOD = frozenset("ok okay finished complete completed success successful succeeded done".split())
 # A selection of rows keeps labels below this; parameters and tokens lie above.
 LARGEST_LABEL = 10**6
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 # Columns that say how a run ended, and the cells of those that ended well; SLURM writes 0:0.
 FLAGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(
-        ("diverged", "failed", "crashed", "killed", "interrupted", "preempted", "oom", "error"), NO
-    ),
-    **dict.fromkeys(("converged", "finished", "completed", "complete", "success", "succeeded", "ok"), YES),
-    **dict.fromkeys(
-        ("exit_code", "exitcode", "exit_status", "return_code", "returncode"), ("0", "0.0", "0:0")
-    ),
+    **dict.fromkeys("diverged failed crashed killed interrupted preempted oom error".split(), NO),
+    **dict.fromkeys("converged finished completed complete success succeeded ok".split(), YES),
+    **dict.fromkeys("exit_code exitcode exit_status return_code returncode".split(), ("0", "0.0", "0:0")),
 }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Runs:
-    """A table of runs under our names; every function of this package takes one in the place of a frame.
+    """A table of runs under our names; every function of this package takes one in place of a frame.
 
     frame       the rows that count; the index counts the rows of the table from 1, or holds the ids of stored
                 runs, as the messages do
@@ -87,7 +81,7 @@ def tidy(
     """The rows that count, under our names, once for all: what is tidy already comes back as it is.
 
     columns  our names to the table's, where they are not recognised
-    by       the column that tells architectures apart, in the place of `arch`
+    by       the column that tells architectures apart, instead of `arch`
     where    only rows for which this holds, as pandas.DataFrame.query takes it
     notes    what is known of the table so far
     ids      whether the column id names the rows, if no two are alike
@@ -98,19 +92,18 @@ def tidy(
     if isinstance(source, Runs):
         if columns is by is where is None:
             return source
-        before, frame = (*source.notes, *notes), source.frame
+        out, recognised = named(source.frame, columns, by)
+        theirs, said = source.columns, [*source.notes, *notes, *recognised]
     elif isinstance(source, pd.DataFrame):
-        before, frame = tuple(notes), source
-        _not_shifted(frame)
-    else:
-        raise ValueError(f"runs are a {type(source).__name__}; give a pandas.DataFrame, or read a CSV")
-    out, recognised = named(frame, columns, by)
-    if isinstance(source, pd.DataFrame):
+        _not_shifted(source)
+        out, recognised = named(source, columns, by)
+        theirs, said = tuple(map(str, source.columns)), [*notes, *recognised]
         own = out["id"].tolist() if ids and "id" in out else []
         out.index = pd.Index(own) if 0 < len(own) == len(set(own)) else pd.RangeIndex(1, len(out) + 1)
+    else:
+        raise ValueError(f"runs are a {type(source).__name__}; give a pandas.DataFrame, or read a CSV")
     if where is not None:
         out = chosen(out, where)
-    said = [*before, *recognised]
     out = _good(out, said)
     labelled = "arch" in out
     if labelled:
@@ -124,7 +117,6 @@ def tidy(
     said += doubts.of_units(out)
     said += doubts.of_losses(out, chosen=bool(set(columns or ()) & {"loss", "ppl"}))
     said += doubts.of_budgets(out)
-    theirs = source.columns if isinstance(source, Runs) else tuple(map(str, frame.columns))
     return Runs(frame=out, notes=tuple(dict.fromkeys(said)), columns=theirs, labelled=labelled)
 
 
@@ -197,7 +189,7 @@ def _good(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """The rows of runs that ended well, by the columns `status` and `FLAGS`; the others are named."""
     aside = pd.Series(False, frame.index)
     if "status" in frame:
-        words = frame["status"].astype(str).str.strip().str.lower().where(~is_blank(frame["status"]), "")
+        words = _words(frame["status"])
         for word, mine in words.groupby(words, sort=False):
             rows = rows_text(list(mine.index))
             if word in GOOD:
@@ -208,18 +200,19 @@ def _good(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
                 aside |= words == word
                 notes.append(f"{rows} set aside: status {word!r} is not ok")
     for name in frame:
-        good = FLAGS.get(folded(name).removeprefix("is_"), ())
-        if not good:
+        good = FLAGS.get(folded(name).removeprefix("is_"))
+        if good is None:
             continue
-        words = frame[name].astype(str).str.strip().str.lower().where(~is_blank(frame[name]), "")
+        words = _words(frame[name])
         if good in (YES, NO) and not words.isin((*YES, *NO, "")).all():
             notes.append(f"column {name!r} was not read: it holds more than yes and no")
         elif (marked := ~words.isin((*good, ""))).any():
             notes.append(f"{rows_text(list(frame.index[marked]))} set aside: column {name!r} says so")
             aside |= marked
     if "run" in frame and aside.any():
-        label = frame["run"].astype(str).str.strip()
-        key = label if "arch" not in frame else frame["arch"].astype(str).str.strip() + "\n" + label
+        key = frame["run"].astype(str).str.strip()
+        if "arch" in frame:
+            key = frame["arch"].astype(str).str.strip() + "\n" + key
         with_it = key.isin(key[aside & ~is_blank(frame["run"])]) & ~aside
         if with_it.any():
             notes.append(f"{rows_text(list(frame.index[with_it]))} set aside with the rest of their run")
@@ -231,50 +224,36 @@ def _good(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     return frame[~aside]
 
 
+def _words(cells: pd.Series) -> pd.Series:
+    """The cells in lower case, empty where they are blank."""
+    return cells.astype(str).str.strip().str.lower().where(~is_blank(cells), "")
+
+
 def labels(frame: pd.DataFrame, name: str) -> pd.Series:
     """The names in a column, none of them blank, without spaces around."""
-    blank = frame.index[is_blank(frame[name])]
-    if len(blank):
-        raise ValueError(
-            f"{rows_text(list(blank))}, column {name!r}: no value; name it in every row, or leave the column "
-            "out"
-        )
+    words = "no value; name it in every row, or leave the column out"
+    refuse(frame, is_blank(frame[name]), name, words)
     return frame[name].astype(str).str.strip()
 
 
 def _run_labels(frame: pd.DataFrame) -> pd.Series:
-    """A label for each run; a blank one is no label where others have training curves."""
+    """A label for each run; a blank one is not a label where others have training curves."""
     blank = is_blank(frame["run"])
     words = frame["run"].astype(str).str.strip()
-    if blank.any() and frame.assign(run=words)[~blank].duplicated(["arch", "run"]).any():
-        raise ValueError(
-            f"{rows_text(list(frame.index[blank]))}, column 'run': no value, and rows that share a run are "
-            "its training curve; label every row, a run of one row too"
-        )
+    if frame.assign(run=words)[~blank].duplicated(["arch", "run"]).any():
+        curve = "rows that share a run are its training curve"
+        refuse(frame, blank, "run", f"no value, and {curve}; label every row, a run of one row too")
     return words.where(~blank, [f"row {row}" for row in frame.index])
 
 
 def positive(frame: pd.DataFrame, name: str) -> None:
     """Make a column float64; name the rows that are not finite and positive."""
     values = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
-    words = [row for row in frame.index[np.isnan(values)] if _word(frame[name][row])]
-    if words:
-        raw = frame[name][words[0]]
-        raise ValueError(f"{rows_text(words)}, column {name!r}: {raw!r} is not a number; write it as 1.5e9")
-    missing = list(frame.index[np.isnan(values)])
-    if missing:
-        raise ValueError(
-            f"{rows_text(missing)}, column {name!r}: no value; fill it in, or leave the run out (a diverged "
-            "run: column status = diverged)"
-        )
-    wrong = list(frame.index[~(np.isfinite(values) & (values > 0))])
-    if wrong:
-        raise ValueError(
-            f"{rows_text(wrong)}, column {name!r}: {frame[name][wrong[0]]} is not a finite number above 0; "
-            "correct it, or leave the run out"
-        )
+    missing = np.isnan(values)
+    words = [isinstance(raw, str) and raw.strip().lower() not in ("", "nan") for raw in frame[name]]
+    refuse(frame, missing & words, name, "{!r} is not a number; write it as 1.5e9")
+    fill = "no value; fill it in, or leave the run out (a diverged run: column status = diverged)"
+    refuse(frame, missing, name, fill)
+    wrong = ~(np.isfinite(values) & (values > 0))
+    refuse(frame, wrong, name, "{} is not a finite number above 0; correct it, or leave the run out")
     frame[name] = values
-
-
-def _word(raw: object) -> bool:
-    return isinstance(raw, str) and raw.strip().lower() not in ("", "nan")

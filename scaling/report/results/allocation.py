@@ -12,7 +12,7 @@ from scaling.laws.envelopes import Envelope, envelope
 from scaling.laws.fitting import FittedLaw, fit
 from scaling.laws.isoflops import IsoFlop, isoflop
 from scaling.laws.law import Interval
-from scaling.laws.powerlaw import PowerLaw
+from scaling.laws.powerlaw import PowerLaws
 from scaling.laws.runs.cleaning import NotIdentified, clean, ends, tidy
 from scaling.laws.runs.cleaning import Table as RunTable
 from scaling.report import figures
@@ -25,11 +25,11 @@ Found = IsoFlop | Envelope | FittedLaw
 TITLES = ("Approach 1: envelope of all runs", "Approach 2: isoFLOP parabolas", "Approach 3: law of loss")
 
 
-def allocation(found: Found | PowerLaw, c: float) -> dict[str, Any]:
+def allocation(found: Found | PowerLaws, c: float) -> dict[str, Any]:
     """N* and D* at C (params, tokens), and their intervals where there are any."""
     if isinstance(found, FittedLaw):
         return vars(found.at(c))
-    if isinstance(found, PowerLaw):
+    if isinstance(found, PowerLaws):
         return {"flops": c, "params": float(found.at(c))}  # type: ignore[arg-type]
     row: dict[str, Any] = {"flops": c, "params": float(found.n_opt(c)), "tokens": float(found.d_opt(c))}  # type: ignore[arg-type]
     if isinstance(found, IsoFlop):
@@ -37,9 +37,9 @@ def allocation(found: Found | PowerLaw, c: float) -> dict[str, Any]:
     return row
 
 
-def exponents(found: Found | PowerLaw) -> dict[str, tuple[float, Interval | None]]:
+def exponents(found: Found | PowerLaws) -> dict[str, tuple[float, Interval | None]]:
     """The exponents of N* and D*, each with its interval where there is one."""
-    if isinstance(found, PowerLaw):
+    if isinstance(found, PowerLaws):
         return {"N": (found.exponent, found.interval)}
     law = isinstance(found, FittedLaw)
     names = ("n_exponent", "d_exponent") if law else ("exponent", "tokens_exponent")

@@ -12,8 +12,8 @@ from scaling.laws.auditing import Audit
 from scaling.laws.families import Families
 from scaling.laws.fitting import FittedLaw
 from scaling.laws.forms import FORMS, STANDARD
-from scaling.laws.gadre import OverTrainingLaw
 from scaling.laws.law import COEFFICIENTS
+from scaling.laws.penalty import OverTrainingLaw
 from scaling.laws.runs.cleaning import NotIdentified, Runs, clean
 from scaling.laws.runs.cleaning import Table as RunTable
 from scaling.report import figures

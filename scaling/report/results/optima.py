@@ -12,7 +12,7 @@ from mad.messages import counted
 from scaling.laws.envelopes import Envelope
 from scaling.laws.isoflops import IsoFlop
 from scaling.laws.optima import OUTSIDE, grouped
-from scaling.laws.powerlaw import PowerLaw
+from scaling.laws.powerlaw import PowerLaws
 from scaling.laws.runs.cleaning import NotIdentified, Status
 from scaling.laws.runs.cleaning import Table as RunTable
 from scaling.report import figures
@@ -97,7 +97,7 @@ def envelope_section(arch: str, found: Envelope, targets: Sequence[float]) -> Se
     return Section(**_printed(head, data, found, targets, found.warnings))
 
 
-def optima_section(arch: str, found: PowerLaw, lacking: int, targets: Sequence[float]) -> Section:
+def optima_section(arch: str, found: PowerLaws, lacking: int, targets: Sequence[float]) -> Section:
     """The power law through models that are compute-optimal already; `lacking` rows named none."""
     data = {
         "status": str(Status.CONVERGED),
@@ -115,7 +115,7 @@ def optima_section(arch: str, found: PowerLaw, lacking: int, targets: Sequence[f
 def _printed(
     head: str,
     data: dict[str, Any],
-    found: IsoFlop | Envelope | PowerLaw,
+    found: IsoFlop | Envelope | PowerLaws,
     targets: Sequence[float],
     warnings: Sequence[str],
     *tables: Table,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tracemalloc
@@ -13,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import scaling
 from scaling.laws.auditing import (
     REFITTED,
     Audit,
@@ -25,31 +23,24 @@ from scaling.laws.auditing import (
 )
 from scaling.laws.findings import of_cuts, of_hold_out, of_influence
 from scaling.laws.fitting import Allocation, fit
-from scaling.laws.law import Interval, Law
+from scaling.laws.law import Interval
 from scaling.laws.runs.cleaning import NotIdentified, Status
+from tests.scaling.laws.designs import LAW, isoflops
+from tests.scaling.laws.public import CHINCHILLA_RUNS, needs_data, runs_of
 
-LAW = Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
 TARGET = 5.76e23
 
-needs_data = pytest.mark.skipif(
-    "MAD_SCALING_DATA" not in os.environ, reason="MAD_SCALING_DATA names no folder"
-)
 
-
-def study(*, budgets: int = 7, sizes: int = 9, noise: float = 0.003, seed: int = 0) -> pd.DataFrame:
+def study(**design: Any) -> pd.DataFrame:
     """An isoFLOP study of a known law, 1e18 to 1e21 FLOPs."""
-    c = np.repeat(np.geomspace(1e18, 1e21, budgets), sizes)
-    n = LAW.n_opt(c) * np.tile(np.geomspace(1 / 5, 5, sizes), budgets)
-    d = c / (6 * n)
-    loss = LAW.loss(n, d) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
-    return pd.DataFrame({"params": n, "tokens": d, "loss": loss})
+    return isoflops(LAW, **{"budgets": 7, "sizes": 9, "width": 5.0, "span": 1e3, "noise": 0.003} | design)
 
 
 BAD = {64, 65, 66, 67, 68}
 
 
 def with_five_outliers() -> pd.DataFrame:
-    """A study with five more runs of few tokens a parameter, the worse the fewer."""
+    """A study with five more runs of few tokens per parameter, and worse the fewer they are."""
     n = np.geomspace(5e8, 3e9, 5)
     d = n * np.array([0.04, 0.1, 0.2, 0.3, 0.4])
     bad = pd.DataFrame({"params": n, "tokens": d, "loss": LAW.loss(n, d) * (n / d) ** 0.1})
@@ -60,13 +51,9 @@ def audited(frame: pd.DataFrame, *, at: float, bootstrap: int) -> Audit:
     return audit(frame, at=at, law=fit(frame, bootstrap=bootstrap))
 
 
-def chinchilla() -> pd.DataFrame:
-    return scaling.read(Path(os.environ["MAD_SCALING_DATA"]) / "chinchilla_kyotakano.csv")
-
-
 @needs_data
 def test_held_out_budgets_of_the_public_runs() -> None:
-    table = hold_out(chinchilla(), below=[3e19, 1e20, 3e20, 1e21], at=TARGET)
+    table = hold_out(runs_of(CHINCHILLA_RUNS), below=[3e19, 1e20, 3e20, 1e21], at=TARGET)
     assert table["n_train"].tolist() == [77, 131, 172, 211]
     assert table["n_test"].tolist() == [157, 103, 62, 23]
     np.testing.assert_allclose(table["mape"], [0.662, 0.750, 0.755, 1.019], atol=0.01)
@@ -76,7 +63,7 @@ def test_held_out_budgets_of_the_public_runs() -> None:
 
 @needs_data
 def test_cuts_of_the_public_runs() -> None:
-    table = minimum_ratio_cuts(chinchilla(), at=TARGET, cuts=[1, 1.5, 2, 3, 5])
+    table = minimum_ratio_cuts(runs_of(CHINCHILLA_RUNS), at=TARGET, cuts=[1, 1.5, 2, 3, 5])
     assert table["n"].tolist() == [234, 229, 224, 218, 205]
     np.testing.assert_allclose(table["n_exponent"], [0.4995, 0.5072, 0.5118, 0.4968, 0.5118], atol=5e-4)
     np.testing.assert_allclose(table["tokens_per_param"], [22.86, 19.29, 17.36, 22.78, 16.77], rtol=0.01)
@@ -84,7 +71,7 @@ def test_cuts_of_the_public_runs() -> None:
 
 @needs_data
 def test_the_audit_of_the_public_runs_distrusts_the_allocation_not_the_loss() -> None:
-    found = audited(chinchilla(), at=TARGET, bootstrap=100)
+    found = audited(runs_of(CHINCHILLA_RUNS), at=TARGET, bootstrap=100)
     assert found.law.condition == pytest.approx(39.55, rel=0.02)
     assert found.allocation.beyond == pytest.approx(44.5, rel=0.01)
     assert found.held_out["mape"].max() < 1.1
@@ -285,7 +272,7 @@ def test_losses_that_smaller_budgets_do_not_predict_are_a_verdict(off: float, se
     assert "; those below" in verdict.what and ("more than half the interval" in verdict.what) == (off < 1)
 
 
-def test_a_bias_that_chance_explains_is_no_warning() -> None:
+def test_a_bias_that_chance_explains_is_not_a_warning() -> None:
     warned = 0
     for seed in range(20):
         law = fit(frame := study(noise=0.003, seed=seed), bootstrap=100)

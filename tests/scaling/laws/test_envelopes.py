@@ -51,7 +51,7 @@ def test_few_crude_curves_and_permuted_rows() -> None:
     assert one.exponent == pytest.approx(CHINCHILLA.n_exponent, abs=0.05)
 
 
-def test_end_points_are_no_curves() -> None:
+def test_end_points_are_not_curves() -> None:
     with pytest.raises(NotIdentified, match="no column run tells.*use isoflop"):
         envelope(grid())
     with pytest.raises(NotIdentified, match="each run is one row"):

@@ -14,14 +14,15 @@ from scaling.laws.law import Law
 from scaling.laws.objective import SQUARES, Points, Problem
 from scaling.laws.runs.cleaning import NotIdentified, Status, clean
 from scaling.laws.solver import descend, optimum, starts
+from tests.scaling.laws.designs import LAW, differences, isoflops
 
 LAWS = {
-    "transformer": Law(E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37),
+    "transformer": LAW,
     "hybrid": Law(E=1.8, A=420.0, B=1900.0, alpha=0.35, beta=0.37),
     "recurrent": Law(E=1.8, A=550.0, B=1800.0, alpha=0.35, beta=0.37),
 }
 UNLIKE = {
-    "transformer": LAWS["transformer"],
+    "transformer": LAW,
     "hybrid": Law(E=1.6, A=200.0, B=1500.0, alpha=0.29, beta=0.34),
     "recurrent": Law(E=1.9, A=900.0, B=4000.0, alpha=0.4, beta=0.42),
 }
@@ -33,14 +34,10 @@ def study(
     laws: dict[str, Law], *, noise: float = 0.003, seed: int = 0, budgets: int = 4, sizes: int = 6
 ) -> pd.DataFrame:
     """An isoFLOP study of each law, 1e18 to 1e20 FLOPs."""
-    rng = np.random.default_rng(seed)
-    parts = []
-    for name, law in laws.items():
-        c = np.repeat(np.geomspace(1e18, 1e20, budgets), sizes)
-        n = law.n_opt(c) * np.tile(np.geomspace(1 / 4, 4, sizes), budgets)
-        d = c / (6 * n)
-        loss = law.loss(n, d) * np.exp(noise * rng.standard_normal(len(n)))
-        parts.append(pd.DataFrame({"arch": name, "params": n, "tokens": d, "loss": loss}))
+    design: dict[str, Any] = {"noise": noise, "seed": np.random.default_rng(seed), "span": 100.0}
+    parts = [
+        isoflops(law, budgets=budgets, sizes=sizes, **design).assign(arch=name) for name, law in laws.items()
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -117,12 +114,8 @@ def test_joint_derivatives_are_those_of_differences() -> None:
     rng = np.random.default_rng(1)
     weights = rng.integers(0, 3, (1, tied.n)).astype(float)
     theta = optimum(tied, (SQUARES,))[0] + rng.normal(0, 0.01, len(tied.low))
-    steps = 1e-5 * np.eye(len(theta))
     here = tied.system(theta[None], weights, 0.02)
-    up = [tied.system((theta + step)[None], weights, 0.02) for step in steps]
-    down = [tied.system((theta - step)[None], weights, 0.02) for step in steps]
-    slope = np.array([(a.value[0] - b.value[0]) / 2e-5 for a, b in zip(up, down, strict=True)])
-    bend = np.array([(a.gradient[0] - b.gradient[0]) / 2e-5 for a, b in zip(up, down, strict=True)])
+    slope, bend = differences(tied, theta, weights, 0.02, step=1e-5)
     np.testing.assert_allclose(here.gradient[0], slope, rtol=1e-5, atol=1e-8)
     np.testing.assert_allclose(here.newton[0], bend, rtol=1e-4, atol=1e-5)
     assert (np.linalg.eigvalsh(here.bound[0]) > 0).all()
@@ -310,7 +303,7 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
         fit_families(frame, delta=0)
 
 
-def test_one_architecture_is_no_family() -> None:
+def test_one_architecture_is_not_a_family() -> None:
     with pytest.raises(ValueError, match="names one architecture, 'hybrid'.*use scaling.fit"):
         fit_families(study({"hybrid": LAWS["hybrid"]}))
 

@@ -12,36 +12,10 @@ import scaling
 from scaling.laws.law import Law, effective_tokens
 from scaling.laws.objective import huber
 from scaling.laws.runs.cleaning import NotIdentified, Status
+from tests.scaling.laws.designs import CORRECTED, isoflops, like_chinchilla
 
-CHINCHILLA = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 SYMMETRIC = Law(E=2.0, A=400.0, B=400.0, alpha=0.31, beta=0.31)
 ASYMMETRIC = Law(E=0.7, A=20.0, B=5e4, alpha=0.2, beta=0.5)
-
-
-def simulate(
-    law: Law,
-    *,
-    noise: float = 0.0,
-    seed: int = 0,
-    budgets: int = 5,
-    sizes: int = 7,
-    width: float = 4.0,
-    low: float = 1e18,
-    span: float = 300.0,
-) -> pd.DataFrame:
-    """Groups of equal compute around the optimum; the noise is that of the log loss."""
-    c = np.repeat(np.geomspace(low, low * span, budgets), sizes)
-    n = np.asarray(law.n_opt(c)) * np.tile(np.geomspace(1 / width, width, sizes), budgets)
-    loss = law.loss(n, c / 6 / n) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))
-    return pd.DataFrame({"params": n, "tokens": c / 6 / n, "loss": loss})
-
-
-def like_chinchilla(seed: int = 0) -> pd.DataFrame:
-    """240 runs with the spread of the Chinchilla points: few are far off, most by a third of a percent."""
-    generator = np.random.default_rng(seed)
-    frame = simulate(CHINCHILLA, budgets=20, sizes=12, low=2e18, span=5e3, width=5.0)
-    frame["loss"] *= np.exp(0.003 * generator.standard_t(3, len(frame)))
-    return frame
 
 
 @pytest.mark.parametrize("objective", ["huber", "lad", "log-mse"])
@@ -51,7 +25,7 @@ def test_a_law_without_noise_is_recovered_to_many_digits(objective: Any) -> None
         alpha, beta = generator.uniform(0.15, 0.8, 2)
         a, b = generator.uniform(0.1, 0.9, 2) * (3e9**alpha, 5e9**beta)
         truth = Law(E=generator.uniform(0.3, 3), A=a, B=b, alpha=alpha, beta=beta)
-        frame = simulate(truth, budgets=int(generator.integers(3, 9)), width=generator.uniform(2, 10))
+        frame = isoflops(truth, budgets=int(generator.integers(3, 9)), width=generator.uniform(2, 10))
         law = scaling.fit(frame, objective=objective, bootstrap=0)
         assert law.status is Status.CONVERGED
         for name in ("E", "A", "B", "alpha", "beta"):
@@ -60,11 +34,11 @@ def test_a_law_without_noise_is_recovered_to_many_digits(objective: Any) -> None
 
 
 @pytest.mark.parametrize(
-    "truth", [CHINCHILLA, SYMMETRIC, ASYMMETRIC], ids=["chinchilla", "symmetric", "asymmetric"]
+    "truth", [CORRECTED, SYMMETRIC, ASYMMETRIC], ids=["chinchilla", "symmetric", "asymmetric"]
 )
 def test_with_noise_the_errors_shrink_with_the_noise_and_with_the_runs(truth: Law) -> None:
     def error(noise: float, budgets: int) -> float:
-        frames = [simulate(truth, noise=noise, seed=seed, budgets=budgets) for seed in range(16)]
+        frames = [isoflops(truth, noise=noise, seed=seed, budgets=budgets) for seed in range(16)]
         fits = [scaling.fit(frame, bootstrap=0) for frame in frames]
         return float(np.sqrt(np.mean([(law.n_exponent - truth.n_exponent) ** 2 for law in fits])))
 
@@ -122,7 +96,7 @@ def test_the_order_of_rows_and_integer_columns_do_not_matter() -> None:
 
 def test_one_ray_is_refused() -> None:
     n = np.geomspace(1e7, 1e10, 20)
-    frame = pd.DataFrame({"params": n, "tokens": 20 * n, "loss": CHINCHILLA.loss(n, 20 * n)})
+    frame = pd.DataFrame({"params": n, "tokens": 20 * n, "loss": CORRECTED.loss(n, 20 * n)})
     with pytest.raises(NotIdentified, match="D = 20 N.*add runs at D/N below 10 and above 40"):
         scaling.fit(frame, bootstrap=0)
     scattered = frame.assign(tokens=frame["tokens"] * np.random.default_rng(0).uniform(0.95, 1.05, 20))
@@ -132,23 +106,23 @@ def test_one_ray_is_refused() -> None:
 
 def test_one_budget_is_refused() -> None:
     with pytest.raises(NotIdentified, match=r"one budget, 6 N D = 1.00e\+18"):
-        scaling.fit(simulate(CHINCHILLA, budgets=1, sizes=12), bootstrap=0)
+        scaling.fit(isoflops(CORRECTED, budgets=1, sizes=12), bootstrap=0)
 
 
 def test_a_good_forecast_of_the_loss_does_not_make_a_good_allocation() -> None:
     errors, ratios = [], []
-    larger = simulate(CHINCHILLA, low=1e21, span=10, budgets=2)
+    larger = isoflops(CORRECTED, low=1e21, span=10, budgets=2)
     for seed in range(12):
-        law = scaling.fit(simulate(CHINCHILLA, noise=0.005, seed=seed, budgets=4, span=30), bootstrap=0)
+        law = scaling.fit(isoflops(CORRECTED, noise=0.005, seed=seed, budgets=4, span=30), bootstrap=0)
         predicted = law.loss(larger["params"].to_numpy(), larger["tokens"].to_numpy())
         errors.append(np.abs(predicted / larger["loss"] - 1).mean())
-        ratios.append(law.tokens_per_param(5.76e23) / CHINCHILLA.tokens_per_param(5.76e23))
+        ratios.append(law.tokens_per_param(5.76e23) / CORRECTED.tokens_per_param(5.76e23))
     assert np.median(errors) < 0.01 and max(errors) < 0.03
-    assert max(ratios) > 2, "within three percent in loss, and twice as many tokens a parameter"
+    assert max(ratios) > 2, "within three percent in loss, and twice as many tokens per parameter"
 
 
 def hostile(kind: str, generator: np.random.Generator) -> pd.DataFrame:
-    frame = simulate(CHINCHILLA, width=8.0)
+    frame = isoflops(CORRECTED, width=8.0)
     n, d = frame["params"].to_numpy(), frame["tokens"].to_numpy()
     losses = {
         "constant": np.full(len(n), 3.0),
@@ -170,12 +144,12 @@ def test_runs_that_follow_no_law_are_refused(kind: str) -> None:
 @pytest.mark.parametrize("count", [1, 2, 4, 5])
 def test_a_handful_of_runs_is_refused(count: int) -> None:
     with pytest.raises(NotIdentified):
-        scaling.fit(simulate(CHINCHILLA, noise=1e-3).sample(count, random_state=0), bootstrap=0)
+        scaling.fit(isoflops(CORRECTED, noise=1e-3).sample(count, random_state=0), bootstrap=0)
 
 
 def test_a_law_without_a_floor_ends_at_the_bound_and_says_so() -> None:
-    frame = simulate(CHINCHILLA, noise=1e-4, width=8.0)
-    frame["loss"] -= 1.05 * CHINCHILLA.E
+    frame = isoflops(CORRECTED, noise=1e-4, width=8.0)
+    frame["loss"] -= 1.05 * CORRECTED.E
     law = scaling.fit(frame, bootstrap=0)
     assert law.E == 0 and law.status is Status.AT_BOUND
     assert any(warning.startswith("E is 0") for warning in law.warnings)
@@ -190,21 +164,21 @@ def test_an_exponent_at_its_limit_is_said() -> None:
 
 
 def test_data_read_up_to_four_times_count_as_new() -> None:
-    frame = simulate(CHINCHILLA, noise=0.0)
+    frame = isoflops(CORRECTED, noise=0.0)
     law = scaling.fit(frame.assign(unique_tokens=0.26 * frame["tokens"].max()), bootstrap=0)
-    assert law.beta == pytest.approx(CHINCHILLA.beta, rel=1e-7)
+    assert law.beta == pytest.approx(CORRECTED.beta, rel=1e-7)
     assert "read their text up to 3.8 times" in law.convention
 
 
 def test_data_read_more_often_are_refused_unless_their_effective_tokens_are_asked_for() -> None:
-    frame = simulate(CHINCHILLA, noise=0.0)
+    frame = isoflops(CORRECTED, noise=0.0)
     unique = 0.2 * frame["tokens"].max()
     worth = effective_tokens(frame["tokens"].to_numpy(), unique)
-    frame = frame.assign(unique_tokens=unique, loss=CHINCHILLA.loss(frame["params"].to_numpy(), worth))
+    frame = frame.assign(unique_tokens=unique, loss=CORRECTED.loss(frame["params"].to_numpy(), worth))
     with pytest.raises(ValueError, match=r"row.* data was repeated.*repeats='effective'"):
         scaling.fit(frame, bootstrap=0)
     law = scaling.fit(frame, repeats="effective", bootstrap=0)
-    assert law.beta == pytest.approx(CHINCHILLA.beta, rel=1e-7)
+    assert law.beta == pytest.approx(CORRECTED.beta, rel=1e-7)
     assert "effective tokens, R* = 15.39" in law.convention
     fresh = scaling.fit(frame.assign(unique_tokens=1e15), bootstrap=0)
     assert "effective" not in fresh.convention and fresh.beta != pytest.approx(law.beta, rel=1e-3)
@@ -230,7 +204,7 @@ def test_diverged_runs_and_other_accounts_of_flops_are_reported() -> None:
 
 
 def test_unknown_words_get_the_nearest_and_odd_numbers_the_rule() -> None:
-    frame = simulate(CHINCHILLA)
+    frame = isoflops(CORRECTED)
     with pytest.raises(ValueError, match="objective 'hubert' is unknown; did you mean 'huber'"):
         scaling.fit(frame, objective="hubert")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="delta = 0 must be above 0"):

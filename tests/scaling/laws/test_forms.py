@@ -13,12 +13,12 @@ from scaling.laws import forms
 from scaling.laws.auditing import audit, influence
 from scaling.laws.families import fit_families
 from scaling.laws.forms import FORMS, Form, Parameter
-from scaling.laws.gadre import fit_overtraining_law
 from scaling.laws.law import Law
 from scaling.laws.objective import SQUARES, Points, Problem
+from scaling.laws.penalty import fit_overtraining_law
 from scaling.laws.runs.cleaning import NotIdentified, Status
 from scaling.laws.solver import descend, starts
-from tests.scaling.laws.designs import CHINCHILLA, grid, problem_of
+from tests.scaling.laws.designs import CHINCHILLA, differences, grid, problem_of
 
 TRUTHS = {
     "standard": CHINCHILLA,
@@ -43,20 +43,15 @@ def test_derivatives_are_those_of_differences(form: str, delta: float, relative:
     frame = study(form)
     problem = Problem.of([Points.of(frame)], FORMS[form], relative=relative)
     weights = np.random.default_rng(0).integers(0, 4, (1, len(frame))).astype(float)
-    theta, step = problem.unknowns(TRUTHS[form]) + 0.01, 1e-6
-    steps = step * np.eye(len(theta))
+    theta = problem.unknowns(TRUTHS[form]) + 0.01
     here = problem.system(theta[None], weights, delta)
-    up, down = (
-        [problem.system((theta + sign * one)[None], weights, delta) for one in steps] for sign in (1, -1)
-    )
-    slope = [(a.value[0] - b.value[0]) / (2 * step) for a, b in zip(up, down, strict=True)]
-    bend = [(a.gradient[0] - b.gradient[0]) / (2 * step) for a, b in zip(up, down, strict=True)]
+    slope, bend = differences(problem, theta, weights, delta)
     np.testing.assert_allclose(here.gradient[0], slope, atol=1e-6 * np.abs(slope).max())
     np.testing.assert_allclose(here.newton[0], bend, atol=1e-6 * np.abs(bend).max())
     assert (np.linalg.eigvalsh(here.bound[0]) > 0).all()
     residuals = [
         (problem.residuals((theta + one)[None])[0] - problem.residuals((theta - one)[None])[0])[0] / 2e-6
-        for one in steps
+        for one in 1e-6 * np.eye(len(theta))
     ]
     np.testing.assert_allclose(problem.residuals(theta[None])[1][0], residuals, atol=1e-6)
 

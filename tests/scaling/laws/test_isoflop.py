@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,7 @@ from scaling.laws.isoflops import isoflop
 from scaling.laws.optima import basis, noise, scales, vertex
 from scaling.laws.runs.cleaning import NotIdentified
 from tests.scaling.laws.designs import BUDGETS, CHINCHILLA, FALLS_FAST, SYMMETRIC, grid, random_law
-
-DATA = os.environ.get("MAD_SCALING_DATA")
-public = pytest.mark.skipif(DATA is None, reason="MAD_SCALING_DATA does not name the folder of public tables")
+from tests.scaling.laws.public import CHINCHILLA_RUNS, needs_data, runs_of
 
 
 def changed(frame: pd.DataFrame, budget: float, change: object) -> pd.DataFrame:
@@ -86,7 +82,7 @@ def test_a_vertex_outside_the_sizes_is_left_out_or_kept_when_asked() -> None:
     assert any("is used though flagged" in text for text in kept.warnings)
 
 
-def test_three_sizes_are_left_out_fewer_have_no_optimum_and_seeds_are_no_sizes() -> None:
+def test_three_sizes_are_left_out_fewer_have_no_optimum_and_seeds_are_not_sizes() -> None:
     frame = grid()
     frame = frame.drop(index=[*range(2, 7), 7, 9, 11, 13])
     double = pd.concat([frame, frame.iloc[:2].assign(loss=frame["loss"].iloc[:2] + 0.01)])
@@ -237,10 +233,10 @@ def test_bad_options_are_answered_with_the_rule(change: dict[str, object], words
         isoflop(grid(), **change)  # type: ignore[arg-type]
 
 
-@public
+@needs_data
 def test_the_chinchilla_points_by_approach_2() -> None:
     nominal = [6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21]
-    frame = pd.read_csv(Path(str(DATA)) / "chinchilla_kyotakano.csv")
+    frame = runs_of(CHINCHILLA_RUNS)
     fit = isoflop(frame, budgets=nominal)
     assert fit.exponent == pytest.approx(0.5204, abs=0.002)
     assert fit.tokens_exponent == pytest.approx(0.4804, abs=0.002)
@@ -250,9 +246,9 @@ def test_the_chinchilla_points_by_approach_2() -> None:
     assert fit.optima.loc[fit.optima["flag"] != "", "budget"].tolist() == [1e20]
 
 
-@public
+@needs_data
 def test_exponents_of_refinedweb_from_the_raw_runs() -> None:
-    frame = pd.read_csv(Path(str(DATA)) / "porian_isoflop_rw.csv")
+    frame = runs_of("porian_isoflop_rw.csv")
     fit = isoflop(frame.assign(arch=frame["model"]), window=8)
     expected = {
         "rw|base|long|kaplan|kaplan|train": 0.8525,

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from scaling.laws.law import Law, effective_tokens
+from tests.scaling.laws.designs import CORRECTED
 
-# Hoffmann et al. as printed, with rounded exponents; Epoch's corrected fit (arXiv 2404.10102).
+# Hoffmann et al. as printed, with rounded exponents.
 PRINTED = Law(E=1.69, A=406.4, B=410.7, alpha=0.34, beta=0.28)
-CORRECTED = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 LAWS = st.builds(
     lambda e, a, b, alpha, beta, gamma: Law(
         E=e, A=a * 1e9**alpha, B=b * 1e10**beta, alpha=alpha, beta=beta, gamma=gamma

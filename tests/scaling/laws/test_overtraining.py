@@ -1,4 +1,4 @@
-"""The penalty off the optimum: recovered, covered by its interval, and refused without common budgets."""
+"""The penalty off the optimum, and the over-training law as published: recovered, covered, refused."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from scaling.laws.law import Law
-from scaling.laws.penalty import overtraining
-from scaling.laws.runs.cleaning import NotIdentified
+from scaling.laws.penalty import OverTrainingLaw, fit_overtraining_law, overtraining
+from scaling.laws.runs.cleaning import NotIdentified, Status
 from tests.scaling.laws.designs import (
     BUDGETS,
     CHINCHILLA,
@@ -22,6 +22,7 @@ from tests.scaling.laws.designs import (
 )
 
 ASYMMETRIC = of_exponents(0.52, 0.255)
+PUBLISHED = OverTrainingLaw(E=1.84, a=166.0, b=-0.27, c=367.0, status=Status.CONVERGED, value=0.0, n=0)
 
 
 @pytest.mark.parametrize("law", [CHINCHILLA, SYMMETRIC, FALLS_FAST, FALLS_SLOWLY])
@@ -43,7 +44,7 @@ def test_the_penalty_is_that_of_the_flops_whatever_budgets_are_called(names: tup
     assert found.penalty("a", 4.0).loss == pytest.approx(by_flops.penalty("a", 4.0).loss, rel=1e-3)
 
 
-def test_no_draws_are_no_intervals_and_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+def test_without_draws_there_is_neither_an_interval_nor_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     found = overtraining(grid(CHINCHILLA), bootstrap=0)
     assert not found.warnings and not list(recwarn)
     assert np.isnan(found.penalty("a", 2.0).interval.low)
@@ -154,3 +155,56 @@ def test_too_few_runs_are_refused_and_bad_arguments_answered() -> None:
         found.penalty("aa", 2.0)
     with pytest.raises(ValueError, match="ratio = -2.0 of tokens"):
         found.penalty("a", -2.0)
+
+
+def five(noise: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    n, ratio = np.array([1e7, 8e7, 1.5e8, 4e8, 1e7]), np.array([20.0, 20, 20, 20, 320])
+    loss = np.asarray(PUBLISHED.loss(n, ratio)) + noise * np.random.default_rng(seed).standard_normal(5)
+    return pd.DataFrame({"params": n, "tokens": n * ratio, "loss": loss})
+
+
+def test_five_runs_recover_the_law_and_forecast_a_long_training() -> None:
+    law = fit_overtraining_law(five())
+    assert law.status is Status.CONVERGED and law.n == 5 and law.value < 1e-12
+    assert (law.E, law.a, law.b, law.c) == pytest.approx((1.84, 166, -0.27, 367), rel=1e-4)
+    assert law.eta == pytest.approx(0.135, rel=1e-4)
+    assert law.loss(7e9, 640) == pytest.approx(PUBLISHED.loss(7e9, 640), rel=1e-5)
+    noisy = [fit_overtraining_law(five(0.005, seed)) for seed in range(10)]
+    assert max(float(np.abs(found.loss(1e9, 640) / PUBLISHED.loss(1e9, 640) - 1)) for found in noisy) < 0.05
+
+
+def test_it_is_the_published_form() -> None:
+    n, m = 1.4e9, 640.0
+    c = 6 * m * n**2
+    p, q = 166.0 * 6**PUBLISHED.eta, 367.0
+    assert PUBLISHED.loss(n, m) == pytest.approx(
+        1.84 + (p * m**PUBLISHED.eta + q * m**-PUBLISHED.eta) * c**-PUBLISHED.eta
+    )
+
+
+def test_no_exponent_nearby_fits_better() -> None:
+    frame = five(0.01, 3)
+    law = fit_overtraining_law(frame)
+    loss, n, d = (frame[name].to_numpy() for name in ("loss", "params", "tokens"))
+    for b in law.b + np.array([-0.01, -1e-4, 1e-4, 0.01]):
+        design = np.column_stack([np.ones(5), n**b, d**b])
+        assert np.linalg.lstsq(design, loss, rcond=None)[1] >= law.value * (1 - 1e-9)
+
+
+def test_data_without_a_floor_end_at_the_bound() -> None:
+    frame = five()
+    law = fit_overtraining_law(frame.assign(loss=frame["loss"] - 1.9))
+    assert law.E == 0 and law.status is Status.AT_BOUND
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [0, 4, 0, 4], [0, 1, 2]])
+def test_too_few_runs_are_refused(rows: list[int]) -> None:
+    frame = five().iloc[rows].assign(seed=range(len(rows)))
+    with pytest.raises(NotIdentified, match="cannot determine four coefficients"):
+        fit_overtraining_law(frame)
+
+
+def test_a_loss_that_rises_with_size_is_refused() -> None:
+    frame = five()
+    with pytest.raises(NotIdentified, match="does the loss fall with both"):
+        fit_overtraining_law(frame.assign(loss=[2.0, 2.5, 3.0, 3.5, 1.9]))

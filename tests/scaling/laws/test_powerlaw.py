@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
 from scaling.laws.powerlaw import power_law, power_laws, sharing, slopes
 from scaling.laws.runs.cleaning import NotIdentified
+from tests.scaling.laws.public import needs_data, runs_of
 
-DATA = os.environ.get("MAD_SCALING_DATA")
 PUBLISHED = {
     "rw|base|long|kaplan|kaplan|train": 0.8338,
     "rw|base|long|kaplan|standard|val": 0.7009,
@@ -37,10 +33,10 @@ def test_the_interval_is_that_of_ordinary_regression() -> None:
     y = x**0.5 * np.exp(0.1 * rng.standard_normal(9))
     fit, known = power_law(x, y, confidence=0.9), stats.linregress(np.log(x), np.log(y))
     half = stats.t.ppf(0.95, 7) * known.stderr
-    assert fit.interval is not None and fit.coefficient_interval is not None
+    assert fit.interval is not None
     assert (fit.interval.low, fit.interval.high) == pytest.approx((known.slope - half, known.slope + half))
     level = stats.t.ppf(0.95, 7) * known.intercept_stderr
-    assert np.log(fit.coefficient_interval.high) == pytest.approx(known.intercept + level)
+    assert np.log(fit.coefficient_intervals["all"].high) == pytest.approx(known.intercept + level)
     assert fit.r2 == pytest.approx(known.rvalue**2)
 
 
@@ -103,9 +99,9 @@ def test_slopes_leave_out_what_is_missing() -> None:
     assert found[0] == pytest.approx(2.8) and found[1] == pytest.approx(1) and np.isnan(found[2])
 
 
-@pytest.mark.skipif(DATA is None, reason="MAD_SCALING_DATA does not name the folder of public tables")
+@needs_data
 @pytest.mark.parametrize(("model", "exponent"), PUBLISHED.items())
 def test_exponents_published_for_refinedweb(model: str, exponent: float) -> None:
-    table = pd.read_csv(Path(str(DATA)) / "porian_optimal_rw.csv").dropna(subset="params")
+    table = runs_of("porian_optimal_rw.csv").dropna(subset="params")
     table = table[table["model"] == model]
     assert power_law(table["flops"], table["params"]).exponent == pytest.approx(exponent, abs=5e-4)

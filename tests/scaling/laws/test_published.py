@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import scaling
-from scaling.laws.gadre import fit_overtraining_law
+from scaling.laws.penalty import fit_overtraining_law
 from scaling.laws.runs.cleaning import Status
 from tests.scaling.laws.designs import problem_of
+from tests.scaling.laws.public import CHINCHILLA_RUNS, DATA, needs_data, runs_of
 
-CHINCHILLA, CASE = "chinchilla_kyotakano.csv", "P1_chinchilla_licensed"
-DATA = os.environ.get("MAD_SCALING_DATA")
-pytestmark = pytest.mark.skipif(not DATA, reason="MAD_SCALING_DATA names no folder with the licensed runs")
-
-
-def runs_of(name: str) -> pd.DataFrame:
-    return pd.read_csv(Path(str(DATA)) / name)
+CASE = "P1_chinchilla_licensed"
+pytestmark = needs_data
 
 
 def expected(case: str) -> dict:
-    return json.loads((Path(str(DATA)) / "EXPECTED.json").read_text())[case]
+    return json.loads((DATA / "EXPECTED.json").read_text())[case]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +33,7 @@ def expected(case: str) -> dict:
 )
 def test_the_chinchilla_runs_give_the_expected_law(case: str, objective: Any, delta: float) -> None:
     want, tol = expected(CASE)[case], expected(CASE)["tol"]
-    law = scaling.fit(runs_of(CHINCHILLA), objective=objective, delta=delta, bootstrap=0)
+    law = scaling.fit(runs_of(CHINCHILLA_RUNS), objective=objective, delta=delta, bootstrap=0)
     assert law.status is Status.CONVERGED and law.n == 234
     assert law.value == pytest.approx(want["objective"], rel=tol["objective_rel"])
     for name in ("alpha", "beta"):
@@ -55,14 +48,14 @@ def test_the_chinchilla_runs_give_the_expected_law(case: str, objective: Any, de
 
 
 def test_the_chinchilla_runs_have_the_expected_condition_and_scatter() -> None:
-    law, want = scaling.fit(runs_of(CHINCHILLA), bootstrap=0), expected(CASE)
+    law, want = scaling.fit(runs_of(CHINCHILLA_RUNS), bootstrap=0), expected(CASE)
     assert law.condition == pytest.approx(want["scaled_cond_J"], rel=want["scaled_cond_J_tol_rel"])
     assert np.sqrt((law.residuals**2).mean()) == pytest.approx(want["rms_log_residual"], rel=1e-3)
     assert law.residuals.abs().median() == pytest.approx(want["median_abs_log_residual"], rel=1e-3)
 
 
 def test_forecasts_from_the_small_chinchilla_runs_are_good_while_allocations_are_not() -> None:
-    runs, want = runs_of(CHINCHILLA), expected(CASE)["forward_prediction_huber_1e-3"]
+    runs, want = runs_of(CHINCHILLA_RUNS), expected(CASE)["forward_prediction_huber_1e-3"]
     for i, limit in enumerate(want["train_C_below"]):
         small = runs["flops"] < limit
         law = scaling.fit(runs[small], bootstrap=0)
@@ -96,7 +89,7 @@ def test_additive_laws_of_the_overtraining_runs_are_as_expected() -> None:
 )
 def test_the_bootstrap_of_the_chinchilla_runs_is_as_expected(resamples: int, share: float) -> None:
     want = expected(CASE)["bootstrap_4000_pairs_huber_1e-3"]
-    law = scaling.fit(runs_of(CHINCHILLA), bootstrap=resamples)
+    law = scaling.fit(runs_of(CHINCHILLA_RUNS), bootstrap=resamples)
     draws = law.draws.assign(a=law.draws["beta"] / (law.draws["alpha"] + law.draws["beta"]))
     assert len(draws) == resamples
     for name, error in want["SE"].items():
@@ -112,11 +105,13 @@ def test_the_bootstrap_of_the_chinchilla_runs_is_as_expected(resamples: int, sha
         assert (ratio.low, ratio.high) == pytest.approx(ends, rel=1.6 * share)
         ends = [1e9 * end for end in want["N_opt_5.76e23_billion"][f"CI{level}"]]
         assert (params.low, params.high) == pytest.approx(ends, rel=share)
-    assert law.at(5.76e23).beyond == pytest.approx(5.76e23 / runs_of(CHINCHILLA)["flops"].max(), rel=1e-6)
+    assert law.at(5.76e23).beyond == pytest.approx(
+        5.76e23 / runs_of(CHINCHILLA_RUNS)["flops"].max(), rel=1e-6
+    )
 
 
 def test_asymptotic_errors_are_about_half_of_those_of_the_bootstrap() -> None:
-    runs, law = runs_of(CHINCHILLA), scaling.fit(runs_of(CHINCHILLA), bootstrap=500)
+    runs, law = runs_of(CHINCHILLA_RUNS), scaling.fit(runs_of(CHINCHILLA_RUNS), bootstrap=500)
     problem = problem_of(runs)
     r, jacobian = problem.residuals(problem.unknowns(law)[None])
     covariance = np.linalg.inv(jacobian[0] @ jacobian[0].T) * (r[0] @ r[0]) / (law.n - 5)

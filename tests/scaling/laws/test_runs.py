@@ -77,7 +77,7 @@ def test_a_bad_table_is_named_by_row_and_column(frame: pd.DataFrame, words: str)
 
 def test_a_loss_below_the_entropy_is_refused() -> None:
     with pytest.raises(ValueError, match="row 2, column 'loss': 3.2 lies below the entropy of the text, 3.3"):
-        runs.clean(GOOD, floor=3.3)
+        runs.clean(GOOD.assign(floor=3.3))
     with pytest.raises(ValueError, match="row 3"):
         runs.clean(GOOD.assign(floor=[np.nan, 3.0, 3.41]))
     runs.clean(GOOD.assign(floor=[np.nan, 3.0, 3.41], slack=[np.nan, 0.0, 0.2]))
@@ -89,7 +89,7 @@ def test_mixed_units_of_tokens_are_found_without_flops() -> None:
         runs.clean(frame)
 
 
-def test_two_seeds_of_one_size_are_no_duplicates() -> None:
+def test_two_seeds_of_one_size_are_not_duplicates() -> None:
     assert len(runs.clean(pd.concat([GOOD, GOOD.assign(loss=GOOD["loss"] + 0.01)]))) == 6
     assert len(runs.clean(pd.concat([GOOD, GOOD]), duplicates=True)) == 6
 

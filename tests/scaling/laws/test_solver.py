@@ -7,24 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.optimize import check_grad, minimize
+from scipy.optimize import minimize
 
 import scaling
 from scaling.laws.law import Law
 from scaling.laws.objective import SQUARES
 from scaling.laws.solver import descend, starts
-from tests.scaling.laws.designs import problem_of
-
-CHINCHILLA = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
-
-
-def like_chinchilla(seed: int = 0) -> pd.DataFrame:
-    """240 runs with the spread of the Chinchilla points: few are far off, most by a third of a percent."""
-    c = np.repeat(np.geomspace(2e18, 1e22, 20), 12)
-    n = np.asarray(CHINCHILLA.n_opt(c)) * np.tile(np.geomspace(1 / 5, 5, 12), 20)
-    noise = 0.003 * np.random.default_rng(seed).standard_t(3, len(n))
-    loss = CHINCHILLA.loss(n, c / 6 / n) * np.exp(noise)
-    return pd.DataFrame({"params": n, "tokens": c / 6 / n, "loss": loss})
+from tests.scaling.laws.designs import CORRECTED, differences, like_chinchilla, problem_of
 
 
 @pytest.mark.parametrize("delta", [1e-3, 1e-2, SQUARES])
@@ -32,17 +21,12 @@ def test_gradient_and_hessian_are_those_of_finite_differences(delta: float) -> N
     problem = problem_of(like_chinchilla())
     weights = np.random.default_rng(0).integers(0, 4, (1, 240)).astype(float)
     theta = np.array([1.7, -1.1, -0.8, 0.4, 0.3])
-
-    def at(t: np.ndarray, field: str) -> np.ndarray:
-        return getattr(problem.system(t[None], weights, delta), field)[0]
-
-    scale = np.abs(at(theta, "gradient")).max()
-    assert check_grad(lambda t: at(t, "value"), lambda t: at(t, "gradient"), theta) < 1e-5 * scale
-    step = 1e-6
-    rows = [(at(theta + d, "gradient") - at(theta - d, "gradient")) / (2 * step) for d in step * np.eye(5)]
-    newton = at(theta, "newton")
+    here = problem.system(theta[None], weights, delta)
+    slope, bend = differences(problem, theta, weights, delta)
+    newton = here.newton[0]
+    assert np.linalg.norm(here.gradient[0] - slope) < 1e-5 * np.abs(here.gradient).max()
     np.testing.assert_allclose(newton, newton.T, rtol=1e-12)
-    np.testing.assert_allclose(newton, rows, atol=1e-6 * np.abs(newton).max())
+    np.testing.assert_allclose(newton, bend, atol=1e-6 * np.abs(newton).max())
 
 
 @pytest.mark.parametrize(("objective", "delta"), [("huber", 1e-3), ("huber", 1e-2), ("log-mse", SQUARES)])
@@ -105,7 +89,7 @@ def test_least_absolute_deviations_end_at_a_vertex_below_every_huber_fit() -> No
 
 def test_the_starts_survive_a_ray() -> None:
     n = np.geomspace(1e7, 1e10, 20)
-    problem = problem_of(pd.DataFrame({"params": n, "tokens": 20 * n, "loss": CHINCHILLA.loss(n, 20 * n)}))
+    problem = problem_of(pd.DataFrame({"params": n, "tokens": 20 * n, "loss": CORRECTED.loss(n, 20 * n)}))
     found = starts(problem, np.ones(20))
     assert np.isfinite(found).all()
     theta, value, _ = descend(found, problem, np.ones(20), 1e-3)

@@ -91,7 +91,7 @@ def test_every_form_of_a_table_is_the_same_table(form: str, tmp_path: Path) -> N
         ("[" * 100_000, "cannot be read as JSON"),
     ],
 )
-def test_a_file_that_is_no_table_is_named_with_the_line(text: str, words: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_table_is_named_with_the_line(text: str, words: str, tmp_path: Path) -> None:
     content = text.encode("latin-1")
     with pytest.raises(ValueError, match=words):
         scaling.read(written(tmp_path, content))
@@ -112,7 +112,7 @@ def test_cells_become_numbers_truths_or_words_and_blanks_stay_blank(tmp_path: Pa
     assert frame["d"].isna().tolist() == [False, True, False] and frame["e"].tolist() == ["1", "1e3", "oops"]
 
 
-def test_a_thousands_comma_is_no_decimal_comma(tmp_path: Path) -> None:
+def test_a_thousands_comma_is_not_a_decimal_comma(tmp_path: Path) -> None:
     path = written(tmp_path, "params;tokens;loss\n1,234;2e7;3.1\n")
     with pytest.raises(ValueError, match="row 1, column 'params': '1,234' is not a number"):
         scaling.fit(scaling.read(path))
@@ -373,7 +373,7 @@ def test_a_run_that_ended_badly_goes_with_its_curve() -> None:
         (lambda f: f.drop(columns="tokens"), "column 'tokens' is missing"),
     ],
 )
-def test_rows_that_are_no_curve_are_not_merged(change: Callable[[pd.DataFrame], Any], words: str) -> None:
+def test_rows_that_are_not_a_curve_are_not_merged(change: Callable[[pd.DataFrame], Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ends(tidy(change(curves())))
 
@@ -430,7 +430,7 @@ def test_a_sweep_of_rates_that_is_read_as_runs_of_one_law_is_named() -> None:
         .notes[0]
         .endswith("column 'lr', and are fitted as one architecture; choose one value with --where")
     )
-    # A number that is measured, here in replicas, is no setting.
+    # A number that is measured, here in replicas, is not a setting.
     hours = np.random.default_rng(0).integers(1, 9, len(sweep))
     assert tidy(sweep.rename(columns={"lr": "seed"}).assign(hours=hours)).notes == ()
 
@@ -547,7 +547,7 @@ def test_what_a_fit_does_not_need_does_not_stop_it(state: Any, tmp_path: Path) -
         scaling.state_law(frame)
 
 
-def test_words_are_no_candidates_for_a_quantity() -> None:
+def test_words_are_not_candidates_for_a_quantity() -> None:
     frame = design().rename(columns={"params": "n_params"}).assign(model_size="small")
     assert scaling.fit(frame, bootstrap=0).n == 20
     with pytest.raises(ValueError, match="columns 'n_params' and 'model_size' may all be params"):

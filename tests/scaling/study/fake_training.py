@@ -32,7 +32,7 @@ def _counted(text: str) -> LanguageCost:
 
 
 class Words:
-    """A corpus that nothing reads."""
+    """A corpus of which nothing is read."""
 
     def __init__(self, config: CorpusConfig = CORPUS) -> None:
         self.config = config
