@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import harness
 import lightning.pytorch as lightning
@@ -51,8 +51,7 @@ def now() -> float:
     return CLOCKS[clock]()
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """A shape and its repetitions: `rounds` blocks of `block` steps each."""
 
     dim: int
@@ -66,7 +65,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": [Size(16, 8, 2, rounds=40, block=25)],  # Almost no arithmetic: what is left is the loop itself.
+    "tiny": [Size(16, 8, 2, rounds=40, block=25)],  # Almost no arithmetic: what is left is the loop.
     "quick": [Size(64, 32, 32, rounds=15, block=12), Size(64, 64, 64, rounds=15, block=6)],
     "baseline": [Size(128, 128, 32, rounds=12, block=4), Size(128, 128, 128, rounds=7, block=2)],
 }

@@ -23,7 +23,7 @@ Precision = Literal["32-true", "bf16-mixed"]
 class CorpusConfig(Data):
     """A text as it is hashed: its bytes, how they became tokens, how it was split.
 
-    name             label for people, no part of the identity
+    name             label for people, not part of the identity
     sha256           of the text, or of the rules of a generated one
     validation       fraction of the documents that is held out; 0 where the tokens are generated
     train_tokens     None: unlimited, as a generator has them

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BLOCK = 10_000
 TOKEN_BLOCK = 2**14
 WIDTHS = ("uint16", "uint32", "int32", "uint64", "int64")
-# In so many tokens of uint16, a 0 at every second place is no chance.
+# In so many tokens of uint16, a 0 at every second place is not chance.
 FEWEST = 16
 # Of NumPy's .npy, and of the token files of llm.c.
 HEADERS = (b"\x93NUMPY", (20240520).to_bytes(4, "little"))
@@ -219,7 +219,7 @@ class BPE:
         self.vocab_size = tokenizer.get_vocab_size()
         self._end = tokenizer.token_to_id(SEPARATOR)
         self._tokenizer = tokenizer
-        # What follows is how it is used, and no part of the JSON.
+        # What follows is how it is used, and not part of the JSON.
         self._tokenizer.encode_special_tokens = True
 
     def encode(self, document: bytes) -> np.ndarray:

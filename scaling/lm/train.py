@@ -73,7 +73,7 @@ def train(
     """Train the model of `config` on a corpus and return its record; what the store holds is not repeated.
 
     store             a store, or the path of one, which gets the record; None: it is only returned
-    study, role, budget, label   what the run counts to, no part of its identity; `label` is its family
+    study, role, budget, label   what the run counts to, not part of its identity; `label` is its family
     device            "auto", "cpu", "cuda", "cuda:N", "mps"
     devices           processes on this machine, one per device; each takes its part of every batch
     strategy          "ddp" or "fsdp" where there are several; "auto" is "ddp"

@@ -155,32 +155,32 @@ class Plan(Data):
 
 
 def read(path: str | Path, *, allow_code: bool = False) -> Plan:
-    """A saved plan; ValueError where it is none, of another version, or edited.
+    """A saved plan; ValueError where it is not one, of another version, or edited.
 
     allow_code  whether it may name layers as package.module:Class, whose code runs where they are trained
     """
     path = Path(os.path.expanduser(path))
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give a plan that `mad scaling plan` wrote")
-    again = "make a new one with `mad scaling plan`"
+
+    def refused(why: str) -> ValueError:
+        return ValueError(f"{path}{why}; make a new one with `mad scaling plan`")
+
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON that can be read ({error}); {again}") from None
+        raise refused(f" is no JSON that can be read ({error})") from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ValueError(f"{path} is not a plan of a scaling study; {again}")
-    if content.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is a plan of version {content.get('version')}, this release reads {VERSION}; {again}"
-        )
+        raise refused(" is not a plan of a scaling study")
+    version, id = content.get("version"), content.get("id")
+    if version != VERSION:
+        raise refused(f" is a plan of version {version}, this release reads {VERSION}")
     try:
         found = Plan.model_validate_json(json.dumps(content.get("plan")))
     except ValidationError as error:
-        raise ValueError(f"{path}: {reason(error, 'the plan')}; {again}") from None
-    if found.id != content.get("id"):
-        raise ValueError(
-            f"{path} has the id {content.get('id')}, but its content has {found.id}: it was edited; {again}"
-        )
+        raise refused(f": {reason(error, 'the plan')}") from None
+    if found.id != id:
+        raise refused(f" has the id {id}, but its content has {found.id}: it was edited")
     if found.code and not allow_code:
         raise ValueError(
             f"{path} names {found.code[0]!r}, whose code would run here; if you trust it, add --allow-code "

@@ -53,11 +53,7 @@ class Size(Data):
 
 
 def ladder(
-    spec: str | architectures.Spec,
-    targets: Sequence[float],
-    *,
-    vocab_size: int,
-    seq_len: int,
+    spec: str | architectures.Spec, targets: Sequence[float], *, vocab_size: int, seq_len: int
 ) -> tuple[Size, ...]:
     """A size for each number of parameters, increasing: of all such ladders the nearest to the targets.
 

@@ -32,7 +32,7 @@ def _counted(text: str) -> LanguageCost:
 
 
 class Words:
-    """A corpus of which nothing is read."""
+    """A corpus that nothing reads."""
 
     def __init__(self, config: CorpusConfig = CORPUS) -> None:
         self.config = config
