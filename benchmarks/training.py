@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 import harness
 import lightning.pytorch as lightning
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from mad.data.protocol import Setting, get_protocol
+from mad.messages import counted
 from mad.run.batches import load, order
 from mad.run.learners import Batched, Turns
 from mad.run.metrics import cross_entropy
@@ -182,52 +184,44 @@ class Module(lightning.LightningModule):
         return adamw_of(self)
 
 
-class Rounds(lightning.Callback):
-    """Times the Trainer in blocks, and lets the others run between them: `fit` cannot be left and resumed."""
-
-    def __init__(self, block: int, between: Callable[[int], None]) -> None:
-        self.block, self.between, self.start = block, between, 0.0
-        self.seconds: list[float] = []
-
-    def on_train_start(self, *_: Any) -> None:
-        self.start = now()
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        block, more = divmod(index + 1, self.block)
-        if not more:
-            self.seconds.append(now() - self.start)
-            self.between(block - 1)
-            self.start = now()
-
-
 def compete(contest: Contest, contenders: list[Contender]) -> Contender:
     """Run every round: the given contenders between the blocks of a Lightning Trainer, which is returned."""
     module = Module(contest.model(), contest.cell.task.vocab_size)
     # The rows as drawn, on the host, as a DataLoader has them.
     rows = TensorDataset(contest.data.inputs.cpu(), contest.data.targets.cpu())
+    batches: Any = [batch.tolist() for block in contest.blocks for batch in block]
+    seconds, start = list[float](), 0.0
 
-    def between(block: int) -> None:
+    def begin(*_: Any) -> None:
+        nonlocal start
+        start = now()
+
+    def batch_end(trainer: Any, module: Any, outputs: Any, batch: Any, index: int) -> None:
+        block, step = divmod(index, contest.size.block)
+        if step + 1 < contest.size.block:
+            return
+        seconds.append(now() - start)
         # Another order each round, so that nobody always follows the same one.
         for i in range(len(contenders)):
             contenders[(block + i) % len(contenders)].run(block)
+        begin()
 
-    rounds = Rounds(contest.size.block, between)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It advises workers and a progress bar.
         trainer = lightning.Trainer(
             accelerator=contest.where.type,
             devices=1,
             max_epochs=1,
-            callbacks=[rounds],
+            # `fit` cannot be left and resumed, so the others run inside it.
+            callbacks=[LambdaCallback(on_train_start=begin, on_train_batch_end=batch_end)],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        batches: Any = [batch.tolist() for block in contest.blocks for batch in block]
         trainer.fit(module, DataLoader(rows, batch_sampler=batches))
     name = "lightning.Trainer, DataLoader, torchmetrics"
-    return Contender(name, lambda block: None, lambda: module.model, rounds.seconds[1:])
+    return Contender(name, lambda block: None, lambda: module.model, seconds[1:])
 
 
 def race(contest: Contest, fast: bool) -> list[dict[str, Any]]:
@@ -281,12 +275,12 @@ def replicas(contest: Contest) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]], over: str) -> str:
-    lines = [f"| (width, length, batch) | contender | ms per step | over {over} |", "|---|---|---|---|"]
-    for r in rows:
-        lines.append(
-            f"| {r['size']} | {r['contender']} | {1e3 * r['seconds_per_step']:.2f} | {r['ratio']:.2f} |"
-        )
-    return "\n".join(lines)
+    lines = (
+        f"| {r['size']} | {r['contender']} | {1e3 * r['seconds_per_step']:.2f} | {r['ratio']:.2f} |"
+        for r in rows
+    )
+    head = f"| (width, length, batch) | contender | ms per step | over {over} |"
+    return "\n".join([head, "|---|---|---|---|", *lines])
 
 
 def main() -> None:
@@ -308,16 +302,16 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     here = environment_of(make_fabric(arguments.device).device)
     rows, groups, notes = [], [], []
-    for name in arguments.sizes.split(","):
-        for size in (FAST if arguments.fast else SIZES)[name]:
-            contest = Contest(size, arguments.device)
-            found = race(contest, arguments.fast)
-            rows += found
-            notes.append(agree(found))
-            if arguments.device.startswith("cuda"):
-                groups += replicas(contest)
-    threads = f"{clock} clock, {here['threads']} thread{'s' * (here['threads'] > 1)}"
-    print(f"{here['device_name']}, torch {here['torch']}, {threads}\n")
+    table_of = FAST if arguments.fast else SIZES
+    for size in (size for name in arguments.sizes.split(",") for size in table_of[name]):
+        contest = Contest(size, arguments.device)
+        found = race(contest, arguments.fast)
+        rows += found
+        notes.append(agree(found))
+        if arguments.device.startswith("cuda"):
+            groups += replicas(contest)
+    threads = counted(here["threads"], "thread")
+    print(f"{here['device_name']}, torch {here['torch']}, {clock} clock, {threads}\n")
     print(table(rows, "bare"), *notes, sep="\n")
     if groups:
         print(f"\n{table(groups, 'in turns')}")
