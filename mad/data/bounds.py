@@ -39,24 +39,17 @@ def _time(text: str) -> str:
 
 def _plain(value: Any, depth: int = 0) -> Any:
     """Refuse what JSON cannot hold, or no configuration has."""
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) and len(key) <= 256 for key in value):
-            raise ValueError("a name in it is longer than 256 characters")
-        inner = list(value.values())
-    elif isinstance(value, list | tuple):
-        inner = list(value)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{value} is not a finite number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError("a whole number in it is beyond 64 bits")
+    if value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) <= 2**16):
         return value
-    elif isinstance(value, int):
-        if abs(value) >= 2**63:
-            raise ValueError("a whole number in it is beyond 64 bits")
-        return value
-    elif value is None or (isinstance(value, str) and len(value) <= 2**16):
-        return value
-    else:
+    if not isinstance(value, dict | list | tuple):
         raise ValueError(f"a {type(value).__name__} in it is not what JSON holds, or too long")
+    if isinstance(value, dict) and not all(isinstance(key, str) and len(key) <= 256 for key in value):
+        raise ValueError("a name in it is longer than 256 characters")
+    inner = list(value.values() if isinstance(value, dict) else value)
     if depth > DEEPEST_NESTING or len(inner) > MOST_ENTRIES:
         raise ValueError(
             f"it holds more than {MOST_ENTRIES} values, or values more than {DEEPEST_NESTING} levels deep"
