@@ -13,7 +13,7 @@ from mad.data.records import Record
 from mad.data.stored import StoredRecord
 from mad.messages import near
 from mad.store.checking import LONGEST, kinds, understood
-from mad.store.store import ImportReport, Store
+from mad.store.store import Store
 
 # Of parquet: the rows of a part that we write; the rows of a file and the bytes of a part that we read.
 ROWS_PER_GROUP, MOST_ROWS, MOST_GROUP_BYTES = 256, 10**6, 2**30
@@ -42,13 +42,8 @@ def _line(record: StoredRecord) -> str:
     return record.model_dump_json(exclude={"imported"})
 
 
-def import_records(store: Store, file: str | Path) -> ImportReport:
-    """Add the records of an exported file, all or none. Nothing that a record names is run."""
-    return store.merge(read_records(file))
-
-
 def read_records(file: str | Path) -> list[StoredRecord]:
-    """The records of an exported file, every line of them checked."""
+    """The records of an exported file, every line of them checked. Nothing that a record names is run."""
     path = Path(os.path.expanduser(file))
     suffix = _suffix(path)
     if not path.is_file():

@@ -102,9 +102,6 @@ class Store:
             note(f"{said}{more}. Set aside; `mad rm --unreadable` removes what cannot be understood")
         return [entry.record for entry in entries if entry.record is not None]
 
-    def count(self) -> int:
-        return int(self._rows("SELECT count(*) FROM runs")[0][0])
-
     def entries(self, table: str | None = None, *, prefix: str = "") -> list[Entry]:
         """The rows of a table, or of all, whose id begins so; the oldest first, understood or not."""
         # An id that is not text has no beginning.

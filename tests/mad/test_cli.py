@@ -118,7 +118,7 @@ def test_train_prints_its_curve_and_is_stored(store: Path, cli: Command) -> None
     assert out.endswith(f"model written to {saved}\n") and "2 epochs, batch 16" in out
     assert "validation accuracy" in out and "test accuracy" in out and "mamba swiglu" in out
     with Store(store, read_only=True) as opened:
-        assert opened.count() == 1
+        assert len(opened.records()) == 1
 
 
 def test_show_draws_the_layers_of_a_spec(cli: Command) -> None:

@@ -234,6 +234,6 @@ def test_a_signal_in_the_middle_of_a_sweep_leaves_a_clean_store(
         assert process.wait(60) == 128 + number
     assert err == "mad: interrupted; what was finished is stored, run the same command to go on\n"
     with Store(store, read_only=True) as opened:
-        assert [record.status for record in opened.records()] == ["interrupted"] * opened.count()
+        assert [record.status for record in opened.records()] == ["interrupted"] * len(opened.records())
     with Store(store):
         pass  # Nobody holds the lock.

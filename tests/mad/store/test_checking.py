@@ -13,7 +13,7 @@ import scaling.laws.runs.cleaning
 from mad.data.records import Record, RunConfig
 from mad.store import Store
 from mad.store.checking import LONGEST, check, kinds, understood
-from mad.store.exchange import import_records, read_records
+from mad.store.exchange import read_records
 from scaling.lm.config import LanguageConfig
 from scaling.lm.records import LARGEST_LOSS, LanguageRecord
 from tests.mad.language_records import CORPUS, language
@@ -183,9 +183,9 @@ def test_a_line_that_is_no_record_is_named_by_its_number(tmp_path: Path, message
     file.write_bytes(f"{good}\n\n".encode() + LINES[message](good) + b"\n")
     with Store(tmp_path / "store.sqlite") as store:
         with pytest.raises(ValueError, match="^runs.jsonl line 3: ") as refused:
-            import_records(store, file)
+            store.merge(read_records(file))
         assert message in str(refused.value)
-        assert store.count() == 0
+        assert len(store.records()) == 0
 
 
 def test_a_line_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from mad.data.records import RunConfig
 from mad.store import Store
-from mad.store.exchange import import_records, read_records
+from mad.store.exchange import read_records
 from scaling.lm.config import LanguageConfig
 from tests.commands import Command
 from tests.mad.store.test_reading import reading
@@ -87,7 +87,7 @@ def batch(base: list[str], folder: Path, seed: int, tries: int) -> tuple[Path, i
         taken += 1
     (folder / "runs.jsonl").write_text("\n".join(lines), encoding="utf-8")
     with Store(folder / f"{seed}.sqlite") as store:
-        import_records(store, folder / "runs.jsonl")
+        store.merge(read_records(folder / "runs.jsonl"))
     return folder / f"{seed}.sqlite", taken
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mad.store import Store
-from mad.store.exchange import export_records, import_records
+from mad.store.exchange import export_records, read_records
 from scaling.lm.records import LanguageRecord
 from tests.commands import Command
 from tests.mad.language_records import language
@@ -121,7 +121,7 @@ def test_what_was_imported_goes_and_what_was_made_here_stays(path: Path, tmp_pat
         theirs.commit([record(RECALL, 9e-3), *group(RECALL, 0.5, 0.6)])
         export_records(theirs, tmp_path / "runs.jsonl")
     with Store(path) as store:
-        import_records(store, tmp_path / "runs.jsonl")
+        store.merge(read_records(tmp_path / "runs.jsonl"))
         assert len(store.entries()) == 8
     status, out, _, left = rm("--imported", "--yes")
     assert (status, left, len(out)) == (0, 7, 2) and ", imported" in out[0]

@@ -13,7 +13,7 @@ import pytest
 
 from mad.data.records import Record, Status
 from mad.store import database as module
-from mad.store.exchange import export_records, import_records
+from mad.store.exchange import export_records, read_records
 from mad.store.location import network_file_system
 from mad.store.store import ImportReport, Store, default_path
 from tests.mad.records import TWO, group, imported, record, records_in
@@ -40,7 +40,7 @@ def test_a_group_comes_back_as_it_was_stored(path: Path) -> None:
         assert store.get(runs[1].id) == runs[1]
         assert store.get("nothing") is None
     with Store(path, read_only=True) as store:
-        assert store.count() == 2
+        assert len(store.records()) == 2
         assert {r.id: r for r in store.records()} == {r.id: r for r in runs}
 
 
@@ -126,7 +126,7 @@ def test_a_record_must_be_what_it_says(path: Path) -> None:
         for message, bad in broken.items():
             with pytest.raises(ValueError, match=message):
                 store.commit([bad])
-        assert store.count() == 0
+        assert len(store.records()) == 0
 
 
 def test_of_an_error_without_end_the_end_is_kept(path: Path) -> None:
@@ -144,9 +144,9 @@ def test_a_second_writer_is_refused_and_readers_are_not(path: Path) -> None:
             Store(path)
         with Store(path, read_only=True) as reader:
             first.commit([record(AT)])
-            assert reader.count() == 1
+            assert len(reader.records()) == 1
     with Store(path) as again:
-        assert again.count() == 1
+        assert len(again.records()) == 1
 
 
 def test_two_names_of_one_file_share_the_lock(path: Path, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_network_file_system_is_refused_for_writing_only(
     ):
         Store(path)
     with Store(path, read_only=True) as store:
-        assert store.count() == 1
+        assert len(store.records()) == 1
     path.with_name("store.sqlite-wal").write_bytes(b"not empty")
     with pytest.raises(ValueError, match="in use or was not closed"):
         Store(path, read_only=True)
@@ -287,7 +287,7 @@ def count(statement):
     if seen == deadly:
         os.kill(os.getpid(), signal.SIGKILL)
 
-start = store.count() // 6
+start = len(store.records()) // 6
 store.commit(group(at, *[0.5] * 6, seed=start, group=f"seed {start}"))
 if deadly:
     store._db.set_trace_callback(count)
@@ -347,8 +347,8 @@ def test_what_is_exported_is_imported(path: Path, tmp_path: Path) -> None:
     ids = [json.loads(line)["id"] for line in file.read_text().splitlines()]
     assert ids == sorted(r.id for r in runs)
     with Store(tmp_path / "other.sqlite") as other:
-        assert import_records(other, file) == ImportReport(added=3, known=0, replaced=0, conflicts=0)
-        assert import_records(other, file) == ImportReport(added=0, known=3, replaced=0, conflicts=0)
+        assert other.merge(read_records(file)) == ImportReport(added=3, known=0, replaced=0, conflicts=0)
+        assert other.merge(read_records(file)) == ImportReport(added=0, known=3, replaced=0, conflicts=0)
         assert {r.id: r for r in other.records()} == {r.id: imported(r) for r in runs}
         again = tmp_path / "again.json"
         export_records(other, again)
@@ -400,10 +400,10 @@ def test_an_import_refuses_a_damaged_line_by_number_and_adds_nothing(path: Path,
         for message, line in broken.items():
             file.write_text(lines(good) + "\n" + line)
             with pytest.raises(ValueError, match=f"runs.jsonl {message}"):
-                import_records(store, file)
-            assert store.count() == 0
+                store.merge(read_records(file))
+            assert len(store.records()) == 0
         with pytest.raises(ValueError, match="is not a file"):
-            import_records(store, tmp_path / "missing.jsonl")
+            store.merge(read_records(tmp_path / "missing.jsonl"))
 
 
 def test_an_import_keeps_ours_unless_theirs_says_more(path: Path, tmp_path: Path) -> None:
@@ -423,11 +423,11 @@ def test_an_import_keeps_ours_unless_theirs_says_more(path: Path, tmp_path: Path
     file.write_text(lines(*theirs))
     with Store(path) as store:
         store.commit(ours)
-        assert import_records(store, file) == ImportReport(added=0, known=4, replaced=2, conflicts=1)
-        assert import_records(store, file).conflicting == (ours[0].id,)
+        assert store.merge(read_records(file)) == ImportReport(added=0, known=4, replaced=2, conflicts=1)
+        assert store.merge(read_records(file)).conflicting == (ours[0].id,)
         expected = [ours[0], imported(theirs[1]), imported(theirs[2]), ours[3], ours[4], ours[5]]
         assert [store.get(r.id) for r in ours] == expected
-        assert import_records(store, file) == ImportReport(added=0, known=6, replaced=0, conflicts=1)
+        assert store.merge(read_records(file)) == ImportReport(added=0, known=6, replaced=0, conflicts=1)
 
 
 def test_an_import_runs_no_code(path: Path, tmp_path: Path) -> None:
@@ -435,7 +435,7 @@ def test_an_import_runs_no_code(path: Path, tmp_path: Path) -> None:
     file = tmp_path / "runs.jsonl"
     file.write_text(lines(record(AT, who=who)))
     with Store(path) as store:
-        assert import_records(store, file).added == 1
+        assert store.merge(read_records(file)).added == 1
     assert "antigravity" not in sys.modules
 
 
@@ -450,8 +450,8 @@ def test_parquet_says_what_it_needs(path: Path, tmp_path: Path) -> None:
         assert export_records(store, tmp_path / "runs.parquet") == 2
         expected = store.records()
     with Store(tmp_path / "other.sqlite") as other:
-        assert import_records(other, tmp_path / "runs.parquet").added == 2
+        assert other.merge(read_records(tmp_path / "runs.parquet")).added == 2
         assert other.records() == list(map(imported, expected))
         (tmp_path / "bad.parquet").write_bytes(b"PAR1 but not really")
         with pytest.raises(ValueError, match="bad.parquet cannot be read"):
-            import_records(other, tmp_path / "bad.parquet")
+            other.merge(read_records(tmp_path / "bad.parquet"))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mad.commands.show import find_run, show_record
 from mad.data.records import ArchitectureConfig
-from mad.store.exchange import export_records, import_records, read_records
+from mad.store.exchange import export_records, read_records
 from mad.store.store import ImportReport, Store
 from scaling.lm.config import language_config
 from scaling.lm.records import LanguageRecord, below_entropy, slack
@@ -121,7 +121,7 @@ def test_a_run_comes_back_as_it_was_stored_and_apart_from_the_battery(path: Path
         assert store.get("nothing", LanguageRecord) is None
     with Store(path, read_only=True) as store:
         assert store.records(LanguageRecord) == runs[::-1]
-        assert store.count() == len(store.records()) == 2
+        assert len(store.records()) == len(store.records()) == 2
 
 
 @pytest.mark.parametrize("old", ["ok", "diverged"])
@@ -172,7 +172,7 @@ def test_a_record_must_be_what_it_says(path: Path) -> None:
 def test_a_store_of_the_first_version_is_read_as_it_is(path: Path) -> None:
     version_1(path)
     with Store(path, read_only=True) as store:
-        assert store.count() == 2
+        assert len(store.records()) == 2
         assert store.records(LanguageRecord) == []
         assert store.get("anything", LanguageRecord) is None
     assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (1,)
@@ -198,15 +198,15 @@ def test_one_file_carries_both_kinds(path: Path, tmp_path: Path, suffix: str) ->
         assert export_records(store, file) == 4
         battery, models = store.records(), store.records(LanguageRecord)
     with Store(tmp_path / "other.sqlite") as other:
-        assert import_records(other, file) == ImportReport(added=4, known=0, replaced=0, conflicts=0)
-        assert import_records(other, file) == ImportReport(added=0, known=4, replaced=0, conflicts=0)
+        assert other.merge(read_records(file)) == ImportReport(added=4, known=0, replaced=0, conflicts=0)
+        assert other.merge(read_records(file)) == ImportReport(added=0, known=4, replaced=0, conflicts=0)
         assert {r.id: r for r in other.records()} == {r.id: imported(r) for r in battery}
         assert [r.imported for r in other.records(LanguageRecord)] == [True, True]
         again = tmp_path / f"again{suffix}"
         export_records(other, again)
         assert suffix == ".parquet" or again.read_bytes() == file.read_bytes(), "who imported is not said"
     with Store(tmp_path / "third.sqlite") as third:
-        import_records(third, again)
+        third.merge(read_records(again))
         assert {r.id for r in third.records(LanguageRecord)} == {r.id for r in models}
 
 
@@ -227,7 +227,7 @@ def test_an_import_keeps_ours_unless_theirs_says_more(path: Path, tmp_path: Path
     file.write_text("".join(f"{r.model_dump_json()}\n" for r in theirs))
     with Store(path) as store:
         store.commit([language(2.0), language(status="failed", seed=1)])
-        assert import_records(store, file) == ImportReport(added=1, known=1, replaced=1, conflicts=1)
+        assert store.merge(read_records(file)) == ImportReport(added=1, known=1, replaced=1, conflicts=1)
         found = {r.config.seed: r.metrics and r.metrics.loss for r in store.records(LanguageRecord)}
         assert found == {0: 2.0, 1: 1.0, 2: 1.0}
 
