@@ -759,7 +759,7 @@ def test_a_second_call_repeats_nothing(engine: Engine) -> None:
     cells = [short("swiglu"), dataclasses.replace(short("mlp"), seeds=(0, 1))]
     first = engine.run(*cells)
     assert engine.trained == [("swiglu", 0), ("mlp", 0), ("mlp", 1)]
-    assert engine.store is not None and engine.len(store.records()) == 6
+    assert engine.store is not None and len(engine.store.records()) == 6
     engine.trained.clear()
     assert engine.run(*cells) == first
     assert engine.trained == []
@@ -777,13 +777,13 @@ def test_a_stopped_run_is_repeated_for_a_grid_in_which_nobody_stops_it(engine: E
     engine.run(cell(own("copier"), COPY, lrs=(1e-6, 1.0), evaluations=12))
     (found,) = engine.run(cell(own("copier"), COPY, lrs=(1e-6, 1e-5), evaluations=12))
     assert [(r.status, r.metrics and r.metrics.steps) for r in found] == [("ok", 24), ("ok", 24)]
-    assert engine.store is not None and engine.len(store.records()) == 3
+    assert engine.store is not None and len(engine.store.records()) == 3
 
 
 def test_a_wider_grid_keeps_what_is_stored(engine: Engine) -> None:
     (narrow,) = engine.run(short("swiglu", lrs=(1e-3,)))
     engine.run(short("swiglu", lrs=(1e-3, 2e-3)))
-    assert engine.store is not None and engine.len(store.records()) == 2
+    assert engine.store is not None and len(engine.store.records()) == 2
     assert engine.store.get(narrow[0].id) == narrow[0]
 
 
@@ -810,14 +810,14 @@ def test_an_interruption_is_recorded_and_run_again(engine: Engine) -> None:
     assert engine.store is not None
     lost = [engine.store.get(run.id) for run in at.groups()[0].runs]
     assert [(r.status, r.metrics) for r in lost if r] == [("interrupted", None)] * 2
-    assert engine.len(store.records()) == 4
+    assert len(engine.store.records()) == 4
     undisturbed = trained("swiglu", epochs=2, evaluations=2)
     engine.run(before, at, after)
     found = [engine.store.get(run.id) for run in at.groups()[0].runs]
     assert [(r.status, r.attempts) for r in found if r] == [("ok", 2)] * 2
     measured: list[Metrics | None] = [r.metrics for r in found if r]
     assert measured == [o.metrics for o in undisturbed]
-    assert engine.len(store.records()) == 6
+    assert len(engine.store.records()) == 6
 
 
 def test_an_interruption_leaves_stored_runs_of_the_group_alone(engine: Engine) -> None:
@@ -838,7 +838,7 @@ def test_a_nameless_factory_and_a_run_without_a_store_leave_no_trace(engine: Eng
 
     (found,) = engine.run(short(local))
     assert [r.status for r in found] == ["ok", "ok"]
-    assert engine.store is not None and engine.len(store.records()) == 0
+    assert engine.store is not None and len(engine.store.records()) == 0
     assert Engine(None, []).run(short("swiglu"))[0][0].status == "ok"
 
 
