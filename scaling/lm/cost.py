@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 import architectures
@@ -25,24 +27,26 @@ def build_model(config: LanguageConfig, seed: int | None = None) -> SequenceMode
     )
 
 
+def counted_params(model: SequenceModel) -> int:
+    """N: all parameters but the input table; a table that is also the readout counts (arXiv:2406.19146)."""
+    table = 0 if model.options.tied else model.embedding.weight.numel()
+    return sum(p.numel() for p in model.parameters()) - table
+
+
 def cost_of(config: LanguageConfig) -> LanguageCost:
     """Parameters by every convention, training FLOPs = 3 x the exact forward, state after `seq_len` tokens.
 
     A nested model's forward passes are those that a step makes under its draw, on average.
-    N = all parameters but the input table; a table that is also the readout counts (arXiv:2406.19146).
     """
-    if ":" in config.architecture.spec:  # A layer of the user's own need not run on the meta device.
+    # A layer of the user's own need not run on the meta device.
+    with nullcontext() if ":" in config.architecture.spec else torch.device("meta"):
         model = build_model(config, seed=0)
-    else:
-        with torch.device("meta"):
-            model = build_model(config, seed=0)
     found = account_model(model, config.seq_len)
-    table = model.embedding.weight.numel()
     flops = found.require_training_flops()
     return LanguageCost(
         params=found.params,
-        params_counted=found.params if model.options.tied else found.params - table,
-        embedding=table,
+        params_counted=counted_params(model),
+        embedding=model.embedding.weight.numel(),
         core=found.core,
         active=found.active,
         flops_per_token=flops,

@@ -19,6 +19,7 @@ import architectures
 from architectures.model import resolve_options
 from mad.data.bounds import Above, Positive, Text, Whole
 from mad.data.protocol import Data
+from scaling.lm.cost import counted_params
 
 STEPS = (16, 8, 4)
 # The cost of a shape is 1 where it deviates by CLOSE from the wanted N, or by SHAPE from the preferred
@@ -164,9 +165,7 @@ class _Shapes:
                 )
         except ValueError:
             return None
-        # A tied table is the readout, and counts.
-        table = 0 if self.options.tied else model.embedding.weight.numel()
-        return sum(p.numel() for p in model.parameters()) - table
+        return counted_params(model)
 
     def _spec(self, repeats: int, dim: int) -> architectures.Spec:
         return architectures.scale(self.pattern, depth=repeats * len(self.pattern), dim=dim)
