@@ -50,11 +50,10 @@ class Law:
     def __post_init__(self) -> None:
         for name in (*COEFFICIENTS, "gamma"):
             value = getattr(self, name)
-            enough = value >= 0 if name == "E" else value > 0
-            if not (math.isfinite(value) and enough):
-                rule = "finite and not negative" if name == "E" else "finite and above 0"
+            if not math.isfinite(value) or value < 0 or (value == 0 and name != "E"):
+                rule = "not negative" if name == "E" else "above 0"
                 raise ValueError(
-                    f"{name} = {value} must be {rule}; check the fit or the sign of the exponent"
+                    f"{name} = {value} must be finite and {rule}; check the fit or the sign of the exponent"
                 )
 
     @property

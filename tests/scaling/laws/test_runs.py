@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,8 @@ def test_a_budget_that_is_a_name_counts_as_the_flops_of_its_runs(names: list[obj
 def test_no_module_is_named_like_a_public_function() -> None:
     files = {path.stem for room in ("laws", "scores", "report") for path in PACKAGE.glob(f"{room}/**/*.py")}
     assert not files & set(scaling.__all__)
+    for path in PACKAGE.glob("laws/**/*.py"):
+        assert path.stem not in re.findall(r"^def (\w+)", path.read_text(), re.MULTILINE), path
     for name in scaling.__all__:
         assert not isinstance(getattr(scaling, name), ModuleType), name
 
