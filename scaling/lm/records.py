@@ -18,7 +18,7 @@ LanguageStatus = Literal["ok", "diverged", "failed", "interrupted"]
 Role = Literal["grid", "tuning", "single"]
 # Results that a second call does not repeat.
 FINAL: tuple[LanguageStatus, ...] = ("ok", "diverged")
-# Nats a token; above it a model knows less than nothing of any vocabulary, and the run counts as diverged.
+# Nats per token; above it a model knows less than nothing of any vocabulary, and the run counts as diverged.
 LARGEST_LOSS = 25.0
 # As few windows tell the spread of a loss among windows.
 WINDOWS = 30

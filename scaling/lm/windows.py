@@ -17,7 +17,7 @@ def train_windows(data: np.ndarray, *, step: int, batch_size: int, seq_len: int,
 
     Each epoch cuts the tokens, taken as a ring, at a random offset into n // seq_len pieces and visits them
     in a random order. A window is a piece and the token before it, so that each token is a target at most
-    once an epoch, and all but n % seq_len are.
+    once per epoch, and all but n % seq_len are.
     """
     check_draw(step, batch_size, seq_len, seed)
     _long_enough(len(data), seq_len, "training")
@@ -65,7 +65,7 @@ def _long_enough(tokens: int, seq_len: int, split: str) -> None:
 
 @lru_cache(maxsize=2)
 def _epoch(seed: int, epoch: int, windows: int, tokens: int) -> tuple[int, np.ndarray]:
-    """Offset and order of an epoch, kept: a permutation a step would cost more than the step."""
+    """Offset and order of an epoch, kept: one permutation per step would cost more than the step."""
     rng = np.random.default_rng([ORDER, seed, epoch])
     offset, order = int(rng.integers(tokens)), rng.permutation(windows)
     order.setflags(write=False)

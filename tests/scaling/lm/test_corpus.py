@@ -96,7 +96,7 @@ def test_a_split_that_would_be_empty_is_refused(tmp_path: Path) -> None:
         corpus(tmp_path, [" ", "\n", ""])
 
 
-def test_lines_ends_and_margins_do_not_make_another_document(tmp_path: Path) -> None:
+def test_line_ends_and_margins_do_not_make_another_document(tmp_path: Path) -> None:
     plain = ["one\ntwo\n\nthree", *ARTICLES]
     dressed = ["\r\n one\r\ntwo\r\rthree \n", "", "  \r\n", *ARTICLES]
     assert corpus(tmp_path, plain).config == corpus(tmp_path, dressed).config

@@ -213,7 +213,7 @@ def test_cost_counts_by_each_convention() -> None:
     assert cost.params_counted == cost.params - VOCABULARY * 16
     assert cost.core == cost.params_counted - VOCABULARY * 16
     assert cost.flops == cost.flops_per_token * config.tokens
-    # Two matmuls a weight, forward and twice that backward; attention's pairs come on top.
+    # Two matmuls per weight, forward and twice that backward; attention's pairs come on top.
     assert 1.0 < cost.flops_per_token / (6 * cost.params_counted) < 1.2
     assert cost.state is not None and cost.state["growing"] == 2 * 16 * 16
 

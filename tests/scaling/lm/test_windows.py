@@ -9,7 +9,7 @@ from scaling.lm import windows
 
 
 @pytest.mark.parametrize(("tokens", "seq_len"), [(11, 10), (100, 10), (101, 10), (109, 10), (37, 1), (64, 7)])
-def test_each_token_is_a_target_at_most_once_an_epoch(tokens: int, seq_len: int) -> None:
+def test_each_token_is_a_target_at_most_once_per_epoch(tokens: int, seq_len: int) -> None:
     data = np.arange(tokens, dtype=np.uint16)
     n = tokens // seq_len
     for epoch in range(3):
