@@ -262,11 +262,13 @@ def repeated(table: Runs, repeats: str, decay: float) -> Runs:
         if repeats == "effective":
             raise ValueError("repeats = 'effective' needs a column unique_tokens: counts without repeats")
         return table
+    tokens = runs["tokens"].to_numpy()
     unique = pd.to_numeric(runs["unique_tokens"], errors="coerce").to_numpy(float)
-    again = list(runs.index[runs["tokens"].to_numpy() > unique])
+    unique = np.where(np.isnan(unique), tokens, unique)  # Where nothing is said, nothing was repeated.
+    again = list(runs.index[tokens > unique])
     if not again:
         return table
-    epochs = runs["tokens"].to_numpy() / unique
+    epochs = tokens / unique
     if repeats == "refuse" and epochs.max() > MOST_EPOCHS:
         often = list(runs.index[epochs > MOST_EPOCHS])
         raise ValueError(
@@ -277,7 +279,7 @@ def repeated(table: Runs, repeats: str, decay: float) -> Runs:
     if repeats == "refuse":
         said = f"{convention}; {len(again)} runs read their text up to {epochs.max():.2g} times"
         return replace(table, convention=said)
-    worth = effective_tokens(runs["tokens"].to_numpy(), unique, decay)
+    worth = effective_tokens(tokens, unique, decay)
     said = f"{convention}; D in effective tokens, R* = {decay:g}"
     return replace(table, frame=runs.assign(tokens=worth), convention=said)
 

@@ -189,6 +189,12 @@ def test_data_read_more_often_are_refused_unless_their_effective_tokens_are_aske
             scaling.fit(frame.assign(unique_tokens=counts), repeats="effective")
     blank = frame.assign(unique_tokens=[""] + [1e15] * (len(frame) - 1))
     assert scaling.fit(blank, bootstrap=0).value == fresh.value
+    # A row of which nothing is said was not repeated; the others are judged all the same.
+    blank = frame.assign(unique_tokens=[""] + [unique] * (len(frame) - 1))
+    with pytest.raises(ValueError, match=r"row.* data was repeated.*repeats='effective'"):
+        scaling.fit(blank, bootstrap=0)
+    assert frame["tokens"][0] < unique
+    assert scaling.fit(blank, repeats="effective", bootstrap=0).value == law.value
     with pytest.raises(ValueError, match="needs a column unique_tokens"):
         scaling.fit(frame.drop(columns="unique_tokens"), repeats="effective")
 
