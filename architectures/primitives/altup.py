@@ -20,11 +20,7 @@ CLIP, FLOOR = 120.0, 1e-5
 
 
 @primitive(
-    "altup",
-    mixes="stream",
-    version=1,
-    paper="arXiv:2301.13310",
-    example="altup[recycled=true]{mh-attention mlp}",
+    "altup", mixes="stream", paper="arXiv:2301.13310", example="altup[recycled=true]{mh-attention mlp}"
 )
 class AltUp(Wrapper):
     """x_i = z_i + g_i (L(x_j) - z_j), z = P x, for each block of the body on slice j: (B, T, D) -> (B, T, D).
@@ -194,12 +190,6 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
     return (x.to(high) * (wanted / size)).to(like.dtype)
 
 
-variant(
-    "gemma3n-altup",
-    of="altup",
-    example="gemma3n-altup{mh-attention mlp}",
-    equation="x_i = z_i + (1 + c_i) (L(z_0) - z_0), z = x + C x, for each block, C of token x_0, c of L(z_0)",
-    form="gemma3n",
-    schedule="same",
-    k=4,
-)
+EQUATION = "x_i = z_i + (1 + c_i) (L(z_0) - z_0), z = x + C x, for each block, C of token x_0, c of L(z_0)"
+EXAMPLE = "gemma3n-altup{mh-attention mlp}"
+variant("gemma3n-altup", of="altup", example=EXAMPLE, equation=EQUATION, form="gemma3n", schedule="same", k=4)

@@ -33,34 +33,18 @@ class Attention(KeyValueMemory):
         self.window = config.window
 
 
+SOFTMAX = "softmax_s(q_t . k_s / sqrt(K)) v_s"
+PAST = f"sum_{{s <= t}} {SOFTMAX}"
+WINDOW = f"o_t = sum_s {SOFTMAX} over t - window < s <= t"
+MQA, GQA = (f"o_t = {PAST}, k and v the same for {which} heads" for which in ("all", "every 4"))
+GATED = f"o_t = sigmoid(W_g x_t) * {PAST}"
+
 variant("mh-attention", of="attention", heads=None)
-variant(
-    "mqa",
-    of="attention",
-    paper="arXiv:1911.02150",
-    equation="o_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s, k and v the same for all heads",
-    heads=None,
-    kv_heads=1,
-)
-variant(
-    "gqa",
-    of="attention",
-    paper="arXiv:2305.13245",
-    equation="o_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s, k and v the same for every 4 heads",
-    heads=None,
-    group=4,
-)
-variant(
-    "gated-attention",
-    of="attention",
-    paper="arXiv:2505.06708",
-    equation="o_t = sigmoid(W_g x_t) * sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s",
-    heads=None,
-    gate=True,
-)
-_WINDOWED = "o_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s over t - window < s <= t"
-variant("sliding-attention", of="attention", equation=_WINDOWED, window=32)
-variant("mh-sliding-attention", of="attention", equation=_WINDOWED, heads=None, window=32)
+variant("mqa", of="attention", paper="arXiv:1911.02150", equation=MQA, heads=None, kv_heads=1)
+variant("gqa", of="attention", paper="arXiv:2305.13245", equation=GQA, heads=None, group=4)
+variant("gated-attention", of="attention", paper="arXiv:2505.06708", equation=GATED, heads=None, gate=True)
+variant("sliding-attention", of="attention", equation=WINDOW, window=32)
+variant("mh-sliding-attention", of="attention", equation=WINDOW, heads=None, window=32)
 
 
 @primitive("encoder-attention", mixes="time", version=1, paper="arXiv:1706.03762")

@@ -20,7 +20,6 @@ SINKHORN_STEPS = 20
 @primitive(
     "hyper-connections",
     mixes="stream",
-    version=1,
     paper="arXiv:2409.19606",
     example="hyper-connections{mh-attention mlp}",
 )

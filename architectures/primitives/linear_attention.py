@@ -215,11 +215,8 @@ class Based(Features, MatrixMemory):
         return heads * (pairs + 4 * padded * features * values), rest
 
 
-variant(
-    "rebased",
-    of="based",
-    paper="arXiv:2402.10644",
-    equation="S_t = S_{t-1} + phi(k_t) [v_t, 1]^T,  o_t = S_t^T phi(q_t) over its last element, "
-    "phi(q).phi(k) = (q . k)^2 / K",
-    kernel="square",
+SQUARE = (
+    "S_t = S_{t-1} + phi(k_t) [v_t, 1]^T,  o_t = S_t^T phi(q_t) over its last element, "
+    "phi(q).phi(k) = (q . k)^2 / K"
 )
+variant("rebased", of="based", paper="arXiv:2402.10644", equation=SQUARE, kernel="square")

@@ -12,11 +12,7 @@ from architectures.registry import primitive
 
 
 @primitive(
-    "sequence-altup",
-    mixes="stream",
-    version=1,
-    paper="arXiv:2301.13310",
-    example="sequence-altup{gated-delta-net mlp}",
+    "sequence-altup", mixes="stream", paper="arXiv:2301.13310", example="sequence-altup{gated-delta-net mlp}"
 )
 class SequenceAltUp(Wrapper):
     """x_i = z_i + b (L(x_a) - z_a), z_i = a_1 x_i + a_2 x_a, a = s floor(i / s): (B, T, D) -> (B, T, D).

@@ -15,7 +15,6 @@ from architectures.registry import primitive
 @primitive(
     "value-residual",
     mixes="stream",
-    version=1,
     paper="arXiv:2410.17897",
     example="value-residual{delta-net gated-delta-net}",
 )
