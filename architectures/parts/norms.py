@@ -36,7 +36,7 @@ class RMSNorm(nn.Module):
 
 
 class HeadNorm(nn.Module):
-    """o (B, T, H, V), centred and of variance 1 per head, then a weight and a bias per channel: (B, T, H V)."""
+    """o (B, T, H, V), centred and of variance 1 per head, a weight and a bias per channel: (B, T, H V)."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
