@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Map = Callable[[Tensor], Tensor]
+
 
 def first_rows(linear: nn.Linear, x: Tensor, rows: int) -> Tensor:
     """The first `rows` outputs of a map without a bias."""
@@ -25,13 +27,7 @@ class LowRank(nn.Module):
     """W_outer act(W_inner z), plus a bias where there is one."""
 
     def __init__(
-        self,
-        dim: int,
-        rank: int,
-        out: int,
-        activation: Callable[[Tensor], Tensor] | None = None,
-        *,
-        bias: bool = True,
+        self, dim: int, rank: int, out: int, activation: Map | None = None, bias: bool = True
     ) -> None:
         super().__init__()
         self.activation = activation
