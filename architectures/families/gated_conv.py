@@ -7,17 +7,13 @@ projections, the featuriser, the gates and the output are here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from architectures.families.options import taps
 from architectures.families.recurrent import forward_anew
-from architectures.functional.long_conv import long_conv
-from architectures.parts.implicit_filter import ImplicitFilter
 from architectures.parts.short_conv import ShortConv
-from architectures.primitive import Context, Hint, Options, Primitive, State, linear_flops
+from architectures.primitive import Context, Options, Primitive, State, linear_flops
 
 
 class GatedConvConfig(Options):
@@ -104,43 +100,3 @@ class GatedConv(Primitive):
         q, k, v = z.chunk(3, dim=-1)  # (B, T, inner)
         y, memory = convolve(k * v, state[:-1])
         return self.read(q * y, x, ctx), (*memory, tail)
-
-
-class ImplicitOperator:
-    """A trait of gated convolutions: h conv u + d * u, h a network of time; all of u is remembered."""
-
-    exact_causality = False
-    memory_kinds: tuple[str, ...] = ("growing",)
-    config: Any
-    inner: int
-    max_len: int
-    check_length: Any
-
-    def add_operator(self) -> None:
-        learned = self.config.positions == "learned"
-        self.filter = ImplicitFilter(self.inner, self.config.order, self.max_len, learned=learned)
-        self.skip = nn.Parameter(torch.randn(self.inner))
-
-    def init_memory(self, like: Tensor, batch: int) -> State:
-        """The history of u (B, t, inner)."""
-        return (like.new_zeros(batch, 0, self.inner),)
-
-    def convolve(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
-        history, h = self._extend(u, memory)
-        return long_conv(history, h)[:, memory[0].shape[1] :] + self.skip * u, (history,)
-
-    def convolve_once(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
-        history, h = self._extend(u, memory)
-        return (h.flip(0).to(u.dtype) * history).sum(1, keepdim=True) + self.skip * u, (history,)
-
-    def hints(self) -> dict[str, Hint]:
-        return cast(Any, super()).hints() | self.filter.hints()
-
-    def nominal_state(self, length: int) -> int:
-        return self.inner * self.config.order
-
-    def _extend(self, u: Tensor, memory: State) -> tuple[Tensor, Tensor]:
-        """The history with u, and as many taps."""
-        history = torch.cat([memory[0], u], dim=1)
-        self.check_length(history.shape[1])
-        return history, self.filter(history.shape[1])

@@ -31,24 +31,6 @@ def inner_width(default: str, of: str = "") -> Any:
     return option(None, f"inner width{of}; none: {default}", per="width", sizes="params", least=1)
 
 
-def copies_of_map() -> Any:
-    """The option `tied` of `TiledLinear`."""
-    doc = "q, k and v are as many copies of a map with that part of their channels; 1: independent"
-    return option(1, doc, least=1)
-
-
-def filter_order(default: int, of: str) -> Any:
-    """The option `order` of an `ImplicitFilter`."""
-    doc = f"width of the filter's network; nominal state{of}"
-    return option(default, doc, sizes="state", least=1)
-
-
-def filter_positions() -> Any:
-    """The option `positions` of an `ImplicitFilter`."""
-    doc = "features of the position, of which the filter is a network; learned: 3 max_len numbers"
-    return option("fixed", doc)
-
-
 def divide(what: str, total: int, name: str, part: int) -> int:
     """total / part; refuses an option that does not divide what it has to."""
     if total % part:

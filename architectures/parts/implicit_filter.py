@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from architectures.primitive import Hint
+from architectures.primitive import Hint, option
 
 # The public code means to train positions at 1e-5 where the rest of a filter has 1e-3.
 POSITION_LR = 0.01
+
+
+def filter_order(default: int, of: str) -> Any:
+    """The option `order` of an `ImplicitFilter`."""
+    doc = f"width of the filter's network; nominal state{of}"
+    return option(default, doc, sizes="state", least=1)
+
+
+def filter_positions() -> Any:
+    """The option `positions` of an `ImplicitFilter`."""
+    doc = "features of the position, of which the filter is a network; learned: 3 max_len numbers"
+    return option("fixed", doc)
 
 
 class ImplicitFilter(nn.Module):

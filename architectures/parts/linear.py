@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from architectures.primitive import option
 
 Map = Callable[[Tensor], Tensor]
 
@@ -37,6 +40,12 @@ class LowRank(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.inner(z)
         return self.outer(h if self.activation is None else self.activation(h))
+
+
+def copies_of_map() -> Any:
+    """The option `tied` of `TiledLinear`."""
+    doc = "q, k and v are as many copies of a map with that part of their channels; 1: independent"
+    return option(1, doc, least=1)
 
 
 class TiledLinear(nn.Linear):

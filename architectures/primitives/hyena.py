@@ -3,21 +3,61 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from architectures.families.gated_conv import GatedConv, GatedConvConfig, ImplicitOperator
-from architectures.families.options import copies_of_map, divide, filter_order, filter_positions, taps
+from architectures.families.gated_conv import GatedConv, GatedConvConfig
+from architectures.families.options import divide, taps
 from architectures.families.recurrent import Recurrent
 from architectures.functional.long_conv import long_conv, long_conv_flops
-from architectures.parts.implicit_filter import ImplicitFilter
-from architectures.parts.linear import TiledLinear
+from architectures.parts.implicit_filter import ImplicitFilter, filter_order, filter_positions
+from architectures.parts.linear import TiledLinear, copies_of_map
 from architectures.parts.routing import Router, RoutingConfig
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Hint, Options, State, option
 from architectures.registry import primitive
+
+
+class ImplicitOperator:
+    """A trait of gated convolutions: h conv u + d * u, h a network of time; all of u is remembered."""
+
+    exact_causality = False
+    memory_kinds: tuple[str, ...] = ("growing",)
+    config: Any
+    inner: int
+    max_len: int
+    check_length: Any
+
+    def add_operator(self) -> None:
+        learned = self.config.positions == "learned"
+        self.filter = ImplicitFilter(self.inner, self.config.order, self.max_len, learned=learned)
+        self.skip = nn.Parameter(torch.randn(self.inner))
+
+    def init_memory(self, like: Tensor, batch: int) -> State:
+        """The history of u (B, t, inner)."""
+        return (like.new_zeros(batch, 0, self.inner),)
+
+    def convolve(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
+        history, h = self._extend(u, memory)
+        return long_conv(history, h)[:, memory[0].shape[1] :] + self.skip * u, (history,)
+
+    def convolve_once(self, u: Tensor, memory: State) -> tuple[Tensor, State]:
+        history, h = self._extend(u, memory)
+        return (h.flip(0).to(u.dtype) * history).sum(1, keepdim=True) + self.skip * u, (history,)
+
+    def hints(self) -> dict[str, Hint]:
+        return cast(Any, super()).hints() | self.filter.hints()
+
+    def nominal_state(self, length: int) -> int:
+        return self.inner * self.config.order
+
+    def _extend(self, u: Tensor, memory: State) -> tuple[Tensor, Tensor]:
+        """The history with u, and as many taps."""
+        history = torch.cat([memory[0], u], dim=1)
+        self.check_length(history.shape[1])
+        return history, self.filter(history.shape[1])
 
 
 @primitive("hyena", mixes="time", version=1, paper="arXiv:2302.10866")
