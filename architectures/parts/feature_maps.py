@@ -20,7 +20,7 @@ def pairs_of(x: Tensor) -> list[Tensor]:
 
 
 class Hedgehog(nn.Module):
-    """softmax([2 z, -2 z]), z = W x + b a head (arXiv:2402.04347): x (B, T, H, K) -> (B, T, H, 2 K).
+    """softmax([2 z, -2 z]), z = W x + b per head (arXiv:2402.04347): x (B, T, H, K) -> (B, T, H, 2 K).
 
     W starts as the identity, b at 0.
     """
@@ -36,7 +36,7 @@ class Hedgehog(nn.Module):
 
 
 class Product(nn.Module):
-    """(W_1 x) * (W_2 x) a head: x (B, T, H, K) -> (B, T, H, K). Both start as PyTorch's linear maps do."""
+    """(W_1 x) * (W_2 x) per head: x (B, T, H, K) -> (B, T, H, K). Both start as PyTorch's linear maps do."""
 
     def __init__(self, heads: int, width: int) -> None:
         super().__init__()

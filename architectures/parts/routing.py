@@ -114,5 +114,5 @@ class Router(nn.Module):
 
 
 def _add(ctx: Context, key: str, loss: Tensor) -> None:
-    """A layer may run more than once a call."""
+    """A layer may run more than once per call."""
     ctx.losses[key] = ctx.losses[key] + loss if key in ctx.losses else loss

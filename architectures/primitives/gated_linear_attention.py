@@ -1,4 +1,4 @@
-"""Linear attention that forgets: a token's factor a key channel, a fixed rate a head, or a bound by depth."""
+"""Linear attention that forgets: by a factor per key channel, a rate per head, or a bound set by depth."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Hyena(ImplicitOperator, GatedConv):
 
     class Config(Options):
         expand: int = option(4, "inner width over the model's width", least=1)
-        order: int = filter_order(4, " a channel")
+        order: int = filter_order(4, " per channel")
         conv: int = taps(3, "the short convolution of q, k and v")
         tied: int = copies_of_map()
         positions: Literal["fixed", "learned"] = filter_positions()
@@ -109,7 +109,7 @@ class MHHyena(Recurrent):
 
     class Config(Options):
         head_dim: int = option(8, "K, channels of one head", per="head", least=1)
-        order: int = filter_order(2, "s a head")
+        order: int = filter_order(2, "s per head")
         conv: int = taps(3, "the short convolution of q, k and v")
         tied: int = copies_of_map()
         positions: Literal["fixed", "learned"] = filter_positions()
@@ -203,7 +203,7 @@ class HyenaExperts(ImplicitOperator, GatedConv):
 
     class Config(GatedConvConfig, RoutingConfig):
         expert_dim: int = option(16, "channels of one expert", least=1)
-        order: int = filter_order(16, " a channel")
+        order: int = filter_order(16, " per channel")
         positions: Literal["fixed", "learned"] = filter_positions()
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:

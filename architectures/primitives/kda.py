@@ -1,4 +1,4 @@
-"""Delta rules with a forgetting factor a key channel: Kimi delta attention and Gated DeltaNet 2."""
+"""Delta rules with a forgetting factor per key channel: Kimi delta attention and Gated DeltaNet 2."""
 
 from __future__ import annotations
 

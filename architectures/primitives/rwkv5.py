@@ -1,4 +1,4 @@
-"""RWKV-5 and 6 (Eagle, Finch): a forgetting factor a channel, and a bonus for the present token."""
+"""RWKV-5 and 6 (Eagle, Finch): a forgetting factor per channel, and a bonus for the present token."""
 
 from __future__ import annotations
 

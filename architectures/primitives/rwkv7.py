@@ -1,4 +1,4 @@
-"""RWKV-7 (Goose): a delta rule with a decay, a removal strength and a write strength a channel."""
+"""RWKV-7 (Goose): a delta rule with a decay, a removal strength and a write strength per channel."""
 
 from __future__ import annotations
 
