@@ -77,7 +77,7 @@ SHAPES = {
 
 
 class Decoder:
-    """A model and the state after a prompt; one call decodes one new token a row."""
+    """A model and the state after a prompt; one call decodes one new token per row."""
 
     def __init__(self, shape: Shape, kind: str, batch: int) -> None:
         options = architectures.ModelOptions(readout_sparsity=shape.readout if kind == "ff+qkv+loss" else 0)

@@ -79,8 +79,8 @@ def plan(model: SequenceModel, spec: str | Spec, *, dim: int | None = None) -> l
         for path, changes in sizes.items():
             if {"G", "R"} <= set(changes):
                 raise ValueError(
-                    f"{path} would get both more groups of heads and more heads a group; grow in two steps, "
-                    "one with the old kv_heads"
+                    f"{path} would get both more groups of heads and more heads per group; grow in two "
+                    "steps, one with the old kv_heads"
                 )
         if sizes:
             steps.append(Step(verb, sizes=sizes))

@@ -33,7 +33,7 @@ class SparseMLP(Recurrent):
     `forward` computes every unit and masks; `step` reads the F/N chosen rows of each matrix and no other.
     Without noise in the context m is that of the equation. In training, the choice is moved by 0.1 Gumbel
     noise, and one draw per step and layer decides: one-hot (30 %), or the softmax in its place (70 %). A
-    one-hot m has the gradient of the softmax (straight-through), so the layer's gradient is no slope. With
+    one-hot m has the gradient of the softmax (straight-through), so the layer's gradient is not a slope. With
     `slope=all` it reaches the controller from every unit whose W_1 x is positive, as the equation has it;
     with `slope=chosen`, as the public code has it (google/trax, the mask before the ReLU), from the chosen
     ones only. `multiply` turns a one-hot m into m times the softmax, a factor without a gradient. N = 1 is

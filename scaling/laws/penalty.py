@@ -158,8 +158,8 @@ def _basin(arch: str, mine: pd.DataFrame, count: int, rng: np.random.Generator) 
     groups = mine.groupby("budget")
     if len(mine) - 3 * len(groups) - 2 < 1:
         raise NotIdentified(
-            f"{arch} has runs {len(mine)}, budgets {len(groups)}, and the penalty needs three runs a budget "
-            "and three more; train further sizes"
+            f"{arch} has runs {len(mine)}, budgets {len(groups)}, and the penalty needs three runs per "
+            "budget and three more; train further sizes"
         )
     x, y, c = np.log(mine["params"].to_numpy()), mine["loss"].to_numpy(), np.log(groups["compute"].first())
     which, ends = groups.ngroup().to_numpy(), groups.size().cumsum()[:-1]

@@ -27,7 +27,7 @@ class CorpusConfig(Data):
     sha256           of the text, or of the rules of a generated one
     validation       fraction of the documents that is held out; 0 where the tokens are generated
     train_tokens     None: unlimited, as a generator has them
-    bytes_per_token  of the held-out text; None where tokens are no text
+    bytes_per_token  of the held-out text; None where tokens are not text
     entropy          nats per token that no model can go below, where it is known
     """
 

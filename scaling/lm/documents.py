@@ -69,7 +69,7 @@ def bin_documents(path: Path) -> tuple[list[bytes], Given]:
         raise ValueError(f"{path} has {size} bytes, no multiple of {width}; tokens are {dtype or 'uint16'}")
     with open(path, "rb") as file:
         if (start := file.read(6)) in HEADERS or start[:4] in HEADERS:
-            raise ValueError(f"{path} has a header that is no tokens; write it as array.tofile does")
+            raise ValueError(f"{path} has a header, which is not tokens; write it as array.tofile does")
     tokens = np.fromfile(path, f"<{np.dtype(dtype or 'uint16').str[1:]}")
     if dtype is None and len(tokens) >= FEWEST and tokens[::2].any() and not tokens[1::2].any():
         wide = "uint64" if not tokens[2::4].any() else "uint32"

@@ -24,7 +24,7 @@ def match(
     """
     if len(set(others)) < len(others):
         twice = next(name for name in others if list(others).count(name) > 1)
-        raise ValueError(f"{twice!r} is there twice; keep one row an architecture")
+        raise ValueError(f"{twice!r} is there twice; keep one row per architecture")
     called = others if isinstance(others, Mapping) else {name: (name,) for name in others}
     matched: dict[str, str] = {}
     for form in (str, _plain, _canonical, _pattern):

@@ -78,7 +78,7 @@ def read_scores(scores: pd.DataFrame) -> ScoreTable:
     if name is None:
         raise ValueError(f"no column 'arch' (or architecture, model); columns are: {_listed(table.columns)}")
     if table.empty:
-        raise ValueError("there are no scores; add a row an architecture")
+        raise ValueError("there are no scores; add one row per architecture")
     if len(blank := table.index[is_blank(table[name])]):
         raise ValueError(f"{rows_text(list(blank))} of the scores, column {name!r}: no value; name each row")
     table[name] = table[name].astype(str).str.strip()

@@ -58,7 +58,7 @@ def find_target(runs: Runs, *, target: str, budget: float | None, confidence: fl
     if target == "given":
         twice = archs[archs.duplicated()].iloc[0]
         raise ValueError(
-            f"target 'given' needs one row an architecture, and {twice!r} has several; "
+            f"target 'given' needs one row per architecture, and {twice!r} has several; "
             "choose compute-optimal, which finds the optimum among runs"
         )
     return _found(runs, target, budget, confidence, **drawn)

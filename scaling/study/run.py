@@ -87,7 +87,7 @@ def run(
         raise ValueError(f"workers={workers} must be at least 1")
     if devices > 1 and workers > 1:
         raise ValueError(
-            f"workers={workers} and devices={devices}: give several runs at once or several devices a run, "
+            f"workers={workers} and devices={devices}: give several runs at once or several devices per run, "
             "not both"
         )
     if train is None:

@@ -279,7 +279,7 @@ def test_activation_memory_is_flat_in_depth() -> None:
     assert deep < 1.02 * shallow
     plain = [peak(f"{n}*(mh-attention swiglu)") for n in (2, 8)]
     assert plain[1] > 2.5 * plain[0]
-    # A mask of 8 experts a token is kept for each layer, and nothing else.
+    # A mask of 8 experts per token is kept for each layer, and nothing else.
     shallow, deep = (peak(f"reversible{{{n}*(mlp moe-mlp)}}") for n in (2, 8))
     assert deep - shallow < 1.5 * 6 * 256 * 8
 

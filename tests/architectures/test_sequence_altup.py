@@ -75,7 +75,7 @@ def test_the_future_never_reaches_the_past(stride: int) -> None:
         after = wrapper(changed).detach()
         assert torch.equal(after[:, :t], before[:, :t])
         assert (after[:, t] != before[:, t]).all(), "the token itself is heard"
-        # A token that is no anchor is heard by no other one.
+        # A token that is not an anchor is heard by no other one.
         assert torch.equal(after[:, t + 1 :], before[:, t + 1 :]) == (t % stride != 0 or t == 12)
 
 

@@ -84,7 +84,7 @@ def penalty_section(found: OverTraining, at: float | None = None) -> Section:
             said, beyond = within(cost.loss, cost.interval), " (beyond the runs)" * cost.beyond
             cell[f"D/D* = {ratio:g}"] = said + beyond
             if ratio == 4:
-                cost_of = f"{arch}: four times the optimal tokens cost {said} nats a token"
+                cost_of = f"{arch}: four times the optimal tokens cost {said} nats per token"
                 verdicts.append(f"{cost_of} at equal compute{beyond}.")
         cells.append(cell)
     penalties = pd.DataFrame(rows)

@@ -185,7 +185,7 @@ def test_data_read_more_often_are_refused_unless_their_effective_tokens_are_aske
     for wrong in (1, 0, -3, "many"):
         counts = pd.Series([1e15] * len(frame), dtype=object)
         counts[3] = wrong
-        with pytest.raises(ValueError, match=rf"row 4, column 'unique_tokens': {wrong}(\.0)? is no count"):
+        with pytest.raises(ValueError, match=rf"row 4, column 'unique_tokens': {wrong}(\.0)? is not a count"):
             scaling.fit(frame.assign(unique_tokens=counts), repeats="effective")
     blank = frame.assign(unique_tokens=[""] + [1e15] * (len(frame) - 1))
     assert scaling.fit(blank, bootstrap=0).value == fresh.value

@@ -231,7 +231,7 @@ def test_ready_made_tokens_are_checked(tmp_path: Path) -> None:
             load(tokens_file(tmp_path, [1, 2], **sidecar))
     for header in (b"\x93NUMPY\x01\x00", np.array([20240520, 1], "<i4").tobytes()):
         tokens_file(tmp_path, [1], vocab_size=65_536).write_bytes(header + bytes(100))
-        with pytest.raises(ValueError, match="a.bin has a header that is no tokens"):
+        with pytest.raises(ValueError, match="a.bin has a header, which is not tokens"):
             load(path)
     (tmp_path / "a.json").write_text('{"vocab_size": 9, "vocab_size": 10}')
     with pytest.raises(ValueError, match="'vocab_size' is there twice"):

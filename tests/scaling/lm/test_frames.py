@@ -86,7 +86,7 @@ def test_a_stored_count_of_unique_tokens_that_cannot_be_costs_its_run_and_no_oth
         store.commit(runs)
     frame, _ = read(None, tmp_path / "store.sqlite")
     assert sorted(frame.frame["seed"]) == [0, 2]
-    assert f"set aside: run {runs[1].id} (1.0 is no count of the text" in frame.notes[0]
+    assert f"set aside: run {runs[1].id} (1.0 is not a count of the text" in frame.notes[0]
 
 
 def test_an_open_store_serves_as_well(path: Path) -> None:
