@@ -146,7 +146,8 @@ def _units(frame: pd.DataFrame) -> None:
         if wrong:
             raise ValueError(
                 f"{rows_text(wrong)}, column 'unique_tokens': {frame['unique_tokens'][wrong[0]]} is not a "
-                f"count of the text in {frame['tokens'][wrong[0]]:g} tokens; correct it, or leave the cell empty"
+                f"count of the text in {frame['tokens'][wrong[0]]:g} tokens; correct it, or leave the cell "
+                "empty"
             )
     ratio = pd.Series(flops / (params * tokens), frame.index)
     odd = list(frame.index[(ratio < PLAUSIBLE[0]) | (ratio > PLAUSIBLE[1])])
