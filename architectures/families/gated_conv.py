@@ -15,6 +15,9 @@ from architectures.families.recurrent import forward_anew
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Options, Primitive, State, linear_flops
 
+# u (B, T, inner) and a memory -> the same shape, and the next memory.
+Convolve = Callable[[Tensor, State], tuple[Tensor, State]]
+
 
 class GatedConvConfig(Options):
     conv: int = taps(3, "the featuriser, a short convolution of q, k and v")
@@ -90,11 +93,7 @@ class GatedConv(Primitive):
         return self.conv.flops(length) + gates + self.operator_flops(length)[1]
 
     def _advance(
-        self,
-        x: Tensor,
-        state: State,
-        ctx: Context | None,
-        convolve: Callable[[Tensor, State], tuple[Tensor, State]],
+        self, x: Tensor, state: State, ctx: Context | None, convolve: Convolve
     ) -> tuple[Tensor, State]:
         z, tail = self.conv(self.project(x), state[-1])
         q, k, v = z.chunk(3, dim=-1)  # (B, T, inner)

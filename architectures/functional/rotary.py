@@ -42,9 +42,7 @@ def rotated_width(key_dim: int, fraction: float) -> int:
 
 
 def rotate_first(x: Tensor, positions: Tensor, count: int, width: int) -> Tensor:
-    """RoPE on the first `count` channels of x (B, T, H, K), with the angles of a `width`; the others carry
-    no position.
-    """
+    """RoPE on the first `count` channels of x (B, T, H, K), with the angles of a `width`."""
     if count == x.shape[-1]:
         return rotate(x, positions, width=width)
     return torch.cat([rotate(x[..., :count], positions, width=width), x[..., count:]], dim=-1)
