@@ -47,8 +47,9 @@ class DeltaNet(MatrixMemory):
 class GatedDeltaNet(MatrixMemory):
     """S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T,  o_t = S_t^T q_t / sqrt(K).
 
-    As `delta-net`, with one decay per head, log a_t = -exp(log_rate) softplus(W x_t + dt_bias), and an output
-    gated by silu(g). Differs from the paper: K = V = 16 by default; there V = 2 K, with far wider heads.
+    x (B, T, D) -> (B, T, D). As `delta-net`, with one decay per head, log a_t = -exp(log_rate) softplus(W x_t
+    + dt_bias), and an output gated by silu(g). Differs from the paper: K = V = 16 by default; there V = 2 K,
+    with far wider heads.
     """
 
     form = "tied"

@@ -74,9 +74,9 @@ FADE = 8192
 class HyenaMR(FiniteOperator, GatedConv):
     """y = W_o [q * ((h * w) conv u + d * u)], u = k * v, with q, k, v = short_conv(W_i x), w_i = e^(-r i).
 
-    As `hyena-se`, with a skip d (D,) and a fixed window w, whose rates r are spread from 1 to 100 in 8192
-    tokens, whatever `max_len` is. Differs from the paper: the window fades with the number of taps, there
-    with their share of the training length.
+    (B, T, D) -> (B, T, D). As `hyena-se`, with a skip d (D,) and a fixed window w, whose rates r are spread
+    from 1 to 100 in 8192 tokens, whatever `max_len` is. Differs from the paper: the window fades with the
+    number of taps, there with their share of the training length.
     """
 
     window: Tensor
