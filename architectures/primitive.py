@@ -107,7 +107,8 @@ class Primitive(nn.Module):
     class Config(Options):
         pass
 
-    config: Any
+    # Each layer that reads it annotates its own, `config: Config`.
+    config: object
 
     # Set by the registry.
     name: ClassVar[str] = ""

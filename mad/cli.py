@@ -11,8 +11,9 @@ import typer
 from mad.commands.bench import bench
 from mad.commands.check import check
 from mad.commands.elastic import elastic
-from mad.commands.exchange import export, import_
+from mad.commands.export import export
 from mad.commands.grow import grow
+from mad.commands.import_ import import_
 from mad.commands.leaderboard import leaderboard
 from mad.commands.primitives import primitives
 from mad.commands.rm import rm

@@ -93,6 +93,8 @@ class MatrixMemory(Primitive):
             """Heads, K and V at a width; a config that does not derive from this one has this, too."""
             return head_widths(dim, self)
 
+    config: Config
+
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.heads, self.key_dim, self.value_dim = config.sizes(dim)

@@ -62,6 +62,8 @@ class AltUp(Wrapper):
                     "schedule=same, recycled=false, or write gemma3n-altup"
                 )
 
+    config: Config
+
     def __init__(self, config: Config, *, body: list[Block], dim: int, **place: int) -> None:
         super().__init__(config, body=body, dim=dim, **place)
         k, count = config.k, len(body)

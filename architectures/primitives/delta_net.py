@@ -30,6 +30,8 @@ class DeltaNet(MatrixMemory):
         conv: int = taps(4)
         negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
 
+    config: Config
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.add_projection()
@@ -57,6 +59,8 @@ class GatedDeltaNet(MatrixMemory):
 
     class Config(DeltaNet.Config):
         pass
+
+    config: Config
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -96,6 +100,8 @@ class GatedDeltaProduct(MatrixMemory):
         substeps: int = option(2, "steps of the delta rule per token", most=64, least=1)
         negative_eigenvalues: bool = option(True, "write strength in (0, 2) instead of (0, 1)")
         forget: bool = option(True, "one decay per head, before the first step of a token")
+
+    config: Config
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

@@ -114,6 +114,8 @@ class MHHyena(Recurrent):
         tied: int = copies_of_map()
         positions: Literal["fixed", "learned"] = filter_positions()
 
+    config: Config
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.width = config.head_dim
@@ -205,6 +207,8 @@ class HyenaExperts(ImplicitOperator, GatedConv):
         expert_dim: int = option(16, "channels of one expert", least=1)
         order: int = filter_order(16, " per channel")
         positions: Literal["fixed", "learned"] = filter_positions()
+
+    config: Config
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

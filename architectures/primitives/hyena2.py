@@ -49,6 +49,8 @@ class HyenaSE(FiniteOperator, GatedConv):
         taps: int = option(7, "filter taps; the state holds one less", sizes="state", most=1024, least=1)
         group: int = option(16, "channels that share a filter", least=1)
 
+    config: Config
+
     undecayed = ("conv.weight", "filter")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
@@ -85,6 +87,8 @@ class HyenaMR(FiniteOperator, GatedConv):
     class Config(GatedConvConfig):
         taps: int = option(128, "filter taps; the state holds one less", sizes="state", least=1)
         group: int = option(16, "channels that share a filter", least=1)
+
+    config: Config
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -133,6 +137,8 @@ class HyenaLI(GatedConv):
 
     class Config(GatedConvConfig):
         order: int = option(16, "modes of a channel", sizes="state", least=1)
+
+    config: Config
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

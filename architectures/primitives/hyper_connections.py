@@ -40,6 +40,8 @@ class HyperConnections(Wrapper):
         streams: int = option(4, "n, residual streams", most=64, least=1)
         kind: Literal["static", "dynamic", "manifold"] = option("dynamic", "how the maps are made")
 
+    config: Config
+
     def __init__(self, config: Config, *, body: list[Block], dim: int, **place: int) -> None:
         super().__init__(config, body=body, dim=dim, **place)
         n = config.streams

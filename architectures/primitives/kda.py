@@ -75,6 +75,8 @@ class KDA(ChannelMaps, MatrixMemory):
             if self.gate not in GATES:
                 raise ValueError(f"gate={self.gate!r} is not one of {', '.join(GATES)}; choose one of them")
 
+    config: Config
+
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.gates = self.heads * self.value_dim
@@ -105,6 +107,8 @@ class GDN2(ChannelMaps, MatrixMemory):
 
     class Config(KDA.Config):
         pass
+
+    config: Config
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

@@ -82,6 +82,8 @@ class LinearAttention(Features, MatrixMemory):
             "elu", "phi: elu(x) + 1, relu(x), a softmax of both signs, a product of two linear maps, or x"
         )
 
+    config: Config
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.add_maps()

@@ -96,6 +96,8 @@ class LogLinearGatedDeltaNet(Levels, MatrixMemory):
         conv: int = taps(4)
         negative_eigenvalues: bool = option(False, "write strength in (0, 2) instead of (0, 1)")
 
+    config: Config
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.add_projection()

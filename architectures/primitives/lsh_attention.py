@@ -59,6 +59,8 @@ class LSHAttention(Recurrent):
             if not self.causal and self.conv:
                 raise ValueError(f"conv={self.conv} looks back; with causal=false leave it out")
 
+    config: Config
+
     rotations: Tensor
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:

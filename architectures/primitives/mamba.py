@@ -34,6 +34,8 @@ class Mamba(Recurrent):
         conv: int = option(4, "taps of the short convolution; 0: silu alone", most=256, least=0)
         dt_rank: int | None = option(None, "rank of the step size; none: D / 16", per="width", least=1)
 
+    config: Config
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = inner = config.expand * dim

@@ -36,6 +36,8 @@ class MoEMLP(Primitive):
         shared: int = option(0, "experts beside the routed ones that every token uses", least=0)
         activation: Literal["gelu", "swiglu"] = option("gelu", "what an expert is")
 
+    config: Config
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         gated = config.activation == "swiglu"

@@ -44,6 +44,8 @@ class ProductKeyMemory(Primitive):
             if self.key_dim % 2:
                 raise ValueError(f"key_dim={self.key_dim} must be even: each half of it meets its own keys")
 
+    config: Config
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.query = nn.Linear(dim, config.heads * config.key_dim)

@@ -22,6 +22,8 @@ class Repeat(Wrapper):
     class Config(Options):
         times: int = option(2, "how often the body is run", least=1)
 
+    config: Config
+
     @classmethod
     def passes(cls, config: Config) -> int:
         return config.times

@@ -47,6 +47,8 @@ class RGLRU(Recurrent):
             if not 0 < self.expand < math.inf:
                 raise ValueError(f"expand={self.expand} must be positive and finite")
 
+    config: Config
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = inner = max(16, 16 * round(config.expand * dim / 16))

@@ -31,6 +31,8 @@ class SequenceAltUp(Wrapper):
     class Config(Options):
         stride: int = option(2, "s, tokens for each one that the layers run on", least=1)
 
+    config: Config
+
     def __init__(self, config: Config, *, body: list[Block], dim: int, **place: int) -> None:
         super().__init__(config, body=body, dim=dim, **place)
         self.a = nn.Parameter(torch.tensor([1.0, 0.0]).repeat(len(body), 1))

@@ -48,6 +48,8 @@ class SparseAttention(Recurrent):
                     f"choose {self.kernel - 1} or {self.kernel + 1}"
                 )
 
+    config: Config
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.parts = config.modules or default_heads(dim)

@@ -64,6 +64,8 @@ class SparseMLP(Recurrent):
                     f"{choices}, or inner={round_up(self.inner, self.block)}"
                 )
 
+    config: Config
+
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = config.inner or round_up(4 * dim, config.block)
