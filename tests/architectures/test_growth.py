@@ -140,8 +140,8 @@ def test_a_layer_can_be_added_anywhere(layer: str, at: int) -> None:
 # With parts beside the body that are not the identity, whatever the body writes.
 NEVER_SILENT = ["gemma3n-altup"]
 # What has no tensor that writes its output is refused.
-EVERY = [registry.get(name) for name in architectures.names() if name not in NEVER_SILENT]
-SILENT = [entry.example for entry in EVERY if entry.cls.writers]
+ADDED = [registry.get(name) for name in architectures.names() if name not in NEVER_SILENT]
+SILENT = [entry.example for entry in ADDED if entry.cls.writers]
 SILENT += [
     "sparse-mlp[bias=true]",
     "sparse-mlp[block=1, bias=true, inner=16]",
