@@ -88,8 +88,10 @@ def test_the_first_batch_is_pinned(setting: str) -> None:
     assert digest(synthetic_tasks.parse(setting).draw(0, "train", 64)) == PINNED[setting]
 
 
-def test_every_task_and_variant_is_pinned() -> None:
-    assert set(NAMES) <= set(PINNED)
+def test_every_task_is_pinned_here_or_by_the_example_of_its_docstring() -> None:
+    docs = {name: str(type(synthetic_tasks.get(name)).__doc__) for name in NAMES}
+    shown = {name for name, text in docs.items() if ">>> batch.inputs.tolist()" in text}
+    assert set(NAMES) <= set(PINNED) | shown
 
 
 @pytest.mark.parametrize("split", SPLITS)
