@@ -1,1 +1,1 @@
-"""One file an idea; every module here is imported when a primitive is first looked up."""
+"""One file per idea; every module here is imported when a primitive is first looked up."""

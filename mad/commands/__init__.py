@@ -1,1 +1,1 @@
-"""The commands of `mad`, a file for each or for a pair."""
+"""The commands of `mad`, one file per command."""
