@@ -23,7 +23,7 @@ from torch import nn
 from architectures.outside.foreign import Foreign, foreign_config
 from architectures.outside.identity import code_hash
 from architectures.outside.surroundings import kept
-from architectures.primitive import Primitive, config_options
+from architectures.primitive import Options, Primitive, config_options
 from architectures.sizes.bounds import check_number
 
 MIXES = ("time", "channel", "stream")
@@ -181,6 +181,13 @@ def _check_config(cls: type[Primitive]) -> None:
         raise TypeError(
             f"{cls.__name__}.Config must be a frozen dataclass: @dataclass(frozen=True, kw_only=True)"
         )
+    if not issubclass(config, Options):
+        for f in dataclasses.fields(config):
+            if f.metadata.get("least") is not None:
+                raise TypeError(
+                    f"{cls.__name__}.Config says the least {f.name}, which only a config that derives from "
+                    "architectures.primitive.Options checks; derive it, and leave @dataclass out"
+                )
     sizes = [f.metadata["sizes"] for f in dataclasses.fields(config) if f.metadata.get("sizes")]
     if len(sizes) > len(set(sizes)):
         raise TypeError(

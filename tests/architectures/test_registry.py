@@ -240,6 +240,12 @@ def test_only_a_primitive_with_a_frozen_config_is_registered(scratch: dict[str, 
         inner: int = option(1, sizes="params")
         width: int = option(1, sizes="params")
 
+    @dataclass(frozen=True, kw_only=True)
+    class Unchecked:
+        size: int = option(1, "s", least=1)
+
+    with pytest.raises(TypeError, match="says the least size, which only .*Options checks"):
+        primitive("test-fresh", mixes="time")(make(config=Unchecked))
     with pytest.raises(TypeError, match="Fresh.Config has several options with sizes=params; leave one"):
         primitive("test-fresh", mixes="time")(make(config=Twice))
     for config in (Thawed, Bare):

@@ -179,6 +179,17 @@ def test_an_audit_refits_the_form_of_the_law(form: str) -> None:
     assert found.allocation.intervals["tokens_per_param"].low <= law.tokens_per_param(1e22)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_whole_budgets_are_drawn_for_every_form(form: str) -> None:
+    frame = study(form, noise=0.002)
+    pairs = scaling.fit(frame, form=form, bootstrap=100)
+    budgets = scaling.fit(frame, form=form, resample="budget", bootstrap=100)
+    assert budgets.value == pairs.value
+    for key in FORMS[form].free:
+        found = budgets.intervals[key]
+        assert found.low <= getattr(budgets, key) <= found.high and found != pairs.intervals[key]
+
+
 def test_architectures_share_a_form_and_its_gamma() -> None:
     truth = TRUTHS["joint-exponent"]
     other = Law(E=1.7, A=1600.0, B=3900.0, alpha=0.40, beta=0.39, gamma=0.8)
