@@ -43,6 +43,10 @@ def bench(
     compile: bool = False,
     replicas: Literal["auto", "batched", "turns"] = "auto",
     iso: str | Mapping[str, float] | None = None,
+    engine: str = "auto",
+    workers: int | None = None,
+    cell_timeout: float | None = None,
+    ray_address: str | None = None,
 ) -> pandas.DataFrame:
     """Run the battery on one architecture or several and return their rows of the leaderboard.
 
@@ -60,6 +64,13 @@ def bench(
     iso        sizes that every spec is brought to at the suite's width, within 2 %: "state=4096" (nominal
     elements of the whole model), "total-state=", "params=" (without embedding and readout), "flops=" (per
     token); several, comma-separated, or a mapping
+    engine     "process" runs several groups at a time, each in a process of one thread; "inline" one after
+    another, here; "ray" as tasks of Ray; "auto": "process" where more than one core or device is there, and
+    work for it
+    workers    how many groups at a time; None: one per core or device
+    cell_timeout  seconds after which a group is given up by "process" and "ray"; None: 30 times its estimate,
+    at least 15 minutes
+    ray_address  of the cluster that "ray" connects to; None: $RAY_ADDRESS, else Ray starts on this machine
 
     The columns are those of `leaderboard`. Runs that the store holds are not repeated; one that fails is
     recorded, and missing in its row. What cannot work is refused with a ValueError before any training.
@@ -75,12 +86,21 @@ def bench(
         compile=compile,
         iso=iso,
     )
-    return frame(execute(prepared, store=store, replicas=replicas)[1])
+    ran = execute(
+        prepared,
+        store=store,
+        engine=engine,
+        replicas=replicas,
+        workers=workers,
+        cell_timeout=cell_timeout,
+        ray_address=ray_address,
+    )
+    return frame(ran[1])
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep that was checked and not yet run."""
+    """A sweep whose architectures and settings are resolved; its engine checks and runs it."""
 
     cells: list[Cell]
     suite: str
@@ -105,12 +125,13 @@ def prepare(
     iso: str | Mapping[str, float] | None = None,
     dry: bool = False,
 ) -> Prepared:
-    """Resolve architectures, settings and device, build each model once and run some rows through it.
+    """Resolve architectures, settings and device.
 
-    `dry`: no weights are made; what cannot fit into memory, or declares that it sees too much, is refused.
+    `dry`: without an engine that would check them, what cannot fit into memory, or declares that it sees too
+    much, is refused here; no weights are made.
     """
     from mad.run.iso import read_goals
-    from mad.run.runner import check_cell, check_sketch
+    from mad.run.runner import check_sketch
     from mad.run.sweep import plan
     from mad.run.trainer import make_fabric
 
@@ -128,7 +149,7 @@ def prepare(
         iso=read_goals(iso),
     )
     fabric = make_fabric(device, precision)
-    return Prepared([(check_sketch if dry else check_cell)(cell) for cell in cells], suite, protocol, fabric)
+    return Prepared([check_sketch(cell) for cell in cells] if dry else cells, suite, protocol, fabric)
 
 
 def execute(
@@ -136,17 +157,36 @@ def execute(
     *,
     store: str | Path | None = None,
     replicas: Literal["auto", "batched", "turns"] = "auto",
-    engine: str = "inline",
+    engine: str = "auto",
+    workers: int | None = None,
+    cell_timeout: float | None = None,
+    ray_address: str | None = None,
+    planned: Callable[[Sequence[Group]], None] = lambda groups: None,
     report: Report = lambda group, progress: None,
     ended: Ended = lambda group, records: None,
 ) -> tuple[list[Record], Scores]:
     """Run what the store does not hold yet, and score all of it; each group is committed as it ends."""
-    from mad.run.engines import Options, get_engine
+    from mad.run.engines import Options, choose, get_engine
 
-    run, options = get_engine(engine), Options(fabric=prepared.fabric, replicas=replicas, report=report)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1")
+    if cell_timeout is not None and not cell_timeout > 0:
+        raise ValueError(f"cell_timeout={cell_timeout} must be more than 0 seconds")
+    if engine != "auto":
+        get_engine(engine)
+    options = Options(
+        fabric=prepared.fabric,
+        replicas=replicas,
+        workers=workers,
+        cell_timeout=cell_timeout,
+        ray_address=ray_address,
+        planned=planned,
+        report=report,
+    )
     records: list[Record] = []
     with _store_of(prepared.groups, store) as opened:
-        for group, found in run(prepared.groups, opened, options):
+        name = choose(prepared.groups, opened, prepared.fabric) if engine == "auto" else engine
+        for group, found in get_engine(name)(prepared.groups, opened, options):
             records += found
             ended(group, found)
     return records, score(records, get_suite(prepared.suite), get_protocol(prepared.protocol))
@@ -210,7 +250,6 @@ def train(
     """
     from architectures.checkpoint import save as save_model
     from mad.run.engines import Options, get_engine
-    from mad.run.runner import check_cell
     from mad.run.sweep import Cell, resolve
     from mad.run.trainer import make_fabric
 
@@ -229,15 +268,13 @@ def train(
         if architecture.spec is None:
             raise ValueError(f"{architecture.given} makes whole models, which no spec spells; leave save out")
         check_target(save, force=force, sources=[store or default_path()])
-    cell = check_cell(
-        Cell(
-            architecture=architecture,
-            setting=setting,
-            protocol=referee,
-            seeds=(seed,),
-            precision=precision,
-            compile=compile,
-        )
+    cell = Cell(
+        architecture=architecture,
+        setting=setting,
+        protocol=referee,
+        seeds=(seed,),
+        precision=precision,
+        compile=compile,
     )
     kept: list[Any] = []
     options = Options(

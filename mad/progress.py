@@ -5,7 +5,7 @@ terminal.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class Display:
-    """Follows a sweep on standard error. `weight` says how much work a group is, so that the time left is
-    fair.
+    """Follows a sweep of so many groups on standard error. What is said of the time left weighs each group by
+    its `work`, which is known when the groups are planned.
     """
 
-    def __init__(
-        self, groups: list[Group], weight: Callable[[Group], float], console: Console | None = None
-    ) -> None:
+    def __init__(self, groups: int, work: Callable[[Group], float], console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self.weights = [weight(group) for group in groups]
-        self.total, self.done, self.finished, self.share = sum(self.weights), 0.0, 0, 0.0
+        self.groups, self.work = groups, work
+        self.weights: dict[str, float] = {}
+        self.shares: dict[str, float] = {}  # what has been done of each group
+        self.finished = 0
         self.started = self.last = time.monotonic()
         self.bar: Bar | None = None
         if self.console.is_terminal:
@@ -45,7 +45,7 @@ class Display:
                 console=self.console,
                 transient=True,
             )
-            self.task = self.bar.add_task("starting", total=self.total)
+            self.task = self.bar.add_task("checking", total=None)
 
     def __enter__(self) -> Display:
         if self.bar is not None:
@@ -56,8 +56,19 @@ class Display:
         if self.bar is not None:
             self.bar.stop()
 
+    def planned(self, groups: Sequence[Group]) -> None:
+        """What will be trained, and from now on."""
+        self.weights = {group.id: self.work(group) for group in groups}
+        self.started = time.monotonic()
+        if self.bar is not None:
+            self.bar.update(self.task, total=sum(self.weights.values()), description="starting")
+
     def report(self, group: Group, progress: Progress) -> None:
-        """Where the running group stands: on the bar, or as a line per minute."""
+        """Where a running group stands: on the bar, or as a line per minute."""
+        if group.id not in self.weights:
+            self.planned([group])
+        # Replicas in turns go back to the start of their interval; the bar does not.
+        self.shares[group.id] = max(self.shares.get(group.id, 0.0), progress.step / progress.steps)
         now = time.monotonic()
         if now - self.last < (60.0 if self.bar is None else 0.1):
             return
@@ -66,24 +77,25 @@ class Display:
         text = f"{_where(group)}: step {progress.step}/{progress.steps}, {best}"
         if self.bar is None:
             self._line(f"    {text}")
-            return
-        # Replicas in turns go back to the start of their interval; the bar does not.
-        self.share = max(self.share, progress.step / progress.steps)
-        done = self.done + self.share * self.weights[self.finished]
-        self.bar.update(self.task, completed=done, description=text)
+        else:
+            self.bar.update(self.task, completed=self._done(), description=text)
 
     def ended(self, group: Group, records: list[Record]) -> None:
         """One line per group: what came of it."""
-        self.done += self.weights[self.finished]
         self.finished += 1
-        self.share, self.last = 0.0, time.monotonic()
-        if self.bar is not None:
-            self.bar.update(self.task, completed=self.done)
-        line = f"[{self.finished}/{len(self.weights)}] {_where(group)}: {_outcome(records)}"
-        if self.bar is None and self.finished < len(self.weights):
-            elapsed = time.monotonic() - self.started
-            line += f", about {clock(elapsed * (self.total - self.done) / max(self.done, 1e-9))} left"
+        self.shares[group.id] = 1.0
+        line = f"[{self.finished}/{self.groups}] {_where(group)}: {_outcome(records)}"
+        if group.id in self.weights:
+            self.last = time.monotonic()
+            done, total = self._done(), sum(self.weights.values())
+            if self.bar is not None:
+                self.bar.update(self.task, completed=done)
+            elif self.finished < self.groups and done > 0:
+                line += f", about {clock((self.last - self.started) * (total - done) / done)} left"
         self._line(line)
+
+    def _done(self) -> float:
+        return sum(weight * self.shares.get(id, 0.0) for id, weight in self.weights.items())
 
     def _line(self, text: str) -> None:
         self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)

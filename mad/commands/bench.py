@@ -45,6 +45,17 @@ def bench(
         str | None,
         option("Equal sizes for all: state=4096, total-state=, params= or flops=, comma-separated."),
     ] = None,
+    engine: Annotated[
+        str, option("process, inline or ray; auto: process where there is more than one core or device.")
+    ] = "auto",
+    workers: Annotated[
+        int | None, option("Groups that run at a time; default one per core or device.")
+    ] = None,
+    cell_timeout: Annotated[
+        float | None,
+        option("Seconds after which a group is given up; default 30 times its estimate."),
+    ] = None,
+    ray_address: Annotated[str | None, option("Of the cluster that engine ray connects to.")] = None,
     dry_run: Annotated[
         bool, option("Print what would run and how long it takes; train nothing.", "--dry-run")
     ] = False,
@@ -76,9 +87,20 @@ def bench(
 
     console = terminal.errors()
     console.print(printable(headline(prepared, store)), soft_wrap=True)
-    with Display(prepared.groups, lambda g: work(g.cell) * len(g.cell.setting.grid), console) as display:
+    with Display(
+        len(prepared.groups), lambda group: work(group.cell) * len(group.cell.setting.grid), console
+    ) as display:
         records, scores = api.execute(
-            prepared, store=store, replicas=cast(Any, replicas), report=display.report, ended=display.ended
+            prepared,
+            store=store,
+            replicas=cast(Any, replicas),
+            engine=engine,
+            workers=workers,
+            cell_timeout=cell_timeout,
+            ray_address=ray_address,
+            planned=display.planned,
+            report=display.report,
+            ended=display.ended,
         )
     color, equal = sys.stdout.isatty(), tuple(read_goals(iso))
     sys.stdout.write(render(scores, "table", width=terminal.width(), color=color, iso=equal))

@@ -47,7 +47,7 @@ def train(
 
         def report(group: Any, progress: Any) -> None:
             if not display:
-                display.append(opened.enter_context(Display([group], lambda group: 1.0)))
+                display.append(opened.enter_context(Display(1, lambda group: 1.0)))
             display[0].report(group, progress)
 
         record = api.train(

@@ -133,7 +133,7 @@ def estimate(groups: list[Group], fabric: Fabric) -> Estimate:
     seconds, unknown = 0.0, set[str]()
     for group in groups:
         cell = group.cell
-        cost = counted_cost(cell)
+        cost = cell.cost or counted_cost(cell)
         if isinstance(cost, str):
             unknown.add(f"{cell.architecture.given}, which was not built without weights ({cost})")
             continue

@@ -23,7 +23,8 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(mad.progress.time, "monotonic", lambda: now[0])
     out = io.StringIO()
     first, second = groups()
-    with Display([first, second], lambda group: 1.0, Console(file=out, width=40)) as display:
+    with Display(2, lambda group: 1.0, Console(file=out, width=40)) as display:
+        display.planned([first, second])
         display.report(first, Progress(1, 8, 0, 2))
         assert out.getvalue() == "", "nothing in the first minute"
         now[0] = 61.0
@@ -42,7 +43,8 @@ def test_a_bar_with_time_left_on_a_terminal() -> None:
     out = io.StringIO()
     first, second = groups()
     console = Console(file=out, width=120, force_terminal=True)
-    with Display([first, second], lambda group: 1.0, console) as display:
+    with Display(2, lambda group: 1.0, console) as display:
+        display.planned([first, second])
         display.last = -1.0
         display.report(first, Progress(8, 8, 0, 2, 0.5))
         assert display.bar is not None and display.bar.tasks[0].completed == 1.0

@@ -1,12 +1,15 @@
 """The simplest engine: one group after another, in this process."""
 
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 from mad.data.records import Record
-from mad.run.engines import Options, missing
-from mad.run.runner import environment_of, run_group, unfinished
-from mad.run.sweep import Group
+from mad.run.engines import Options, commit, split, stored_records
+from mad.run.runner import check_cell, environment_of, run_group, unfinished
+from mad.run.sweep import Cell, Group
 from mad.store import Store
 
 
@@ -14,13 +17,12 @@ def run(
     groups: Sequence[Group], store: Store | None, options: Options
 ) -> Iterator[tuple[Group, list[Record]]]:
     """See `Engine`. An interruption is recorded for the group that it hit, then raised."""
-    for group in groups:
-        kept = store if group.cell.architecture.stored else None
-        if kept is not None and options.keep is None and not missing(group, kept):
-            yield group, [record for id in group.run_ids if (record := kept.get(id)) is not None]
-            continue
-        # Runs that are stored already came out of another grid; they are repeated, and stay as they are.
-        done = kept.hits(group.id, group.run_ids) if kept is not None else {}
+    stored, wanted = split(groups, store) if options.keep is None else ([], groups)
+    for group in stored:
+        yield group, stored_records(group, store)
+    wanted = check(wanted)
+    options.planned(wanted)
+    for group in wanted:
         try:
             records = run_group(
                 group,
@@ -30,10 +32,16 @@ def run(
                 keep=options.keep,
             )
         except KeyboardInterrupt:
-            if kept is not None:
-                lost = unfinished(group, "interrupted", environment_of(options.fabric.device))
-                kept.commit(record for record in lost if record.id not in done)
+            commit(group, unfinished(group, "interrupted", environment_of(options.fabric.device)), store)
             raise
-        if kept is not None:
-            kept.commit(record for record in records if record.id not in done)
+        commit(group, records, store)
         yield group, records
+
+
+def check(groups: Sequence[Group]) -> list[Group]:
+    """The groups, with their cells checked, each once."""
+    checked: dict[int, Cell] = {}
+    for group in groups:
+        if id(group.cell) not in checked:
+            checked[id(group.cell)] = check_cell(group.cell)
+    return [dataclasses.replace(group, cell=checked[id(group.cell)]) for group in groups]

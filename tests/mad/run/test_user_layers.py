@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 import mad
-from mad.api import prepare
+from mad.api import execute, prepare
 from mad.commands.bench import show_plan
 from mad.messages import Failed, last_words
 from mad.run.batches import load
@@ -226,7 +226,7 @@ def test_a_dry_run_makes_no_weights_and_a_run_none_that_do_not_fit(
     for dry in (True, False):
         found.clear()
         with pytest.raises(ValueError, match="needed 8 times: more than .*; choose smaller sizes"):
-            prepare(f"{layers}:Where", **asked, dry=dry)
+            execute(prepare(f"{layers}:Where", **asked, dry=dry), store=tmp_path / "none.sqlite")
         assert set(found) <= {"meta"}
     monkeypatch.undo()
     with pytest.raises(ValueError, match="declares that it sees later positions"):

@@ -1,0 +1,165 @@
+"""A worker: a process that runs one group at a time, as the driver asks over a pipe.
+
+Standard input brings jobs, and what was standard output takes answers away; whatever a layer prints goes to
+standard error, which the driver reads. A worker ends with its driver, however that ends, and takes its whole
+process group along.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any, Literal
+
+from lightning.fabric import Fabric
+
+from architectures.outside.identity import code_hash
+from architectures.registry import get
+from mad.run.runner import check_cell, run_group
+from mad.run.sweep import Cell, Group
+from mad.run.trainer import Progress, Replicas, make_fabric
+
+HEADER = 8  # bytes, the length of the message that follows
+REPORT_EVERY = 0.2  # seconds
+
+
+Verb = Literal["check", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be done with a cell or a group that travels pickled, after the import of the modules that
+    register its layers and its task.
+    """
+
+    verb: Verb
+    packed: bytes
+    modules: tuple[str, ...]
+    precision: str
+    replicas: Replicas
+    device: str = "cpu"  # of the worker that gets it
+
+
+class Unportable(Exception):
+    """What only its own process can run: its code is not found elsewhere, or not the same."""
+
+
+def pack(verb: Verb, what: Cell | Group, fabric: Fabric, replicas: Replicas) -> Job:
+    """Raises `Unportable` where layers, task or factory live in the program itself."""
+    cell = what.cell if isinstance(what, Group) else what
+    architecture = cell.architecture
+    owners: list[Any] = [type(cell.task)]
+    if architecture.spec is not None:
+        owners += [get(layer.name).cls for layer in architecture.spec.walk()]
+    modules = tuple(dict.fromkeys(owner.__module__ for owner in owners))
+    if "__main__" in modules or not architecture.stored:
+        raise Unportable("it is defined in the program itself")
+    try:
+        packed = pickle.dumps(what)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise Unportable(str(error)) from error
+    return Job(
+        verb=verb,
+        packed=packed,
+        modules=modules,
+        precision=fabric.strategy.precision.precision,
+        replicas=replicas,
+    )
+
+
+def unpack(job: Job) -> Cell | Group:
+    """Raises `Unportable` where this process does not find the very same code."""
+    try:
+        for module in job.modules:
+            importlib.import_module(module)
+        what: Cell | Group = pickle.loads(job.packed)
+        architecture = what.cell.architecture if isinstance(what, Group) else what.architecture
+        for name, source in architecture.config.sources.items():
+            found = get(name).source if architecture.factory is None else code_hash(architecture.factory)
+            if found != source:
+                raise Unportable(f"{name} is another one in a new process")
+    except Unportable:
+        raise
+    except Exception as error:
+        raise Unportable(f"{type(error).__name__}: {error}") from error
+    return what
+
+
+def perform(job: Job, report: Callable[[Progress], None]) -> tuple[str, Any]:
+    """The answer to a job: the kind of an event and its value."""
+    try:
+        what = unpack(job)
+    except Unportable as error:
+        return "unportable", str(error)
+    if isinstance(what, Cell):
+        try:
+            return "checked", check_cell(what)
+        except ValueError as error:
+            return "refused", str(error)
+    fabric = make_fabric(job.device, job.precision)
+    return "records", run_group(what, fabric=fabric, replicas=job.replicas, report=report)
+
+
+def send(stream: IO[bytes], message: Any) -> None:
+    body = pickle.dumps(message)
+    stream.write(len(body).to_bytes(HEADER, "big") + body)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> Any:
+    """The next message; EOFError where the other side is gone."""
+    if len(head := stream.read(HEADER)) < HEADER:
+        raise EOFError
+    size = int.from_bytes(head, "big")
+    if len(body := stream.read(size)) < size:
+        raise EOFError
+    return pickle.loads(body)
+
+
+def main() -> None:
+    inbox, outbox = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(inbox, jobs), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The driver says when to end.
+    last = 0.0
+
+    def report(progress: Progress) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= REPORT_EVERY:
+            last = now
+            send(outbox, ("progress", progress))
+
+    send(outbox, ("ready", None))
+    while True:
+        send(outbox, perform(jobs.get(), report))
+
+
+def _listen(inbox: IO[bytes], jobs: queue.SimpleQueue[Job]) -> None:
+    try:
+        while True:
+            jobs.put(receive(inbox))
+    except EOFError:
+        pass
+    finally:
+        end_group(os.getpid())
+
+
+def end_group(process: int) -> None:
+    """Kill a worker and whatever it started; nothing where it is gone."""
+    if hasattr(os, "killpg"):
+        try:
+            os.killpg(process, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+    else:
+        os.kill(process, signal.SIGTERM)
