@@ -243,19 +243,15 @@ def test_after_kills_at_random_instants_every_group_stands_once_with_the_same_nu
         end = time.monotonic() + drawn.uniform(0.5, 12.0)
         while running.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
-        if running.poll() is not None:
-            break
         others = children(running.pid)
-        if victim == "driver":
-            running.kill()
-            running.communicate()
-            assert engine == "ray" or gone(others, 20.0)
-        elif others:
-            with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):
+            if victim == "driver":
+                running.kill()
+            elif others:
                 os.kill(drawn.choice(others), signal.SIGKILL)
-            out, err = running.communicate(timeout=300)
-            assert running.returncode in (0, 1), err
-            assert gone(others, 20.0)
+        _, err = running.communicate(timeout=300)
+        assert running.returncode in (0, 1, -signal.SIGKILL), err
+        assert engine == "ray" or gone(others, 20.0)
     said = bench(store, "--engine", engine).communicate(timeout=300)
     assert "failed" not in said[1], said
     found = opened_records(store)
