@@ -53,7 +53,7 @@ class Context:
     choices: Choices | None = None
 
     # A compiler cannot trace the hash, and would compile anew for each step and name.
-    @torch.compiler.disable
+    @torch._disable_dynamo
     def noise(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
         """Uniform noise in [0, 1) of `shape`, keyed by (seed, step, name); None without a seed.
 

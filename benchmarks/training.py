@@ -33,9 +33,9 @@ from mad.messages import counted
 from mad.run.batches import load, order
 from mad.run.learners import Batched, Turns
 from mad.run.metrics import cross_entropy
+from mad.run.place import find_place
 from mad.run.runner import environment_of
 from mad.run.sweep import Cell, Group, resolve
-from mad.run.trainer import make_fabric
 from synthetic_tasks import IGNORE
 
 SPEC = "2*(mh-attention swiglu)"
@@ -85,7 +85,7 @@ class Contest:
     """
 
     def __init__(self, size: Size, device: str) -> None:
-        self.size, self.where = size, make_fabric(device).device
+        self.size, self.where = size, find_place(device).device
         rows = 16 * size.batch
         setting = Setting(
             task=f"in-context-recall[seq_len={size.length}]",
@@ -155,7 +155,7 @@ def ours(
     (run,) = Group(contest.cell, 0).runs
     runs = [run.model_copy(update={"lr": LR * (1 + r / 100), **changes}) for r in range(replicas)]
     kind: type[Batched] | type[Turns] = Batched if batched else Turns
-    learner = kind(contest.model(), runs, make_fabric(str(contest.where), runs[0].precision))
+    learner = kind(contest.model(), runs, find_place(str(contest.where), runs[0].precision))
 
     def train(block: int) -> None:
         first, everyone = block * contest.size.block, [True] * replicas
@@ -300,7 +300,7 @@ def main() -> None:
         parser.error(f"--sizes {arguments.sizes}: choose from {', '.join(SIZES)}")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    here = environment_of(make_fabric(arguments.device).device)
+    here = environment_of(find_place(arguments.device).device)
     rows, groups, notes = [], [], []
     table_of = FAST if arguments.fast else SIZES
     for size in (size for name in arguments.sizes.split(",") for size in table_of[name]):

@@ -19,9 +19,9 @@ from mad.store import Store, default_path
 
 if TYPE_CHECKING:
     import pandas
-    from lightning.fabric import Fabric
 
     from architectures.contract.subject import Finding
+    from mad.run.place import Place
     from mad.run.sweep import Cell, Group
     from mad.run.trainer import Progress
 
@@ -105,7 +105,7 @@ class Prepared:
     cells: list[Cell]
     suite: str
     protocol: str
-    fabric: Fabric
+    place: Place
 
     @functools.cached_property
     def groups(self) -> list[Group]:
@@ -131,9 +131,9 @@ def prepare(
     much, is refused here; no weights are made.
     """
     from mad.run.iso import read_goals
+    from mad.run.place import find_place
     from mad.run.runner import check_sketch
     from mad.run.sweep import plan
-    from mad.run.trainer import make_fabric
 
     many = list(specs) if isinstance(specs, list | tuple) else [specs]
     if not many:
@@ -148,8 +148,8 @@ def prepare(
         compile=compile,
         iso=read_goals(iso),
     )
-    fabric = make_fabric(device, precision)
-    return Prepared([check_sketch(cell) for cell in cells] if dry else cells, suite, protocol, fabric)
+    place = find_place(device, precision)
+    return Prepared([check_sketch(cell) for cell in cells] if dry else cells, suite, protocol, place)
 
 
 def execute(
@@ -175,7 +175,7 @@ def execute(
     if engine != "auto":
         get_engine(engine)
     options = Options(
-        fabric=prepared.fabric,
+        place=prepared.place,
         replicas=replicas,
         workers=workers,
         cell_timeout=cell_timeout,
@@ -185,7 +185,7 @@ def execute(
     )
     records: list[Record] = []
     with _store_of(prepared.groups, store) as opened:
-        name = choose(prepared.groups, opened, prepared.fabric) if engine == "auto" else engine
+        name = choose(prepared.groups, opened, prepared.place) if engine == "auto" else engine
         for group, found in get_engine(name)(prepared.groups, opened, options):
             records += found
             ended(group, found)
@@ -250,8 +250,8 @@ def train(
     """
     from architectures.checkpoint import save as save_model
     from mad.run.engines import Options, get_engine
+    from mad.run.place import find_place
     from mad.run.sweep import Cell, resolve
-    from mad.run.trainer import make_fabric
 
     referee = get_protocol(protocol)
     setting = Setting(
@@ -278,7 +278,7 @@ def train(
     )
     kept: list[Any] = []
     options = Options(
-        fabric=make_fabric(device, precision), report=report, keep=None if save is None else kept.append
+        place=find_place(device, precision), report=report, keep=None if save is None else kept.append
     )
     groups = cell.groups()
     with _store_of(groups, store) as opened:

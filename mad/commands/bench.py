@@ -149,7 +149,7 @@ def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
         cells = (*names, f"{setting.train_examples:,}", *map(str, counts), f"{setting.steps:,}")
         table.add_row(*map(printable, cells))
     console.print(table, markup=False)
-    found = estimate(groups, prepared.fabric)
+    found = estimate(groups, prepared.place)
     cached = len(prepared.groups) - len(groups)
     console.print(
         f"{counted(len(prepared.cells), 'cell')}, {counted(found.groups, 'group')} to run "

@@ -9,7 +9,6 @@ import traceback
 from dataclasses import dataclass
 
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
 from architectures import ModelOptions, SequenceModel, account
@@ -18,6 +17,7 @@ from architectures.sizes.accounting import Account, account_model
 from mad.data.records import Cost
 from mad.messages import last_words
 from mad.run.driver import one_driver
+from mad.run.place import Place
 from mad.run.sweep import Cell, Group
 
 
@@ -128,7 +128,7 @@ def _tokens(cell: Cell) -> int:
     return cell.task.seq_len * min(cell.setting.batch_size, cell.setting.train_examples)
 
 
-def estimate(groups: list[Group], fabric: Fabric) -> Estimate:
+def estimate(groups: list[Group], place: Place) -> Estimate:
     """From the work of each cell and the speed of the device at products of its size; no weights are made."""
     seconds, unknown = 0.0, set[str]()
     for group in groups:
@@ -138,7 +138,7 @@ def estimate(groups: list[Group], fabric: Fabric) -> Estimate:
             unknown.add(f"{cell.architecture.given}, which was not built without weights ({cost})")
             continue
         dim = cell.architecture.config.dim or 128
-        speed = _flops_per_second(_tokens(cell), dim, fabric.device)
+        speed = _flops_per_second(_tokens(cell), dim, place.device)
         seconds += STEP_OVERHEAD * work(cell, cost) * len(cell.setting.grid) / speed
     runs = sum(len(group.cell.setting.grid) for group in groups)
     steps = sum(len(group.cell.setting.grid) * group.cell.setting.steps for group in groups)

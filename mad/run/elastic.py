@@ -8,7 +8,6 @@ from statistics import mean
 from typing import Any, Literal
 
 import torch
-from lightning.fabric import Fabric
 
 from architectures import SequenceModel
 from architectures.elastic import Sampling, common_count, consistency, extract, nested_layers
@@ -19,9 +18,10 @@ from mad.run.batches import Split, order, split_of
 from mad.run.driver import one_driver
 from mad.run.learners import Turns
 from mad.run.metrics import EVALUATION_BATCH, measure_one
+from mad.run.place import Place, find_place
 from mad.run.runner import check_cell
 from mad.run.sweep import Architecture, Cell, Group, plan, resolve
-from mad.run.trainer import check_trained, make_fabric
+from mad.run.trainer import check_trained
 from synthetic_tasks import IGNORE
 
 Kind = Literal["nested", "mixed", "alone", "cut"]
@@ -70,18 +70,18 @@ def compare(
     sizes together, which is what training them one by one would cost in tokens. Learning rate and weight
     decay are the first of the suite's grid; no run stops early.
     """
-    chosen, protocol, fabric = get_suite(suite), get_protocol("sound"), make_fabric(device)
+    chosen, protocol, place = get_suite(suite), get_protocol("sound"), find_place(device)
     found: list[Point] = []
     cells = plan([spec], chosen, protocol, seeds=1, tasks=list(tasks) if tasks else None)
     for cell in [check_cell(cell) for cell in cells]:
         if cell.failure is not None:
             raise Failed(f"{spec} on {cell.task} failed: {last_words(cell.failure)}")
-        found += _on_task(cell, seed, times, fabric, report)
+        found += _on_task(cell, seed, times, place, report)
     return found
 
 
 def _on_task(
-    cell: Cell, seed: int, times: int | None, fabric: Fabric, report: Callable[[str], None]
+    cell: Cell, seed: int, times: int | None, place: Place, report: Callable[[str], None]
 ) -> list[Point]:
     task = cell.task
     name = str(task).partition("[")[0]
@@ -95,18 +95,18 @@ def _on_task(
     if times > MOST_TIMES:
         most = f"at most {MOST_TIMES}; a size has its share of the steps"
         raise ValueError(f"times={shown(times)} must be {most}")
-    data = split_of(Group(cell, seed).runs[0], task, "test", fabric.device)
+    data = split_of(Group(cell, seed).runs[0], task, "test", place.device)
     steps = cell.setting.steps
     report(f"{name}: the nested model, {counted(times * steps, 'step')}")
-    whole = _train(cell, cell.architecture, seed, times, fabric)
+    whole = _train(cell, cell.architecture, seed, times, place)
     alone = []
     for g in range(count):
         plain = extract(whole, g).spec
         report(f"{name}: {plain}, {counted(steps, 'step')}")
         who = resolve(plain, dim=whole.dim, protocol=cell.protocol)
-        alone.append(_train(cell, who, seed, 1, fabric))
+        alone.append(_train(cell, who, seed, 1, place))
     # A plain model has the parameters of the nested one under the same names.
-    vanilla = cell.architecture.build(task, seed).to(fabric.device)
+    vanilla = cell.architecture.build(task, seed).to(place.device)
     assert isinstance(vanilla, SequenceModel)
     vanilla.load_state_dict(alone[-1].state_dict())
     mixes = _mixes(layers, count) if layers > 1 else []
@@ -139,15 +139,15 @@ def _on_task(
     return points
 
 
-def _train(cell: Cell, who: Architecture, seed: int, times: int, fabric: Fabric) -> SequenceModel:
+def _train(cell: Cell, who: Architecture, seed: int, times: int, place: Place) -> SequenceModel:
     """The architecture after `times` the setting's epochs at the first point of its grid."""
     setting = cell.setting.model_copy(update={"epochs": times * cell.setting.epochs})
     one = Cell(architecture=who, setting=setting, protocol=cell.protocol, seeds=(seed,))
     run = Group(one, seed).runs[0]
-    model = who.build(cell.task, seed).to(fabric.device)
-    learner = Turns(model, [run], fabric)
-    data = split_of(run, cell.task, "train", fabric.device)
-    batches = order(seed, run.train_examples, run.batch_size, fabric.device)
+    model = who.build(cell.task, seed).to(place.device)
+    learner = Turns(model, [run], place)
+    data = split_of(run, cell.task, "train", place.device)
+    batches = order(seed, run.train_examples, run.batch_size, place.device)
     learner.advance(data, list(itertools.islice(batches, run.steps)), 0, [True], lambda replica, step: None)
     trained = learner.objectives[0].eval().model
     assert isinstance(trained, SequenceModel)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from architectures import SequenceModel
@@ -21,6 +20,7 @@ from mad.data.records import Measure, RunConfig
 from mad.run.batches import Split
 from mad.run.metrics import cross_entropy, measure, measure_one
 from mad.run.optim import Optimizer, hints_of, learning_rate
+from mad.run.place import Place
 
 Tick = Callable[[int, int], None]  # (replica, steps done)
 
@@ -55,9 +55,9 @@ class Objective(nn.Module):
 class Turns:
     """Replicas one after another: each has its own weights and optimiser."""
 
-    def __init__(self, model: nn.Module, runs: list[RunConfig], fabric: Fabric) -> None:
+    def __init__(self, model: nn.Module, runs: list[RunConfig], place: Place) -> None:
         run = runs[0]
-        self.fabric, self.protocol, self.steps, self.seed = fabric, run.protocol, run.steps, run.seed
+        self.place, self.protocol, self.steps, self.seed = place, run.protocol, run.steps, run.seed
         self.objectives = [Objective(copy.deepcopy(model)) for _ in runs]
         hints = hints_of(model, self.protocol)
         self.optimizers = [
@@ -76,13 +76,13 @@ class Turns:
         """Train every living replica on the batches, which are the steps `first`, first + 1, ..."""
         means = []
         for r, objective in enumerate(self.objectives):
-            start, total = time.perf_counter(), torch.zeros((), device=self.fabric.device)
+            start, total = time.perf_counter(), torch.zeros((), device=self.place.device)
             objective.train()
-            with _keyed(self.seed, first, self.fabric.device):
+            with _keyed(self.seed, first, self.place.device):
                 for step, batch in enumerate(batches if alive[r] else [], start=first):
                     tokens, targets = data.inputs[batch], data.targets[batch]
                     contexts = objective.contexts(self.seed, step)
-                    with self.fabric.autocast():
+                    with self.place.autocast():
                         loss, updates = self.calls[r](tokens, targets, *contexts)
                     loss.backward()
                     self.optimizers[r].step(learning_rate(self.protocol.schedule, step, self.steps))
@@ -100,7 +100,7 @@ class Turns:
     def measure(self, data: Split, vocab_size: int) -> list[Measure]:
         found = []
         for objective in self.objectives:
-            with kept(), self.fabric.autocast():
+            with kept(), self.place.autocast():
                 found.append(measure_one(objective.eval().model, data.inputs, data.targets, vocab_size))
         return found
 
@@ -108,9 +108,9 @@ class Turns:
 class Batched:
     """Replicas as one model of stacked parameters (R, ...): forward and loss under vmap, backward outside."""
 
-    def __init__(self, model: nn.Module, runs: list[RunConfig], fabric: Fabric) -> None:
+    def __init__(self, model: nn.Module, runs: list[RunConfig], place: Place) -> None:
         run = runs[0]
-        self.fabric, self.protocol, self.steps, self.seed = fabric, run.protocol, run.steps, run.seed
+        self.place, self.protocol, self.steps, self.seed = place, run.protocol, run.steps, run.seed
         self.objective = Objective(model)
         size = len(runs)
         # Stacked leaves; each optimiser works on its replica's slices, which share their memory.
@@ -142,13 +142,13 @@ class Batched:
     def advance(
         self, data: Split, batches: list[Tensor], first: int, alive: list[bool], tick: Tick
     ) -> list[float]:
-        start, total = time.perf_counter(), torch.zeros(len(alive), device=self.fabric.device)
+        start, total = time.perf_counter(), torch.zeros(len(alive), device=self.place.device)
         self.objective.train()
-        with _keyed(self.seed, first, self.fabric.device):
+        with _keyed(self.seed, first, self.place.device):
             for step, batch in enumerate(batches, start=first):
                 tokens, targets = data.inputs[batch], data.targets[batch]
                 contexts = self.objective.contexts(self.seed, step)
-                with self.fabric.autocast():
+                with self.place.autocast():
                     losses, updates = self.call(self.parameters, self.buffers, tokens, targets, contexts)
                 losses.sum().backward()
                 factor = learning_rate(self.protocol.schedule, step, self.steps)
@@ -177,7 +177,7 @@ class Batched:
     def measure(self, data: Split, vocab_size: int) -> list[Measure]:
         self.objective.eval()
         predict = torch.vmap(self._logits, in_dims=(0, 0, None))
-        with kept(), self.fabric.autocast():
+        with kept(), self.place.autocast():
             return measure(
                 lambda x: predict(self.parameters, self.buffers, x), data.inputs, data.targets, vocab_size
             )
@@ -186,7 +186,7 @@ class Batched:
         """Raise what vmap raises on this model; nothing is changed."""
         buffers = {n: b.clone() for n, b in self.buffers.items()}
         contexts = self.objective.contexts(self.seed, 0)
-        with torch.no_grad(), self.fabric.autocast(), _keyed(self.seed, 0, self.fabric.device):
+        with torch.no_grad(), self.place.autocast(), _keyed(self.seed, 0, self.place.device):
             self.eager(self.parameters, buffers, data.inputs[:2], data.targets[:2], contexts)
 
     def _loss(

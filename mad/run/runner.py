@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import nn
 
 import mad
@@ -18,6 +17,7 @@ from architectures.elastic import Sampling
 from mad.data.records import Cost, Record, Status
 from mad.run.cost import cost_of, require_memory, sketch_cell
 from mad.run.driver import one_driver
+from mad.run.place import Place
 from mad.run.sweep import Cell, Group
 from mad.run.trainer import PROBE_ROWS, Outcome, Progress, Replicas, train
 from synthetic_tasks import Task
@@ -29,7 +29,7 @@ CAUSAL_REMEDY = "use a causal layer, or a task that is answered after its last t
 def run_group(
     group: Group,
     *,
-    fabric: Fabric,
+    place: Place,
     replicas: Replicas = "auto",
     report: Callable[[Progress], None] = lambda progress: None,
     keep: Callable[[nn.Module], None] | None = None,
@@ -40,13 +40,13 @@ def run_group(
     `unfinished` and stops.
     """
     cell, task = group.cell, group.cell.task
-    environment = environment_of(fabric.device)
+    environment = environment_of(place.device)
     if cell.failure is not None:
         return unfinished(group, "failed", environment, cell.failure)
     try:
         model = cell.architecture.build(task, group.seed)
         cost = cell.cost or cost_of(cell, model)
-        outcomes = train(group.runs, task, model, fabric=fabric, replicas=replicas, report=report, keep=keep)
+        outcomes = train(group.runs, task, model, place=place, replicas=replicas, report=report, keep=keep)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # A user's layer may raise anything; the record says what.

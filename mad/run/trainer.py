@@ -11,11 +11,9 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import nn
 
 from architectures.contract.causality import require_trained
@@ -23,6 +21,7 @@ from mad.data.records import ACCURACY_TOLERANCE, Metrics, Point, RunConfig
 from mad.run.batches import Split, order, split_of
 from mad.run.learners import Batched, Turns
 from mad.run.optim import learning_rate
+from mad.run.place import Place
 from synthetic_tasks import Task
 from synthetic_tasks.task import SPLITS
 
@@ -31,7 +30,6 @@ PROBE_ROWS = 64
 # Of a loss that is measured twice, relative.
 LOSS_TOLERANCE = 0.01
 Replicas = Literal["auto", "batched", "turns"]
-PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def train(
     task: Task,
     model: nn.Module,
     *,
-    fabric: Fabric,
+    place: Place,
     replicas: Replicas = "auto",
     report: Callable[[Progress], None] = lambda progress: None,
     keep: Callable[[nn.Module], None] | None = None,
@@ -74,17 +72,16 @@ def train(
     """
     run = runs[0]
     protocol = run.protocol
-    device = fabric.device
-    precision = fabric.strategy.precision.precision
-    if precision != run.precision:
+    device = place.device
+    if place.precision != run.precision:
         raise ValueError(
-            f"the runs are of precision {run.precision!r}, the fabric is of {precision!r}; "
-            f"make it with make_fabric(device, {run.precision!r})"
+            f"the runs are of precision {run.precision!r}, the place is of {place.precision!r}; "
+            f"take find_place(device, {run.precision!r})"
         )
     model = model.to(device)
     splits = {split: split_of(run, task, split, device) for split in SPLITS}
     watched = splits[protocol.select_on]
-    learner, note = _learner(model, runs, fabric, replicas, splits["train"])
+    learner, note = _learner(model, runs, place, replicas, splits["train"])
     batches = order(run.seed, run.train_examples, run.batch_size, device)
     curves: list[list[Point]] = [[] for _ in runs]
     alive = [True] * len(runs)
@@ -179,48 +176,20 @@ def evaluation_steps(steps: int, evaluations: int) -> Iterator[int]:
     return iter(sorted({round(steps * (i + 1) / count) for i in range(count)}))
 
 
-def make_fabric(
-    device: str = "auto", precision: str = "32-true", *, devices: int = 1, strategy: Any = "auto"
-) -> Fabric:
-    """Device and precision; refuses what this machine does not have. Of several devices one per process."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    accelerator, colon, index = device.partition(":")
-    numbered = accelerator == "cuda" and index.isdecimal()
-    if accelerator not in ("auto", "cpu", "cuda", "mps") or (colon and not numbered):
-        raise ValueError(f"device {device!r} is not one of auto, cpu, cuda, cuda:N, mps")
-    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if absent.get(accelerator):
-        raise ValueError(f"device {accelerator!r} is not available here; choose --device cpu")
-    if numbered and int(index) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(
-            f"device {device!r}: this machine has {count}, counted from 0; choose a smaller number"
-        )
-    # Processes are ours to start, whatever a cluster's job or torchrun has put into the environment.
-    return Fabric(
-        accelerator=accelerator,
-        devices=[int(index)] if numbered else devices,
-        strategy=strategy,
-        precision=precision,  # type: ignore[arg-type]
-        plugins=[LightningEnvironment()],
-    )
-
-
 def _learner(
-    model: nn.Module, runs: list[RunConfig], fabric: Fabric, replicas: Replicas, data: Split
+    model: nn.Module, runs: list[RunConfig], place: Place, replicas: Replicas, data: Split
 ) -> tuple[Turns | Batched, str | None]:
     """Batched on an accelerator where the model allows it, in turns otherwise, with a note of why."""
-    wanted = replicas == "batched" or (replicas == "auto" and fabric.device.type != "cpu")
+    wanted = replicas == "batched" or (replicas == "auto" and place.device.type != "cpu")
     if len(runs) == 1 or not wanted:
-        return Turns(model, runs, fabric), None
-    learner = Batched(model, runs, fabric)
+        return Turns(model, runs, place), None
+    learner = Batched(model, runs, place)
     try:
         learner.probe(data)
     except Exception as error:
         # A user's layer may raise anything; what is not the fault of vmap is raised again in turns.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return Turns(model, runs, fabric), f"replicas ran in turns: vmap failed ({reason})"
+        return Turns(model, runs, place), f"replicas ran in turns: vmap failed ({reason})"
     return learner, None
 
 

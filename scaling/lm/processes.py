@@ -9,17 +9,19 @@ import os
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.multiprocessing
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.strategies import DDPStrategy, FSDPStrategy, Strategy
 from lightning.fabric.utilities import rank_zero_only
 
 from architectures.elastic import nested_layers
 from architectures.model import SequenceModel
 from architectures.outside.surroundings import kept
-from mad.run.trainer import make_fabric
+from mad.run.place import find_place
 from scaling.lm.corpus import Corpus
 from scaling.lm.cost import build_model
 from scaling.lm.loop import Job, fit
@@ -69,8 +71,15 @@ def _fit_here(job: Job, corpus: Corpus, rank: int) -> dict[str, Any]:
             logger = logging.getLogger(name)
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
-        fabric = make_fabric(
-            job.device, job.config.precision, devices=job.devices, strategy=_strategy(job, model)
+        place = find_place(job.device, job.config.precision)
+        fabric = Fabric(
+            accelerator=place.device.type,
+            # On one device that one; else each process has its own.
+            devices=[place.device.index] if ":" in job.device else job.devices,
+            strategy=_strategy(job, model),
+            precision=cast(Any, place.precision),
+            # Processes are ours to start, whatever a cluster or torchrun has put into the environment.
+            plugins=[LightningEnvironment()],
         )
         fabric.launch()
         return fit(job, corpus, model, fabric)

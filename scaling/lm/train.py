@@ -21,8 +21,8 @@ from architectures.files import resolved
 from architectures.outside.archive import read_archive
 from mad.messages import near
 from mad.run.driver import one_driver
+from mad.run.place import find_place
 from mad.run.runner import PROBE_ROWS, environment_of
-from mad.run.trainer import make_fabric
 from mad.store import Store
 from scaling.lm import processes
 from scaling.lm.config import LanguageConfig, resolve_architecture
@@ -187,7 +187,7 @@ def _check(config: LanguageConfig, corpus: Corpus, device: str, devices: int, st
             f"the corpus is not that of the configuration: {other[0]} is {theirs[other[0]]!r}, not "
             f"{ours[other[0]]!r}; load the corpus that it was made with"
         )
-    target = make_fabric(device, config.precision).device
+    target = find_place(device, config.precision).device
     if devices > 1 and target.type == "cuda" and devices > torch.cuda.device_count():
         raise ValueError(
             f"devices={devices} are more than the {torch.cuda.device_count()} of this machine; choose fewer"

@@ -19,7 +19,7 @@ import architectures
 from architectures.outside.surroundings import kept
 from mad.messages import counted
 from mad.progress import clock
-from mad.run.trainer import make_fabric
+from mad.run.place import find_place
 from scaling.study.plan import Plan, PlannedRun
 from scaling.study.sizes import Size
 
@@ -67,7 +67,7 @@ def seconds_per_step(
     """
     found = architectures.account(size.spec, vocab_size=vocab_size, dim=size.dim, seq_len=seq_len)
     drawn = found.require_training_flops() / (3 * found.flops)
-    where = make_fabric(device).device
+    where = find_place(device).device
     with kept():
         torch.set_num_threads(threads or torch.get_num_threads())
         model = architectures.build(size.spec, vocab_size=vocab_size, dim=size.dim, max_len=seq_len, seed=0)

@@ -17,7 +17,7 @@ import mad
 from architectures.outside.surroundings import STATE, kept
 from mad.api import prepare
 from mad.run.learners import Turns
-from mad.run.trainer import make_fabric
+from mad.run.place import find_place
 from tests.mad.run.test_trainer import RECALL
 
 CODE = """
@@ -84,7 +84,7 @@ def test_an_import_and_a_constructor_change_nothing_for_others(changing: str) ->
 def test_every_replica_begins_alike(changing: str) -> None:
     (cell,) = prepare([f"{changing}:Run"], suite="smoke", protocol="sound", tasks=["compression"]).cells
     first = cell.groups()[0].runs[0]
-    learner = Turns(cell.architecture.build(cell.task, 0), [first, first], make_fabric("cpu"))
+    learner = Turns(cell.architecture.build(cell.task, 0), [first, first], find_place("cpu"))
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randint(8, (4, 8), generator=generator)
     data: Any = type("Data", (), {"inputs": inputs, "targets": inputs})

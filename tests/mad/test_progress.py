@@ -9,8 +9,9 @@ import mad.progress
 from mad.data.protocol import get_protocol, get_suite
 from mad.progress import Display, clock
 from mad.run.cost import estimate, work
+from mad.run.place import find_place
 from mad.run.sweep import Group, plan
-from mad.run.trainer import Progress, make_fabric
+from mad.run.trainer import Progress
 
 
 def groups() -> list[Group]:
@@ -65,7 +66,7 @@ def test_time_as_people_say_it(seconds: float, text: str) -> None:
 
 def test_the_estimate_counts_runs_and_steps_and_scales_with_the_work() -> None:
     few = groups()
-    found = estimate(few, make_fabric("cpu"))
+    found = estimate(few, find_place("cpu"))
     assert (found.groups, found.runs, found.steps) == (2, 4, 32) and found.seconds > 0
     by_name = {group.cell.task.name: work(group.cell) for group in few}
     assert by_name["memorization"] != by_name["compression"] and min(by_name.values()) > 0

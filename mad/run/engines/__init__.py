@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from lightning.fabric import Fabric
 from torch import nn
 
 from mad.data.records import Record
 from mad.messages import near
+from mad.run.place import Place
 from mad.run.sweep import Group
 from mad.run.trainer import Progress, Replicas
 from mad.store import Store
@@ -23,7 +23,7 @@ FEWEST_STEPS = 1000
 class Options:
     """How the groups are run.
 
-    fabric        device and precision
+    place        device and precision
     replicas      "batched" trains a group's grid as one model, "turns" one after another, "auto" what is
                   faster
     workers       how many processes at the most; None: one per core or device
@@ -35,7 +35,7 @@ class Options:
                   store holds the run
     """
 
-    fabric: Fabric
+    place: Place
     workers: int | None = None
     ray_address: str | None = None
     cell_timeout: float | None = None
@@ -66,7 +66,7 @@ def get_engine(name: str) -> Engine:
     return cast(Engine, importlib.import_module(f"{__name__}.{name}").run)
 
 
-def choose(groups: Sequence[Group], store: Store | None, fabric: Fabric) -> str:
+def choose(groups: Sequence[Group], store: Store | None, place: Place) -> str:
     """The engine for these groups: "process" where several can run at a time, and long enough to make up for
     the seconds in which a process starts.
     """
@@ -74,7 +74,7 @@ def choose(groups: Sequence[Group], store: Store | None, fabric: Fabric) -> str:
 
     wanted = split(groups, store)[1]
     steps = sum(group.cell.setting.steps * len(group.cell.setting.grid) for group in wanted)
-    several = len(wanted) > 1 and len(slots(fabric, None)) > 1
+    several = len(wanted) > 1 and len(slots(place, None)) > 1
     return "process" if several and steps >= FEWEST_STEPS else "inline"
 
 

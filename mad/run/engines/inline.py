@@ -26,13 +26,13 @@ def run(
         try:
             records = run_group(
                 group,
-                fabric=options.fabric,
+                place=options.place,
                 replicas=options.replicas,
                 report=partial(options.report, group),
                 keep=options.keep,
             )
         except KeyboardInterrupt:
-            commit(group, unfinished(group, "interrupted", environment_of(options.fabric.device)), store)
+            commit(group, unfinished(group, "interrupted", environment_of(options.place.device)), store)
             raise
         commit(group, records, store)
         yield group, records

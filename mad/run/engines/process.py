@@ -22,5 +22,5 @@ def run(
     """See `Engine`. A group whose process exits, is killed, hangs or floods its output fails, as one whose
     layer raises; the others go on.
     """
-    with Pool(slots(options.fabric, options.workers)) as pool:
+    with Pool(slots(options.place, options.workers)) as pool:
         yield from jobs.run(groups, store, options, pool)

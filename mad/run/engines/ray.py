@@ -79,7 +79,7 @@ class _Tasks:
 
     def __init__(self, ray: Any, options: Options) -> None:
         self.ray = ray
-        self.device = options.fabric.device.type
+        self.device = options.place.device.type
         needs = {"num_cpus": 1} | ({"num_gpus": 1} if self.device == "cuda" else {})
         # The driver repeats what came to nothing, and says so.
         self.task = ray.remote(max_retries=0, **needs)(_perform)

@@ -110,7 +110,7 @@ class _Sweep:
         groups = [group for group in groups if group.cell.failure is None]
         for group in failed:
             yield group, self._keep(group, self._unfinished(group, "failed", group.cell.failure))
-        seconds = {group.id: estimate([group], self.options.fabric).seconds for group in groups}
+        seconds = {group.id: estimate([group], self.options.place).seconds for group in groups}
         of = {group.id: group for group in sorted(groups, key=lambda group: -seconds[group.id])}
         attempts = collections.Counter[str]()
 
@@ -143,11 +143,11 @@ class _Sweep:
     def _submit(self, key: str, verb: Verb, what: Cell | Group, seconds: float) -> None:
         """Of what is not portable nothing is heard."""
         with contextlib.suppress(Unportable):
-            job = pack(verb, what, self.options.fabric, self.options.replicas)
+            job = pack(verb, what, self.options.place, self.options.replicas)
             self.carrier.submit(key, job, seconds=seconds)
 
     def _unfinished(self, group: Group, status: Status, error: str | None = None) -> list[Record]:
-        return unfinished(group, status, environment_of(self.options.fabric.device), error)
+        return unfinished(group, status, environment_of(self.options.place.device), error)
 
     def _keep(self, group: Group, records: list[Record]) -> list[Record]:
         commit(group, records, self.store)

@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from lightning.fabric import Fabric
-
 from mad.messages import Failed
+from mad.run.place import Place
 from mad.run.workers.jobs import Event
 from mad.run.workers.worker import Job, end_group, receive, send
 
@@ -209,11 +208,11 @@ def _ended(status: int) -> str:
     return f"its process was ended by {name}{hint}"
 
 
-def slots(fabric: Fabric, workers: int | None) -> list[str]:
+def slots(place: Place, workers: int | None) -> list[str]:
     """The device of each worker: of a CPU one per core, of accelerators one each, or `workers` in all."""
-    if fabric.device.type == "cpu":
+    if place.device.type == "cpu":
         return ["cpu"] * (workers or cores())
-    return [str(fabric.device)] * (workers or 1)
+    return [str(place.device)] * (workers or 1)
 
 
 def cores() -> int:

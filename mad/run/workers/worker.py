@@ -18,13 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, Literal
 
-from lightning.fabric import Fabric
-
 from architectures.outside.identity import code_hash
 from architectures.registry import get
+from mad.run.place import Place, find_place
 from mad.run.runner import check_cell, run_group
 from mad.run.sweep import Cell, Group
-from mad.run.trainer import Progress, Replicas, make_fabric
+from mad.run.trainer import Progress, Replicas
 
 HEADER = 8  # bytes, the length of the message that follows
 REPORT_EVERY = 0.2  # seconds
@@ -51,7 +50,7 @@ class Unportable(Exception):
     """What only its own process can run: its code is not found elsewhere, or not the same."""
 
 
-def pack(verb: Verb, what: Cell | Group, fabric: Fabric, replicas: Replicas) -> Job:
+def pack(verb: Verb, what: Cell | Group, place: Place, replicas: Replicas) -> Job:
     """Raises `Unportable` where layers, task or factory live in the program itself."""
     cell = what.cell if isinstance(what, Group) else what
     architecture = cell.architecture
@@ -69,7 +68,7 @@ def pack(verb: Verb, what: Cell | Group, fabric: Fabric, replicas: Replicas) -> 
         verb=verb,
         packed=packed,
         modules=modules,
-        precision=fabric.strategy.precision.precision,
+        precision=place.precision,
         replicas=replicas,
     )
 
@@ -103,8 +102,8 @@ def perform(job: Job, report: Callable[[Progress], None]) -> tuple[str, Any]:
             return "checked", check_cell(what)
         except ValueError as error:
             return "refused", str(error)
-    fabric = make_fabric(job.device, job.precision)
-    return "records", run_group(what, fabric=fabric, replicas=job.replicas, report=report)
+    place = find_place(job.device, job.precision)
+    return "records", run_group(what, place=place, replicas=job.replicas, report=report)
 
 
 def send(stream: IO[bytes], message: Any) -> None:

@@ -19,7 +19,7 @@ from mad.api import execute, prepare
 from mad.data.records import Record
 from mad.messages import Failed
 from mad.run.engines import choose
-from mad.run.trainer import make_fabric
+from mad.run.place import find_place
 from mad.run.workers import pool
 from mad.run.workers.pool import slots
 from mad.store import Store
@@ -335,7 +335,7 @@ def test_workers_that_cannot_start_are_said(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_processes_pay_where_there_are_cores_and_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = make_fabric("cpu")
+    cpu = find_place("cpu")
     asked: dict[str, Any] = {"protocol": "sound", "device": "cpu"}
     small = prepare("mamba", suite="smoke", **asked).groups
     large = prepare("mamba", suite="quick", **asked).groups

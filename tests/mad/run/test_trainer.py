@@ -25,15 +25,16 @@ from mad.run.cost import cost_of, work
 from mad.run.engines import Options, get_engine
 from mad.run.learners import Batched, Turns
 from mad.run.optim import learning_rate
+from mad.run.place import find_place
 from mad.run.runner import check_cell, run_group
 from mad.run.sweep import Cell, Group, resolve
-from mad.run.trainer import Outcome, Progress, Replicas, evaluation_steps, make_fabric, train
+from mad.run.trainer import Outcome, Progress, Replicas, evaluation_steps, train
 from mad.store import Store
 from synthetic_tasks import Task
 from tests.mad.records import setting
 
 SOUND, PUBLIC = get_protocol("sound"), get_protocol("public-code")
-CPU = make_fabric("cpu")
+CPU = find_place("cpu")
 RECALL = "in-context-recall[vocab_size=8,seq_len=16]"
 COPY = "compression[vocab_size=8,seq_len=8]"  # Every position is scored, and the answer is the input.
 MODES: list[Replicas] = ["turns", "batched"]
@@ -70,7 +71,7 @@ def trained(
     at = cell(given, task, **changes)
     model = at.architecture.build(at.task, seed)
     watch = {} if report is None else {"report": report}
-    return train(Group(at, seed).runs, at.task, model, fabric=CPU, replicas=replicas, **watch)
+    return train(Group(at, seed).runs, at.task, model, place=CPU, replicas=replicas, **watch)
 
 
 def curve(outcome: Outcome, field: str = "loss") -> list[float]:
@@ -540,14 +541,14 @@ def test_training_in_turns_leaves_the_given_model_as_it_was() -> None:
     at = cell(plain)
     model = at.architecture.build(at.task, 0)
     before = {name: p.clone() for name, p in model.state_dict().items()}
-    train(Group(at, 0).runs, at.task, model, fabric=CPU)
+    train(Group(at, 0).runs, at.task, model, place=CPU)
     assert all(p.equal(before[name]) for name, p in model.state_dict().items())
 
 
-def test_a_fabric_of_another_precision_is_refused() -> None:
+def test_a_place_of_another_precision_is_refused() -> None:
     at = cell(plain)
-    with pytest.raises(ValueError, match="precision '32-true', the fabric is of 'bf16-mixed'.*make_fabric"):
-        train(Group(at, 0).runs, at.task, plain(at.task), fabric=make_fabric("cpu", "bf16-mixed"))
+    with pytest.raises(ValueError, match="precision '32-true', the place is of 'bf16-mixed'.*find_place"):
+        train(Group(at, 0).runs, at.task, plain(at.task), place=find_place("cpu", "bf16-mixed"))
 
 
 @both_modes
@@ -555,9 +556,7 @@ def test_mixed_precision_is_near_float32(replicas: Replicas) -> None:
     at = cell("mh-attention swiglu")
     at = dataclasses.replace(at, precision="bf16-mixed")
     model = at.architecture.build(at.task, 0)
-    mixed = train(
-        Group(at, 0).runs, at.task, model, fabric=make_fabric("cpu", "bf16-mixed"), replicas=replicas
-    )
+    mixed = train(Group(at, 0).runs, at.task, model, place=find_place("cpu", "bf16-mixed"), replicas=replicas)
     for a, b in zip(mixed, trained("mh-attention swiglu"), strict=True):
         assert curve(a) == pytest.approx(curve(b), rel=0.02)
         assert curve(a) != curve(b)
@@ -602,7 +601,7 @@ def test_the_tenth_model_of_a_process_is_still_compiled(monkeypatch: pytest.Monk
 )
 def test_what_no_machine_has_is_refused(device: str, precision: str, answer: str) -> None:
     with pytest.raises(ValueError, match=answer):
-        make_fabric(device, precision)
+        find_place(device, precision)
 
 
 def test_what_this_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -610,16 +609,16 @@ def test_what_this_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for device, bare in (("cuda", "cuda"), ("cuda:0", "cuda"), ("mps", "mps")):
         with pytest.raises(ValueError, match=f"device '{bare}' is not available here; choose --device cpu"):
-            make_fabric(device)
+            find_place(device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="device 'cuda:2': this machine has 2"):
-        make_fabric("cuda:2")
+        find_place("cuda:2")
 
 
-def test_the_fabric_is_of_the_device_and_precision_asked_for() -> None:
-    assert make_fabric("cpu").device.type == "cpu"
-    assert make_fabric("cpu", "bf16-mixed").strategy.precision.precision == "bf16-mixed"
+def test_a_place_is_of_the_device_and_precision_asked_for() -> None:
+    assert find_place("cpu").device.type == "cpu"
+    assert find_place("cpu", "bf16-mixed").precision == "bf16-mixed"
 
 
 # Records
@@ -627,7 +626,7 @@ def test_the_fabric_is_of_the_device_and_precision_asked_for() -> None:
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return run_group(Group(cell("mh-attention swiglu"), 0), fabric=CPU)
+    return run_group(Group(cell("mh-attention swiglu"), 0), place=CPU)
 
 
 def test_a_record_says_who_what_where_and_how_long(records: list[Record]) -> None:
@@ -676,24 +675,24 @@ def test_a_nested_model_costs_one_pass_to_run_and_those_of_its_draw_to_train() -
 def test_flops_that_nobody_defines_are_unknown_and_no_failure(given: Any) -> None:
     at = cell(given)
     assert cost_of(at).flops_per_token is None
-    assert {r.status for r in run_group(Group(at, 0), fabric=CPU)} == {"ok"}
+    assert {r.status for r in run_group(Group(at, 0), place=CPU)} == {"ok"}
 
 
 def test_a_diverged_run_is_a_record_that_survives_json() -> None:
-    found = run_group(Group(cell(own("Misbehaving"), lrs=(1.0, 1e-3)), 0), fabric=CPU)
+    found = run_group(Group(cell(own("Misbehaving"), lrs=(1.0, 1e-3)), 0), place=CPU)
     assert [r.status for r in found] == ["diverged", "ok"]
     assert [Record.model_validate_json(r.model_dump_json()) for r in found] == found
 
 
 def test_a_note_is_kept_in_the_environment() -> None:
-    found = run_group(Group(cell(own("Branching"), epochs=1), 0), fabric=CPU, replicas="batched")
+    found = run_group(Group(cell(own("Branching"), epochs=1), 0), place=CPU, replicas="batched")
     assert all("vmap failed" in r.environment["note"] for r in found)
 
 
 @both_modes
 def test_what_a_layer_raises_becomes_a_failed_record(broken: Any, replicas: Replicas) -> None:
     at = cell(own("Misbehaving"))
-    found = run_group(Group(at, 0), fabric=CPU, replicas=replicas)
+    found = run_group(Group(at, 0), place=CPU, replicas=replicas)
     assert [r.id for r in found] == [run.id for run in Group(at, 0).runs]
     for r in found:
         assert r.status == "failed" and r.metrics is None
@@ -741,7 +740,7 @@ class Engine:
 
         groups = [group for at in cells for group in at.groups()]
         return [
-            found for _, found in get_engine("inline")(groups, self.store, Options(fabric=CPU, report=note))
+            found for _, found in get_engine("inline")(groups, self.store, Options(place=CPU, report=note))
         ]
 
 
@@ -860,7 +859,7 @@ def test_a_run_is_one_process_whatever_a_cluster_has_set(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert engine.store is not None and make_fabric("cpu").world_size == 1
+    assert engine.store is not None
     engine.run(short("swiglu"))
     assert [record.status for record in engine.store.records()] == ["ok", "ok"]
 

@@ -24,7 +24,7 @@ from mad.run.cost import estimate
 from mad.run.driver import one_driver
 from mad.run.elastic import compare
 from mad.run.learners import Turns
-from mad.run.trainer import make_fabric
+from mad.run.place import find_place
 from mad.store import Store
 from tests.scaling.lm.stand_in import tiny
 from tests.scaling.lm.test_train import run
@@ -238,11 +238,11 @@ def test_the_time_of_a_plan_is_within_its_factor_of_a_measured_step() -> None:
     asked: dict[str, Any] = {"suite": "quick", "protocol": "sound", "device": "cpu", "tasks": ["compression"]}
     cell = prepare("2*(mh-attention swiglu)", **asked, dry=True).cells[0]
     group = cell.groups()[0]
-    found = estimate([group], make_fabric("cpu"))
+    found = estimate([group], find_place("cpu"))
     assert found.steps == cell.setting.steps and not found.unknown
     rows = cell.setting.batch_size
     data = load(cell.task, seed=0, split="train", rows=rows, device=torch.device("cpu"), training=True)
-    learner = Turns(cell.architecture.build(cell.task, 0), group.runs, make_fabric("cpu"))
+    learner = Turns(cell.architecture.build(cell.task, 0), group.runs, find_place("cpu"))
     times = []
     for _ in range(8):
         start = time.perf_counter()
