@@ -32,20 +32,18 @@ def next_tail(x: Tensor, tail: Tensor) -> Tensor:
 
 
 class _ShortConv(torch.autograd.Function):
-    """x (B, T + taps - 1, D).
+    """x (..., B, T + taps - 1, D), weight (..., D, taps) -> (..., B, T, D); replicas lead under vmap.
 
     Its own gradient: that of the slices one by one fills a padded tensor for each tap.
     """
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor, weight: Tensor) -> Tensor:
-        taps = weight.shape[-1]
-        length = x.shape[1] - taps + 1
-        y = x[:, :length] * weight[:, 0]
-        for i in range(1, taps):
-            y = torch.addcmul(y, x[:, i : i + length], weight[:, i])
+        length = x.shape[-2] - weight.shape[-1] + 1
+        first, *rest = _rows(weight)
+        y = x[..., :length, :] * first
+        for i, tap in enumerate(rest, start=1):
+            y.addcmul_(x[..., i : i + length, :], tap)
         return y
 
     @staticmethod
@@ -55,13 +53,27 @@ class _ShortConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        taps, length = weight.shape[-1], grad.shape[1]
-        wide = F.pad(grad, (0, 0, taps - 1, taps - 1))
-        gx = wide[:, : length + taps - 1] * weight[:, taps - 1]
-        for i in range(1, taps):
-            gx = torch.addcmul(gx, wide[:, i : i + length + taps - 1], weight[:, taps - 1 - i])
-        gw = torch.stack([(grad * x[:, i : i + length]).sum((0, 1)) for i in range(taps)], dim=-1)
+        taps, length = weight.shape[-1], grad.shape[-2]
+        gx = grad.new_zeros(x.shape)
+        for i, tap in reversed(list(enumerate(_rows(weight)))):
+            gx[..., i : i + length, :].addcmul_(grad, tap)
+        gw = torch.stack([(grad * x[..., i : i + length, :]).sum((-3, -2)) for i in range(taps)], dim=-1)
         return gx, gw
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
+        first = [
+            z.expand(info.batch_size, *z.shape) if dim is None else z.movedim(dim, 0)
+            for z, dim in zip(inputs, dims, strict=True)
+        ]
+        return _ShortConv.apply(*first), 0
+
+
+def _rows(weight: Tensor) -> list[Tensor]:
+    """Each tap of the weight (..., D, taps) as (..., 1, 1, D). A column has gaps between its numbers, over
+    which a CPU does not vectorise.
+    """
+    return [tap[..., None, None, :] for tap in weight.mT.contiguous().unbind(-2)]
 
 
 class ShortConv(nn.Module):
