@@ -123,12 +123,9 @@ def prepare(
     precision: str = "32-true",
     compile: bool = False,
     iso: str | Mapping[str, float] | None = None,
-    dry: bool = False,
 ) -> Prepared:
-    """Resolve architectures, settings and device.
-
-    `dry`: without an engine that would check them, what cannot fit into memory, or declares that it sees too
-    much, is refused here; no weights are made.
+    """Resolve architectures, settings and device, and refuse what can be refused without weights: sizes that
+    do not fit, into each other or into memory, and layers that declare that they see too much.
     """
     from mad.run.iso import read_goals
     from mad.run.place import find_place
@@ -149,7 +146,7 @@ def prepare(
         iso=read_goals(iso),
     )
     place = find_place(device, precision)
-    return Prepared([check_sketch(cell) for cell in cells] if dry else cells, suite, protocol, place)
+    return Prepared([check_sketch(cell) for cell in cells], suite, protocol, place)
 
 
 def execute(
@@ -194,16 +191,24 @@ def execute(
 
 @contextlib.contextmanager
 def _store_of(groups: list[Group], path: str | Path | None) -> Iterator[Store | None]:
-    """The store, where a group is stored. What cannot be understood in it is said before any work."""
+    """The store, where a group is stored. What cannot be understood in it is said before any work. One that
+    is new does not outlast a refusal.
+    """
     from mad.run.engines import missing
 
     if not any(group.cell.architecture.stored for group in groups):
         yield None
         return
+    new = not Path(path or default_path()).expanduser().exists()
     with Store(path) as store:
         for group in groups:
             missing(group, store)
-        yield store
+        try:
+            yield store
+        except ValueError:
+            if new and not store.entries():
+                store.discard()
+            raise
 
 
 def train(
@@ -251,6 +256,7 @@ def train(
     from architectures.checkpoint import save as save_model
     from mad.run.engines import Options, get_engine
     from mad.run.place import find_place
+    from mad.run.runner import check_sketch
     from mad.run.sweep import Cell, resolve
 
     referee = get_protocol(protocol)
@@ -280,7 +286,7 @@ def train(
     options = Options(
         place=find_place(device, precision), report=report, keep=None if save is None else kept.append
     )
-    groups = cell.groups()
+    groups = check_sketch(cell).groups()
     with _store_of(groups, store) as opened:
         ((_, (record,)),) = get_engine("inline")(groups, opened, options)
     if record.status == "failed":

@@ -75,7 +75,6 @@ def bench(
         precision=precision,
         compile=compile,
         iso=iso,
-        dry=dry_run,
     )
     if dry_run:
         show_plan(prepared, store, terminal.console())

@@ -21,7 +21,7 @@ from mad.data.stored import StoredRecord
 from mad.messages import note
 from mad.store.checking import R, kinds, understood
 from mad.store.database import connect, reporting
-from mad.store.location import default_path
+from mad.store.location import SIDE_FILES, default_path
 
 # Characters of an error that are kept, its end: what a layer raises may hold a tensor.
 LONGEST_ERROR = 2**16
@@ -174,6 +174,12 @@ class Store:
 
     def close(self) -> None:
         self._opened.close()
+
+    def discard(self) -> None:
+        """Close the store and remove it, for one that was made for nothing."""
+        self.close()
+        for end in SIDE_FILES:
+            self.path.with_name(f"{self.path.name}{end}").unlink(missing_ok=True)
 
     def __enter__(self) -> Store:
         return self

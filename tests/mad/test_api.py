@@ -111,7 +111,7 @@ def test_an_engine_is_a_module_and_an_unknown_one_is_answered_with_the_nearest(
 
     monkeypatch.setattr("mad.run.engines.get_engine", {"backwards": backwards}.get)
     records, scores = execute(prepared, store=store, engine="backwards")
-    assert order == prepared.groups[::-1] and len(scores.architectures) == 1
+    assert [g.id for g in order] == [g.id for g in prepared.groups[::-1]] and len(scores.architectures) == 1
     assert {r.id for r in records} == {r.id for r in records_in(store)}
     monkeypatch.undo()
     with pytest.raises(ValueError, match="unknown engine 'inlin'; did you mean 'inline'"):

@@ -7,7 +7,6 @@ runs in the driver. Extra `ray`.
 from __future__ import annotations
 
 import collections
-import importlib
 import os
 import sys
 import time
@@ -59,11 +58,12 @@ def run(
 
 def _ray() -> Any:
     try:
-        return importlib.import_module("ray")
+        import ray
     except ImportError as error:
         raise ValueError(
             "engine ray needs Ray, which is not installed: pip install 'mad-suite[ray]'"
         ) from error
+    return ray
 
 
 def _perform(job: Job) -> tuple[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 import mad
-from mad.api import execute, prepare
+from mad.api import prepare
 from mad.commands.bench import show_plan
 from mad.messages import Failed, last_words
 from mad.run.batches import load
@@ -216,27 +216,26 @@ def test_a_dry_run_makes_no_weights_and_a_run_none_that_do_not_fit(
     found: list[str] = []
     monkeypatch.setattr(importlib.import_module(layers).Where, "found", found)
     asked: dict[str, Any] = {"suite": "smoke", "protocol": "sound", "device": "cpu", "tasks": ["compression"]}
-    prepared = prepare(f"{layers}:Where", **asked, dry=True)
+    prepared = prepare(f"{layers}:Where", **asked)
     show_plan(prepared, tmp_path / "none.sqlite", Console())
     assert "1 cell, 1 group to run" in capsys.readouterr().out and set(found) == {"meta"}
-    show_plan(prepare(json.dumps, **asked, dry=True), tmp_path / "none.sqlite", Console())
+    show_plan(prepare(json.dumps, **asked), tmp_path / "none.sqlite", Console())
     assert "json:dumps, which was not built without weights (TypeError: " in capsys.readouterr().out
     asked["tasks"] = ["memorization"]  # Sizes are counted once for each shape.
     monkeypatch.setattr("architectures.model.machine_memory", lambda: 2**16)
-    for dry in (True, False):
-        found.clear()
-        with pytest.raises(ValueError, match="needed 8 times: more than .*; choose smaller sizes"):
-            execute(prepare(f"{layers}:Where", **asked, dry=dry), store=tmp_path / "none.sqlite")
-        assert set(found) <= {"meta"}
+    found.clear()
+    with pytest.raises(ValueError, match="needed 8 times: more than .*; choose smaller sizes"):
+        prepare(f"{layers}:Where", **asked)
+    assert set(found) <= {"meta"}
     monkeypatch.undo()
     with pytest.raises(ValueError, match="declares that it sees later positions"):
-        prepare("lsh-attention[causal=false]", **asked, dry=True)
+        prepare("lsh-attention[causal=false]", **asked)
 
 
 def test_the_time_of_a_plan_is_within_its_factor_of_a_measured_step() -> None:
     """A step of an attention model on one core, which is most of what the plan knows nothing of."""
     asked: dict[str, Any] = {"suite": "quick", "protocol": "sound", "device": "cpu", "tasks": ["compression"]}
-    cell = prepare("2*(mh-attention swiglu)", **asked, dry=True).cells[0]
+    cell = prepare("2*(mh-attention swiglu)", **asked).cells[0]
     group = cell.groups()[0]
     found = estimate([group], find_place("cpu"))
     assert found.steps == cell.setting.steps and not found.unknown
