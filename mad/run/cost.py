@@ -57,8 +57,8 @@ def counted_cost(cell: Cell) -> Cost | str:
 def sketch_cell(cell: Cell) -> nn.Module | str:
     """The cell's model without weights; where a user's code does not allow that, what it raised."""
     task, architecture, config = cell.task, cell.architecture, cell.architecture.config
-    require_memory(cell)
     try:
+        require_memory(cell)
         if architecture.spec is not None and config.dim is not None:
             size = (task.vocab_size, config.dim, task.seq_len)
             return sketched(architecture.spec, *size, task.readout, ModelOptions(**config.options))
