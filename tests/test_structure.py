@@ -19,8 +19,8 @@ ALLOWED = {
     "synthetic_tasks": {"numpy"},
     "architectures": {"torch"},
     "mad": {
-        *("synthetic_tasks", "architectures", "numpy", "torch", "lightning", "pandas", "pydantic", "rich"),
-        *("scipy", "typer", "wandb", "matplotlib", "pyarrow"),
+        *("synthetic_tasks", "architectures", "numpy", "torch", "pandas", "pydantic", "rich"),
+        *("scipy", "typer", "wandb", "matplotlib", "pyarrow", "ray"),
     },
     "scaling": {
         *(
