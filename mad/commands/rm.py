@@ -47,8 +47,9 @@ def rm(
             return
         if not ids and not yes:
             raise ValueError(f"{count} selected, and nothing was removed; to remove them, add --yes")
-        opened.remove(found)
-        say(f"{count} removed from {opened.path}\n")
+        kept = len(found) - len(opened.remove(found))
+        others = f"; {kept} changed meanwhile and stayed" if kept else ""
+        say(f"{counted(len(found) - kept, 'run')} removed from {opened.path}{others}\n")
 
 
 def _matches(entry: Entry, wanted: Mapping[str, str], *, imported: bool, unreadable: bool) -> bool:

@@ -7,7 +7,8 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from mad.store.checking import LONGEST, kinds
-from mad.store.location import check_regular, network_file_system, writer_lock
+from mad.store.location import check_regular, network_file_system
+from mad.store.lock import WAIT, Lock
 
 # 2 added the table of language-model runs, 3 the mark of imported records.
 SCHEMA = 3
@@ -40,24 +41,40 @@ def reporting(path: Path) -> Iterator[None]:
         raise ValueError(f"store {path} cannot be opened ({error}); pass another --store") from error
 
 
-def connect(path: Path, opened: ExitStack, *, read_only: bool) -> tuple[sqlite3.Connection, list[str]]:
-    """The database and the tables that it has. `opened` gets what is to be closed, the lock too."""
+def connect(
+    path: Path, opened: ExitStack, *, read_only: bool
+) -> tuple[sqlite3.Connection, list[str], Lock | None]:
+    """The database, the tables that it has, and the lock of those who write. `opened` gets what is to be
+    closed.
+    """
     missing = f"no store at {path}; run `mad bench` first, or pass --store with the path of one"
     check_regular(path)
     network = network_file_system(path)
-    if read_only and not path.exists():
-        raise ValueError(missing)
-    if network and not read_only:
+    if read_only:
+        if not path.exists():
+            raise ValueError(missing)
+        db = opened.enter_context(_reader(path, shared=bool(network)))
+        if not (version := _version(db, path)):
+            raise ValueError(missing)
+        return db, _tables(version), None
+    if network:
         raise ValueError(
             f"store {path} is on a network file system ({network}), where SQLite loses data; pass "
             "--store with a path on a local disk, and move results with `mad export` and `mad import`"
         )
-    if read_only:
-        db = opened.enter_context(_reader(path, shared=bool(network)))
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened.enter_context(writer_lock(path))
-        db = opened.enter_context(closing(sqlite3.connect(path, isolation_level=None)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = opened.enter_context(closing(Lock(path)))
+    with lock.held():
+        db = opened.enter_context(closing(sqlite3.connect(path, timeout=WAIT, isolation_level=None)))
+        version = _version(db, path)
+        db.execute("PRAGMA journal_mode = WAL")
+        if version < SCHEMA:
+            _migrate(db, version)
+    return db, _tables(SCHEMA), lock
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """The version of a store, after a look at whether it is one; 0 where the file is empty."""
     # Text that is no UTF-8 concerns one record, and what a file defines beside its tables is not run.
     db.text_factory = bytes
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 8 * LONGEST)
@@ -68,23 +85,16 @@ def connect(path: Path, opened: ExitStack, *, read_only: bool) -> tuple[sqlite3.
     )
     version = max(version, 0)
     if (application, version, tables) == (0, 0, 0):
-        if read_only:
-            raise ValueError(missing)
-    elif application != APPLICATION:
+        return 0
+    if application != APPLICATION:
         raise ValueError(f"{path} is a SQLite database, but no store of mad; pass another --store")
-    elif version > SCHEMA:
+    if version > SCHEMA:
         raise ValueError(
             f"store {path} was written by a newer version (schema {version}, known is {SCHEMA}); "
             "upgrade with `pip install -U mad-suite`, or pass another --store"
         )
-    else:
-        _check_tables(db, path, _tables(version))
-    if not read_only:
-        db.execute("PRAGMA journal_mode = WAL")
-        if version < SCHEMA:
-            _migrate(db, version)
-            version = SCHEMA
-    return db, _tables(version)
+    _check_tables(db, path, _tables(version))
+    return int(version)
 
 
 def _tables(version: int, *, after: int = 0) -> list[str]:

@@ -1,10 +1,8 @@
-"""Where a store may lie, and who may write to it."""
+"""Where a store may lie."""
 
 import os
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from architectures.files import resolved
@@ -73,26 +71,3 @@ def check_regular(path: Path) -> None:
                 f"store {path} {what if not end else f'cannot be used: {place.name} beside it {what}'}; pass "
                 "--store with the path of a file on a local disk"
             )
-
-
-@contextmanager
-def writer_lock(path: Path) -> Iterator[None]:
-    """Hold the store's lock file; the system lets go of it when the process dies, however it dies."""
-    if sys.platform == "win32":
-        # No flock here: SQLite keeps transactions apart, but two drivers would repeat each other's runs.
-        yield
-        return
-    import fcntl
-
-    with open(path.with_name(f"{path.name}.lock"), "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"store {path} is in use by another writer; wait for it to end, or pass another --store "
-                "and merge later with `mad export` and `mad import`"
-            ) from None
-        try:
-            yield
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # Also where a forked child still has the file open.

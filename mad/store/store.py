@@ -1,14 +1,15 @@
-"""Results: one SQLite file, one writer, at most one record per run.
+"""Results: one SQLite file, at most one record per run.
 
 A result is final. `ok` and `diverged` are never replaced; `stopped` only by a run of another group, because
 it was stopped for its own; `failed` and `interrupted` by the next attempt. The records of a group are written
-in one transaction, so that a killed driver leaves whole groups. Each kind of record has its own table, under
-the same rules.
+in one transaction, so that a killed driver leaves whole groups; several drivers on one machine write in turn.
+Each kind of record has its own table, under the same rules.
 """
 
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from mad.messages import note
 from mad.store.checking import R, kinds, understood
 from mad.store.database import connect, reporting
 from mad.store.location import SIDE_FILES, default_path
+from mad.store.lock import Lock
 
 # Characters of an error that are kept, its end: what a layer raises may hold a tensor.
 LONGEST_ERROR = 2**16
@@ -54,7 +56,9 @@ class Entry:
 
 
 class Store:
-    """The records of all runs. One writer at a time; any number of readers (`read_only=True`)."""
+    """The records of all runs. Those who write take turns, one transaction at a time, and wait for each other
+    (`mad.store.lock.WAIT` seconds at most); any number may read (`read_only=True`).
+    """
 
     def __init__(self, path: str | Path | None = None, *, read_only: bool = False) -> None:
         try:
@@ -64,7 +68,7 @@ class Store:
         self.read_only = read_only
         self._named: set[str] = set()
         with ExitStack() as opened, reporting(self.path):
-            self._db, self._tables = connect(self.path, opened, read_only=read_only)
+            self._db, self._tables, self._lock = connect(self.path, opened, read_only=read_only)
             self._opened = opened.pop_all()
 
     @overload
@@ -128,22 +132,38 @@ class Store:
         done = (record for record in found if record.status in DONE)
         return {run.id: run for run in done if run.status != "stopped" or run.group == group_id}
 
-    def commit(self, records: Iterable[StoredRecord]) -> None:
-        """Write records that belong together: all of them or, where one is refused, none."""
+    def commit(self, records: Iterable[StoredRecord], *, once: bool = False) -> None:
+        """Write records that belong together: all of them or, where one is refused, none.
+
+        `once` leaves out those whose run has its result by now: another driver, or a group of another grid,
+        came first. Else they are refused.
+        """
         batch = list(records)
         with self._transaction():
             for record in batch:
                 old = self.get(record.id, type(record))
-                self._put(record if old is None else _successor(old, record))
+                if not (once and old is not None and _is_final(old, record)):
+                    self._put(record if old is None else _successor(old, record))
 
-    def relabel(self, old: R, **labels: Any) -> R:
+    def relabel(self, run: R, **labels: Any) -> R:
         """Say what a stored run counts to; its result stays."""
         with self._transaction():
-            if self.get(old.id, type(old)) is None:
-                raise ValueError(f"run {old.id} is not in {self.path}; commit it first")
+            old = self.get(run.id, type(run))
+            if old is None:
+                raise ValueError(f"run {run.id} is not in {self.path}; commit it first")
             new = old.model_copy(update=labels)
             self._put(new)
         return new
+
+    def claim(self, group_id: str) -> bool:
+        """Take a group, to be run here; False where another program on this machine runs it.
+
+        It is ours until `release`, until the store is closed or the process dies.
+        """
+        return self._writing().claim(group_id)
+
+    def release(self, group_id: str) -> None:
+        self._writing().release(group_id)
 
     def merge(self, records: Iterable[StoredRecord]) -> ImportReport:
         """Add records of another store, all or none, marked as imported; the fuller stays, else ours."""
@@ -166,20 +186,39 @@ class Store:
         counts = {"added": added, "known": known, "replaced": replaced, "conflicts": len(conflicting)}
         return ImportReport(**counts, conflicting=tuple(conflicting))
 
-    def remove(self, entries: Iterable[Entry]) -> None:
-        """Take rows out: all of them or, where that fails, none."""
+    def remove(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Take rows out, all of them or, where that fails, none; returns those that were still as given."""
         with self._transaction():
-            for entry in entries:
+            gone = [entry for entry in entries if self._still(entry)]
+            for entry in gone:
                 self._db.execute(f"DELETE FROM {entry.table} WHERE rowid = ?", (entry.row,))
+        return gone
 
     def close(self) -> None:
         self._opened.close()
 
     def discard(self) -> None:
-        """Close the store and remove it, for one that was made for nothing."""
+        """Close the store and, if nothing is in it and no other program has it open, remove it."""
+        lock = self._writing()
+        with lock.held():
+            unused = not self.entries() and self._is_alone()
+            if unused:
+                self._db.close()
+                for end in SIDE_FILES:
+                    if end != ".lock":
+                        self.path.with_name(f"{self.path.name}{end}").unlink(missing_ok=True)
         self.close()
-        for end in SIDE_FILES:
-            self.path.with_name(f"{self.path.name}{end}").unlink(missing_ok=True)
+        if unused:
+            lock.path.unlink(missing_ok=True)
+
+    def _is_alone(self) -> bool:
+        """Whether nobody else has the file open: SQLite takes no other mode while a file is shared."""
+        self._db.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._db.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.OperationalError:
+            return False
+        return True
 
     def __enter__(self) -> Store:
         return self
@@ -191,14 +230,21 @@ class Store:
         with reporting(self.path):
             return self._db.execute(query, values).fetchall()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        if self.read_only:
+    def _writing(self) -> Lock:
+        if self._lock is None:
             remedy = "open it without read_only=True to write"
             raise ValueError(f"store {self.path} was opened read-only; {remedy}")
-        with reporting(self.path), self._db:
+        return self._lock
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with reporting(self.path), self._writing().held(), self._db:
             self._db.execute("BEGIN IMMEDIATE")
             yield
+
+    def _still(self, entry: Entry) -> bool:
+        rows = self._rows(f"SELECT rowid, id, record FROM {entry.table} WHERE rowid = ?", entry.row)
+        return entry in (_entry(entry.table, *row) for row in rows)
 
     def _lost(self, entry: Entry) -> str:
         return f"run {entry.id} in store {self.path} cannot be understood ({entry.reason})"
@@ -226,11 +272,15 @@ def _entry(table: str, row: int, id: Any, text: Any) -> Entry:
     return Entry(table, row, name, record)
 
 
+def _is_final(old: StoredRecord, new: StoredRecord) -> bool:
+    return old.status in DONE and not old.gives_way_to(new)
+
+
 def _successor(old: StoredRecord, new: StoredRecord) -> StoredRecord:
     """What is stored when `new` arrives where `old` is; refuses to lose a result."""
     if old.status not in DONE:
         return new.model_copy(update={"attempts": min(old.attempts + 1, LARGEST_WHOLE)})
-    if old.gives_way_to(new):
+    if not _is_final(old, new):
         return new
     raise ValueError(
         f"run {old.id} is stored as {old.status!r}, which is final, so {new.status!r} cannot replace it; "

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from lightning.fabric.loggers import Logger
 from architectures.contract import causality
 from architectures.files import resolved
 from architectures.outside.archive import read_archive
-from mad.messages import near
+from mad.messages import near, note
 from mad.run.driver import one_driver
 from mad.run.place import find_place
 from mad.run.runner import PROBE_ROWS, environment_of
@@ -45,6 +46,8 @@ from scaling.lm.watch import check_loggers
 STRATEGIES = ("auto", "ddp", "fsdp")
 # A run that ends this far above the loss of its first step, in nats, has diverged.
 MARGIN = 0.1
+# Seconds between two looks at what another program trains.
+POLL = 1.0
 # Of two purposes of one run the greater is kept.
 RANK: dict[Role, int] = {"single": 0, "tuning": 1, "grid": 2}
 
@@ -102,8 +105,11 @@ def train(
     with contextlib.ExitStack() as stack:
         if isinstance(store, str | Path):
             store = stack.enter_context(Store(store))
-        if store is not None and (held := _held(store, config.id, about)) is not None:
-            return held
+        if store is not None:
+            _wait_for(store, config.id)
+            stack.callback(store.release, config.id)
+            if (held := _held(store, config.id, about)) is not None:
+                return held
         cost, failure = _try_out(config, corpus, device)
         where = stack.enter_context(_folder(folder, store, config.id))
         if (damage := _set_aside_unusable(where / CHECKPOINT, config.id)) is not None:
@@ -144,7 +150,7 @@ def train(
             found = processes.train(job, corpus)
         except KeyboardInterrupt:
             if store is not None:
-                store.commit([record])
+                store.commit([record], once=True)
             raise
         except BaseException as error:  # A user's layer may raise anything; the record says what.
             trace = "".join(traceback.format_exception(error))
@@ -158,7 +164,7 @@ def train(
             refused = {"status": "failed", "error": f"ValueError: the run {impossible}"}
             record = record.model_copy(update=ended if impossible is None else refused)
         if store is not None:
-            store.commit([record])
+            store.commit([record], once=True)
         if folder is None and record.status in FINAL:
             (where / CHECKPOINT).unlink(missing_ok=True)
     return record
@@ -236,6 +242,14 @@ def _check_source(config: LanguageConfig) -> None:
                 f"the configuration has {name} {asked!r}, and here they are {found!r}; make it again with "
                 "scaling.lm.config.language_config"
             )
+
+
+def _wait_for(store: Store, id: str) -> None:
+    """Take the run, if need be after another program that trains it: they would share its checkpoint."""
+    if not store.claim(id):
+        note(f"another program trains run {id}; waiting for it")
+        while not store.claim(id):
+            time.sleep(POLL)
 
 
 def _held(store: Store, id: str, about: dict[str, Any]) -> LanguageRecord | None:

@@ -37,23 +37,26 @@ def run_all(
     tasks: Sequence[Any],
     *,
     workers: int,
-    go_on: Callable[[], bool] = lambda: True,
+    begin: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[tuple[int, Outcome]]:
     """`function(shared, task)` of every task, as (number of the task, outcome) in the order of ending.
 
     At most `workers` processes run at a time and begin the tasks in the given order; `shared` is sent once to
-    each. `function` must be importable by name. Once `go_on()` is False no task is begun. Leaving the loop,
-    control-C too, ends the processes.
+    each. `function` must be importable by name. A task whose number `begin` answers with False, when its turn
+    has come, is left out. Leaving the loop, control-C too, ends the processes.
     """
     waiting = deque(enumerate(tasks))
     processes: dict[Connection, BaseProcess] = {}
     busy: dict[Connection, int] = {}
     idle: list[Connection] = []
     try:
-        while (waiting and go_on()) or busy:
-            while waiting and len(busy) < workers and go_on():
+        while waiting or busy:
+            while waiting and len(busy) < workers:
+                number, task = waiting.popleft()
+                if not begin(number):
+                    continue
                 connection = idle.pop() if idle else _start(processes, function, shared)
-                busy[connection], task = waiting.popleft()
+                busy[connection] = number
                 # A worker that died at its start is found out below, as one that dies at work.
                 _send(connection, task)
             for ready in wait(list(busy)):

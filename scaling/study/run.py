@@ -11,6 +11,7 @@ import math
 import shutil
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,8 @@ from scaling.study.rates import NotTuned, RateRule, configure, further_runs, rat
 Train = Callable[..., LanguageRecord]
 # A run whose process dies is begun this often in one call.
 ATTEMPTS = 2
+# Seconds between two looks at what other drivers train.
+POLL = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,25 +175,40 @@ class _Driver:
 
     def stage(self, jobs: Sequence[Job]) -> None:
         """Train those that are not done, the longest first, so that the workers end at about one time."""
-        todo = []
-        for job in jobs:
-            held = self.held(job)
-            if held is None or held.status not in FINAL:
-                todo.append(job)
-                continue
-            self.progress.held(job)
-            # A run of the grid may be stored for less: a tuning run at the very rate, or a single run.
-            if job.run.role == "grid" and held.role != "grid":
-                self.store.relabel(held, **job.labels)
+        todo = [job for job in jobs if not self.is_done(job)]
         todo.sort(key=lambda job: job.run.work, reverse=True)
-        for attempt in range(ATTEMPTS):
-            lost = []
+        attempts = Counter[str]()
+        while todo and time.monotonic() < self.deadline:
+            ended = set()
             for job, outcome in self.outcomes(todo):
-                if outcome.lost and attempt + 1 < ATTEMPTS:
-                    lost.append(job)
-                else:
+                attempts[job.config.id] += 1
+                if not outcome.lost or attempts[job.config.id] >= ATTEMPTS:
                     self.keep(job, outcome)
-            todo = lost
+                    ended.add(job.config.id)
+                self.store.release(job.config.id)
+            todo = [job for job in todo if job.config.id not in ended and not self.is_done(job)]
+            if todo and not ended:  # Other drivers of this store train them.
+                time.sleep(POLL)
+
+    def is_done(self, job: Job) -> bool:
+        """Whether the store has its result, which from now on counts to this study."""
+        held = self.held(job)
+        if held is None or held.status not in FINAL:
+            return False
+        self.progress.held(job)
+        # A run of the grid may be stored for less: a tuning run at the very rate, or a single run.
+        if job.run.role == "grid" and held.role != "grid":
+            self.store.relabel(held, **job.labels)
+        return True
+
+    def begin(self, job: Job) -> bool:
+        """Whether a run whose turn has come is to be begun here: in time, and by no other driver."""
+        if time.monotonic() > self.deadline or not self.store.claim(job.config.id):
+            return False
+        if self.status(job) in FINAL:
+            self.store.release(job.config.id)
+            return False
+        return True
 
     def stage_more(self, jobs: Sequence[Job]) -> None:
         """Runs that the plan did not foresee."""
@@ -203,17 +221,16 @@ class _Driver:
             (job.config, {**job.labels, "given": self.given(job), "folder": job.folder, **self.fixed})
             for job in jobs
         ]
-
-        def go_on() -> bool:
-            return time.monotonic() < self.deadline
-
         if self.workers > 1:
-            for number, outcome in run_all(_task, shared, tasks, workers=self.workers, go_on=go_on):
+            ran = run_all(
+                _task, shared, tasks, workers=self.workers, begin=lambda number: self.begin(jobs[number])
+            )
+            for number, outcome in ran:
                 yield jobs[number], outcome
             return
         for job, task in zip(jobs, tasks, strict=True):
-            if not go_on():
-                return
+            if not self.begin(job):
+                continue
             try:
                 outcome = Outcome(_task(shared, task))
             except KeyboardInterrupt:
@@ -237,7 +254,7 @@ class _Driver:
             )
         if job.note is not None:
             record = record.model_copy(update={"environment": record.environment | {"note": job.note}})
-        self.store.commit([record])
+        self.store.commit([record], once=True)
         if record.status in FINAL and not self.fixed["loggers"]:
             shutil.rmtree(job.folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # Others are still in use.

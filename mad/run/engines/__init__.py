@@ -106,9 +106,8 @@ def missing(group: Group, store: Store) -> list[str]:
 
 
 def commit(group: Group, records: list[Record], store: Store | None) -> None:
-    """Write a group's records, but for the runs that are stored already: they came out of another grid, were
-    repeated for this one, and stay as they are.
+    """Write a group's records, but for the runs that are stored already: another driver came first, or they
+    came out of another grid, were repeated for this one, and stay as they are.
     """
     if (kept := store_of(group, store)) is not None:
-        lacking = set(missing(group, kept))
-        kept.commit(record for record in records if record.id in lacking)
+        kept.commit(records, once=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from mad.data.records import Record
+from mad.run.agenda import Agenda
 from mad.run.engines import Options, commit, split, stored_records
 from mad.run.runner import check_cell, environment_of, run_group, unfinished
 from mad.run.sweep import Cell, Group
@@ -22,7 +23,15 @@ def run(
         yield group, stored_records(group, store)
     wanted = check(wanted)
     options.planned(wanted)
-    for group in wanted:
+    agenda = Agenda(wanted, store if options.keep is None else None)
+    while agenda:
+        if (taken := agenda.take()) is None:
+            agenda.wait()
+            continue
+        group, found = taken
+        if found is not None:
+            yield group, found
+            continue
         try:
             records = run_group(
                 group,
@@ -35,6 +44,7 @@ def run(
             commit(group, unfinished(group, "interrupted", environment_of(options.place.device)), store)
             raise
         commit(group, records, store)
+        agenda.end(group)
         yield group, records
 
 

@@ -92,6 +92,10 @@ class _Tasks:
     def running(self) -> list[str]:
         return [key for key, _, _ in self.sent.values()]
 
+    @property
+    def room(self) -> int:
+        return self.most - len(self.sent) - len(self.waiting)
+
     def submit(self, key: str, job: Job, *, seconds: float) -> None:
         self.waiting.append((key, replace(job, device=self.device), seconds))
 

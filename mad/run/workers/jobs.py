@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from mad.data.records import Record, Status
 from mad.messages import note
+from mad.run.agenda import Agenda
 from mad.run.cost import estimate
 from mad.run.engines import Options, commit, inline, split, stored_records
 from mad.run.runner import environment_of, unfinished
@@ -47,6 +48,11 @@ class Carrier(Protocol):
     @property
     def running(self) -> list[str]:
         """The keys of the jobs that have begun and not ended."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many more jobs could begin at once."""
         ...
 
     def submit(self, key: str, job: Job, *, seconds: float) -> None:
@@ -119,22 +125,37 @@ class _Sweep:
             limit = self.options.cell_timeout or max(SHORTEST, PATIENCE * seconds[group.id])
             self._submit(group.id, "train", group, limit)
 
-        for group in of.values():
-            submit(group)
-        try:
-            for event in self.carrier.events():
-                group = of[event.key]
-                if event.kind == "progress":
-                    self.options.report(group, event.value)
-                    continue
-                records = event.value
-                if event.kind != "records":
-                    records = self._unfinished(group, "failed", event.value)
-                self._keep(group, records)
-                if attempts[group.id] < ATTEMPTS and any(record.status == "failed" for record in records):
+        agenda = Agenda(list(of.values()), self.store)
+
+        def begin() -> Iterator[tuple[Group, list[Record]]]:
+            """Fill the room that there is; yields what other drivers have stored meanwhile."""
+            while self.carrier.room > 0 and (taken := agenda.take()) is not None:
+                group, found = taken
+                if found is None:
                     submit(group)
                 else:
+                    yield group, found
+
+        try:
+            while agenda:
+                yield from begin()
+                for event in self.carrier.events():
+                    group = of[event.key]
+                    if event.kind == "progress":
+                        self.options.report(group, event.value)
+                        continue
+                    records = event.value
+                    if event.kind != "records":
+                        records = self._unfinished(group, "failed", event.value)
+                    self._keep(group, records)
+                    if attempts[group.id] < ATTEMPTS and any(record.status == "failed" for record in records):
+                        submit(group)
+                        continue
+                    agenda.end(group)
+                    yield from begin()
                     yield group, records
+                if agenda:
+                    agenda.wait()
         except KeyboardInterrupt:
             for key in self.carrier.running:
                 self._keep(of[key], self._unfinished(of[key], "interrupted"))

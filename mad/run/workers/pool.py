@@ -38,6 +38,7 @@ class Pool:
     """
 
     def __init__(self, slots: Sequence[str]) -> None:
+        self._count = len(slots)
         self._free = list(reversed(slots))
         self._waiting: collections.deque[tuple[str, Job, float]] = collections.deque()
         self._said: queue.SimpleQueue[tuple[_Worker, str, Any]] = queue.SimpleQueue()
@@ -58,6 +59,10 @@ class Pool:
     @property
     def running(self) -> list[str]:
         return [key for key, _ in self._busy.values()]
+
+    @property
+    def room(self) -> int:
+        return self._count - len(self._busy) - len(self._waiting)
 
     def submit(self, key: str, job: Job, *, seconds: float) -> None:
         """Add a job that may run so long."""

@@ -117,10 +117,9 @@ def test_a_store_that_was_analysed_is_still_one(path: Path) -> None:
 def test_another_program_that_holds_the_store_is_named_as_the_reason(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = sqlite3.connect
-    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **{"timeout": 0.05} | k))
+    monkeypatch.setattr("mad.store.database.WAIT", 0.05)
     with Store(path) as store:
-        other = connect(path, isolation_level=None)
+        other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(ValueError, match="database is locked; another program holds it: wait"):
             store.commit([record(AT, 5e-3)])

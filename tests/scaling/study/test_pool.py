@@ -43,8 +43,8 @@ def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pyte
     assert multiprocessing.active_children() == []
 
 
-def test_no_task_is_begun_once_it_must_not_go_on() -> None:
+def test_a_task_that_is_not_to_begin_is_left_out() -> None:
     ended: list[int] = []
-    for number, _ in run_all(act, None, [0, 1, 2, 3], workers=1, go_on=lambda: len(ended) < 2):
+    for number, _ in run_all(act, None, [0, 1, 2, 3], workers=1, begin=lambda number: number != 1):
         ended.append(number)
-    assert ended == [0, 1]
+    assert ended == [0, 2, 3]

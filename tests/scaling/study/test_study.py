@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import pytest
 
 from mad.store import Store
 from scaling.laws.runs import cleaning as runs
+from scaling.lm.config import LanguageConfig
 from scaling.lm.records import LanguageRecord
 from scaling.study import run as study
 from scaling.study.layout import plan
 from scaling.study.plan import Plan
 from scaling.study.pool import Outcome
 from scaling.study.rates import configure
+from tests.programs import program, says
 from tests.scaling.study.fake_training import CORPUS, Training, Words
 
 GRID = (1e-3, 2e-3, 4e-3, 8e-3)
@@ -285,3 +288,42 @@ def test_a_real_study_killed_and_resumed_holds_the_runs_of_an_undisturbed_one(tm
             records = store.records(LanguageRecord)
         losses.append({record.id: record.metrics.loss for record in records if record.metrics})
     assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 18
+
+
+def test_another_driver_of_the_same_store_is_left_to_its_run_until_it_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "POLL", 0.01)
+    training, said = Training(tmp_path), list[str]()
+    theirs = configure(GIVEN, GIVEN.runs[-1], 2e-3, "32-true").id
+    claims = "store = Store(sys.argv[1]); print(store.claim(sys.argv[2]), flush=True); sys.stdin.readline()"
+    with program(claims, tmp_path / "store.sqlite", theirs) as other:
+        says(other, "True")
+
+        def say(line: str) -> None:
+            said.append(line)
+            if len(said) == CORE - 1:
+                other.kill()
+                other.wait()
+
+        frame, _ = go(tmp_path, training, GIVEN, say=say)
+    assert len(frame) == len(training.calls()) == CORE
+    assert training.calls()[-1].startswith(theirs)
+
+
+@dataclass(frozen=True)
+class Overtaken(Training):
+    """Another driver stores the last run while the first is trained."""
+
+    def __call__(self, config: LanguageConfig, corpus: Any, *, label: str, **about: Any) -> LanguageRecord:
+        found = super().__call__(config, corpus, label=label, **about)
+        last = configure(GIVEN, GIVEN.runs[-1], 2e-3, "32-true")
+        if len(self.calls()) == 1:
+            with Store(self.folder / "store.sqlite") as store:
+                store.commit([super().__call__(last, corpus, label="gated", **about)])
+        return found
+
+
+def test_a_run_that_another_driver_has_stored_meanwhile_is_not_trained_again(tmp_path: Path) -> None:
+    frame, _ = go(tmp_path, training := Overtaken(tmp_path), GIVEN)
+    assert len(frame) == CORE == len({line.split()[0] for line in training.calls()}) == len(training.calls())
