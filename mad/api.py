@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +11,10 @@ from mad.board import frame
 from mad.data.protocol import Setting, get_protocol, get_suite
 from mad.data.records import Record
 from mad.messages import Failed, last_words
+from mad.run.battery import Prepared as Prepared
+from mad.run.battery import Report, store_for
+from mad.run.battery import execute as execute
+from mad.run.battery import prepare as prepare
 from mad.score import Scores, score
 from mad.store import Store, default_path
 
@@ -21,13 +22,6 @@ if TYPE_CHECKING:
     import pandas
 
     from architectures.contract.subject import Finding
-    from mad.run.place import Place
-    from mad.run.sweep import Cell, Group
-    from mad.run.trainer import Progress
-
-# What a run's display is told: the group and where it stands, or the group and its records when it has ended.
-Report = Callable[["Group", "Progress"], None]
-Ended = Callable[["Group", list[Record]], None]
 
 
 def bench(
@@ -47,6 +41,7 @@ def bench(
     workers: int | None = None,
     cell_timeout: float | None = None,
     ray_address: str | None = None,
+    shard: str | None = None,
 ) -> pandas.DataFrame:
     """Run the battery on one architecture or several and return their rows of the leaderboard.
 
@@ -71,6 +66,8 @@ def bench(
     cell_timeout  seconds after which a group is given up by "process" and "ray"; None: 30 times its estimate,
     at least 15 minutes
     ray_address  of the cluster that "ray" connects to; None: $RAY_ADDRESS, else Ray starts on this machine
+    shard      "3/8": of eight parts of about the same work the third, the same on every machine; the rows are
+    those of the part, and the table says so in its `attrs`
 
     The columns are those of `leaderboard`. Runs that the store holds are not repeated; one that fails is
     recorded, and missing in its row. What cannot work is refused with a ValueError before any training.
@@ -85,6 +82,7 @@ def bench(
         precision=precision,
         compile=compile,
         iso=iso,
+        shard=shard,
     )
     ran = execute(
         prepared,
@@ -95,120 +93,10 @@ def bench(
         cell_timeout=cell_timeout,
         ray_address=ray_address,
     )
-    return frame(ran[1])
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A sweep whose architectures and settings are resolved; its engine checks and runs it."""
-
-    cells: list[Cell]
-    suite: str
-    protocol: str
-    place: Place
-
-    @functools.cached_property
-    def groups(self) -> list[Group]:
-        return [group for cell in self.cells for group in cell.groups()]
-
-
-def prepare(
-    specs: Any,
-    *,
-    suite: str,
-    protocol: str,
-    seeds: int | None = None,
-    tasks: Sequence[str] | None = None,
-    device: str = "auto",
-    precision: str = "32-true",
-    compile: bool = False,
-    iso: str | Mapping[str, float] | None = None,
-) -> Prepared:
-    """Resolve architectures, settings and device, and refuse what can be refused without weights: sizes that
-    do not fit, into each other or into memory, and layers that declare that they see too much.
-    """
-    from mad.run.iso import read_goals
-    from mad.run.place import find_place
-    from mad.run.runner import check_sketch
-    from mad.run.sweep import plan
-
-    many = list(specs) if isinstance(specs, list | tuple) else [specs]
-    if not many:
-        raise ValueError("no architecture is given; name at least one, such as '2*(mh-attention swiglu)'")
-    cells = plan(
-        many,
-        get_suite(suite),
-        get_protocol(protocol),
-        seeds=seeds,
-        tasks=list(tasks) if tasks else None,
-        precision=precision,
-        compile=compile,
-        iso=read_goals(iso),
-    )
-    place = find_place(device, precision)
-    return Prepared([check_sketch(cell) for cell in cells], suite, protocol, place)
-
-
-def execute(
-    prepared: Prepared,
-    *,
-    store: str | Path | None = None,
-    replicas: Literal["auto", "batched", "turns"] = "auto",
-    engine: str = "auto",
-    workers: int | None = None,
-    cell_timeout: float | None = None,
-    ray_address: str | None = None,
-    planned: Callable[[Sequence[Group]], None] = lambda groups: None,
-    report: Report = lambda group, progress: None,
-    ended: Ended = lambda group, records: None,
-) -> tuple[list[Record], Scores]:
-    """Run what the store does not hold yet, and score all of it; each group is committed as it ends."""
-    from mad.run.engines import Options, choose, get_engine
-
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers={workers} must be at least 1")
-    if cell_timeout is not None and not cell_timeout > 0:
-        raise ValueError(f"cell_timeout={cell_timeout} must be more than 0 seconds")
-    if engine != "auto":
-        get_engine(engine)
-    options = Options(
-        place=prepared.place,
-        replicas=replicas,
-        workers=workers,
-        cell_timeout=cell_timeout,
-        ray_address=ray_address,
-        planned=planned,
-        report=report,
-    )
-    records: list[Record] = []
-    with _store_of(prepared.groups, store) as opened:
-        name = choose(prepared.groups, opened, prepared.place) if engine == "auto" else engine
-        for group, found in get_engine(name)(prepared.groups, opened, options):
-            records += found
-            ended(group, found)
-    return records, score(records, get_suite(prepared.suite), get_protocol(prepared.protocol))
-
-
-@contextlib.contextmanager
-def _store_of(groups: list[Group], path: str | Path | None) -> Iterator[Store | None]:
-    """The store, where a group is stored. What cannot be understood in it is said before any work. One that
-    is new does not outlast a refusal.
-    """
-    from mad.run.engines import missing
-
-    if not any(group.cell.architecture.stored for group in groups):
-        yield None
-        return
-    new = not Path(path or default_path()).expanduser().exists()
-    with Store(path) as store:
-        for group in groups:
-            missing(group, store)
-        try:
-            yield store
-        except ValueError:
-            if new and not store.entries():
-                store.discard()
-            raise
+    table = frame(ran[1])
+    if shard is not None:
+        table.attrs["shard"] = shard
+    return table
 
 
 def train(
@@ -287,7 +175,7 @@ def train(
         place=find_place(device, precision), report=report, keep=None if save is None else kept.append
     )
     groups = check_sketch(cell).groups()
-    with _store_of(groups, store) as opened:
+    with store_for(groups, store) as opened:
         ((_, (record,)),) = get_engine("inline")(groups, opened, options)
     if record.status == "failed":
         shown = f"; `mad show {record.id}` prints all of it" if architecture.stored else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -20,7 +21,7 @@ from mad.commands.flags import (
     listed,
     option,
 )
-from mad.messages import counted, last_words, one_line, printable
+from mad.messages import counted, last_words, one_line, printable, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,6 +57,10 @@ def bench(
         option("Seconds after which a group is given up; default 30 times its estimate."),
     ] = None,
     ray_address: Annotated[str | None, option("Of the cluster that engine ray connects to.")] = None,
+    shard: Annotated[
+        str | None,
+        option("One part of the groups, for machines that share nothing: 3/8 is the third of eight."),
+    ] = None,
     dry_run: Annotated[
         bool, option("Print what would run and how long it takes; train nothing.", "--dry-run")
     ] = False,
@@ -75,6 +80,7 @@ def bench(
         precision=precision,
         compile=compile,
         iso=iso,
+        shard=shard,
     )
     if dry_run:
         show_plan(prepared, store, terminal.console())
@@ -84,6 +90,9 @@ def bench(
     from mad.run.cost import work
     from mad.run.iso import read_goals
 
+    if not prepared.groups:
+        say(f"Nothing to run: {part_of(prepared)}, which are fewer than the shards.")
+        return
     console = terminal.errors()
     console.print(printable(headline(prepared, store)), soft_wrap=True)
     with Display(
@@ -103,6 +112,11 @@ def bench(
         )
     color, equal = sys.stdout.isatty(), tuple(read_goals(iso))
     sys.stdout.write(render(scores, "table", width=terminal.width(), color=color, iso=equal))
+    if shard is not None:
+        say(
+            f"This is a part of the board: {part_of(prepared)}. For the whole, `mad export` the store of "
+            f"each shard, `mad import` the files into one, and see `mad leaderboard --suite {suite}`."
+        )
     failures = [record for record in records if record.status == "failed"]
     if failures:
         first = failures[0]
@@ -117,6 +131,14 @@ def bench(
         raise typer.Exit(1)
 
 
+def part_of(prepared: Prepared) -> str:
+    """How much of the sweep is run here."""
+    whole = counted(sum(len(cell.seeds) for cell in prepared.cells), "group")
+    return (
+        whole if prepared.shard is None else f"shard {prepared.shard} with {len(prepared.groups)} of {whole}"
+    )
+
+
 def headline(prepared: Prepared, store: Path | None) -> str:
     """One line: what is about to run, and where its results go."""
     from mad.store import default_path
@@ -126,7 +148,7 @@ def headline(prepared: Prepared, store: Path | None) -> str:
     runs = sum(len(group.cell.setting.grid) for group in prepared.groups)
     return (
         f"{suite}, protocol {protocol.name}@{protocol.version}: {counted(names, 'architecture')}, "
-        f"{counted(len(prepared.groups), 'group')}, {counted(runs, 'run')}; store {store or default_path()}"
+        f"{part_of(prepared)}, {counted(runs, 'run')}; store {store or default_path()}"
     )
 
 
@@ -142,16 +164,18 @@ def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
         with Store(path, read_only=True) as opened:
             groups = [g for g in groups if not g.cell.architecture.stored or missing(g, opened)]
     table = terminal.new_table("architecture", "task", "examples", "grid", "seeds", "steps per run")
-    for cell in prepared.cells:
+    seeds = Counter(id(group.cell) for group in prepared.groups)
+    for cell in (cell for cell in prepared.cells if seeds[id(cell)]):
         setting = cell.setting
-        names, counts = (cell.architecture.given, str(cell.task)), (len(setting.grid), len(cell.seeds))
+        names, counts = (cell.architecture.given, str(cell.task)), (len(setting.grid), seeds[id(cell)])
         cells = (*names, f"{setting.train_examples:,}", *map(str, counts), f"{setting.steps:,}")
         table.add_row(*map(printable, cells))
     console.print(table, markup=False)
     found = estimate(groups, prepared.place)
     cached = len(prepared.groups) - len(groups)
     console.print(
-        f"{counted(len(prepared.cells), 'cell')}, {counted(found.groups, 'group')} to run "
+        f"{f'{part_of(prepared)}: ' if prepared.shard else ''}"
+        f"{counted(len(seeds), 'cell')}, {counted(found.groups, 'group')} to run "
         f"({cached} stored already), {counted(found.runs, 'run')}, {counted(found.steps, 'step')}\n"
         f"about {clock(found.seconds)} here, give or take a factor of two; less where a task is solved early"
     )

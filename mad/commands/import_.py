@@ -1,4 +1,4 @@
-"""The command `mad import`: the records of a file into the store."""
+"""The command `mad import`: the records of files into the store."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,13 +8,14 @@ from mad.messages import counted, say
 
 
 def import_(
-    file: Annotated[Path, argument("A file that `mad export` wrote.")], store: StoreOption = None
+    files: Annotated[list[Path], argument("Files that `mad export` wrote.", "FILE...")],
+    store: StoreOption = None,
 ) -> None:
-    """Merge the records of a file into the store, marked as imported. All or nothing; runs no code."""
+    """Merge the records of files into the store, marked as imported. All or nothing; runs no code."""
     from mad.store import Store
     from mad.store.exchange import read_records
 
-    records = read_records(file)
+    records = [record for file in files for record in read_records(file)]
     with Store(store) as opened:
         report = opened.merge(records)
     ids = ", ".join([*report.conflicting[:3], *(["..."] if report.conflicts > 3 else [])])

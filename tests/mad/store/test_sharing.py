@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mad.api import execute, prepare
 from mad.data.records import Record
+from mad.run.battery import execute, prepare
 from mad.run.sweep import Group
 from mad.store import Store
 from mad.store.exchange import export_records

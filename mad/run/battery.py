@@ -1,0 +1,145 @@
+"""A sweep from what was typed to scores: prepared, then run by an engine. Loads torch where it is used."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mad.data.protocol import get_protocol, get_suite
+from mad.data.records import Record
+from mad.score import Scores, score
+from mad.store import Store, default_path
+
+if TYPE_CHECKING:
+    from mad.run.place import Place
+    from mad.run.shard import Shard
+    from mad.run.sweep import Cell, Group
+    from mad.run.trainer import Progress
+
+# What a run's display is told: the group and where it stands, or the group and its records when it has ended.
+Report = Callable[["Group", "Progress"], None]
+Ended = Callable[["Group", list[Record]], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep, or a part of one, with everything resolved that its engine checks and runs."""
+
+    cells: list[Cell]
+    suite: str
+    protocol: str
+    place: Place
+    shard: Shard | None = None
+
+    @functools.cached_property
+    def groups(self) -> list[Group]:
+        from mad.run.shard import part
+
+        groups = [group for cell in self.cells for group in cell.groups()]
+        return groups if self.shard is None else part(groups, self.shard)
+
+
+def prepare(
+    specs: Any,
+    *,
+    suite: str,
+    protocol: str,
+    seeds: int | None = None,
+    tasks: Sequence[str] | None = None,
+    device: str = "auto",
+    precision: str = "32-true",
+    compile: bool = False,
+    iso: str | Mapping[str, float] | None = None,
+    shard: str | None = None,
+) -> Prepared:
+    """Resolve architectures, settings and device, and refuse what can be refused without weights: sizes that
+    do not fit, into each other or into memory, and layers that declare that they see too much.
+    """
+    from mad.run.iso import read_goals
+    from mad.run.place import find_place
+    from mad.run.runner import check_sketch
+    from mad.run.shard import read_shard
+    from mad.run.sweep import plan
+
+    asked = None if shard is None else read_shard(shard)
+    many = list(specs) if isinstance(specs, list | tuple) else [specs]
+    if not many:
+        raise ValueError("no architecture is given; name at least one, such as '2*(mh-attention swiglu)'")
+    cells = plan(
+        many,
+        get_suite(suite),
+        get_protocol(protocol),
+        seeds=seeds,
+        tasks=list(tasks) if tasks else None,
+        precision=precision,
+        compile=compile,
+        iso=read_goals(iso),
+    )
+    place = find_place(device, precision)
+    return Prepared([check_sketch(cell) for cell in cells], suite, protocol, place, asked)
+
+
+def execute(
+    prepared: Prepared,
+    *,
+    store: str | Path | None = None,
+    replicas: Literal["auto", "batched", "turns"] = "auto",
+    engine: str = "auto",
+    workers: int | None = None,
+    cell_timeout: float | None = None,
+    ray_address: str | None = None,
+    planned: Callable[[Sequence[Group]], None] = lambda groups: None,
+    report: Report = lambda group, progress: None,
+    ended: Ended = lambda group, records: None,
+) -> tuple[list[Record], Scores]:
+    """Run what the store does not hold yet, and score all of it; each group is committed as it ends."""
+    from mad.run.engines import Options, choose, get_engine
+
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1")
+    if cell_timeout is not None and not cell_timeout > 0:
+        raise ValueError(f"cell_timeout={cell_timeout} must be more than 0 seconds")
+    if engine != "auto":
+        get_engine(engine)
+    options = Options(
+        place=prepared.place,
+        replicas=replicas,
+        workers=workers,
+        cell_timeout=cell_timeout,
+        ray_address=ray_address,
+        planned=planned,
+        report=report,
+    )
+    records: list[Record] = []
+    with store_for(prepared.groups, store) as opened:
+        name = choose(prepared.groups, opened, prepared.place) if engine == "auto" else engine
+        for group, found in get_engine(name)(prepared.groups, opened, options):
+            records += found
+            ended(group, found)
+    return records, score(records, get_suite(prepared.suite), get_protocol(prepared.protocol))
+
+
+@contextlib.contextmanager
+def store_for(groups: list[Group], path: str | Path | None) -> Iterator[Store | None]:
+    """The store, where a group is stored. What cannot be understood in it is said before any work. One that
+    is new does not outlast a refusal.
+    """
+    from mad.run.engines import missing
+
+    if not any(group.cell.architecture.stored for group in groups):
+        yield None
+        return
+    new = not Path(path or default_path()).expanduser().exists()
+    with Store(path) as store:
+        for group in groups:
+            missing(group, store)
+        try:
+            yield store
+        except ValueError:
+            if new and not store.entries():
+                store.discard()
+            raise
