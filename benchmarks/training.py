@@ -30,8 +30,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mad.data.protocol import Setting, get_protocol
 from mad.messages import counted
+from mad.run.batched import Batched
 from mad.run.batches import load, order
-from mad.run.learners import Batched, Turns
+from mad.run.learners import Turns
 from mad.run.metrics import cross_entropy
 from mad.run.place import find_place
 from mad.run.runner import environment_of

@@ -1,11 +1,10 @@
-"""The replicas of a group, and how they advance: in turns, or batched as one model of stacked parameters."""
+"""Replicas of a group, one after another: each with its own weights and optimiser."""
 
 import contextlib
 import copy
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from architectures import SequenceModel
 from architectures.elastic import Sampling
 from architectures.outside.surroundings import kept
-from architectures.primitive import Context, Hint
+from architectures.primitive import Context
 from mad.data.records import Measure, RunConfig
 from mad.run.batches import Split
-from mad.run.metrics import cross_entropy, measure, measure_one
+from mad.run.metrics import cross_entropy, measure_one
 from mad.run.optim import Optimizer, hints_of, learning_rate
 from mad.run.place import Place
 
@@ -53,7 +52,7 @@ class Objective(nn.Module):
 
 
 class Turns:
-    """Replicas one after another: each has its own weights and optimiser."""
+    """Replicas one after another: what a CPU does fastest, and what every model allows."""
 
     def __init__(self, model: nn.Module, runs: list[RunConfig], place: Place) -> None:
         run = runs[0]
@@ -61,14 +60,22 @@ class Turns:
         self.objectives = [Objective(copy.deepcopy(model)) for _ in runs]
         hints = hints_of(model, self.protocol)
         self.optimizers = [
-            _optimizer(objective.named_parameters(), run, hints)
+            Optimizer(
+                objective.model.named_parameters(),
+                hints,
+                betas=self.protocol.betas,
+                eps=self.protocol.eps,
+                lr=run.lr,
+                weight_decay=run.weight_decay,
+            )
             for objective, run in zip(self.objectives, runs, strict=True)
         ]
         self.calls: list[Callable[..., Any]] = list(self.objectives)
         if runs[0].compile:
-            _forget_compiled(len(runs) * len(self.objectives[0].sampling.probabilities))
+            forget_compiled(len(runs) * len(self.objectives[0].sampling.probabilities))
             self.calls = [torch.compile(objective, dynamic=False) for objective in self.objectives]
         self.seconds = [0.0] * len(runs)
+        self.note: str | None = None  # for the records
 
     def advance(
         self, data: Split, batches: list[Tensor], first: int, alive: list[bool], tick: Tick
@@ -78,7 +85,7 @@ class Turns:
         for r, objective in enumerate(self.objectives):
             start, total = time.perf_counter(), torch.zeros((), device=self.place.device)
             objective.train()
-            with _keyed(self.seed, first, self.place.device):
+            with keyed(self.seed, first, self.place.device):
                 for step, batch in enumerate(batches if alive[r] else [], start=first):
                     tokens, targets = data.inputs[batch], data.targets[batch]
                     contexts = objective.contexts(self.seed, step)
@@ -105,111 +112,7 @@ class Turns:
         return found
 
 
-class Batched:
-    """Replicas as one model of stacked parameters (R, ...): forward and loss under vmap, backward outside."""
-
-    def __init__(self, model: nn.Module, runs: list[RunConfig], place: Place) -> None:
-        run = runs[0]
-        self.place, self.protocol, self.steps, self.seed = place, run.protocol, run.steps, run.seed
-        self.objective = Objective(model)
-        size = len(runs)
-        # Stacked leaves; each optimiser works on its replica's slices, which share their memory.
-        self.parameters = {
-            n: p.detach().expand(size, *p.shape).clone().requires_grad_(p.requires_grad)
-            for n, p in self.objective.named_parameters()
-        }
-        self.trained = {n: p for n, p in self.parameters.items() if p.requires_grad}
-        self.buffers = {n: b.expand(size, *b.shape).clone() for n, b in self.objective.named_buffers()}
-        self.gradients = [torch.zeros_like(p) for p in self.trained.values()]
-        for p, gradient in zip(self.trained.values(), self.gradients, strict=True):
-            p.grad = gradient
-        hints = hints_of(model, self.protocol)
-        self.optimizers = []
-        for r, run in enumerate(runs):
-            slices = {n: p.detach()[r] for n, p in self.trained.items()}
-            for part, gradient in zip(slices.values(), self.gradients, strict=True):
-                part.grad = gradient[r]
-            self.optimizers.append(_optimizer(slices.items(), run, hints))
-        self.eager: Callable[..., Any] = torch.vmap(
-            self._loss, in_dims=(0, 0, None, None, None), randomness="same"
-        )
-        self.call = self.eager
-        if run.compile:
-            _forget_compiled(len(self.objective.sampling.probabilities))
-            self.call = torch.compile(self.eager, dynamic=False)
-        self.seconds = [0.0] * size
-
-    def advance(
-        self, data: Split, batches: list[Tensor], first: int, alive: list[bool], tick: Tick
-    ) -> list[float]:
-        start, total = time.perf_counter(), torch.zeros(len(alive), device=self.place.device)
-        self.objective.train()
-        with _keyed(self.seed, first, self.place.device):
-            for step, batch in enumerate(batches, start=first):
-                tokens, targets = data.inputs[batch], data.targets[batch]
-                contexts = self.objective.contexts(self.seed, step)
-                with self.place.autocast():
-                    losses, updates = self.call(self.parameters, self.buffers, tokens, targets, contexts)
-                losses.sum().backward()
-                factor = learning_rate(self.protocol.schedule, step, self.steps)
-                for optimizer in self.optimizers:
-                    optimizer.step(factor)
-                torch._foreach_zero_(self.gradients)
-                total += losses.detach()
-                for name, value in updates.items():
-                    self.buffers[f"model.{name}"].copy_(value.detach())
-                tick(len(alive) - 1, step + 1)
-        share = (time.perf_counter() - start) / len(alive)
-        self.seconds = [s + share for s in self.seconds]
-        return [float(x) for x in total.cpu() / len(batches)]
-
-    def model_of(self, replica: int) -> nn.Module:
-        objective = copy.deepcopy(self.objective)
-        with torch.no_grad():
-            for tensors, stacked in (
-                (objective.named_parameters(), self.parameters),
-                (objective.named_buffers(), self.buffers),
-            ):
-                for name, tensor in tensors:
-                    tensor.copy_(stacked[name][replica])
-        return objective.model
-
-    def measure(self, data: Split, vocab_size: int) -> list[Measure]:
-        self.objective.eval()
-        predict = torch.vmap(self._logits, in_dims=(0, 0, None))
-        with kept(), self.place.autocast():
-            return measure(
-                lambda x: predict(self.parameters, self.buffers, x), data.inputs, data.targets, vocab_size
-            )
-
-    def probe(self, data: Split) -> None:
-        """Raise what vmap raises on this model; nothing is changed."""
-        buffers = {n: b.clone() for n, b in self.buffers.items()}
-        contexts = self.objective.contexts(self.seed, 0)
-        with torch.no_grad(), self.place.autocast(), _keyed(self.seed, 0, self.place.device):
-            self.eager(self.parameters, buffers, data.inputs[:2], data.targets[:2], contexts)
-
-    def _loss(
-        self, parameters: Any, buffers: Any, tokens: Tensor, targets: Tensor, contexts: tuple[Context, ...]
-    ) -> Any:
-        tensors = parameters | buffers
-        loss, updates = torch.func.functional_call(self.objective, tensors, (tokens, targets, *contexts))
-        # The call leaves in its dictionary what a layer has put in the place of a buffer.
-        placed = {n.removeprefix("model."): tensors[n] for n, b in buffers.items() if tensors[n] is not b}
-        return loss, placed | updates
-
-    def _logits(self, parameters: Any, buffers: Any, tokens: Tensor) -> Tensor:
-        bare = {n.removeprefix("model."): t for n, t in itertools.chain(parameters.items(), buffers.items())}
-        return torch.func.functional_call(self.objective.model, bare, (tokens,))
-
-
-def _optimizer(parameters: Iterable[tuple[str, Tensor]], run: RunConfig, hints: dict[str, Hint]) -> Optimizer:
-    bare = [(name.removeprefix("model."), p) for name, p in parameters]
-    betas, eps = run.protocol.betas, run.protocol.eps
-    return Optimizer(bare, hints, betas=betas, eps=eps, lr=run.lr, weight_decay=run.weight_decay)
-
-
-def _forget_compiled(versions: int) -> None:
+def forget_compiled(versions: int) -> None:
     """Start from an empty cache: the compiler counts by code object and gives up after eight versions.
 
     A replica of a nested model has a version for each size.
@@ -219,7 +122,7 @@ def _forget_compiled(versions: int) -> None:
 
 
 @contextlib.contextmanager
-def _keyed(seed: int, step: int, device: torch.device) -> Iterator[None]:
+def keyed(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Key the global random state, which a user's dropout draws from, by (seed, step); then put it back."""
     with kept(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]))

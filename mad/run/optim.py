@@ -1,7 +1,9 @@
-"""Optimiser and schedule: AdamW with the groups that layers ask for; a learning rate set at every step."""
+"""Optimiser and schedule: AdamW as layers ask for it, of one replica or of a stack of them; a learning rate
+set at every step.
+"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,3 +58,54 @@ class Optimizer:
         for group, base in zip(self.adamw.param_groups, self.base, strict=True):
             group["lr"] = base * factor
         self.adamw.step()
+
+
+class StackedOptimizer:
+    """AdamW for stacked replicas: parameters (R, ...), whose replicas have rates and decays of their own.
+
+    The number of kernels does not depend on R, as it would with an optimiser for each. A step allocates
+    nothing, so memory cannot run out in the middle of one.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        parameters: dict[str, Tensor],
+        hints: dict[str, Hint],
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        lrs: Sequence[float],
+        weight_decays: Sequence[float],
+    ) -> None:
+        def per_replica(values: Iterable[float], like: Tensor) -> Tensor:  # (R, 1, ...)
+            return like.new_tensor(list(values)).view(-1, *[1] * (like.dim() - 1))
+
+        self.betas, self.eps, self.count = betas, eps, 0
+        self.parameters = list(parameters.values())
+        self.gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self.means = [torch.zeros_like(p) for p in self.parameters]
+        self.squares = [torch.zeros_like(p) for p in self.parameters]
+        self.updates = [torch.zeros_like(p) for p in self.parameters]
+        self.rates, self.decays = list[Tensor](), list[Tensor]()
+        for name, p in parameters.items():
+            rates = [lr * hints[name].lr_scale for lr in lrs]
+            decays = [wd if hints[name].decay else 0.0 for wd in weight_decays]
+            self.rates.append(per_replica(rates, p))
+            self.decays.append(per_replica((lr * wd for lr, wd in zip(rates, decays, strict=True)), p))
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        self.count += 1
+        first, second = self.betas
+        torch._foreach_lerp_(self.means, self.gradients, 1 - first)
+        torch._foreach_mul_(self.squares, second)
+        torch._foreach_addcmul_(self.squares, self.gradients, self.gradients, 1 - second)
+        torch._foreach_copy_(self.updates, self.squares)
+        torch._foreach_sqrt_(self.updates)
+        torch._foreach_div_(self.updates, math.sqrt(1 - second**self.count))
+        torch._foreach_add_(self.updates, self.eps)
+        torch._foreach_reciprocal_(self.updates)
+        torch._foreach_mul_(self.updates, self.means)
+        torch._foreach_addcmul_(self.parameters, self.parameters, self.decays, -factor)
+        torch._foreach_addcmul_(self.parameters, self.updates, self.rates, -factor / (1 - first**self.count))

@@ -49,9 +49,20 @@ def run_group(
         outcomes = train(group.runs, task, model, place=place, replicas=replicas, report=report, keep=keep)
     except KeyboardInterrupt:
         raise
+    except torch.OutOfMemoryError as error:
+        reason = f"MemoryError: {_too_large(cell, environment)} ({str(error).partition('. ')[0]})"
+        return unfinished(group, "failed", environment, reason)
     except BaseException as error:  # A user's layer may raise anything; the record says what.
         return unfinished(group, "failed", environment, "".join(traceback.format_exception(error)))
     return _records(group, [_measured(outcome, cost, environment) for outcome in outcomes])
+
+
+def _too_large(cell: Cell, environment: dict[str, Any]) -> str:
+    return (
+        f"one replica of {cell.architecture.given} on {cell.task} with batches of {cell.setting.batch_size} "
+        f"does not fit into the memory of {environment['device_name']}; take a smaller width, length or "
+        "batch, or --precision bf16-mixed"
+    )
 
 
 def unfinished(

@@ -18,8 +18,9 @@ from torch import nn
 
 from architectures.contract.causality import require_trained
 from mad.data.records import ACCURACY_TOLERANCE, Metrics, Point, RunConfig
+from mad.run.batched import Batched
 from mad.run.batches import Split, order, split_of
-from mad.run.learners import Batched, Turns
+from mad.run.learners import Turns
 from mad.run.optim import learning_rate
 from mad.run.place import Place
 from synthetic_tasks import Task
@@ -81,7 +82,7 @@ def train(
     model = model.to(device)
     splits = {split: split_of(run, task, split, device) for split in SPLITS}
     watched = splits[protocol.select_on]
-    learner, note = _learner(model, runs, place, replicas, splits["train"])
+    learner = _learner(model, runs, place, replicas, splits["train"])
     batches = order(run.seed, run.train_examples, run.batch_size, device)
     curves: list[list[Point]] = [[] for _ in runs]
     alive = [True] * len(runs)
@@ -148,7 +149,7 @@ def train(
             steps=curves[r][-1].step,
             solved=solved[r],
         )
-        outcomes.append(Outcome(status, metrics, learner.seconds[r], peak, note))
+        outcomes.append(Outcome(status, metrics, learner.seconds[r], peak, learner.note))
     return outcomes
 
 
@@ -178,19 +179,22 @@ def evaluation_steps(steps: int, evaluations: int) -> Iterator[int]:
 
 def _learner(
     model: nn.Module, runs: list[RunConfig], place: Place, replicas: Replicas, data: Split
-) -> tuple[Turns | Batched, str | None]:
+) -> Turns | Batched:
     """Batched on an accelerator where the model allows it, in turns otherwise, with a note of why."""
     wanted = replicas == "batched" or (replicas == "auto" and place.device.type != "cpu")
     if len(runs) == 1 or not wanted:
-        return Turns(model, runs, place), None
+        return Turns(model, runs, place)
     learner = Batched(model, runs, place)
     try:
         learner.probe(data)
     except Exception as error:
         # A user's layer may raise anything; what is not the fault of vmap is raised again in turns.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return Turns(model, runs, place), f"replicas ran in turns: vmap failed ({reason})"
-    return learner, None
+        turns = Turns(model, runs, place)
+        turns.note = f"replicas ran in turns: vmap failed ({reason})"
+        return turns
+    learner.fit(data, runs[0].batch_size)
+    return learner
 
 
 def peak_memory(device: torch.device) -> int | None:
