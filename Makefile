@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install --quiet --progress-bar off
 
-.PHONY: help quickstart test slow lint format hooks index docs site clean
+.PHONY: help quickstart test slow lint format hooks index docs site gpu-wheels clean
 
 help:
 	@echo "make quickstart   install, run the quick suite on three architectures, print the leaderboard"
@@ -16,6 +16,7 @@ help:
 	@echo "make index        regenerate the index of primitives that the listings read"
 	@echo "make docs         regenerate the pages and tables of docs/ that come from the registry and measurements"
 	@echo "make site         build the documentation site into site/"
+	@echo "make gpu-wheels   collect in build/gpu-wheels what benchmarks/gpu.py needs on a machine without a network"
 	@echo "make hooks        run linters and type checks before every commit"
 
 # A few pinned steps: one large resolution takes minutes.
@@ -65,6 +66,15 @@ docs: index
 # Reads the sources without importing them, and needs no network.
 site: $(VENV)/.installed-dev
 	$(BIN)/zensical build --clean --strict -f mkdocs.yml
+
+# For Python 3.12 on x86-64, whatever runs here. fla-core comes without its torch: the machine has its own.
+DOWNLOAD := $(PYTHON) -m pip download --quiet --only-binary=:all: --implementation cp --python-version 3.12 \
+	--platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+	--dest build/gpu-wheels
+gpu-wheels:
+	rm -rf build/gpu-wheels
+	$(DOWNLOAD) pydantic einops
+	$(DOWNLOAD) --no-deps fla-core
 
 hooks: $(VENV)/.installed-dev
 	$(BIN)/pre-commit install

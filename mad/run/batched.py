@@ -132,7 +132,8 @@ class Batched:
         self.objective.train()
         try:
             with keyed(self.seed, 0, self.place.device):
-                one, two = (memory.taken(partial(step, slice(0, n)), self.place.device) for n in (1, 2))
+                # The first call makes what libraries keep.
+                _, one, two = (memory.taken(partial(step, slice(0, n)), self.place.device) for n in (1, 1, 2))
         finally:
             torch._foreach_zero_(self.optimizer.gradients)
             for name, buffer in before.items():
