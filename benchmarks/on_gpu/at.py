@@ -45,7 +45,7 @@ class At:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        return ARCHITECTURES[:1] if self.dry else ARCHITECTURES
+        return ARCHITECTURES[:: len(ARCHITECTURES) - 1] if self.dry else ARCHITECTURES
 
     @property
     def replicas(self) -> tuple[int, ...]:

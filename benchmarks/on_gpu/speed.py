@@ -102,10 +102,10 @@ def _graph(at: At, cell: Cell) -> Row:
     steps = Steps(cell, count, Place(at.device))
     learner, data, batch = steps.learner, steps.data, steps.batches[0]
     tokens, targets = data.inputs[batch], data.targets[batch]
-    contexts = learner.objective.contexts(0, 0)
 
     def run(steps: int = 1) -> None:
         for _ in range(steps):
+            contexts = learner.objective.contexts(0, 0)
             losses, _ = learner.call(learner.parameters, learner.buffers, tokens, targets, contexts)
             losses.sum().backward()
             learner.optimizer.step(1e-3)
@@ -150,10 +150,9 @@ def _fused(at: At, cell: Cell) -> Row:
         torch.cat([_repeat(getattr(data, name)[batches[0]], count) for data, batches in parts])
         for name in ("inputs", "targets")
     )
-    contexts = learner.objective.contexts(0, 0)
 
     def loss(parameters: Any, buffers: Any, tokens: Tensor, targets: Tensor) -> Tensor:
-        given = (tokens, targets, *contexts)
+        given = (tokens, targets, *learner.objective.contexts(0, 0))
         return torch.func.functional_call(learner.objective, parameters | buffers, given)[0]
 
     call = torch.vmap(loss, randomness="same")
