@@ -72,12 +72,14 @@ class MatrixMemory(Primitive):
     form     "plain" without y, "tied" with y alone, "free" with x and y
     decay    "scalar" (one per head, or none) or "vector" (one per key channel, at least LOG_DECAY_MIN)
     before   read the state before the token is written
+    anew     `recur` takes None for zeros, which `forward` begins with
     gates    element-wise multiplications per token outside the recurrence that count as work
     """
 
     form: ClassVar[Literal["plain", "tied", "free"]] = "plain"
     decay: ClassVar[Literal["scalar", "vector"]] = "scalar"
     before: ClassVar[bool] = False
+    anew: ClassVar[bool] = True
     gates: int = 0
     # What `read` uses; a subclass with a `read` of its own may make something else of them.
     gate: Any
@@ -163,9 +165,10 @@ class MatrixMemory(Primitive):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         return self._advance(x, self.start(x.shape[0]), ctx, self.recur)[0]
 
-    def start(self, batch: int) -> State:
+    def start(self, batch: int) -> Any:
         """The state that `forward` begins with."""
-        return self.init_state(batch)
+        s, *carry = self.init_state(batch)
+        return (None if self.anew else s), *carry
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """S (B, H, K, V) in at least float32, then the carry."""
@@ -185,7 +188,7 @@ class MatrixMemory(Primitive):
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         return self._advance(x, state, ctx, self.recur)
 
-    def recur(self, z: Vectors, s: Tensor) -> tuple[Tensor, Tensor]:
+    def recur(self, z: Vectors, s: Any) -> tuple[Tensor, Tensor]:
         """Everything that the state gives for (B, T) tokens, and the last state."""
         read: Literal["pre", "post"] = "pre" if self.before else "post"
         return delta_rule(z.q, z.k, z.v, z.log_a, s, x=z.x, y=z.y, read=read, bonus=z.bonus)
@@ -223,7 +226,7 @@ class MatrixMemory(Primitive):
         """FLOPs of `recur` as it is written: matrix products, and what is not one."""
         chunk = VECTOR_CHUNK if self.decay == "vector" else SCALAR_CHUNK
         heads, *_, key, value = self.memory_shape()
-        products, rest = delta_flops(length, key, value, chunk=chunk, form=self.form)
+        products, rest = delta_flops(length, key, value, chunk=chunk, form=self.form, anew=self.anew)
         return heads * products, heads * rest
 
     def hints(self) -> dict[str, Hint]:

@@ -52,11 +52,12 @@ def delta_rule(
 ) -> tuple[Tensor, Tensor]:
     """S_t = (diag(a_t) + x_t y_t^T) S_{t-1} + k_t v_t^T; o_t = S_t^T q_t: all o and the last S.
 
-    q, k, x, y (B, T, H, K), v (B, T, H, V), state (B, H, K, V) or zeros -> o (B, T, H, V), S (B, H, K, V), in
-    at least float32. log_a: none for a = 1, (B, T, H) for one decay a head (<= 0, unbounded), (B, T, H, K)
-    for one per channel (at least LOG_DECAY_MIN). Without y nothing is corrected or solved, and one head of q
-    and k may serve all heads of v; y without x means x = -k, the delta rule, at half the work. read="pre":
-    o_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t with bonus (H, K), or no second term.
+    q, k, x, y (B, T, H, K), v (B, T, H, V), state (B, H, K, V) or None for zeros -> o (B, T, H, V),
+    S (B, H, K, V), in at least float32. log_a: none for a = 1, (B, T, H) for one decay per head (<= 0,
+    unbounded), (B, T, H, K) for one per channel (at least LOG_DECAY_MIN). Without y nothing is corrected or
+    solved, and one head of q and k may serve all heads of v; y without x means x = -k, the delta rule, at
+    half the work. read="pre": o_t = (S_{t-1} + diag(bonus) k_t v_t^T)^T q_t with bonus (H, K), or no second
+    term.
     """
     _check(x, y, read, bonus)
     with full_precision(q):
@@ -75,28 +76,33 @@ def delta_rule(
             # of its neighbours in the sums of a chunk.
             log_a = log_a.to(high).clamp(min=2 * math.log(torch.finfo(high).eps))
             decay = _Decay(cut(log_a if vector else log_a[..., None]), vector)
-        seen = _pairs(q, k, decay, pre)
-        reads, keys = _entering(q, decay, pre), _leaving(k, decay)
+        # One chunk that begins with zeros: nothing enters it.
+        alone = state is None and length <= size
+        seen, keys, value = _pairs(q, k, decay, pre), _leaving(k, decay), v.shape[-1]
+        reads = q if alone else _entering(q, decay, pre)
         if y is None:
             inner, written, moved = seen @ v, keys.mT @ v, None
         else:
             y = cut(y)
-            asked = _entering(y, decay, True)
+            entered = [] if alone else [_entering(y, decay, True)]
             if x is None:
-                solved = _solve(_pairs(y, k, decay, True), torch.cat([-asked, v], dim=-1))
+                solved = _solve(_pairs(y, k, decay, True), torch.cat([*(-z for z in entered), v], dim=-1))
                 local, carried = seen @ solved, keys.mT @ solved
-                inner, written = local[..., key:], carried[..., key:]
+                inner, written = local[..., -value:], carried[..., -value:]
             else:
                 x = cut(x)
                 own = _pairs(y, k, decay, True) @ v
-                solved = _solve(-_pairs(y, x, decay, True), torch.cat([asked, own], dim=-1))
+                solved = _solve(-_pairs(y, x, decay, True), torch.cat([*entered, own], dim=-1))
                 local, carried = _pairs(q, x, decay, pre) @ solved, _leaving(x, decay).mT @ solved
-                inner, written = local[..., key:] + seen @ v, carried[..., key:] + keys.mT @ v
-            reads, moved = reads + local[..., :key], carried[..., :key]
+                inner, written = local[..., -value:] + seen @ v, carried[..., -value:] + keys.mT @ v
+            moved = None if alone else carried[..., :key]
+            reads = reads if alone else reads + local[..., :key]
         if bonus is not None:
             inner = inner + (q * bonus.to(high)[:, None, None] * k).sum(-1, keepdim=True) * v
 
-        s = v.new_zeros(batch, v.shape[1], key, v.shape[-1]) if state is None else state.to(high)
+        if alone:
+            return in_time(inner, length), written[:, :, 0]
+        s = v.new_zeros(batch, v.shape[1], key, value) if state is None else state.to(high)
         kept = None if decay is None else decay.after[..., -1, :, None].exp()  # (B, H, T/C, K or 1, 1)
         if moved is not None:
             moved = moved + torch.eye(key, dtype=high, device=q.device) * (1 if kept is None else kept)
@@ -146,24 +152,35 @@ def delta_step(
 
 
 def delta_flops(
-    length: int, key: int, value: int, *, chunk: int, form: Literal["plain", "tied", "free"]
+    length: int,
+    key: int,
+    value: int,
+    *,
+    chunk: int,
+    form: Literal["plain", "tied", "free"],
+    anew: bool = False,
 ) -> tuple[int, int]:
     """FLOPs of `delta_rule` for one row and head as it is written: matrix products, and what is not one.
 
-    form: "plain" without y, "tied" with y alone, "free" with x and y.
+    form: "plain" without y, "tied" with y alone, "free" with x and y. anew: without a state.
     """
-    chunk = min(chunk, length)
+    alone, chunk = anew and length <= chunk, min(chunk, length)
     chunks = -(-length // chunk)
     padded = chunks * chunk
-    pairs, both = 2 * padded * chunk, key + value
+    pairs = 2 * padded * chunk
     through = 2 * padded * key * value  # the reading of what entered the chunk; writing costs as much
     if form == "plain":
-        return pairs * both + 2 * through, 2 * chunks * key * value
-    solved = pairs * both + 2 * padded * key * both + 2 * chunks * key * key * value
-    products = 2 * pairs * key + solved + through
+        products = pairs * (key + value) + through
+        return (products, 0) if alone else (products + through, 2 * chunks * key * value)
+    solved = value if alone else key + value  # columns
+    products = 2 * pairs * key + pairs * solved + 2 * padded * key * solved
+    rest = padded * chunk * solved
     if form == "free":
-        products += 2 * pairs * both + through
-    return products, padded * chunk * both + chunks * key * value
+        products += 2 * pairs * (key + value) + through
+    if not alone:
+        products += through + 2 * chunks * key * key * value
+        rest += chunks * key * value
+    return products, rest
 
 
 class _Decay:

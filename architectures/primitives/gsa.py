@@ -33,7 +33,7 @@ class GatedSlotAttention(MatrixMemory):
     channels, and as many slots, by default.
     """
 
-    decay = "vector"
+    decay, anew = "vector", False
 
     class Config(MatrixMemory.Config):
         key_dim: int | None = per_head("key width")

@@ -141,6 +141,8 @@ class Based(Features, MatrixMemory):
 
     squares: Tensor
 
+    anew = False
+
     class Config(MatrixMemory.Config):
         key_dim: int | None = per_head("key width before phi", 16, sizes="state")
         kernel: Literal["taylor", "square"] = option("taylor", "p: 1 + z + z^2 / 2, or z^2 after LayerNorm")

@@ -103,6 +103,8 @@ class Mamba3(MatrixMemory):
     before = True
     undecayed = ("dt_bias", "skip", "key_bias", "query_bias")
 
+    anew = False
+
     class Config(Mamba2.Config):
         conv: int = taps(0, f"{SILU} x, B and C")
         angles: int | None = option(None, "rotated pairs; none: d_state // 4", per="head", least=0)

@@ -32,6 +32,7 @@ class MesaNet(MatrixMemory):
     """
 
     undecayed = ("ridge",)
+    anew = False
 
     class Config(MatrixMemory.Config):
         conv: int = taps(4, f"{SILU} q and k")
