@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable
 from typing import Any, cast
@@ -19,9 +20,12 @@ from architectures.grammar.stripe import parse
 from architectures.parts.linear import MultiplicativeLinear
 from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Hint, Primitive, State, check_length
+from architectures.sizes.allowance import Allowance, Exceeded
 from architectures.sizes.bounds import check_sizes, machine_memory
 
 READOUTS = ("every", "last")
+# Tokens whose states take no time to measure.
+SHORT = 1024
 
 
 class SequenceModel(nn.Module):
@@ -243,14 +247,29 @@ def sketch(
         )
 
 
-_shared_sketch = functools.lru_cache(maxsize=8)(sketch)
+@functools.lru_cache(maxsize=8)
+def _outline(
+    spec: Spec,
+    vocab_size: int,
+    dim: int,
+    max_len: int,
+    readout: str = "every",
+    options: ModelOptions | None = None,
+) -> SequenceModel:
+    """A sketch, or the model itself where it is small: torch loads its compiler to do without numbers."""
+    options = ModelOptions() if options is None else options
+    if max_len <= SHORT:
+        # What is wrong with it, a sketch says without taking memory.
+        with contextlib.suppress(Exceeded, ValueError), Allowance():
+            return SequenceModel(spec, vocab_size, dim, max_len, readout, options, seed=0)
+    return sketch(spec, vocab_size, dim, max_len, readout, options)
 
 
 def sketched(spec: Spec, *settings: Any) -> SequenceModel:
-    """The `sketch` that is shared by all who only count in it; of layers of the user's own, whose code may
-    change, a new one.
+    """A model that is shared by all who only count in it; of layers of the user's own, whose code may
+    change, a new `sketch`.
     """
-    return (sketch if _has_own(spec) else _shared_sketch)(spec, *settings)
+    return (sketch if _has_own(spec) else _outline)(spec, *settings)
 
 
 def check_size(spec: Spec, vocab_size: int, dim: int, max_len: int, *settings: Any, copies: int = 1) -> int:

@@ -3,7 +3,8 @@ set at every step.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,20 @@ def hints_of(model: nn.Module, protocol: Protocol) -> dict[str, Hint]:
     return {name: Hint(decay=p.dim() > 1) for name, p in model.named_parameters()}
 
 
+def _undecorated(method: Callable[..., Any]) -> Callable[..., Any]:
+    return getattr(method, "__wrapped__", method)
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW, less what its methods are decorated with: that loads torch's compiler, a second of work
+    in every process, to keep it from compiling them.
+    """
+
+    add_param_group = _undecorated(torch.optim.AdamW.add_param_group)
+    zero_grad = _undecorated(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(_undecorated(torch.optim.AdamW.step))
+
+
 class Optimizer:
     """AdamW for one replica: parameters grouped by their hints, the learning rate set at every step."""
 
@@ -52,7 +67,7 @@ class Optimizer:
         self.base = [lr * hint.lr_scale for hint in groups]
         parts = zip(groups.values(), self.base, decays, strict=True)
         params = [{"params": tensors, "lr": rate, "weight_decay": decay} for tensors, rate, decay in parts]
-        self.adamw = torch.optim.AdamW(params, betas=betas, eps=eps, fused=True)
+        self.adamw = AdamW(params, betas=betas, eps=eps, fused=True)
 
     def step(self, factor: float) -> None:
         for group, base in zip(self.adamw.param_groups, self.base, strict=True):

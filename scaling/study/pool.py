@@ -18,6 +18,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from mad.run.malloc import prepare_children
+
 # Seconds that a worker has to end its step when it is told to.
 GRACE = 10.0
 
@@ -88,6 +90,7 @@ def _start(
     """One more process, by its connection."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
+    prepare_children()
     process = context.Process(target=_serve, args=(theirs, function), daemon=True)
     process.start()
     theirs.close()

@@ -22,10 +22,12 @@ from architectures import registry
 from architectures.blocks import Block
 from architectures.grammar import index
 from architectures.grammar.presets import ModelOptions
-from architectures.model import build
+from architectures.grammar.stripe import parse
+from architectures.model import _outline, build, sketched
 from architectures.primitive import Context, Primitive, State, option
 from architectures.registry import primitive
 from architectures.sizes.accounting import KINDS, account, account_model
+from architectures.sizes.allowance import Allowance, Exceeded
 
 # Presets that differ in kind; all of them are counted in test_presets.py.
 KINDS_OF_PRESETS = ["transformer++", "striped-hyena", "mamba", "jamba", "kimi-linear", "falcon-h1"]
@@ -298,6 +300,55 @@ def test_a_huge_model_is_counted_at_once_and_without_its_memory(spec: str) -> No
     assert found.state is not None and found.state["total"] > 1_000_000
     assert grown * 1024 < 200_000_000, "ru_maxrss is in kilobytes on Linux"
     assert seconds < 10
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_small_model_counts_as_its_sketch(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is built, and a large one is not: see `Allowance`."""
+    found = account(spec, vocab_size=23, dim=48, seq_len=37)
+    monkeypatch.setattr("architectures.model.Allowance", lambda: Allowance(0))
+    _outline.cache_clear()
+    outline = sketched(parse(spec), 23, 48, 37, "every", ModelOptions())
+    assert {p.device.type for p in outline.parameters()} == {"meta"}
+    assert found == account(spec, vocab_size=23, dim=48, seq_len=37)
+    _outline.cache_clear()
+
+
+def test_an_allowance_is_asked_before_a_tensor_is_made() -> None:
+    for make in (
+        lambda: torch.empty(2**40),
+        lambda: torch.randn(2**20, 2**20),
+        lambda: torch.zeros((2**20, 2**20)),
+        lambda: torch.arange(2**40),
+        lambda: nn.Linear(2**20, 2**20),
+        lambda: [torch.ones(2**20) for _ in range(9)],
+    ):
+        with pytest.raises(Exceeded), Allowance(2**21):
+            make()
+    with Allowance(2**21):
+        nn.Linear(2**9, 2**9)
+
+
+@pytest.mark.slow
+def test_no_layer_takes_memory_to_be_counted() -> None:
+    code = """
+import resource
+from architectures import account, names
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+account("mlp", vocab_size=50, dim=64, seq_len=16)
+account("mlp", vocab_size=50_000, dim=8192, seq_len=65536)
+for name in names():
+    before = peak()
+    try:
+        account(name, vocab_size=50_000, dim=8192, seq_len=65536)
+    except ValueError:
+        continue
+    print(name, (peak() - before) // 1024)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    grown = {name: int(megabytes) for name, megabytes in map(str.split, found.stdout.splitlines())}
+    assert len(grown) > 50 and max(grown.values()) < 150, grown
 
 
 def test_the_index_is_the_registry() -> None:

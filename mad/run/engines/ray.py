@@ -17,6 +17,7 @@ from typing import Any
 from mad.data.records import Record
 from mad.messages import Failed
 from mad.run.engines import Options
+from mad.run.malloc import GLIBC
 from mad.run.sweep import Group
 from mad.run.workers import jobs
 from mad.run.workers.jobs import Event
@@ -41,7 +42,7 @@ def run(
             log_to_driver=False,
             include_dashboard=False if here else None,
             logging_level="error",
-            runtime_env={"env_vars": path},
+            runtime_env={"env_vars": GLIBC | path},
         )
     carrier = _Tasks(ray, options)
     try:

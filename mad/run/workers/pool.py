@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from mad.messages import Failed
+from mad.run.malloc import GLIBC
 from mad.run.place import Place
 from mad.run.workers.jobs import Event
 from mad.run.workers.worker import Job, end_group, receive, send
@@ -138,7 +139,8 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env=os.environ
+            env=GLIBC
+            | os.environ
             | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
             | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
         )

@@ -1,5 +1,8 @@
 import math
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 import architectures
 from architectures.primitive import Hint
 from mad.data.protocol import get_protocol
-from mad.run.optim import Optimizer, hints_of, learning_rate
+from mad.run.optim import AdamW, Optimizer, hints_of, learning_rate
 
 SOUND, PUBLIC = get_protocol("sound"), get_protocol("public-code")
 
@@ -135,6 +138,36 @@ def test_the_public_code_decays_everything_at_one_rate() -> None:
 
 def test_a_plain_module_decays_its_matrices() -> None:
     assert hints_of(nn.Linear(3, 3), SOUND) == {"weight": Hint(), "bias": Hint(decay=False)}
+
+
+def test_it_is_torchs_own_bit_for_bit() -> None:
+    ours, peer = model(), model()
+    both = [
+        kind(net.parameters(), lr=3e-3, fused=True)
+        for kind, net in ((AdamW, ours), (torch.optim.AdamW, peer))
+    ]
+    for step in range(3):
+        for net, adamw in zip((ours, peer), both, strict=True):
+            for p in net.parameters():
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+            adamw.step()
+            adamw.zero_grad()
+            assert all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), peer.parameters(), strict=True))
+    assert not any(p.grad_fn for p in ours.parameters())
+    assert str(both[0].state_dict()) == str(both[1].state_dict())
+
+
+def test_no_compiler_is_loaded_that_nobody_asked_for(tmp_path: Path) -> None:
+    """It takes longer than torch itself, in every process."""
+    code = f"""
+import sys, mad
+store, tasks = {str(tmp_path / "store")!r}, ["compression"]
+mad.bench("mamba mh-attention", suite="smoke", tasks=tasks, engine="inline", store=store)
+print("torch._dynamo" in sys.modules, "torch.optim" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split()[-2:] == ["False", "True"]
 
 
 def test_every_parameter_is_in_one_group() -> None:
