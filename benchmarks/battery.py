@@ -102,8 +102,8 @@ def compare(variants: Mapping[str, Callable[[], float]], rounds: int, unit: str)
 
 
 def start(options: argparse.Namespace) -> None:
-    first = options.specs.split(",")[0]
-    variants = {name: partial(first_step, command(name, options.suite)) for name in (options.specs, first)}
+    first: str = options.specs.split(",")[0]
+    variants = {name: partial(first_step, command(name, options.suite)) for name in [str(options.specs), first]}
     compare(variants, options.rounds, "s to the first step")
 
 
