@@ -103,7 +103,9 @@ def compare(variants: Mapping[str, Callable[[], float]], rounds: int, unit: str)
 
 def start(options: argparse.Namespace) -> None:
     first: str = options.specs.split(",")[0]
-    variants = {name: partial(first_step, command(name, options.suite)) for name in [str(options.specs), first]}
+    variants = {
+        name: partial(first_step, command(name, options.suite)) for name in [str(options.specs), first]
+    }
     compare(variants, options.rounds, "s to the first step")
 
 
