@@ -53,7 +53,7 @@ def bench(
     seeds      how many seeds; None: the suite's own number
     tasks      names of the suite's tasks to run; None: all
     store      path of the store; None: $MAD_STORE, else the user's data directory
-    device     "auto", "cpu", "cuda", "cuda:N", "mps"
+    device     "auto", "cpu", "cuda", "cuda:N", "mps"; without a number, several groups use all CUDA devices
     precision  "32-true" or "bf16-mixed"; part of a run's identity, as is `compile`
     replicas   "batched" trains a group's grid as one model, "turns" one after another, "auto" what is faster
     iso        sizes that every spec is brought to at the suite's width, within 2 %: "state=4096" (nominal
@@ -62,7 +62,7 @@ def bench(
     engine     "process" runs several groups at a time, each in a process of one thread; "inline" one after
     another, here; "ray" as tasks of Ray; "auto": "process" where more than one core or device is there, and
     work for it
-    workers    how many groups at a time; None: one per core or device
+    workers    how many groups at a time; None: one per core or device; more share the devices evenly
     cell_timeout  seconds after which a group is given up by "process" and "ray"; None: 30 times its estimate,
     at least 15 minutes
     ray_address  of the cluster that "ray" connects to; None: $RAY_ADDRESS, else Ray starts on this machine

@@ -50,7 +50,8 @@ def bench(
         str, option("process, inline or ray; auto: process where there is more than one core or device.")
     ] = "auto",
     workers: Annotated[
-        int | None, option("Groups that run at a time; default one per core or device.")
+        int | None,
+        option("Groups that run at a time; default one per core or device. More share devices evenly."),
     ] = None,
     cell_timeout: Annotated[
         float | None,

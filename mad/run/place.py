@@ -12,8 +12,22 @@ PRECISIONS = ("32-true", "bf16-mixed")
 
 @dataclass(frozen=True)
 class Place:
+    """`alone`: that device was asked for; else groups of a sweep may take the others of its kind, too."""
+
     device: torch.device
     precision: str = "32-true"
+    alone: bool = True
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """Those that a sweep may use."""
+        if self.alone or self.device.type != "cuda":
+            return [self.device]
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+
+    def current(self) -> contextlib.AbstractContextManager[object]:
+        """Make it the device of code that names none; a process that does so takes memory of no other."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """For forward and loss: products in bfloat16 where the precision is mixed."""
@@ -40,4 +54,5 @@ def find_place(device: str = "auto", precision: str = "32-true") -> Place:
         raise ValueError(
             f"device {device!r}: this machine has {count}, counted from 0; choose a smaller number"
         )
-    return Place(torch.device(kind if kind == "cpu" else f"{kind}:{int(index or 0)}"), precision)
+    found = torch.device(kind if kind == "cpu" else f"{kind}:{int(index or 0)}")
+    return Place(found, precision, alone=numbered)

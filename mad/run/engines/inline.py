@@ -33,13 +33,14 @@ def run(
             yield group, found
             continue
         try:
-            records = run_group(
-                group,
-                place=options.place,
-                replicas=options.replicas,
-                report=partial(options.report, group),
-                keep=options.keep,
-            )
+            with options.place.current():
+                records = run_group(
+                    group,
+                    place=options.place,
+                    replicas=options.replicas,
+                    report=partial(options.report, group),
+                    keep=options.keep,
+                )
         except KeyboardInterrupt:
             commit(group, unfinished(group, "interrupted", environment_of(options.place.device)), store)
             raise

@@ -7,6 +7,7 @@ runs in the driver. Extra `ray`.
 from __future__ import annotations
 
 import collections
+import math
 import os
 import sys
 import time
@@ -32,6 +33,11 @@ def run(
     groups: Sequence[Group], store: Store | None, options: Options
 ) -> Iterator[tuple[Group, list[Record]]]:
     """See `Engine`. Ray is started here, and ended afterwards, unless it runs or an address names it."""
+    if options.place.device.type == "cuda" and options.place.alone:
+        raise ValueError(
+            f"engine ray gives each group a device of its own choice, not {options.place.device}; choose "
+            "--device cuda, and limit what Ray sees with CUDA_VISIBLE_DEVICES"
+        )
     ray = _ray()
     ours = not ray.is_initialized()
     if ours:
@@ -81,11 +87,13 @@ class _Tasks:
     def __init__(self, ray: Any, options: Options) -> None:
         self.ray = ray
         self.device = options.place.device.type
-        needs = {"num_cpus": 1} | ({"num_gpus": 1} if self.device == "cuda" else {})
+        has = {name: max(1, int(ray.cluster_resources().get(name, 1))) for name in ("CPU", "GPU")}
+        kinds = ["CPU", "GPU"] if self.device == "cuda" else ["CPU"]
+        self.most = options.workers or has[kinds[-1]]
+        # Where more are to run than there are cores or devices, each takes a share of one.
+        needs = {f"num_{name.lower()}s": 1 / math.ceil(self.most / has[name]) for name in kinds}
         # The driver repeats what came to nothing, and says so.
         self.task = ray.remote(max_retries=0, **needs)(_perform)
-        has = ray.cluster_resources().get("GPU" if self.device == "cuda" else "CPU", 1)
-        self.most = options.workers or max(1, int(has))
         self.waiting: collections.deque[tuple[str, Job, float]] = collections.deque()
         self.sent: dict[Any, tuple[str, float, float]] = {}  # key, limit and deadline
 

@@ -216,10 +216,12 @@ def _ended(status: int) -> str:
 
 
 def slots(place: Place, workers: int | None) -> list[str]:
-    """The device of each worker: of a CPU one per core, of accelerators one each, or `workers` in all."""
-    if place.device.type == "cpu":
-        return ["cpu"] * (workers or cores())
-    return [str(place.device)] * (workers or 1)
+    """The device of each worker: one per core of a CPU, one per accelerator, or `workers` in all, which share
+    the accelerators evenly where they are more.
+    """
+    devices = [str(device) for device in place.devices]
+    count = workers or (cores() if place.device.type == "cpu" else len(devices))
+    return [devices[i % len(devices)] for i in range(count)]
 
 
 def cores() -> int:

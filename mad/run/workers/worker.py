@@ -103,7 +103,8 @@ def perform(job: Job, report: Callable[[Progress], None]) -> tuple[str, Any]:
         except ValueError as error:
             return "refused", str(error)
     place = find_place(job.device, job.precision)
-    return "records", run_group(what, place=place, replicas=job.replicas, report=report)
+    with place.current():
+        return "records", run_group(what, place=place, replicas=job.replicas, report=report)
 
 
 def send(stream: IO[bytes], message: Any) -> None:
