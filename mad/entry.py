@@ -169,6 +169,16 @@ def _signals(received: list[int]) -> Iterator[None]:
         received.append(number)
         raise KeyboardInterrupt
 
+    def again(lost: Any) -> None:
+        """Python drops what is raised while it tidies up, within an import for example."""
+        if received and isinstance(lost.exc_value, KeyboardInterrupt):
+            timers.append(threading.Timer(0.1, os.kill, (os.getpid(), received[-1])))
+            timers[-1].start()
+        else:
+            unraisable(lost)
+
+    timers: list[threading.Timer] = []
+    unraisable, sys.unraisablehook = sys.unraisablehook, again
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in SIGNALS if main}
     for number, handler in before.items():
@@ -177,5 +187,8 @@ def _signals(received: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
+        for timer in timers:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -117,9 +117,11 @@ def execute(
     records: list[Record] = []
     with store_for(prepared.groups, store) as opened:
         name = choose(prepared.groups, opened, prepared.place) if engine == "auto" else engine
-        for group, found in get_engine(name)(prepared.groups, opened, options):
-            records += found
-            ended(group, found)
+        # Closed at once where it is left: it has workers.
+        with contextlib.closing(get_engine(name)(prepared.groups, opened, options)) as running:
+            for group, found in running:
+                records += found
+                ended(group, found)
     return records, score(records, get_suite(prepared.suite), get_protocol(prepared.protocol))
 
 

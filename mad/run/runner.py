@@ -22,6 +22,8 @@ from mad.run.sweep import Cell, Group
 from mad.run.trainer import PROBE_ROWS, Outcome, Progress, Replicas, train
 from synthetic_tasks import Task
 
+# Characters of what a layer raised that are kept.
+LONGEST_ERROR = 2**16
 CAUSAL_REMEDY = "use a causal layer, or a task that is answered after its last token, such as compression"
 
 
@@ -53,7 +55,7 @@ def run_group(
         reason = f"MemoryError: {_too_large(cell, environment)} ({str(error).partition('. ')[0]})"
         return unfinished(group, "failed", environment, reason)
     except BaseException as error:  # A user's layer may raise anything; the record says what.
-        return unfinished(group, "failed", environment, "".join(traceback.format_exception(error)))
+        return unfinished(group, "failed", environment, _told(error))
     return _records(group, [_measured(outcome, cost, environment) for outcome in outcomes])
 
 
@@ -72,6 +74,12 @@ def unfinished(
     return _records(
         group, [{"status": status, "environment": environment, "error": error} for _ in group.runs]
     )
+
+
+def _told(error: BaseException) -> str:
+    """Its traceback, of a long one the end, as text that can be written: it may hold a tensor, or no text."""
+    text = "".join(traceback.format_exception(error))[-LONGEST_ERROR:]
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _measured(outcome: Outcome, cost: Cost, environment: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +128,7 @@ def check_cell(cell: Cell) -> Cell:
     except (ValueError, KeyboardInterrupt):
         raise
     except BaseException as error:  # sys.exit, too.
-        return dataclasses.replace(cell, failure="".join(traceback.format_exception(error)))
+        return dataclasses.replace(cell, failure=_told(error))
 
 
 def _check_model(cell: Cell) -> Cost:

@@ -117,6 +117,25 @@ def test_a_signal_ends_with_its_status_and_says_what_is_kept(
     assert signal.getsignal(number) is before
 
 
+def test_an_interruption_that_python_drops_comes_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is raised where an object ends, or a lock of an import, is printed and forgotten."""
+    went_on = []
+
+    class Ends:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    def body() -> None:
+        Ends()
+        time.sleep(20)
+        went_on.append(True)
+
+    status, _, err = ends(body, capsys)
+    assert status == 130 and err.count("\n") == 1 and "interrupted; nothing was written" in err
+    assert not went_on
+
+
 def test_a_command_without_a_store_says_that_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing was written" in ends(raising(KeyboardInterrupt()), capsys)[2]
 

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -27,7 +27,8 @@ class Options:
     replicas      "batched" trains a group's grid as one model, "turns" one after another, "auto" what is
                   faster
     workers       how many processes at the most; None: one per core or device
-    ray_address   of the cluster that engine "ray" connects to; None: the one that runs here, or a new one
+    ray_address   of the cluster that engine "ray" connects to; None: $RAY_ADDRESS, the Ray of the program, or
+                  a new one
     cell_timeout  seconds after which a group is given up; None: a multiple of its estimate
     planned       told, once cells are checked, which groups will be trained
     report        told where a running group stands
@@ -56,7 +57,7 @@ class Engine(Protocol):
 
     def __call__(
         self, groups: Sequence[Group], store: Store | None, options: Options, /
-    ) -> Iterator[tuple[Group, list[Record]]]: ...
+    ) -> Generator[tuple[Group, list[Record]]]: ...
 
 
 def get_engine(name: str) -> Engine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 
 from mad.data.records import Record
@@ -16,7 +16,7 @@ from mad.store import Store
 
 def run(
     groups: Sequence[Group], store: Store | None, options: Options
-) -> Iterator[tuple[Group, list[Record]]]:
+) -> Generator[tuple[Group, list[Record]]]:
     """See `Engine`. An interruption is recorded for the group that it hit, then raised."""
     stored, wanted = split(groups, store) if options.keep is None else ([], groups)
     for group in stored:

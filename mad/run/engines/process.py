@@ -6,7 +6,7 @@ share nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from mad.data.records import Record
 from mad.run.engines import Options
@@ -18,7 +18,7 @@ from mad.store import Store
 
 def run(
     groups: Sequence[Group], store: Store | None, options: Options
-) -> Iterator[tuple[Group, list[Record]]]:
+) -> Generator[tuple[Group, list[Record]]]:
     """See `Engine`. A group whose process exits, is killed, hangs or floods its output fails, as one whose
     layer raises; the others go on.
     """

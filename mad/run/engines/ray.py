@@ -6,139 +6,116 @@ runs in the driver. Extra `ray`.
 
 from __future__ import annotations
 
-import collections
-import math
+import importlib.util
 import os
+import queue
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 from mad.data.records import Record
-from mad.messages import Failed
+from mad.messages import Failed, note
 from mad.run.engines import Options
-from mad.run.malloc import GLIBC
 from mad.run.sweep import Group
 from mad.run.workers import jobs
+from mad.run.workers.cluster import START, Wanted
 from mad.run.workers.jobs import Event
-from mad.run.workers.worker import Job, perform
+from mad.run.workers.process import Process
+from mad.run.workers.worker import Job
 from mad.store import Store
 
-# Seconds between two looks at what Ray does, and until it must have answered to a connection.
-POLL = 1.0
+# Seconds that Ray may take to start, or to be reached.
+STARTING = 120.0
 
 
 def run(
     groups: Sequence[Group], store: Store | None, options: Options
-) -> Iterator[tuple[Group, list[Record]]]:
-    """See `Engine`. Ray is started here, and ended afterwards, unless it runs or an address names it."""
+) -> Generator[tuple[Group, list[Record]]]:
+    """See `Engine`. Ray is started here, and ended afterwards, unless the program did that or an address
+    names it.
+    """
     if options.place.device.type == "cuda" and options.place.alone:
         raise ValueError(
             f"engine ray gives each group a device of its own choice, not {options.place.device}; choose "
             "--device cuda, and limit what Ray sees with CUDA_VISIBLE_DEVICES"
         )
-    ray = _ray()
-    ours = not ray.is_initialized()
-    if ours:
-        here = options.ray_address is None  # Other machines have paths of their own.
-        path = {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)} if here else {}
-        ray.init(
-            address=options.ray_address,
-            log_to_driver=False,
-            include_dashboard=False if here else None,
-            logging_level="error",
-            runtime_env={"env_vars": GLIBC | path},
-        )
-    carrier = _Tasks(ray, options)
-    try:
-        yield from jobs.run(groups, store, options, carrier)
-    except ray.exceptions.RayError as error:
-        raise Failed(
-            f"Ray ended ({type(error).__name__}); what was finished is stored: run the same command again"
-        ) from error
-    finally:
-        carrier.cancel()
-        if ours:
-            ray.shutdown()
-
-
-def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError(
-            "engine ray needs Ray, which is not installed: pip install 'mad-suite[ray]'"
-        ) from error
-    return ray
-
-
-def _perform(job: Job) -> tuple[str, Any]:
-    """On a node. One thread, as in every engine of several processes."""
-    import torch
-
-    torch.set_num_threads(1)
-    return perform(job, lambda progress: None)
+    if importlib.util.find_spec("ray") is None:
+        raise ValueError("engine ray needs Ray, which is not installed: pip install 'mad-suite[ray]'")
+    with _Tasks(options) as tasks:
+        yield from jobs.run(groups, store, options, tasks)
 
 
 class _Tasks:
-    """See `jobs.Carrier`. No more are sent than the cluster can run at once, so that their time counts."""
+    """See `jobs.Carrier`: what `mad.run.workers.cluster` does with Ray, as the driver sees it."""
 
-    def __init__(self, ray: Any, options: Options) -> None:
-        self.ray = ray
-        self.device = options.place.device.type
-        has = {name: max(1, int(ray.cluster_resources().get(name, 1))) for name in ("CPU", "GPU")}
-        kinds = ["CPU", "GPU"] if self.device == "cuda" else ["CPU"]
-        self.most = options.workers or has[kinds[-1]]
-        # Where more are to run than there are cores or devices, each takes a share of one.
-        needs = {f"num_{name.lower()}s": 1 / math.ceil(self.most / has[name]) for name in kinds}
-        # The driver repeats what came to nothing, and says so.
-        self.task = ray.remote(max_retries=0, **needs)(_perform)
-        self.waiting: collections.deque[tuple[str, Job, float]] = collections.deque()
-        self.sent: dict[Any, tuple[str, float, float]] = {}  # key, limit and deadline
+    def __init__(self, options: Options) -> None:
+        self._said: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._process = Process(START, said=lambda kind, value: self._said.put((kind, value)))
+        self._device = options.place.device.type
+        address = options.ray_address or os.environ.get("RAY_ADDRESS") or _address_of_the_program()
+        self._wanted = Wanted(address=address or "local", device=self._device, most=options.workers)
+        self._most = self._unfinished = 0
+        self.running: list[str] = []
 
-    @property
-    def running(self) -> list[str]:
-        return [key for key, _, _ in self.sent.values()]
+    def __enter__(self) -> _Tasks:
+        try:
+            self._process.start()
+            self._process.send(self._wanted)
+            while (said := self._said.get(timeout=STARTING))[0] == "note":
+                note(said[1])
+            if said[0] == "lost":
+                raise self._failed(said[1])
+            self._most = int(said[1])
+        except queue.Empty:
+            self._end()
+            raise self._failed(f"no answer within {STARTING:.0f} s") from None
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
 
     @property
     def room(self) -> int:
-        return self.most - len(self.sent) - len(self.waiting)
+        return self._most - self._unfinished
 
     def submit(self, key: str, job: Job, *, seconds: float) -> None:
-        self.waiting.append((key, replace(job, device=self.device), seconds))
+        self._unfinished += 1
+        self._process.send((key, replace(job, device=self._device), seconds))
 
     def events(self) -> Iterator[Event]:
-        while self.waiting or self.sent:
-            while self.waiting and len(self.sent) < self.most:
-                key, job, seconds = self.waiting.popleft()
-                self.sent[self.task.remote(job)] = key, seconds, time.monotonic() + seconds
-            done, _ = self.ray.wait(list(self.sent), timeout=POLL)
-            for task in done:
-                key = self.sent.pop(task)[0]
-                kind, value = self._answer(task)
-                yield Event(key=key, kind=kind, value=value)
-            for task, (key, limit, deadline) in list(self.sent.items()):
-                if time.monotonic() > deadline:
-                    del self.sent[task]
-                    self.ray.cancel(task, force=True)
-                    yield Event(key=key, kind="lost", value=f"Ended: it took more than {limit:,.0f} s")
+        while self._unfinished:
+            said, value = self._said.get()
+            if said == "lost":
+                raise self._failed(value)
+            if said == "begun":
+                self.running.append(value)
+                continue
+            key, kind, value = value
+            self.running.remove(key)
+            self._unfinished -= 1
+            yield Event(key=key, kind=kind, value=value)
 
-    def cancel(self) -> None:
-        """End what runs."""
-        if self.ray.is_initialized():
-            for task in self.sent:
-                self.ray.cancel(task, force=True)
+    def _end(self) -> None:
+        self._process.stop()
+        self._process.wait()
 
-    def _answer(self, task: Any) -> tuple[str, Any]:
-        errors = self.ray.exceptions
-        try:
-            return self.ray.get(task)
-        except (
-            errors.WorkerCrashedError,
-            errors.OutOfMemoryError,
-            errors.NodeDiedError,
-            errors.RayTaskError,
-            errors.TaskCancelledError,
-        ) as error:
-            return "lost", f"Ended: {error}"
+    def _failed(self, reason: str) -> Failed:
+        words = "".join(f" ({line})" for line in self._process.printed.splitlines()[-1:])
+        where = "" if self._wanted.address == "local" else f" at {self._wanted.address}"
+        return Failed(
+            f"Ray{where} ended, or was not reached: {reason}{words}; what was finished is stored: see to Ray "
+            "and run the same command again, or take another --engine"
+        )
+
+
+def _address_of_the_program() -> str | None:
+    """Where the program itself uses Ray."""
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().gcs_address if ray is not None and ray.is_initialized() else None

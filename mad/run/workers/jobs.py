@@ -93,14 +93,22 @@ class _Sweep:
         """
         cells = {str(id(group.cell)): group.cell for group in groups}
         checked: dict[str, Cell] = {}
-        for key, cell in cells.items():
-            self._submit(key, "check", cell, self.options.cell_timeout or SHORTEST)
+        attempts = collections.Counter[str]()
+
+        def submit(key: str) -> None:
+            attempts[key] += 1
+            self._submit(key, "check", cells[key], self.options.cell_timeout or SHORTEST)
+
+        for key in cells:
+            submit(key)
         for event in self.carrier.events():
             match event.kind:
                 case "checked":
                     checked[event.key] = event.value
                 case "refused":
                     raise ValueError(event.value)
+                case "lost" if attempts[event.key] < ATTEMPTS:
+                    submit(event.key)
                 case "lost":
                     checked[event.key] = dataclasses.replace(cells[event.key], failure=event.value)
                 case "unportable":

@@ -7,26 +7,20 @@ import contextlib
 import dataclasses
 import os
 import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from mad.messages import Failed
-from mad.run.malloc import GLIBC
 from mad.run.place import Place
 from mad.run.workers.jobs import Event
-from mad.run.workers.worker import Job, end_group, receive, send
+from mad.run.workers.process import Process
+from mad.run.workers.worker import Job
 
-START = "from mad.run.workers.worker import main; main()"
-# Of what a worker prints, what is kept, and what is too much, in bytes.
-KEPT, FLOOD = 4096, 2**24
-# Seconds in which what a worker had sent before its end arrives.
-LAST_WORDS = 5.0
+START = "import sys; from mad.run.workers.worker import main; main(*map(int, sys.argv[1:]))"
+# Seconds that a worker may take to start.
+STARTING = 600.0
 # How many workers in a row may end before they are ready.
 FALSE_STARTS = 3
 
@@ -45,7 +39,7 @@ class Pool:
         self._said: queue.SimpleQueue[tuple[_Worker, str, Any]] = queue.SimpleQueue()
         self._idle: list[_Worker] = []
         self._starting: list[_Worker] = []
-        self._busy: dict[_Worker, tuple[str, float]] = {}  # with the limit in seconds
+        self._busy: dict[_Worker, str] = {}
         self._false_starts = 0
 
     def __enter__(self) -> Pool:
@@ -54,12 +48,19 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in [*self._idle, *self._starting, *self._busy]:
-            worker.close()
+        self.close()
+
+    def close(self) -> None:
+        """End all workers."""
+        workers = [*self._idle, *self._starting, *self._busy]
+        for worker in workers:
+            worker.stop()
+        for worker in workers:
+            worker.wait()
 
     @property
     def running(self) -> list[str]:
-        return [key for key, _ in self._busy.values()]
+        return list(self._busy.values())
 
     @property
     def room(self) -> int:
@@ -73,26 +74,27 @@ class Pool:
         """What happens, until nothing waits or runs. A job ends with one event that is not "progress"."""
         while self._waiting or self._busy:
             self._assign()
-            for worker in [worker for worker in self._busy if time.monotonic() > worker.deadline]:
-                limit = self._busy[worker][1]
-                yield from self._lose(worker, f"it took more than {limit:,.0f} s")
-            due = min((worker.deadline for worker in self._busy), default=float("inf"))
+            limited = [*self._busy, *self._starting]
+            due = min((worker.deadline for worker in limited), default=float("inf"))
             try:
                 worker, kind, value = self._said.get(timeout=min(max(due - time.monotonic(), 0.0), 60.0))
-            except queue.Empty:
+            except queue.Empty:  # Only then is somebody late: this process may have stood still itself.
+                for worker in limited:
+                    if time.monotonic() > worker.deadline:
+                        yield from self._lose(worker, f"it took more than {worker.limit:,.0f} s")
                 continue
-            if worker.closed:
+            if worker.stopped:
                 continue
-            if kind in ("flood", "ended"):
+            if kind == "lost":
                 yield from self._lose(worker, value)
             elif kind == "ready":
                 self._false_starts = 0
                 self._starting.remove(worker)
                 self._idle.append(worker)
             elif kind == "progress":
-                yield Event(key=self._busy[worker][0], kind=kind, value=value)
+                yield Event(key=self._busy[worker], kind=kind, value=value)
             else:
-                key, _ = self._busy.pop(worker)
+                key = self._busy.pop(worker)
                 self._idle.append(worker)
                 self._assign()
                 yield Event(key=key, kind=kind, value=value)
@@ -101,18 +103,31 @@ class Pool:
         while self._waiting and self._idle:
             key, job, seconds = self._waiting.popleft()
             worker = self._idle.pop()
-            self._busy[worker] = key, seconds
+            self._busy[worker] = key
             worker.give(job, seconds=seconds)
         while self._free and len(self._waiting) > len(self._starting):
-            self._starting.append(_Worker(self._free.pop(), self._said))
+            worker = _Worker(self._free.pop(), self._said)
+            self._starting.append(worker)
+            try:
+                worker.start()
+            except (OSError, RuntimeError) as error:  # No process, no thread or no file handle is left.
+                worker.stop()
+                self._starting.remove(worker)
+                self._count -= 1  # The others go on without this slot.
+                if not (self._busy or self._idle or self._starting):
+                    raise Failed(
+                        f"no worker can be started ({error}); allow more processes (ulimit -u) and open "
+                        "files (ulimit -n), or run in one process with --engine inline"
+                    ) from error
 
     def _lose(self, worker: _Worker, reason: str) -> Iterator[Event]:
         """End a worker, with the job that it has."""
-        worker.close()
+        worker.stop()
+        worker.wait()
         self._free.append(worker.device)
         reason = f"{worker.printed}\nEnded: {reason}".strip()
         if worker in self._busy:
-            yield Event(key=self._busy.pop(worker)[0], kind="lost", value=reason)
+            yield Event(key=self._busy.pop(worker), kind="lost", value=reason)
         elif worker in self._idle:
             self._idle.remove(worker)
         else:
@@ -125,94 +140,22 @@ class Pool:
                 )
 
 
-class _Worker:
-    """One process, in a process group of its own. What it says goes into `said`."""
+class _Worker(Process):
+    """What it says is known by it."""
 
     def __init__(self, device: str, said: queue.SimpleQueue[tuple[_Worker, str, Any]]) -> None:
-        self.device, self.said = device, said
-        self.closed = False
-        self.deadline = float("inf")
-        self._printed: collections.deque[bytes] = collections.deque()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=GLIBC
-            | os.environ
-            | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
-            | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-        )
-        self._listeners = [threading.Thread(target=f, daemon=True) for f in (self._hear, self._drain)]
-        for thread in [*self._listeners, threading.Thread(target=self._await, daemon=True)]:
-            thread.start()
+        super().__init__(START, threads=1, said=lambda kind, value: said.put((self, kind, value)))
+        self.device = device
+        self.limit = STARTING
+
+    def start(self) -> None:
+        super().start()
+        self.deadline = time.monotonic() + self.limit
 
     def give(self, job: Job, *, seconds: float) -> None:
         """Send a job, which has this long."""
-        self.deadline = time.monotonic() + seconds
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # It is gone, and that is said.
-            send(self._process.stdin, dataclasses.replace(job, device=self.device))
-
-    def close(self) -> None:
-        """End the process and whatever it started."""
-        self.closed = True
-        if self._process.poll() is None:
-            end_group(self._process.pid)
-            self._process.wait()
-        for thread in self._listeners:
-            thread.join(LAST_WORDS)
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert stream is not None
-            with contextlib.suppress(OSError):  # What was not sent is lost with it.
-                stream.close()
-
-    @property
-    def printed(self) -> str:
-        """The end of what it printed."""
-        return b"".join(self._printed)[-KEPT:].decode(errors="replace").strip()
-
-    def _hear(self) -> None:
-        assert self._process.stdout is not None
-        with contextlib.suppress(EOFError, OSError, ValueError):
-            while True:
-                kind, value = receive(self._process.stdout)
-                self.said.put((self, kind, value))
-
-    def _drain(self) -> None:
-        assert self._process.stderr is not None
-        count = kept = 0
-        while chunk := os.read(self._process.stderr.fileno(), 65536):
-            if count <= FLOOD < count + len(chunk):
-                self.said.put((self, "flood", f"it printed more than {FLOOD >> 20} MiB"))
-            count += len(chunk)
-            self._printed.append(chunk)
-            kept += len(chunk)
-            while kept - len(self._printed[0]) > KEPT:
-                kept -= len(self._printed.popleft())
-
-    def _await(self) -> None:
-        # What it started is ended while the number of the group still belongs to it.
-        if hasattr(os, "waitid"):
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-                end_group(self._process.pid)
-        status = self._process.wait()
-        for thread in self._listeners:
-            thread.join(LAST_WORDS)
-        self.said.put((self, "ended", _ended(status)))
-
-
-def _ended(status: int) -> str:
-    if status >= 0:
-        return f"its process ended with status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        return f"its process was ended by signal {-status}"
-    hint = ", perhaps because the system ran out of memory" if name == "SIGKILL" else ""
-    return f"its process was ended by {name}{hint}"
+        self.limit, self.deadline = seconds, time.monotonic() + seconds
+        self.send(dataclasses.replace(job, device=self.device))
 
 
 def slots(place: Place, workers: int | None) -> list[str]:

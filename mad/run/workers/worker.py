@@ -1,8 +1,7 @@
 """A worker: a process that runs one group at a time, as the driver asks over a pipe.
 
-Standard input brings jobs, and what was standard output takes answers away; whatever a layer prints goes to
-standard error, which the driver reads. A worker ends with its driver, however that ends, and takes its whole
-process group along.
+Jobs and answers have pipes of their own; whatever a layer prints, on standard output too, the driver reads as
+one. `mad.run.workers.keeper` ends what a worker started.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from mad.run.sweep import Cell, Group
 from mad.run.trainer import Progress, Replicas
 
 HEADER = 8  # bytes, the length of the message that follows
+PIECE = 2**20  # of a message that are read at a time
 REPORT_EVERY = 0.2  # seconds
 
 
@@ -109,27 +109,34 @@ def perform(job: Job, report: Callable[[Progress], None]) -> tuple[str, Any]:
 
 def send(stream: IO[bytes], message: Any) -> None:
     body = pickle.dumps(message)
-    stream.write(len(body).to_bytes(HEADER, "big") + body)
+    left = memoryview(len(body).to_bytes(HEADER, "big") + body)
+    while left:
+        left = left[stream.write(left) :]
     stream.flush()
 
 
 def receive(stream: IO[bytes]) -> Any:
     """The next message; EOFError where the other side is gone."""
-    if len(head := stream.read(HEADER)) < HEADER:
-        raise EOFError
-    size = int.from_bytes(head, "big")
-    if len(body := stream.read(size)) < size:
-        raise EOFError
-    return pickle.loads(body)
+    size = int.from_bytes(_exactly(stream, HEADER), "big")
+    return pickle.loads(_exactly(stream, size))
 
 
-def main() -> None:
-    inbox, outbox = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(inbox, jobs), daemon=True).start()
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        if not (more := stream.read(min(size - len(found), PIECE))):
+            raise EOFError
+        found += more
+    return bytes(found)
+
+
+def main(jobs: int, answers: int) -> None:
+    """With the numbers of the two pipes."""
+    for number in (jobs, answers):
+        os.set_inheritable(number, False)
+    inbox, outbox = os.fdopen(jobs, "rb", buffering=0), os.fdopen(answers, "wb", buffering=0)
+    asked: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(inbox, asked), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The driver says when to end.
     last = 0.0
 
@@ -141,25 +148,13 @@ def main() -> None:
 
     send(outbox, ("ready", None))
     while True:
-        send(outbox, perform(jobs.get(), report))
+        send(outbox, perform(asked.get(), report))
 
 
-def _listen(inbox: IO[bytes], jobs: queue.SimpleQueue[Job]) -> None:
+def _listen(inbox: IO[bytes], asked: queue.SimpleQueue[Job]) -> None:
+    """Without a driver, and where no keeper ends it, a worker ends itself and its process group."""
     try:
         while True:
-            jobs.put(receive(inbox))
-    except EOFError:
-        pass
-    finally:
-        end_group(os.getpid())
-
-
-def end_group(process: int) -> None:
-    """Kill a worker and whatever it started; nothing where it is gone."""
-    if hasattr(os, "killpg"):
-        try:
-            os.killpg(process, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-    else:
-        os.kill(process, signal.SIGTERM)
+            asked.put(receive(inbox))
+    except (EOFError, OSError):
+        os.killpg(os.getpid(), signal.SIGKILL)

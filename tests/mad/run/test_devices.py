@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from mad.run.battery import prepare
 from mad.run.engines import Options, choose, inline, ray
 from mad.run.place import Place, find_place
 from mad.run.workers import pool, worker
+from mad.run.workers.cluster import shares
 from mad.run.workers.pool import Pool, slots
 from mad.run.workers.worker import pack, perform
 
@@ -48,14 +48,15 @@ ECHO = """
 import os, sys, time
 from pathlib import Path
 from mad.run.workers.worker import receive, send
-send(sys.stdout.buffer, ("ready", None))
+inbox, outbox = open(int(sys.argv[1]), "rb"), open(int(sys.argv[2]), "wb")
+send(outbox, ("ready", None))
 folder = Path(os.environ["FOLDER"])
 while True:
-    job = receive(sys.stdin.buffer)
+    job = receive(inbox)
     (folder / str(os.getpid())).touch()
     while len(list(folder.iterdir())) < 3:
         time.sleep(0.01)
-    send(sys.stdout.buffer, ("records", job.device))
+    send(outbox, ("records", job.device))
 """
 
 
@@ -109,16 +110,7 @@ def test_a_group_is_run_with_its_device_as_the_current_one(monkeypatch: pytest.M
 def test_tasks_of_ray_take_a_share_where_there_are_more_than_devices(
     device: str, workers: int | None, most: int, needs: dict[str, float]
 ) -> None:
-    asked: dict[str, Any] = {}
-
-    def remote(**options: Any) -> Any:
-        asked.update(options)
-        return lambda function: function
-
-    cluster = SimpleNamespace(remote=remote, cluster_resources=lambda: {"CPU": 4.0, "GPU": 3.0})
-    tasks = ray._Tasks(cluster, Options(place=find_place(device), workers=workers))
-    assert tasks.most == tasks.room == most
-    assert asked == {"max_retries": 0} | needs
+    assert shares({"CPU": 4.0, "GPU": 3.0}, device, workers) == (most, needs)
 
 
 def test_ray_is_not_told_a_device_by_number() -> None:

@@ -315,6 +315,35 @@ if child:
     assert ended.stdout.split("\n") == ["a driver", "1", ""] and ended.returncode == 0
 
 
+def test_leaving_python_is_refused_inside_but_to_other_threads_and_processes() -> None:
+    code = """
+import ctypes, multiprocessing, os, sys, threading
+from mad.run.driver import one_driver
+with one_driver():
+    try:
+        os._exit(0)
+    except RuntimeError as error:
+        print(error, flush=True)
+    child = multiprocessing.get_context("fork").Process(target=os._exit, args=(5,))
+    child.start()
+    child.join()
+    print(child.exitcode, flush=True)
+    if sys.argv[1:]:
+        thread = threading.Thread(target=os._exit, args=(6,))
+        thread.start()
+        thread.join()
+os._exit(7)
+"""
+    for words, status in (([], 7), (["thread"], 6)):
+        ended = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60
+        )
+        assert ended.returncode == status, ended.stderr
+        assert ended.stdout.startswith("os._exit(0) is refused here: the run would end unseen") and (
+            ended.stdout.endswith("\n5\n")
+        )
+
+
 def test_the_last_words_of_a_traceback_are_what_was_raised() -> None:
     trace = 'Traceback (most recent call last):\n  File "x", line 1, in f\n    g()\nKeyError: "a"\nb\n'
     assert last_words(trace) == 'KeyError: "a" b'
