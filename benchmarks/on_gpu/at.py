@@ -16,7 +16,7 @@ from mad.data.protocol import get_protocol, get_suite
 from mad.data.records import RunConfig
 from mad.run.batched import Batched
 from mad.run.batches import Split, load, order
-from mad.run.cost import work
+from mad.run.cost import training_work
 from mad.run.place import Place
 from mad.run.sweep import Cell, Group, plan
 
@@ -116,7 +116,7 @@ class Steps:
 
 def flops_of(cell: Cell) -> float:
     """Of one step of one replica, forward and backward."""
-    return work(cell) / cell.setting.steps
+    return training_work(cell) / cell.setting.steps
 
 
 @functools.cache

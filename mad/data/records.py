@@ -175,6 +175,7 @@ class Cost(Data):
 
     flops_per_token  of a forward pass of the whole model
     training_flops_per_token  of a training step; records made before it was counted have none
+    seconds  of training and its evaluations; in records of older versions of training alone
     """
 
     params: Whole

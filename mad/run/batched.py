@@ -85,9 +85,12 @@ class Batched:
                 torch._foreach_zero_(self.optimizer.gradients)
                 total += losses[0] if len(losses) == 1 else torch.cat(losses)
                 tick(self.size - 1, step + 1)
-        share = (time.perf_counter() - start) / self.size
-        self.seconds = [s + share for s in self.seconds]
+        self._took(start)
         return [float(x) for x in total.cpu() / len(batches)]
+
+    def _took(self, start: float) -> None:
+        share = (time.perf_counter() - start) / self.size
+        self.seconds = [seconds + share for seconds in self.seconds]
 
     def model_of(self, replica: int) -> nn.Module:
         objective = copy.deepcopy(self.objective)
@@ -101,6 +104,7 @@ class Batched:
         return objective.model
 
     def measure(self, data: Split, vocab_size: int) -> list[Measure]:
+        start = time.perf_counter()
         self.objective.eval()
         predict = torch.vmap(self._logits, in_dims=(0, 0, None))
 
@@ -109,7 +113,9 @@ class Batched:
             return measure(lambda x: predict(*share, x), data.inputs, data.targets, vocab_size)
 
         with kept(), self.place.autocast():
-            return list(itertools.chain(*self._in_shares(measured)))
+            found = list(itertools.chain(*self._in_shares(measured)))
+        self._took(start)
+        return found
 
     def probe(self, data: Split) -> None:
         """Raise what vmap raises on this model; nothing is changed."""

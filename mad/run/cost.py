@@ -114,13 +114,23 @@ class Estimate:
     unknown: tuple[str, ...] = ()
 
 
-def work(cell: Cell, cost: Cost | None = None) -> float:
+def training_work(cell: Cell, cost: Cost | None = None) -> float:
     """Training FLOPs of one run of a cell; 6 per parameter and token where unknown."""
     if cell.failure is not None:
         return 0.0
     cost = cost or cell.cost or cost_of(cell)
     per_token = cost.training_flops_per_token or 6.0 * cost.params
     return per_token * _tokens(cell) * cell.setting.steps
+
+
+def work(cell: Cell, cost: Cost | None = None) -> float:
+    """FLOPs of one run of a cell: of its training and its evaluations, one more than on the curve."""
+    if cell.failure is not None:
+        return 0.0
+    setting, cost = cell.setting, cost or cell.cost or cost_of(cell)
+    rows = (setting.evaluations + 1) * setting.validation_examples + setting.test_examples
+    evaluated = (cost.flops_per_token or 2.0 * cost.params) * cell.task.seq_len * rows
+    return training_work(cell, cost) + evaluated
 
 
 def _tokens(cell: Cell) -> int:

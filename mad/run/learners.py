@@ -74,7 +74,7 @@ class Turns:
         if runs[0].compile:
             forget_compiled(len(runs) * len(self.objectives[0].sampling.probabilities))
             self.calls = [torch.compile(objective, dynamic=False) for objective in self.objectives]
-        self.seconds = [0.0] * len(runs)
+        self.seconds = [0.0] * len(runs)  # of training and evaluations
         self.note: str | None = None  # for the records
 
     def advance(
@@ -106,9 +106,11 @@ class Turns:
 
     def measure(self, data: Split, vocab_size: int) -> list[Measure]:
         found = []
-        for objective in self.objectives:
+        for r, objective in enumerate(self.objectives):
+            start = time.perf_counter()
             with kept(), self.place.autocast():
                 found.append(measure_one(objective.eval().model, data.inputs, data.targets, vocab_size))
+            self.seconds[r] += time.perf_counter() - start
         return found
 
 

@@ -22,7 +22,7 @@ from mad.data.protocol import Protocol, get_protocol
 from mad.data.records import Metrics, Record
 from mad.run.batched import Batched
 from mad.run.batches import load, order
-from mad.run.cost import cost_of, work
+from mad.run.cost import cost_of, training_work
 from mad.run.engines import Options, get_engine
 from mad.run.learners import Turns
 from mad.run.optim import learning_rate
@@ -660,7 +660,7 @@ def test_a_nested_model_costs_one_pass_to_run_and_those_of_its_draw_to_train() -
     cost = cost_of(at)
     assert cost.flops_per_token and cost.training_flops_per_token
     assert 1.8 < cost.training_flops_per_token / (3 * cost.flops_per_token) < 4
-    assert work(at) == cost.training_flops_per_token * work(cell("mlp")) / (
+    assert training_work(at) == cost.training_flops_per_token * training_work(cell("mlp")) / (
         3 * (cost_of(cell("mlp")).flops_per_token or 0)
     )
 
