@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import subprocess
 import time
 from pathlib import Path
@@ -72,8 +73,10 @@ def test_a_writer_waits_for_another(path: Path) -> None:
         store.commit([record(AT)], once=True)
         store.commit([record(AT, 2e-3)])
     """
-    with program(HOLDER, path) as holder, program(waiting, path) as other:
+    with contextlib.ExitStack() as stack:
+        holder = stack.enter_context(program(HOLDER, path))
         says(holder, "held")
+        other = stack.enter_context(program(waiting, path))
         says(other, "ready")
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(1.0)
@@ -147,11 +150,19 @@ def test_a_store_that_another_has_open_is_not_discarded(path: Path) -> None:
     assert not [name for name in os.listdir(path.parent) if name.startswith("alone")]
 
 
-def test_a_lock_file_that_is_removed_by_hand_is_made_anew(path: Path) -> None:
+def test_a_lock_file_that_is_removed_by_hand_is_made_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Store(path) as store:
         path.with_name("store.sqlite.lock").unlink()
         with program(HOLDER, path) as holder:
             says(holder, "held")
+            with (
+                monkeypatch.context() as patch,
+                pytest.raises(ValueError, match="has been held for 0.1 s by"),
+            ):
+                patch.setattr("mad.store.lock.WAIT", 0.1)
+                store.commit([record(AT, 2e-3)])
             go_on(holder)
             store.commit([record(AT, 2e-3)])
             says(holder, "done")
@@ -281,3 +292,32 @@ def test_workers_leave_to_another_driver_what_it_runs(path: Path, caplog: pytest
     assert set(ended[:3]) == {group.id for group in groups[1:]} and ended[3:] == [groups[0].id]
     assert "another driver of this store runs 1 group of these" in caplog.text
     assert len(records_in(path)) == 8 and {r.attempts for r in records_in(path)} == {1}
+
+
+@pytest.mark.slow
+def test_of_two_drivers_that_are_killed_at_random_every_group_stands_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # As the workers have it.
+    tasks = ["compression", "memorization"]
+    prepared = prepare("swiglu", suite="smoke", protocol="sound", device="cpu", tasks=tasks, seeds=4)
+    alone = execute(prepared, engine="process", store=path.with_name("alone.sqlite"))[0]
+    words = ["swiglu", "--suite", "smoke", "--tasks", ",".join(tasks), "--seeds", "4", "--device", "cpu"]
+    bench = "import mad.cli; sys.argv[0] = 'mad'; mad.cli.main()"
+    drawn = random.Random(5)
+    for turn in range(4):
+        engine = ("inline", "process")[turn % 2]
+        with contextlib.ExitStack() as stack:
+            drivers = [
+                stack.enter_context(program(bench, "bench", *words, "--engine", engine, "--store", path))
+                for _ in range(2)
+            ]
+            deadline = time.monotonic() + drawn.uniform(3.0, 9.0)
+            while time.monotonic() < deadline and any(driver.poll() is None for driver in drivers):
+                time.sleep(0.05)
+    with program(bench, "bench", *words, "--engine", "inline", "--store", path) as last:
+        _, err = last.communicate(timeout=300)
+        assert last.returncode == 0, err
+    found = {run.id: (run.status, run.metrics, run.group) for run in records_in(path)}
+    assert found == {run.id: (run.status, run.metrics, run.group) for run in alone}
+    assert len(records_in(path)) == len(alone) == 16

@@ -29,6 +29,7 @@ from scaling.lm.loop import CHECKPOINT, LOOK, Learner, learning_rate, make_optim
 from scaling.lm.records import LanguagePoint, LanguageRecord
 from scaling.lm.train import train
 from scaling.lm.watch import make_loggers
+from tests.programs import program, says
 from tests.scaling.lm.stand_in import VOCABULARY, StandIn, tiny
 
 ROOT = Path(__file__).parents[3]
@@ -514,7 +515,8 @@ SCRIPT = """
     import sys
     from pathlib import Path
     from scaling.lm.train import train
-    from tests.scaling.lm.stand_in import StandIn, tiny
+    from tests.programs import program, says
+from tests.scaling.lm.stand_in import StandIn, tiny
     if __name__ == "__main__":
         record = train(tiny(steps=200), StandIn(), store=Path(sys.argv[1]), device="cpu", loggers=(),
                        progress=False, checkpoint_every=10, devices=int(sys.argv[2]))
@@ -584,3 +586,23 @@ def test_wandb_writes_without_a_network(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("WANDB_SILENT", "true")
     assert run(folder=tmp_path, loggers=("csv", "wandb")).status == "ok"
     assert list(tmp_path.rglob("offline-run-*/*.wandb"))
+
+
+def test_a_run_that_another_program_trains_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, config = tmp_path / "store.sqlite", tiny()
+    claims = "store = Store(sys.argv[1]); print(store.claim(sys.argv[2]), flush=True); sys.stdin.readline()"
+    with program(claims, path, config.id) as other:
+        says(other, "True")
+
+        def wait(seconds: float) -> None:
+            assert (
+                "another program trains run" in caplog.text and not (tmp_path / "store.sqlite.runs").exists()
+            )
+            other.kill()
+            other.wait()
+
+        monkeypatch.setattr("scaling.lm.train.time.sleep", wait)
+        assert run(config, store=path).status == "ok"
+    assert other.returncode == -signal.SIGKILL
