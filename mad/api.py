@@ -12,11 +12,12 @@ from mad.data.protocol import Setting, get_protocol, get_suite
 from mad.data.records import Record
 from mad.messages import Failed, last_words
 from mad.run.battery import Prepared as Prepared
-from mad.run.battery import Report, store_for
+from mad.run.battery import Report, store_for, watching
 from mad.run.battery import execute as execute
 from mad.run.battery import prepare as prepare
 from mad.score import Scores, score
 from mad.store import Store, default_path
+from mad.tracking import By, read_tracking
 
 if TYPE_CHECKING:
     import pandas
@@ -42,6 +43,11 @@ def bench(
     cell_timeout: float | None = None,
     ray_address: str | None = None,
     shard: str | None = None,
+    progress: bool | None = None,
+    report: Report | None = None,
+    track: str | Sequence[str] | None = None,
+    track_by: By | None = None,
+    track_dir: str | Path | None = None,
 ) -> pandas.DataFrame:
     """Run the battery on one architecture or several and return their rows of the leaderboard.
 
@@ -68,6 +74,14 @@ def bench(
     ray_address  of the cluster that "ray" connects to; None: $RAY_ADDRESS, else Ray starts on this machine
     shard      "3/8": of eight parts of about the same work the third, the same on every machine; the rows are
     those of the part, and the table says so in its `attrs`
+    progress   whether to say on standard error how far it is; None: in a terminal or a notebook
+    report     called after each evaluation of a group with the `Group` and its `Progress`: `step` of `steps`,
+    best `accuracy` so far, and `points`, one for each run of its grid; engine "ray" tells nothing
+    track      trackers that are told of it: "wandb", "tensorboard", "csv", package.module:Class, a list of
+    these; none can fail or hold up a run
+    track_by   what one run of a tracker shows: a "run" or all of an "architecture"; None: what suits the
+    tracker
+    track_dir  folder of what trackers write; None: beside the store, its name and ".tracks"
 
     The columns are those of `leaderboard`. Runs that the store holds are not repeated; one that fails is
     recorded, and missing in its row. What cannot work is refused with a ValueError before any training.
@@ -84,15 +98,25 @@ def bench(
         iso=iso,
         shard=shard,
     )
-    ran = execute(
-        prepared,
-        store=store,
-        engine=engine,
-        replicas=replicas,
-        workers=workers,
-        cell_timeout=cell_timeout,
-        ray_address=ray_address,
-    )
+    tracking = read_tracking(track, by=track_by, folder=track_dir, store=store)
+    with watching(
+        prepared.groups,
+        prepared.place,
+        suite=get_suite(suite),
+        progress=progress,
+        report=report,
+        tracking=tracking,
+    ) as watcher:
+        ran = execute(
+            prepared,
+            store=store,
+            engine=engine,
+            replicas=replicas,
+            workers=workers,
+            cell_timeout=cell_timeout,
+            ray_address=ray_address,
+            watcher=watcher,
+        )
     table = frame(ran[1])
     if shard is not None:
         table.attrs["shard"] = shard
@@ -118,7 +142,10 @@ def train(
     compile: bool = False,
     save: str | Path | None = None,
     force: bool = True,
-    report: Report = lambda group, progress: None,
+    progress: bool | None = None,
+    report: Report | None = None,
+    track: str | Sequence[str] | None = None,
+    track_dir: str | Path | None = None,
 ) -> Record:
     """Train one architecture on one setting with one configuration, and return its record.
 
@@ -136,7 +163,7 @@ def train(
     save            file for the trained model, which `architectures.checkpoint.load` reads; for that a run is
                     repeated that the store holds
     force           replace a file that exists; else it is refused, before the training
-    report          called with the group and its `Progress` while it trains
+    progress, report, track, track_dir   as in `bench`
 
     The run is stored like those of `bench`, and not repeated where the store holds it. One that fails raises
     `mad.messages.Failed`, after its record is stored.
@@ -171,12 +198,13 @@ def train(
         compile=compile,
     )
     kept: list[Any] = []
-    options = Options(
-        place=find_place(device, precision), report=report, keep=None if save is None else kept.append
-    )
-    groups = check_sketch(cell).groups()
-    with store_for(groups, store) as opened:
-        ((_, (record,)),) = get_engine("inline")(groups, opened, options)
+    place, groups = find_place(device, precision), check_sketch(cell).groups()
+    tracking = read_tracking(track, folder=track_dir, store=store)
+    with watching(groups, place, progress=progress, report=report, tracking=tracking) as watcher:
+        options = Options(place=place, report=watcher.report, keep=None if save is None else kept.append)
+        with store_for(groups, store) as opened:
+            ((_, (record,)),) = get_engine("inline")(groups, opened, options)
+        watcher.ended(groups[0], [record])
     if record.status == "failed":
         shown = f"; `mad show {record.id}` prints all of it" if architecture.stored else ""
         raise Failed(f"training {record.given} on {task} failed: {last_words(record.error)}{shown}")

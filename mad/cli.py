@@ -19,6 +19,7 @@ from mad.commands.primitives import primitives
 from mad.commands.rm import rm
 from mad.commands.show import show
 from mad.commands.tasks import tasks
+from mad.commands.track import track
 from mad.commands.train import train
 from mad.entry import run
 from mad.messages import say
@@ -32,7 +33,9 @@ app = typer.Typer(
 )
 for command in (bench, train, elastic, leaderboard, show, check, primitives, grow, export, import_, rm):
     app.command(command.__name__.rstrip("_"))(command)
-app.add_typer(tasks, name="tasks")
+GROUPS = {"tasks": tasks, "track": track}
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 
 def _tell_version(asked: bool) -> None:
@@ -62,7 +65,7 @@ def _with_commands(words: list[str]) -> typer.Typer:
     """The app, with the commands of other packages from the entry-point group mad.commands where one may be
     meant.
     """
-    if words[0] in ("tasks", *(command.name for command in app.registered_commands)):
+    if words[0] in (*GROUPS, *(command.name for command in app.registered_commands)):
         return app
     for point in importlib.metadata.entry_points(group="mad.commands"):
         try:

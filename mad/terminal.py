@@ -13,8 +13,13 @@ def console() -> Console:
 
 
 def errors() -> Console:
-    """Standard error, for progress and remarks: text as it is."""
-    return Console(stderr=True, highlight=False, markup=False)
+    """Standard error, for progress and remarks: text as it is, in a notebook too."""
+    return Console(stderr=True, highlight=False, markup=False, force_jupyter=False)
+
+
+def watched() -> bool:
+    """Whether a person sees standard error as it is written: in a terminal or a notebook."""
+    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())
 
 
 def width() -> int:

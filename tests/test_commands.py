@@ -41,6 +41,7 @@ COMMANDS = {
     "check": ["mlp", "--only", "hints"],
     "tasks": [],
     "tasks show": ["compression"],
+    "track push": ["--track", "csv", "--track-dir", "OUT/tracks"],
     "primitives": [],
     "grow": ["IN/small.pt", "--to", "2*mlp", "-o", "OUT/big.pt"],
     "export": ["OUT/runs.jsonl"],
@@ -229,7 +230,7 @@ def test_a_user_without_a_home_is_told_what_to_set(
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
     status, _, err = call(words_of(command))
-    needs = command in ("bench", "train", "leaderboard", "export", "rm", "scaling relate")
+    needs = command in ("bench", "train", "track push", "leaderboard", "export", "rm", "scaling relate")
     if needs:
         assert "set HOME or MAD_STORE" in refused(status, err)
     else:

@@ -20,7 +20,7 @@ ALLOWED = {
     "architectures": {"torch"},
     "mad": {
         *("synthetic_tasks", "architectures", "numpy", "torch", "pandas", "pydantic", "rich"),
-        *("scipy", "typer", "wandb", "matplotlib", "pyarrow", "ray"),
+        *("scipy", "typer", "wandb", "matplotlib", "pyarrow", "ray", "tensorboardX"),
     },
     "scaling": {
         *(

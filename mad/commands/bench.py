@@ -17,6 +17,9 @@ from mad.commands.flags import (
     ProtocolOption,
     StoreOption,
     SuiteOption,
+    TrackByOption,
+    TrackDirOption,
+    TrackOption,
     argument,
     listed,
     option,
@@ -62,6 +65,9 @@ def bench(
         str | None,
         option("One part of the groups, for machines that share nothing: 3/8 is the third of eight."),
     ] = None,
+    track: TrackOption = None,
+    track_by: TrackByOption = None,
+    track_dir: TrackDirOption = None,
     dry_run: Annotated[
         bool, option("Print what would run and how long it takes; train nothing.", "--dry-run")
     ] = False,
@@ -87,18 +93,20 @@ def bench(
         show_plan(prepared, store, terminal.console())
         return
     from mad.board import render
-    from mad.progress import Display
-    from mad.run.cost import work
+    from mad.data.protocol import get_suite
+    from mad.run.battery import watching
     from mad.run.iso import read_goals
+    from mad.tracking import read_tracking
 
     if not prepared.groups:
         say(f"Nothing to run: {part_of(prepared)}, which are fewer than the shards.")
         return
+    tracking = read_tracking(track, by=track_by, folder=track_dir, store=store)
     console = terminal.errors()
     console.print(printable(headline(prepared, store)), soft_wrap=True)
-    with Display(
-        len(prepared.groups), lambda group: work(group.cell) * len(group.cell.setting.grid), console
-    ) as display:
+    with watching(
+        prepared.groups, prepared.place, suite=get_suite(suite), progress=True, tracking=tracking
+    ) as watcher:
         records, scores = api.execute(
             prepared,
             store=store,
@@ -107,9 +115,7 @@ def bench(
             workers=workers,
             cell_timeout=cell_timeout,
             ray_address=ray_address,
-            planned=display.planned,
-            report=display.report,
-            ended=display.ended,
+            watcher=watcher,
         )
     color, equal = sys.stdout.isatty(), tuple(read_goals(iso))
     sys.stdout.write(render(scores, "table", width=terminal.width(), color=color, iso=equal))

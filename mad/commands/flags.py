@@ -33,6 +33,17 @@ DeviceOption = Annotated[str, option("auto, cpu, cuda, cuda:N or mps.")]
 PrecisionOption = Annotated[str, option("32-true or bf16-mixed; part of a run's identity.")]
 ForceOption = Annotated[bool, option("Replace a file that exists.", "--force")]
 CompileOption = Annotated[bool, option("Train with torch.compile; part of a run's identity.", "--compile")]
+TrackOption = Annotated[
+    str | None,
+    option("Trackers to tell: wandb, tensorboard, csv or package.module:Class, comma-separated."),
+]
+TrackDirOption = Annotated[
+    Path | None, option("Folder of what trackers write; default beside the store, its name and .tracks.")
+]
+TrackByOption = Annotated[
+    str | None,
+    option("What a tracker's run shows: run, or architecture (the default of wandb)."),
+]
 
 
 def listed(text: str | None) -> list[str] | None:

@@ -1,8 +1,7 @@
 """The command `mad train`: one architecture, one task, one configuration."""
 
-import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from mad import terminal
 from mad.commands.flags import (
@@ -12,6 +11,8 @@ from mad.commands.flags import (
     PrecisionOption,
     ProtocolOption,
     StoreOption,
+    TrackDirOption,
+    TrackOption,
     argument,
     option,
 )
@@ -34,42 +35,37 @@ def train(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "32-true",
     compile: CompileOption = False,
+    track: TrackOption = None,
+    track_dir: TrackDirOption = None,
     save: Annotated[Path | None, option("Write the trained model to this file.")] = None,
     force: ForceOption = False,
 ) -> None:
     """Train one architecture on one task with one configuration, and print its curve."""
     from mad import api
     from mad.commands.show import show_record
-    from mad.progress import Display
 
-    with contextlib.ExitStack() as opened:
-        display: list[Display] = []
-
-        def report(group: Any, progress: Any) -> None:
-            if not display:
-                display.append(opened.enter_context(Display(1, lambda group: 1.0)))
-            display[0].report(group, progress)
-
-        record = api.train(
-            spec,
-            task,
-            lr=lr,
-            weight_decay=weight_decay,
-            train_examples=examples,
-            epochs=epochs,
-            batch_size=batch_size,
-            evaluations=evaluations,
-            dim=dim,
-            seed=seed,
-            protocol=protocol,
-            store=store,
-            device=device,
-            precision=precision,
-            compile=compile,
-            save=save,
-            force=force,
-            report=report,
-        )
+    record = api.train(
+        spec,
+        task,
+        lr=lr,
+        weight_decay=weight_decay,
+        train_examples=examples,
+        epochs=epochs,
+        batch_size=batch_size,
+        evaluations=evaluations,
+        dim=dim,
+        seed=seed,
+        protocol=protocol,
+        store=store,
+        device=device,
+        precision=precision,
+        compile=compile,
+        save=save,
+        force=force,
+        progress=True,
+        track=track,
+        track_dir=track_dir,
+    )
     show_record(record, terminal.console())
     if save is not None:
         say(f"\nmodel written to {save}")

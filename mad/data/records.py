@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,9 @@ from mad.data.bounds import (
 from mad.data.protocol import Data, Protocol, Setting
 from mad.data.stored import Sheet, StoredRecord, decimals, not_rising
 from mad.messages import counted
+
+if TYPE_CHECKING:
+    from mad.data.trails import Trail
 
 Status = Literal["ok", "stopped", "diverged", "failed", "interrupted"]
 # Results that a second call does not repeat. A stopped run is one only inside its own group.
@@ -293,3 +296,8 @@ class Record(StoredRecord):
         score = f"test accuracy {test.micro:.4f} (macro {test.macro:.4f}) over {test.targets:,} targets"
         bounds = f"chance {metrics.chance:.4f}, ceiling {metrics.ceiling:.4f}"
         return Sheet(facts, columns, curve, f"{score} in {test.rows:,} rows; {bounds}")
+
+    def trail(self) -> Trail:
+        from mad.tracking.battery import trail_of  # It scores, which takes records.
+
+        return trail_of(self)

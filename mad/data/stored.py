@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from mad.data.protocol import Data
 
+if TYPE_CHECKING:
+    from mad.data.trails import Trail
+
 
 class Sheet(NamedTuple):
     """A record for a person: named facts, its curve as a table, where it has one, and a closing sentence."""
@@ -70,6 +73,10 @@ class StoredRecord(Data):
 
     def sheet(self) -> Sheet:
         """What `mad show` prints."""
+        raise NotImplementedError
+
+    def trail(self) -> Trail:
+        """What trackers show."""
         raise NotImplementedError
 
     @property

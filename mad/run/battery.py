@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mad.data.protocol import get_protocol, get_suite
+from mad import terminal
+from mad.data.protocol import Suite, get_protocol, get_suite
 from mad.data.records import Record
 from mad.score import Scores, score
 from mad.store import Store, default_path
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from mad.run.shard import Shard
     from mad.run.sweep import Cell, Group
     from mad.run.trainer import Progress
+    from mad.run.watching import Watcher
+    from mad.tracking import Tracking
 
-# What a run's display is told: the group and where it stands, or the group and its records when it has ended.
-Report = Callable[["Group", "Progress"], None]
-Ended = Callable[["Group", list[Record]], None]
+# Told where a group stands, after each evaluation.
+Report = Callable[["Group", "Progress"], object]
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,38 @@ def prepare(
     return Prepared([check_sketch(cell) for cell in cells], suite, protocol, place, asked)
 
 
+@contextlib.contextmanager
+def watching(
+    groups: Sequence[Group],
+    place: Place,
+    *,
+    suite: Suite | None = None,
+    progress: bool | None = None,
+    report: Report | None = None,
+    tracking: Tracking | None = None,
+) -> Iterator[Watcher]:
+    """Who is told while groups run, of a suite or of none. Trackers end with the block, after the display."""
+    from mad.progress import Display
+    from mad.run.cost import work
+    from mad.run.tracked import Tracked
+    from mad.run.watching import Evaluations, Watchers
+
+    watchers: list[Watcher] = []
+    with contextlib.ExitStack() as opened:
+        if tracking is not None:
+            watchers.append(opened.enter_context(Tracked(tracking, groups, place, suite)))
+        if terminal.watched() if progress is None else progress:
+
+            def weight(group: Group) -> float:
+                return work(group.cell) * len(group.cell.setting.grid)
+
+            display = Display(len(groups), weight, terminal.errors())
+            watchers.append(opened.enter_context(display))
+        if report is not None:  # The last: whatever it does, the others were told.
+            watchers.append(Evaluations(report))
+        yield Watchers(watchers)
+
+
 def execute(
     prepared: Prepared,
     *,
@@ -92,13 +126,13 @@ def execute(
     workers: int | None = None,
     cell_timeout: float | None = None,
     ray_address: str | None = None,
-    planned: Callable[[Sequence[Group]], None] = lambda groups: None,
-    report: Report = lambda group, progress: None,
-    ended: Ended = lambda group, records: None,
+    watcher: Watcher | None = None,
 ) -> tuple[list[Record], Scores]:
     """Run what the store does not hold yet, and score all of it; each group is committed as it ends."""
     from mad.run.engines import Options, choose, get_engine
+    from mad.run.watching import Watchers
 
+    watcher = watcher or Watchers()
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be at least 1")
     if cell_timeout is not None and not cell_timeout > 0:
@@ -111,8 +145,8 @@ def execute(
         workers=workers,
         cell_timeout=cell_timeout,
         ray_address=ray_address,
-        planned=planned,
-        report=report,
+        planned=watcher.planned,
+        report=watcher.report,
     )
     records: list[Record] = []
     with store_for(prepared.groups, store) as opened:
@@ -121,7 +155,7 @@ def execute(
         with contextlib.closing(get_engine(name)(prepared.groups, opened, options)) as running:
             for group, found in running:
                 records += found
-                ended(group, found)
+                watcher.ended(group, found)
     return records, score(records, get_suite(prepared.suite), get_protocol(prepared.protocol))
 
 

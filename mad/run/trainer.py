@@ -35,13 +35,18 @@ Replicas = Literal["auto", "batched", "turns"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a group stands: `accuracy` is the best so far on the split that the protocol watches."""
+    """Where a group stands: `accuracy` is the best so far on the split that the protocol watches.
+
+    points  of an evaluation that was just made, one for each replica, None where it has diverged before;
+            empty between evaluations
+    """
 
     step: int
     steps: int
     replica: int
     replicas: int
     accuracy: float | None = None
+    points: tuple[Point | None, ...] = ()
 
 
 @dataclass
@@ -99,18 +104,21 @@ def train(
         step = end
         factor = learning_rate(protocol.schedule, step - 1, run.steps)
         measured = learner.measure(watched, task.vocab_size)
+        points: list[Point | None] = [None] * len(runs)
         for r, (found, loss) in enumerate(zip(measured, losses, strict=True)):
             if not alive[r]:
                 continue
             accuracy = found.accuracy(protocol.metric)
             finite = loss if math.isfinite(loss) else None
             lr = runs[r].lr * factor
-            curves[r].append(Point(step=step, accuracy=accuracy, loss=found.loss, train_loss=finite, lr=lr))
+            point = Point(step=step, accuracy=accuracy, loss=found.loss, train_loss=finite, lr=lr)
+            curves[r].append(point)
+            points[r] = point
             alive[r] = finite is not None and found.loss is not None
             solved[r] = alive[r] and accuracy >= protocol.solved_at
             if alive[r]:
                 best = accuracy if best is None else max(best, accuracy)
-        report(Progress(step, run.steps, len(runs) - 1, len(runs), best))
+        report(Progress(step, run.steps, len(runs) - 1, len(runs), best, tuple(points)))
         if any(solved) or not any(alive):
             break
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from architectures.files import check_target
-from mad.commands.flags import DeviceOption, ForceOption, StoreOption, argument, listed, option
+from mad.commands.flags import (
+    DeviceOption,
+    ForceOption,
+    StoreOption,
+    TrackDirOption,
+    TrackOption,
+    argument,
+    option,
+)
 from mad.messages import say
 from scaling.study import LRS
 
@@ -113,7 +121,8 @@ def train(
     device: DeviceOption = "auto",
     devices: Annotated[int, option("Processes of one run, one per device.")] = 1,
     strategy: Annotated[str, option("Of several devices: ddp, or fsdp on CUDA.")] = "auto",
-    loggers: Annotated[str, option("csv, wandb or both, comma-separated; default none.")] = "",
+    track: TrackOption = None,
+    track_dir: TrackDirOption = None,
     max_hours: Annotated[float | None, option("Begin no run after so long; call again to go on.")] = None,
     allow_code: Annotated[
         bool, option("Train layers that the plan names as package.module:Class.", "--allow-code")
@@ -145,7 +154,8 @@ def train(
             devices=devices,
             strategy=strategy,
             max_hours=max_hours,
-            loggers=tuple(listed(loggers) or ()),
+            track=track,
+            track_dir=track_dir,
         )
     say(str(Table("", frame[["arch", "budget", "params", "tokens", "lr", "loss", "status"]])))
     problems = Listing("\nto be looked at:", frame.attrs["problems"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from mad.data.protocol import Data
 from mad.data.stored import Sheet, StoredRecord, decimals, not_rising
 from mad.messages import counted
 from scaling.lm.config import LanguageConfig
+
+if TYPE_CHECKING:
+    from mad.data.trails import Trail
 
 LanguageStatus = Literal["ok", "diverged", "failed", "interrupted"]
 Role = Literal["grid", "tuning", "single"]
@@ -221,6 +224,11 @@ class LanguageRecord(StoredRecord):
             ],
             result,
         )
+
+    def trail(self) -> Trail:
+        from scaling.lm.trails import trail_of  # It takes records.
+
+        return trail_of(self)
 
 
 def _near(one: float, other: float) -> bool:

@@ -25,6 +25,8 @@ from mad.run.driver import one_driver
 from mad.run.place import find_place
 from mad.run.runner import PROBE_ROWS, environment_of
 from mad.store import Store
+from mad.tracking import Roster, read_tracking
+from mad.tracking.mirror import Mirror
 from scaling.lm import processes
 from scaling.lm.config import LanguageConfig, resolve_architecture
 from scaling.lm.corpus import Corpus
@@ -41,6 +43,7 @@ from scaling.lm.records import (
     Role,
     below_entropy,
 )
+from scaling.lm.trails import Told
 from scaling.lm.watch import check_loggers
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -69,6 +72,8 @@ def train(
     folder: str | Path | None = None,
     loggers: Sequence[str | Logger] = ("csv",),
     callbacks: Sequence[Callable[[LanguagePoint], object]] = (),
+    track: str | Sequence[str] | Mirror | None = None,
+    track_dir: str | Path | None = None,
     checkpoint_every: int | None = None,
     threads: int | None = None,
     progress: bool = True,
@@ -81,10 +86,11 @@ def train(
     devices           processes on this machine, one per device; each takes its part of every batch
     strategy          "ddp" or "fsdp" where there are several; "auto" is "ddp"
     folder            for checkpoints and logs; None: beside the store, where logs stay, else a temporary one
-    loggers           "csv", "wandb" (without a network unless WANDB_API_KEY or WANDB_MODE is set), or any
-                      logger of Lightning
+    loggers           "csv", or any logger of Lightning
     callbacks         called in the first process with each `LanguagePoint`: at the first step, at every
                       fiftieth and at each evaluation
+    track, track_dir  as in `mad.bench`, or trackers that are open; with several devices they are told at the
+                      end
     checkpoint_every  steps between two checkpoints; None: a minute
     threads           of each process on a CPU; None: as torch has it, shared among the processes
 
@@ -103,12 +109,15 @@ def train(
         "label": label or given or config.architecture.label,
     }
     with contextlib.ExitStack() as stack:
+        mirror = stack.enter_context(_mirror(track, track_dir, store))
         if isinstance(store, str | Path):
             store = stack.enter_context(Store(store))
         if store is not None:
             _wait_for(store, config.id)
             stack.callback(store.release, config.id)
             if (held := _held(store, config.id, about)) is not None:
+                if mirror is not None:
+                    mirror.show([held])
                 return held
         cost, failure = _try_out(config, corpus, device)
         where = stack.enter_context(_folder(folder, store, config.id))
@@ -116,19 +125,6 @@ def train(
             sys.stderr.write(f"{damage}\n")
         if devices > 1 and threads is None and device == "cpu":
             threads = max(1, (os.cpu_count() or 1) // devices)
-        job = Job(
-            config=config,
-            label=about["label"],
-            device=device,
-            devices=devices,
-            strategy=strategy,
-            folder=where,
-            loggers=tuple(loggers),
-            callbacks=tuple(callbacks),
-            checkpoint_every=checkpoint_every,
-            threads=threads,
-            progress=progress,
-        )
         environment = environment_of(torch.device(device))
         environment |= {"devices": devices, "threads": threads or environment["threads"]}
         if devices > 1:
@@ -143,6 +139,21 @@ def train(
             environment=environment,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             **about,
+        )
+        # Of several devices the first one's process has the curve, and this one none.
+        told = Told(mirror, record, cost) if mirror is not None else None
+        job = Job(
+            config=config,
+            label=about["label"],
+            device=device,
+            devices=devices,
+            strategy=strategy,
+            folder=where,
+            loggers=tuple(loggers),
+            callbacks=(*callbacks, *([told] if told and devices == 1 else [])),
+            checkpoint_every=checkpoint_every,
+            threads=threads,
+            progress=progress,
         )
         try:
             if failure is not None:
@@ -165,9 +176,25 @@ def train(
             record = record.model_copy(update=ended if impossible is None else refused)
         if store is not None:
             store.commit([record], once=True)
+        if told is not None:
+            told.ended(record)
         if folder is None and record.status in FINAL:
             (where / CHECKPOINT).unlink(missing_ok=True)
     return record
+
+
+@contextlib.contextmanager
+def _mirror(
+    track: str | Sequence[str] | Mirror | None, folder: str | Path | None, store: Store | str | Path | None
+) -> Iterator[Mirror | None]:
+    """The trackers; those that were open stay so."""
+    if isinstance(track, Mirror):
+        yield track
+        return
+    beside = store.path if isinstance(store, Store) else store
+    tracking = read_tracking(track, folder=folder, store=beside)
+    with contextlib.nullcontext() if tracking is None else Mirror(tracking, Roster()) as mirror:
+        yield mirror
 
 
 def _check(config: LanguageConfig, corpus: Corpus, device: str, devices: int, strategy: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,49 +10,26 @@ from lightning.fabric.loggers import CSVLogger, Logger
 from rich.console import Console
 
 from mad.messages import near, printable
-from scaling.lm.config import LanguageConfig
 from scaling.lm.records import LanguagePoint
 
 if TYPE_CHECKING:
     from scaling.lm.loop import Job
 
-LOGGERS = ("csv", "wandb")
+LOGGERS = ("csv",)
 
 
 def check_loggers(loggers: Sequence[str | Logger]) -> None:
     for name in loggers:
         if isinstance(name, str) and name not in LOGGERS:
-            raise ValueError(f"logger {name!r} is not one of {', '.join(LOGGERS)}{near(name, LOGGERS)}")
+            raise ValueError(
+                f"logger {name!r} is not csv{near(name, LOGGERS)}; give a logger of Lightning, or a tracker "
+                "with track="
+            )
 
 
-def make_loggers(
-    given: Sequence[str | Logger], config: LanguageConfig, label: str, folder: Path
-) -> list[Logger]:
-    """`logs/version_N/metrics.csv` and `wandb/` in the folder, for their names; others as they are."""
-
-    def wandb() -> Logger:
-        from lightning.pytorch.loggers import WandbLogger  # It takes seconds to load.
-
-        online = [name for name in ("WANDB_API_KEY", "WANDB_MODE") if _stripped(name)]
-        return WandbLogger(
-            name=f"{label} {config.id[:6]}",
-            id=config.id,
-            project="mad-scaling",
-            save_dir=folder,
-            offline=not online,
-            config=config.model_dump(mode="json"),
-        )
-
-    made: dict[str, Callable[[], Logger]] = {"csv": lambda: CSVLogger(folder, name="logs"), "wandb": wandb}
-    return [made[one]() if isinstance(one, str) else one for one in given]
-
-
-def _stripped(name: str) -> str:
-    """A variable without blanks around it, or none: W&B refuses an empty key, and one with its line end."""
-    word = os.environ.pop(name, "").strip()
-    if word:
-        os.environ[name] = word
-    return word
+def make_loggers(given: Sequence[str | Logger], folder: Path) -> list[Logger]:
+    """`logs/version_N/metrics.csv` in the folder for "csv"; others as they are."""
+    return [CSVLogger(folder, name="logs") if isinstance(one, str) else one for one in given]
 
 
 class Reporter:
@@ -64,7 +40,7 @@ class Reporter:
 
     def __init__(self, job: Job, *, first: bool) -> None:
         self.job, self.steps = job, job.config.steps
-        self.loggers = make_loggers(job.loggers, job.config, job.label, job.folder) if first else []
+        self.loggers = make_loggers(job.loggers, job.folder) if first else []
         self.callbacks = job.callbacks if first else ()
         self.console = Console(stderr=True, highlight=False) if job.progress and first else None
 
@@ -74,10 +50,6 @@ class Reporter:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         for logger in self.loggers:
             logger.finalize("success" if kind is None else "failed")
-        if self.loggers and "wandb" in self.job.loggers:
-            import wandb
-
-            wandb.finish(exit_code=int(kind is not None))
 
     def __call__(self, point: LanguagePoint) -> None:
         values = {n: value for n, value in point.model_dump(exclude={"step"}).items() if value is not None}

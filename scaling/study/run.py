@@ -24,6 +24,8 @@ from rich.console import Console
 from mad.messages import last_words, one_line, printable
 from mad.progress import clock
 from mad.store import Store
+from mad.tracking import Roster, read_tracking
+from mad.tracking.mirror import Mirror
 from scaling.lm.config import LanguageConfig, resolve_precision
 from scaling.lm.frames import language_frame
 from scaling.lm.records import FINAL, LanguageRecord
@@ -63,7 +65,8 @@ def run(
     devices: int = 1,
     strategy: str = "auto",
     max_hours: float | None = None,
-    loggers: tuple[str, ...] = (),
+    track: str | Sequence[str] | None = None,
+    track_dir: str | Path | None = None,
     say: Callable[[str], None] | None = None,
     train: Train | None = None,
 ) -> pd.DataFrame:
@@ -71,6 +74,7 @@ def run(
 
     workers    processes at a time, of one thread each on a CPU; 1 trains in this process
     devices    of one run, each with its part of every batch, by `strategy` "ddp" or "fsdp"; with one worker
+    track, track_dir  as in `mad.bench`; of several workers or devices each run is told at its end
     max_hours  after so long no run is begun; the next call goes on
     say        gets a line as each run ends, with the time left; None prints to standard error
     train      as `scaling.lm.train.train`
@@ -101,13 +105,16 @@ def run(
         "device": device,
         "devices": devices,
         "strategy": strategy,
-        "loggers": loggers,
+        "loggers": (),
         "threads": 1 if workers > 1 else None,
         "progress": False,
     }
     deadline = math.inf if max_hours is None else time.monotonic() + 3600 * max_hours
-    driver = _Driver(plan, corpus, store, train, fixed, workers, deadline, _Progress(plan, say))
-    rates, problems = driver.everything()
+    tracking = read_tracking(track, folder=track_dir, store=store.path)
+    with contextlib.nullcontext() if tracking is None else Mirror(tracking, Roster()) as mirror:
+        fixed |= {} if mirror is None or workers > 1 else {"track": mirror}
+        driver = _Driver(plan, corpus, store, train, fixed, workers, deadline, _Progress(plan, say), mirror)
+        rates, problems = driver.everything()
     frame = language_frame(store)  # Without tuning runs.
     frame = frame[frame["id"].isin(driver.jobs)].reset_index(drop=True)
     frame.attrs |= {"rates": rates, "problems": problems}
@@ -124,6 +131,7 @@ class _Driver:
     workers: int
     deadline: float
     progress: _Progress
+    mirror: Mirror | None
 
     def __post_init__(self) -> None:
         self.precision = resolve_precision(self.fixed["device"])
@@ -196,6 +204,7 @@ class _Driver:
         if held is None or held.status not in FINAL:
             return False
         self.progress.held(job)
+        self.tell(held)
         # A run of the grid may be stored for less: a tuning run at the very rate, or a single run.
         if job.run.role == "grid" and held.role != "grid":
             self.store.relabel(held, **job.labels)
@@ -255,11 +264,18 @@ class _Driver:
         if job.note is not None:
             record = record.model_copy(update={"environment": record.environment | {"note": job.note}})
         self.store.commit([record], once=True)
-        if record.status in FINAL and not self.fixed["loggers"]:
+        if outcome.value is None or "track" not in self.fixed:
+            self.tell(record)
+        if record.status in FINAL:
             shutil.rmtree(job.folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # Others are still in use.
                 job.folder.parent.rmdir()
         self.progress.ended(job, record)
+
+    def tell(self, record: LanguageRecord) -> None:
+        """Tell trackers of a run that this process did not train."""
+        if self.mirror is not None:
+            self.mirror.show([record])
 
 
 def _task(shared: tuple[Train, Any], task: tuple[LanguageConfig, dict[str, Any]]) -> LanguageRecord:

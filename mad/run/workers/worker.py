@@ -26,7 +26,7 @@ from mad.run.trainer import Progress, Replicas
 
 HEADER = 8  # bytes, the length of the message that follows
 PIECE = 2**20  # of a message that are read at a time
-REPORT_EVERY = 0.2  # seconds
+REPORT_EVERY = 0.2  # seconds; an evaluation is reported at once
 
 
 Verb = Literal["check", "train"]
@@ -142,7 +142,7 @@ def main(jobs: int, answers: int) -> None:
 
     def report(progress: Progress) -> None:
         nonlocal last
-        if (now := time.monotonic()) - last >= REPORT_EVERY:
+        if (now := time.monotonic()) - last >= REPORT_EVERY or progress.points:
             last = now
             send(outbox, ("progress", progress))
 

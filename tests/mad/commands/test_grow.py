@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 import architectures
+import mad
 from architectures.checkpoint import load
 from architectures.growth import widen_mlp
-from mad import api
 from mad.commands.grow import grow_file
 from mad.data.protocol import get_protocol
 from mad.run.optim import Optimizer, hints_of
@@ -22,10 +22,10 @@ FEW: dict[str, Any] = {"train_examples": 128, "epochs": 1, "batch_size": 32, "di
 
 def test_a_trained_model_is_saved_and_grown(tmp_path: Path) -> None:
     small, big, store = tmp_path / "small.pt", tmp_path / "big.pt", tmp_path / "store.sqlite"
-    record = api.train("mh-attention swiglu", TASK, store=store, save=small, **FEW)
+    record = mad.train("mh-attention swiglu", TASK, store=store, save=small, **FEW)
     small.unlink()
     # The store holds the run; it is repeated for the file, and its record is the same.
-    again = api.train("mh-attention swiglu", TASK, store=store, save=small, **FEW)
+    again = mad.train("mh-attention swiglu", TASK, store=store, save=small, **FEW)
     assert again.id == record.id and again.metrics == record.metrics
     model, _ = load(small)
     before = model(torch.zeros(1, 16, dtype=torch.long))
@@ -51,7 +51,7 @@ def test_a_model_that_cannot_be_saved_costs_the_file_alone(
     store = tmp_path / "store.sqlite"
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left on device"):
-        api.train("mh-attention swiglu", TASK, store=store, save=tmp_path / "m.pt", **FEW)
+        mad.train("mh-attention swiglu", TASK, store=store, save=tmp_path / "m.pt", **FEW)
     with Store(store, read_only=True) as opened:
         assert [record.status for record in opened.records()] == ["ok"]
     assert not list(tmp_path.glob("*.pt"))
@@ -59,7 +59,7 @@ def test_a_model_that_cannot_be_saved_costs_the_file_alone(
 
 def test_a_factorys_model_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="leave save out"):
-        api.train(lambda task: torch.nn.Linear(1, 1), TASK, save=tmp_path / "m.pt", **FEW)
+        mad.train(lambda task: torch.nn.Linear(1, 1), TASK, save=tmp_path / "m.pt", **FEW)
 
 
 def test_the_trainers_optimiser_goes_on_after_growth() -> None:

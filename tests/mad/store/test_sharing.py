@@ -14,6 +14,7 @@ import pytest
 from mad.data.records import Record
 from mad.run.battery import execute, prepare
 from mad.run.sweep import Group
+from mad.run.watching import Watchers
 from mad.store import Store
 from mad.store.exchange import export_records
 from tests.mad.records import TWO, record, records_in
@@ -283,12 +284,13 @@ def test_workers_leave_to_another_driver_what_it_runs(path: Path, caplog: pytest
     with program(OTHER, path, groups[0].id, path.with_name("runs.jsonl")) as other:
         says(other, "True")
 
-        def tell(group: Group, records: list[Record]) -> None:
-            ended.append(group.id)
-            if len(ended) == 3:
-                go_on(other)
+        class Listening(Watchers):
+            def ended(self, group: Group, records: list[Record]) -> None:
+                ended.append(group.id)
+                if len(ended) == 3:
+                    go_on(other)
 
-        execute(prepared, store=path, engine="process", workers=2, ended=tell)
+        execute(prepared, store=path, engine="process", workers=2, watcher=Listening())
     assert set(ended[:3]) == {group.id for group in groups[1:]} and ended[3:] == [groups[0].id]
     assert "another driver of this store runs 1 group of these" in caplog.text
     assert len(records_in(path)) == 8 and {r.attempts for r in records_in(path)} == {1}

@@ -1,0 +1,1 @@
+"""The trackers; a new one is a module here, whose class `Mirror` is a `mad.tracking.Tracker`."""
