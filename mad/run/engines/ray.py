@@ -10,6 +10,7 @@ import importlib.util
 import os
 import queue
 import sys
+import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -55,7 +56,14 @@ class _Tasks:
         self._process = Process(START, said=lambda kind, value: self._said.put((kind, value)))
         self._device = options.place.device.type
         address = options.ray_address or os.environ.get("RAY_ADDRESS") or _address_of_the_program()
-        self._wanted = Wanted(address=address or "local", device=self._device, most=options.workers)
+        # For the logs and sockets of a Ray of our own.
+        self._folder = tempfile.TemporaryDirectory(prefix="mad-", ignore_cleanup_errors=True)
+        self._wanted = Wanted(
+            address=address or "local",
+            device=self._device,
+            most=options.workers,
+            folder=os.environ.get("RAY_TMPDIR", self._folder.name),
+        )
         self._most = self._unfinished = 0
         self.running: list[str] = []
 
@@ -105,6 +113,7 @@ class _Tasks:
     def _end(self) -> None:
         self._process.stop()
         self._process.wait()
+        self._folder.cleanup()
 
     def _failed(self, reason: str) -> Failed:
         words = "".join(f" ({line})" for line in self._process.printed.splitlines()[-1:])

@@ -32,13 +32,14 @@ HERE = re.compile(r"local|(127\.0\.0\.1|localhost):\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The first message. `address` of the cluster, "local" for a new one; `most` tasks at a time, None: as
-    many as it can run.
+    """The first message. `address` of the cluster, "local" for a new one, which keeps its files in `folder`;
+    `most` tasks at a time, None: as many as it can run.
     """
 
     address: str
     device: str
     most: int | None
+    folder: str
 
 
 def main(inbox: int, outbox: int) -> None:
@@ -48,7 +49,7 @@ def main(inbox: int, outbox: int) -> None:
     """
     messages, answers = os.fdopen(inbox, "rb", buffering=0), os.fdopen(outbox, "wb", buffering=0)
     wanted = receive(messages)
-    os.environ |= _settings(wanted.address)
+    os.environ |= _settings(wanted)
     threading.Thread(target=_watch, args=(answers,), daemon=True).start()
     try:
         _knock(wanted.address)
@@ -65,15 +66,16 @@ def main(inbox: int, outbox: int) -> None:
         _end(answers, f"{type(error).__name__}: {error}")
 
 
-def _settings(address: str) -> dict[str, str]:
+def _settings(wanted: Wanted) -> dict[str, str]:
     """What Ray reads as it is imported and as it starts. Nothing is sent to its makers. Where it runs here,
     it listens to no other machine; and where it is ours, to nobody else who works on this one.
     """
     settings = {"RAY_USAGE_STATS_ENABLED": "0"}
-    if HERE.fullmatch(address):
+    if HERE.fullmatch(wanted.address):
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    if address == "local":
+    if wanted.address == "local":
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        settings["RAY_TMPDIR"] = wanted.folder
     return settings
 
 

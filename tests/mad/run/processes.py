@@ -104,6 +104,14 @@ def alive(number: int) -> bool:
         return False
 
 
+def catches(number: int, signal: int) -> bool:
+    """Whether a process handles a signal itself."""
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{number}/status").read_text()
+        return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (signal - 1) & 1)
+    return False
+
+
 def called(number: int) -> str:
     """The command line of a process."""
     with contextlib.suppress(OSError):

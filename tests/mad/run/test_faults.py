@@ -12,6 +12,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import pytest
 
 from mad.data.records import Record
 from mad.run.workers.process import Process
-from tests.mad.run.processes import Run, alive, below, called, mad
+from tests.mad.run.processes import Run, alive, below, called, catches, mad
 from tests.mad.run.sweeps import SPECS, TASKS, opened_records, results, run
 
 pytestmark = [
@@ -103,7 +105,7 @@ class Babbles(Layer):
 
     def act(self):
         os.write(1, bytes(range(128, 256)))
-        raise RuntimeError("\\udcff" + "x" * 10**6)
+        raise RuntimeError("x" * 10**6 + "\\udcff")
 
 
 class Forks(Layer):
@@ -210,6 +212,18 @@ def test_a_group_that_goes_wrong_is_tried_twice_and_recorded_and_the_others_go_o
     assert "Ended: its process was killed (SIGKILL), perhaps because the system ran out" in told.stdout
 
 
+def test_workers_end_at_once_where_the_program_gives_up(tmp_path: Path) -> None:
+    """Not when its error is forgotten, which may be never."""
+
+    def ended(group: Any, records: list[Record]) -> None:
+        raise LookupError("of the program")
+
+    with pytest.raises(LookupError) as raised:
+        run(tmp_path / "s.sqlite", SPECS[:2], "process", TASKS, ended=ended)
+    assert not [number for number in below(os.getpid()) if "keeper" in called(number)]
+    assert raised.value.__traceback__ is not None
+
+
 def test_a_layer_that_ends_the_program_fails_the_run_of_mad_train(layers: str, tmp_path: Path) -> None:
     store = tmp_path / "s.sqlite"
     words = ["train", f"{layers}:Quits", "compression[seq_len=8]", "--examples", "64", "--store", str(store)]
@@ -224,7 +238,7 @@ def instants(count: int, seed: str) -> list[float]:
     return [(part + drawn.random()) / count for part in range(count)]
 
 
-@pytest.mark.parametrize("share", instants(8, "driver"))
+@pytest.mark.parametrize("share", instants(8, "driver"), ids="{:.2f}".format)
 def test_a_driver_that_is_killed_leaves_whole_groups_and_no_process(
     share: float, tmp_path: Path, one_thread: None, undisturbed: Undisturbed
 ) -> None:
@@ -237,7 +251,7 @@ def test_a_driver_that_is_killed_leaves_whole_groups_and_no_process(
     undisturbed.completes(store)
 
 
-@pytest.mark.parametrize("first", instants(4, "worker"))
+@pytest.mark.parametrize("first", instants(4, "worker"), ids="{:.2f}".format)
 def test_workers_and_keepers_that_are_killed_are_replaced(
     first: float, tmp_path: Path, one_thread: None, undisturbed: Undisturbed
 ) -> None:
@@ -271,7 +285,8 @@ def test_a_signal_ends_it_with_one_line(
     store, number = tmp_path / "s.sqlite", getattr(signal, name)
     running = bench(store, "--engine", "process")
     # Before, Python itself starts, in its own way.
-    if not running.watch_for(max(share * undisturbed.seconds, 0.5)):
+    assert running.watch(lambda: catches(running.process.pid, signal.SIGTERM))
+    if not running.watch_for(share * undisturbed.seconds):
         return undisturbed.completes(store)  # It was faster.
     (os.killpg if whole == "group" else os.kill)(running.process.pid, number)
     status, _, err = running.end()
@@ -343,9 +358,17 @@ def env_of_ray() -> dict[str, str]:
     }
 
 
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """For the files of Ray, whose sockets need a short path."""
+    with tempfile.TemporaryDirectory(prefix="mad-", ignore_cleanup_errors=True) as name:
+        monkeypatch.setenv("TMPDIR", name)
+        yield Path(name)
+
+
 @pytest.mark.parametrize("victim", ["driver", "gcs_server", "raylet", "worker", "cluster"])
 def test_of_ray_nothing_is_left_whatever_is_killed(
-    victim: str, tmp_path: Path, one_thread: None, undisturbed: Undisturbed
+    victim: str, tmp_path: Path, folder: Path, one_thread: None, undisturbed: Undisturbed
 ) -> None:
     pytest.importorskip("ray")
     drawn, store = random.Random(victim), tmp_path / "s.sqlite"
@@ -367,12 +390,16 @@ def test_of_ray_nothing_is_left_whatever_is_killed(
         assert status == 0, err
     elif victim != "driver" and status != 0:
         assert status == 1 and "mad: Ray ended, or was not reached: " in err, err
-    assert not running.left()
+    assert not running.left() and (victim == "driver" or not list(folder.iterdir()))
     undisturbed.completes(store)
 
 
 def test_a_cluster_whose_head_is_killed_is_said(
-    tmp_path: Path, one_thread: None, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    folder: Path,
+    one_thread: None,
+    undisturbed: Undisturbed,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("ray")
     with socket.socket() as free:
@@ -405,7 +432,7 @@ def test_a_cluster_whose_head_is_killed_is_said(
     undisturbed.completes(store)
 
 
-def test_ray_listens_to_no_other_machine(tmp_path: Path) -> None:
+def test_ray_listens_to_no_other_machine(tmp_path: Path, folder: Path) -> None:
     pytest.importorskip("ray")
     running = bench(tmp_path / "s.sqlite", "--engine", "ray")
     assert running.watch(lambda: any("ray::" in called(number) for number in running.below()))
@@ -427,4 +454,4 @@ def test_ray_listens_to_no_other_machine(tmp_path: Path) -> None:
     found = [row[1] for row in rows if row[3] == listening and f"socket:[{row[9]}]" in own]
     assert found and all(address.startswith(loopback) for address in found), found
     running.process.send_signal(signal.SIGTERM)
-    assert running.end()[0] == 143 and not running.left()
+    assert running.end()[0] == 143 and not running.left() and not list(folder.iterdir())
