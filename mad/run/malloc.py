@@ -3,7 +3,7 @@
 import os
 
 # By default glibc gives freed memory back to the system and asks for it again, page by page: 10 to 20 % of a
-# training step, up to 40 % of an evaluation (benchmarks/malloc.py). Read when a process starts; other C
+# training step, up to 40 % of an evaluation (benchmarks/battery.py). Read when a process starts; other C
 # libraries pass it over. 32 MiB is the most that older versions take for what is mapped by itself.
 _TUNABLES = {"hugetlb": 1, "mmap_threshold": 2**25, "trim_threshold": 2**32, "top_pad": 2**26}
 GLIBC = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{name}={value}" for name, value in _TUNABLES.items())}
