@@ -86,6 +86,7 @@ def bench(
     The columns are those of `leaderboard`. Runs that the store holds are not repeated; one that fails is
     recorded, and missing in its row. What cannot work is refused with a ValueError before any training.
     """
+    tracking = read_tracking(track, by=track_by, folder=track_dir, store=store)
     prepared = prepare(
         specs,
         suite=suite,
@@ -98,7 +99,6 @@ def bench(
         iso=iso,
         shard=shard,
     )
-    tracking = read_tracking(track, by=track_by, folder=track_dir, store=store)
     with watching(
         prepared.groups,
         prepared.place,
@@ -174,6 +174,7 @@ def train(
     from mad.run.runner import check_sketch
     from mad.run.sweep import Cell, resolve
 
+    tracking = read_tracking(track, folder=track_dir, store=store)
     referee = get_protocol(protocol)
     setting = Setting(
         task=task,
@@ -199,7 +200,6 @@ def train(
     )
     kept: list[Any] = []
     place, groups = find_place(device, precision), check_sketch(cell).groups()
-    tracking = read_tracking(track, folder=track_dir, store=store)
     with watching(groups, place, progress=progress, report=report, tracking=tracking) as watcher:
         options = Options(place=place, report=watcher.report, keep=None if save is None else kept.append)
         with store_for(groups, store) as opened:

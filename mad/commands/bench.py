@@ -74,9 +74,11 @@ def bench(
 ) -> None:
     """Run the battery on architectures and print their scores. What is stored is not repeated."""
     from mad import api
+    from mad.tracking import read_tracking
 
     if replicas not in ("auto", "batched", "turns"):
         raise ValueError(f"replicas {replicas!r} is not one of auto, batched, turns")
+    tracking = read_tracking(track, by=track_by, folder=track_dir, store=store)
     prepared = api.prepare(
         specs,
         suite=suite,
@@ -96,12 +98,10 @@ def bench(
     from mad.data.protocol import get_suite
     from mad.run.battery import watching
     from mad.run.iso import read_goals
-    from mad.tracking import read_tracking
 
     if not prepared.groups:
         say(f"Nothing to run: {part_of(prepared)}, which are fewer than the shards.")
         return
-    tracking = read_tracking(track, by=track_by, folder=track_dir, store=store)
     console = terminal.errors()
     console.print(printable(headline(prepared, store)), soft_wrap=True)
     with watching(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from mad.data.protocol import Suite
-from mad.data.records import Record
+from mad.data.records import Record, RunConfig
 from mad.data.trails import Head, Row
 from mad.run.place import Place
 from mad.run.runner import environment_of
@@ -27,10 +27,11 @@ class Tracked:
         self.environment = environment_of(place.device)
         self.begun: set[str] = set()
         self.done: set[str] = set()
+        counts = Counter[str]()
         # A suite may hold a setting twice, and a group then is one.
-        alone = {group.id: group for group in groups}.values()
-        heads = [head for group in alone for head in self._heads(group)]
-        counts = Counter(head.family.id for head in heads if head.family is not None)
+        for group in {group.id: group for group in groups}.values():
+            if (family := self._head(group, group.runs[0]).family) is not None:
+                counts[family.id] += len(group.runs)
         suites = {} if suite is None else {suite.label: suite}
         self.mirror = Mirror(tracking, Roster(suites=suites, counts=counts))
 
@@ -48,7 +49,7 @@ class Tracked:
     def report(self, group: Group, progress: Progress) -> None:
         if group.id not in self.begun:
             self.begun.add(group.id)
-            self.mirror.begin(self._heads(group))
+            self.mirror.begin([self._head(group, run) for run in group.runs])
         if progress.points:
             rows: dict[str, list[Row]] = {
                 run.id: [row_of(run, point, group.cell.cost)]
@@ -69,7 +70,6 @@ class Tracked:
         else:
             self.mirror.show(found)
 
-    def _heads(self, group: Group) -> list[Head]:
+    def _head(self, group: Group, run: RunConfig) -> Head:
         cell = group.cell
-        given, environment = cell.architecture.given, self.environment
-        return [head_of(run, given=given, suite=cell.suite, environment=environment) for run in group.runs]
+        return head_of(run, given=cell.architecture.given, suite=cell.suite, environment=self.environment)
