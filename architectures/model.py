@@ -222,14 +222,18 @@ def build(
     `seed` keys the initial weights, each part by itself: the same seed gives the same weights, and the global
     random state is left as it was. `options=None` takes the preset's own, else the defaults.
     """
-    check_sizes(vocab_size=vocab_size, dim=dim, max_len=max_len)
-    if readout not in READOUTS:
-        raise ValueError(f"readout={readout!r} is not one of {', '.join(READOUTS)}")
+    _check_settings(vocab_size, dim, max_len, readout)
     options = resolve_options(spec) if options is None else options
     spec = parse(spec)
     if not on_meta():
         check_size(spec, vocab_size, dim, max_len, readout, options)
     return SequenceModel(spec, vocab_size, dim, max_len, readout, options, seed)
+
+
+def _check_settings(vocab_size: int, dim: int, max_len: int, readout: str) -> None:
+    check_sizes(vocab_size=vocab_size, dim=dim, max_len=max_len)
+    if readout not in READOUTS:
+        raise ValueError(f"readout={readout!r} is not one of {', '.join(READOUTS)}")
 
 
 def sketch(
@@ -257,6 +261,7 @@ def _outline(
     options: ModelOptions | None = None,
 ) -> SequenceModel:
     """A sketch, or the model itself where it is small: torch loads its compiler to do without numbers."""
+    _check_settings(vocab_size, dim, max_len, readout)
     options = ModelOptions() if options is None else options
     if max_len <= SHORT:
         # What is wrong with it, a sketch says without taking memory.
