@@ -1,7 +1,9 @@
 """The frame of every command: its streams, its signals, its options, and what is said where it fails."""
 
+import atexit
 import contextlib
 import errno
+import functools
 import gc
 import io
 import os
@@ -36,6 +38,7 @@ def run(make: Callable[[], typer.Typer], words: Sequence[str]) -> NoReturn:
     """Run a command line of the app that `make` returns, and exit with its status: 2 and one line on standard
     error where the command or the system refuses, 128 and the number of the signal where one ended it.
     """
+    _end_undisturbed()
     gc.set_threshold(50_000)  # Else a fifth of the time of imports is the search for garbage among them.
     received: list[int] = []
     met: list[Any] = []
@@ -60,6 +63,14 @@ def run(make: Callable[[], typer.Typer], words: Sequence[str]) -> NoReturn:
             what = "what was finished is stored" if kept else "nothing was written"
             status = fail(f"interrupted; {what}, run the same command to go on", 128 + received[0])
     raise SystemExit(status)
+
+
+@functools.cache
+def _end_undisturbed() -> None:
+    """Libraries take a second to leave: a signal that comes then comes too late. What is registered first is
+    called last, so that whatever else has to be done at the end can be interrupted.
+    """
+    atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in SIGNALS])
 
 
 def fail(message: str, status: int = 2) -> int:

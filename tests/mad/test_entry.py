@@ -136,6 +136,19 @@ def test_an_interruption_that_python_drops_comes_again(capsys: pytest.CaptureFix
     assert not went_on
 
 
+def test_a_signal_that_comes_after_the_end_changes_nothing() -> None:
+    code = """
+import atexit, os, signal, typer
+atexit.register(lambda: [os.kill(os.getpid(), number) for number in (signal.SIGINT, signal.SIGTERM)])
+from mad.entry import run
+app = typer.Typer()
+app.command()(lambda: print("done"))
+run(lambda: app, [])
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
 def test_a_command_without_a_store_says_that_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing was written" in ends(raising(KeyboardInterrupt()), capsys)[2]
 
