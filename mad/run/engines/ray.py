@@ -28,7 +28,7 @@ from mad.run.workers.worker import Job
 from mad.store import Store
 
 # Seconds that Ray may take to start, or to be reached.
-STARTING = 120.0
+STARTING = 60.0
 
 
 def run(

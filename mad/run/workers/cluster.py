@@ -7,6 +7,7 @@ has a keeper: where it is ended, so is the Ray that it started.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import logging
 import math
@@ -20,6 +21,7 @@ import time
 from dataclasses import dataclass
 from typing import IO, Any
 
+from mad.run.workers import keeper
 from mad.run.workers.pool import Pool
 from mad.run.workers.worker import Job, receive, send
 
@@ -90,12 +92,11 @@ def _watch(answers: IO[bytes]) -> None:
     """End where a process that Ray started here is killed: it would be waited for."""
     while True:
         time.sleep(POLL)
-        try:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        except ChildProcessError:
-            continue
-        if ended is not None and ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
-            _end(answers, f"a process of Ray's was ended by signal {ended.si_status}")
+        for child in keeper.children():
+            with contextlib.suppress(ChildProcessError):  # Ray has waited for it.
+                ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+                if ended is not None and ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+                    _end(answers, f"a process of Ray's was ended by signal {ended.si_status}")
 
 
 def _end(answers: IO[bytes], reason: str) -> None:

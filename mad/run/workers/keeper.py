@@ -77,13 +77,14 @@ def _end_others() -> None:
     """End whatever the worker left, until nothing is: the children of those that end become ours."""
     with contextlib.suppress(ChildProcessError):
         while True:
-            for child in _children():
+            for child in children():
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(child, signal.SIGKILL)
             os.waitpid(-1, 0)
 
 
-def _children() -> list[int]:
+def children() -> list[int]:
+    """Of this process, where the system lists them."""
     found: list[int] = []
     for path in glob.glob("/proc/self/task/*/children"):
         with open(path) as file:

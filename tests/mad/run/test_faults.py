@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 
 from mad.data.records import Record
+from mad.run.sweep import Group
+from mad.run.watching import Watchers
 from mad.run.workers.process import Process
 from tests.mad.run.processes import Run, alive, below, called, catches, mad
 from tests.mad.run.sweeps import SPECS, TASKS, opened_records, results, run
@@ -215,11 +217,12 @@ def test_a_group_that_goes_wrong_is_tried_twice_and_recorded_and_the_others_go_o
 def test_workers_end_at_once_where_the_program_gives_up(tmp_path: Path) -> None:
     """Not when its error is forgotten, which may be never."""
 
-    def ended(group: Any, records: list[Record]) -> None:
-        raise LookupError("of the program")
+    class GivesUp(Watchers):
+        def ended(self, group: Group, records: list[Record]) -> None:
+            raise LookupError("of the program")
 
     with pytest.raises(LookupError) as raised:
-        run(tmp_path / "s.sqlite", SPECS[:2], "process", TASKS, ended=ended)
+        run(tmp_path / "s.sqlite", SPECS[:2], "process", TASKS, watcher=GivesUp())
     assert not [number for number in below(os.getpid()) if "keeper" in called(number)]
     assert raised.value.__traceback__ is not None
 
@@ -286,9 +289,8 @@ def test_a_signal_ends_it_with_one_line(
     running = bench(store, "--engine", "process")
     # Before, Python itself starts, in its own way.
     assert running.watch(lambda: catches(running.process.pid, signal.SIGTERM))
-    if not running.watch_for(share * undisturbed.seconds):
-        return undisturbed.completes(store)  # It was faster.
-    (os.killpg if whole == "group" else os.kill)(running.process.pid, number)
+    if running.watch_for(share * undisturbed.seconds):  # else it was faster
+        (os.killpg if whole == "group" else os.kill)(running.process.pid, number)
     status, _, err = running.end()
     assert not running.left()
     said = [line for line in err.splitlines() if line.startswith("mad: ")]
