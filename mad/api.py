@@ -31,7 +31,7 @@ def bench(
     suite: str = "quick",
     protocol: str = "sound",
     seeds: int | None = None,
-    tasks: Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
     store: str | Path | None = None,
     device: str = "auto",
     precision: str = "32-true",
@@ -57,7 +57,7 @@ def bench(
     package.module:NAME of a `mad.data.protocol.Suite`
     protocol   "sound" or "public-code"
     seeds      how many seeds; None: the suite's own number
-    tasks      names of the suite's tasks to run; None: all
+    tasks      names of the suite's tasks to run, a list or comma-separated; None: all
     store      path of the store; None: $MAD_STORE, else the user's data directory
     device     "auto", "cpu", "cuda", "cuda:N", "mps"; without a number, several groups use all CUDA devices
     precision  "32-true" or "bf16-mixed"; part of a run's identity, as is `compile`

@@ -74,10 +74,12 @@ def bench(
 ) -> None:
     """Run the battery on architectures and print their scores. What is stored is not repeated."""
     from mad import api
+    from mad.run.engines import check_engine
     from mad.tracking import read_tracking
 
     if replicas not in ("auto", "batched", "turns"):
         raise ValueError(f"replicas {replicas!r} is not one of auto, batched, turns")
+    check_engine(engine, workers=workers, cell_timeout=cell_timeout, ray_address=ray_address)
     tracking = read_tracking(track, by=track_by, folder=track_dir, store=store)
     prepared = api.prepare(
         specs,

@@ -51,7 +51,7 @@ def prepare(
     suite: str,
     protocol: str,
     seeds: int | None = None,
-    tasks: Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
     device: str = "auto",
     precision: str = "32-true",
     compile: bool = False,
@@ -68,6 +68,7 @@ def prepare(
     from mad.run.sweep import plan
 
     asked = None if shard is None else read_shard(shard)
+    named = tasks.split(",") if isinstance(tasks, str) else tasks or ()
     many = list(specs) if isinstance(specs, list | tuple) else [specs]
     if not many:
         raise ValueError("no architecture is given; name at least one, such as '2*(mh-attention swiglu)'")
@@ -76,7 +77,7 @@ def prepare(
         get_suite(suite),
         get_protocol(protocol),
         seeds=seeds,
-        tasks=list(tasks) if tasks else None,
+        tasks=[name.strip() for name in named] or None,
         precision=precision,
         compile=compile,
         iso=read_goals(iso),
@@ -129,16 +130,11 @@ def execute(
     watcher: Watcher | None = None,
 ) -> tuple[list[Record], Scores]:
     """Run what the store does not hold yet, and score all of it; each group is committed as it ends."""
-    from mad.run.engines import Options, choose, get_engine
+    from mad.run.engines import Options, check_engine, choose, get_engine
     from mad.run.watching import Watchers
 
     watcher = watcher or Watchers()
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers={workers} must be at least 1")
-    if cell_timeout is not None and not cell_timeout > 0:
-        raise ValueError(f"cell_timeout={cell_timeout} must be more than 0 seconds")
-    if engine != "auto":
-        get_engine(engine)
+    check_engine(engine, workers=workers, cell_timeout=cell_timeout, ray_address=ray_address)
     options = Options(
         place=prepared.place,
         replicas=replicas,
@@ -150,7 +146,7 @@ def execute(
     )
     records: list[Record] = []
     with store_for(prepared.groups, store) as opened:
-        name = choose(prepared.groups, opened, prepared.place) if engine == "auto" else engine
+        name = choose(prepared.groups, opened, options) if engine == "auto" else engine
         # Closed at once where it is left: it has workers.
         with contextlib.closing(get_engine(name)(prepared.groups, opened, options)) as running:
             for group, found in running:

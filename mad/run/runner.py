@@ -6,12 +6,15 @@ import platform
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+import architectures
 import mad
+import synthetic_tasks
 from architectures.contract import causality
 from architectures.elastic import Sampling
 from mad.data.records import Cost, Record, Status
@@ -22,6 +25,8 @@ from mad.run.sweep import Cell, Group
 from mad.run.trainer import PROBE_ROWS, Outcome, Progress, Replicas, train
 from synthetic_tasks import Task
 
+# Where our own code is.
+HOUSE = [Path(folder) for package in (mad, architectures, synthetic_tasks) for folder in package.__path__]
 # Characters of what a layer raised that are kept.
 LONGEST_ERROR = 2**16
 CAUSAL_REMEDY = "use a causal layer, or a task that is answered after its last token, such as compression"
@@ -120,15 +125,25 @@ def check_sketch(cell: Cell) -> Cell:
 def check_cell(cell: Cell) -> Cell:
     """Build the cell's model and run some rows through it: what cannot work is refused before any training.
 
-    A ValueError is the refusal. Whatever else a user's layer raises is the cell's `failure`, which becomes
-    the record of its runs. The cell comes back with the cost of its model.
+    A ValueError is the refusal. What a user's layer raises as it runs, and whatever else it raises, is the
+    cell's `failure`, which becomes the record of its runs. The cell comes back with the cost of its model.
     """
     try:
         return dataclasses.replace(cell, cost=_check_model(cell))
-    except (ValueError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit, too.
+        if isinstance(error, ValueError) and not _raised_by_a_layer(error):
+            raise
         return dataclasses.replace(cell, failure=_told(error))
+
+
+def _raised_by_a_layer(error: BaseException) -> bool:
+    """Whether it comes out of a call of a module, and not from our own code."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    called = any(frame.f_code is nn.Module._call_impl.__code__ for frame in frames)
+    last = Path(frames[-1].f_code.co_filename)
+    return called and not any(last.is_relative_to(folder) for folder in HOUSE)
 
 
 def _check_model(cell: Cell) -> Cost:

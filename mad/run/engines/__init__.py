@@ -1,10 +1,13 @@
-"""Engines run the groups of a sweep; a new one is a module here, whose `run` is an `Engine`."""
+"""Engines run the groups of a sweep; a new one is a module here, with `run`, an `Engine`, and `TAKES`.
+
+TAKES names which of `workers`, `cell_timeout` and `ray_address` the engine heeds.
+"""
 
 import importlib
 import pkgutil
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from torch import nn
 
@@ -60,22 +63,58 @@ class Engine(Protocol):
     ) -> Generator[tuple[Group, list[Record]]]: ...
 
 
+def names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
 def get_engine(name: str) -> Engine:
-    known = [module.name for module in pkgutil.iter_modules(__path__)]
-    if name not in known:
-        raise ValueError(f"unknown engine {name!r}{near(name, known)}; available: {', '.join(known)}")
-    return cast(Engine, importlib.import_module(f"{__name__}.{name}").run)
+    return cast(Engine, _module(name).run)
 
 
-def choose(groups: Sequence[Group], store: Store | None, place: Place) -> str:
-    """The engine for these groups: "process" where several can run at a time, and long enough to make up for
-    the seconds in which a process starts.
+def _module(name: str) -> Any:
+    if name not in names():
+        raise ValueError(
+            f"unknown engine {name!r}{near(name, names())}; available: auto, {', '.join(names())}"
+        )
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def check_engine(
+    engine: str,
+    *,
+    workers: int | None = None,
+    cell_timeout: float | None = None,
+    ray_address: str | None = None,
+) -> None:
+    """Refuse an engine that is not there, and what it cannot heed."""
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise ValueError(f"workers={workers!r} is not a whole number of at least 1")
+    if cell_timeout is not None and not (type(cell_timeout) in (int, float) and cell_timeout > 0):
+        raise ValueError(f"cell_timeout={cell_timeout!r} is not a number of more than 0 seconds")
+    if engine == "auto":
+        return
+    takes = _module(engine).TAKES
+    given = {"workers": workers, "cell_timeout": cell_timeout, "ray_address": ray_address}
+    for option in (option for option, value in given.items() if value is not None):
+        if option not in takes:
+            others = " or ".join(name for name in names() if option in _module(name).TAKES)
+            what = f"{option}={given[option]!r}"
+            raise ValueError(f"engine {engine} cannot heed {what}; leave it out, or take engine {others}")
+
+
+def choose(groups: Sequence[Group], store: Store | None, options: Options) -> str:
+    """The engine for these groups: one that heeds what is asked for, else "process" where several can run at
+    a time, and long enough to make up for the seconds in which a process starts.
     """
     from mad.run.workers.pool import slots
 
+    if options.ray_address is not None:
+        return "ray"
+    if options.workers is not None or options.cell_timeout is not None:
+        return "process"
     wanted = split(groups, store)[1]
     steps = sum(group.cell.setting.steps * len(group.cell.setting.grid) for group in wanted)
-    several = len(wanted) > 1 and len(slots(place, None)) > 1
+    several = len(wanted) > 1 and len(slots(options.place, None)) > 1
     return "process" if several and steps >= FEWEST_STEPS else "inline"
 
 

@@ -13,6 +13,8 @@ from mad.run.runner import check_cell, environment_of, run_group, unfinished
 from mad.run.sweep import Cell, Group
 from mad.store import Store
 
+TAKES = ()
+
 
 def run(
     groups: Sequence[Group], store: Store | None, options: Options

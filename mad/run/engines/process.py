@@ -15,6 +15,8 @@ from mad.run.workers import jobs
 from mad.run.workers.pool import Pool, slots
 from mad.store import Store
 
+TAKES = ("workers", "cell_timeout")
+
 
 def run(
     groups: Sequence[Group], store: Store | None, options: Options

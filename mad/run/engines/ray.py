@@ -30,6 +30,8 @@ from mad.store import Store
 # Seconds that Ray may take to start, or to be reached.
 STARTING = 60.0
 
+TAKES = ("workers", "cell_timeout", "ray_address")
+
 
 def run(
     groups: Sequence[Group], store: Store | None, options: Options

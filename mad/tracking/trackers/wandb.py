@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from architectures.files import whole_file
 from mad.data.trails import Head, Row, Tail, Trail, axis_of
-from mad.messages import counted
+from mad.messages import counted, near
 from mad.tracking import By, Place
 
 PROJECT = "mad-suite"
@@ -25,6 +25,9 @@ ANSWER = 20.0
 LONGEST_NAME, LONGEST_TAG = 128, 64
 # What was shown, by the ids of the runs, so that it is not shown again.
 LEDGER = "mad-shown.json"
+
+
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
 
 
 class Mirror:
@@ -63,7 +66,11 @@ class Mirror:
 
     @staticmethod
     def require() -> None:
-        pass
+        mode = os.environ.get("WANDB_MODE", "").strip()
+        if mode and mode not in MODES:
+            raise ValueError(
+                f"WANDB_MODE={mode!r} is not one of {', '.join(MODES)}{near(mode, MODES)}; unset it"
+            )
 
     def begin(self, head: Head) -> None:
         if self.sweep and self.shown:

@@ -15,7 +15,8 @@ SPECS = ["2*(mh-attention swiglu)", "mamba", "gated-delta-net moe-mlp"]
 
 def run(store: Path | None, specs: list[str], engine: str, tasks: list[str], **options: Any) -> list[Record]:
     prepared = prepare(specs, suite="smoke", protocol="sound", device="cpu", tasks=tasks)
-    return execute(prepared, store=store, engine=engine, workers=2, **options)[0]
+    workers = None if engine == "inline" else 2
+    return execute(prepared, store=store, engine=engine, workers=workers, **options)[0]
 
 
 def results(records: list[Record]) -> dict[str, Any]:

@@ -39,8 +39,8 @@ def test_there_is_a_worker_for_each_device_and_more_share_them_evenly() -> None:
 
 def test_several_devices_are_a_reason_for_processes() -> None:
     groups = prepare("mamba", suite="quick", protocol="sound", device="cpu").groups
-    assert choose(groups, None, find_place("cuda")) == "process"
-    assert choose(groups, None, find_place("cuda:2")) == "inline"
+    assert choose(groups, None, Options(place=find_place("cuda"))) == "process"
+    assert choose(groups, None, Options(place=find_place("cuda:2"))) == "inline"
 
 
 # A worker that answers with its device, once all have one.

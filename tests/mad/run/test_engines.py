@@ -12,7 +12,7 @@ import pytest
 
 from mad.api import execute, prepare
 from mad.messages import Failed
-from mad.run.engines import choose
+from mad.run.engines import Options, choose
 from mad.run.place import find_place
 from mad.run.workers import pool
 from mad.run.workers.pool import slots
@@ -83,23 +83,43 @@ def test_workers_that_cannot_start_are_said(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_processes_pay_where_there_are_cores_and_work(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = find_place("cpu")
+    plain = Options(place=cpu)
     asked: dict[str, Any] = {"protocol": "sound", "device": "cpu"}
     small = prepare("mamba", suite="smoke", **asked).groups
     large = prepare("mamba", suite="quick", **asked).groups
     monkeypatch.setattr(pool, "cores", lambda: 4)
-    assert choose(small, None, cpu) == "inline" and choose(large, None, cpu) == "process"
+    assert choose(small, None, plain) == "inline" and choose(large, None, plain) == "process"
     assert (
-        choose(large[:1], None, cpu) == "inline"
+        choose(large[:1], None, plain) == "inline"
         and slots(cpu, None) == ["cpu"] * 4
         and slots(cpu, 3) == ["cpu"] * 3
     )
     monkeypatch.setattr(pool, "cores", lambda: 1)
-    assert choose(large, None, cpu) == "inline"
+    assert choose(large, None, plain) == "inline"
+    # What only some engines heed is heeded.
+    assert choose(small, None, Options(place=cpu, workers=1)) == "process"
+    assert choose(small, None, Options(place=cpu, cell_timeout=5.0)) == "process"
+    assert choose(small, None, Options(place=cpu, workers=1, ray_address="auto")) == "ray"
 
 
-@pytest.mark.parametrize("wrong", [{"workers": 0}, {"cell_timeout": 0}, {"engine": "proces"}])
-def test_what_no_engine_takes_is_refused_before_any_work(wrong: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least 1|more than 0|did you mean 'process'"):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"workers": 0}, "workers=0 is not a whole number of at least 1"),
+        ({"workers": "2"}, "workers='2' is not a whole number"),
+        ({"cell_timeout": 0}, "cell_timeout=0 is not a number of more than 0 seconds"),
+        ({"cell_timeout": "5"}, "cell_timeout='5' is not a number"),
+        ({"cell_timeout": float("nan")}, "cell_timeout=nan is not a number of more than 0"),
+        ({"engine": "proces"}, "did you mean 'process'"),
+        ({"engine": "inline", "workers": 2}, "engine inline cannot heed workers=2; .* engine process or ray"),
+        ({"engine": "inline", "cell_timeout": 5}, "cannot heed cell_timeout=5; leave it out, or take engine"),
+        ({"engine": "process", "ray_address": "auto"}, "cannot heed ray_address='auto'; .* take engine ray"),
+    ],
+)
+def test_what_no_engine_takes_is_refused_before_any_work(
+    wrong: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
         execute(
             prepare("swiglu", suite="smoke", protocol="sound", device="cpu"),
             store=tmp_path / "s.sqlite",

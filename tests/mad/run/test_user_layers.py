@@ -113,6 +113,19 @@ class Raises(Layer):
         raise RuntimeError("boom\\nand more")
 
 
+class Picky(Layer):
+    """Raises what is a refusal where we raise it."""
+
+    def act(self):
+        raise ValueError("no such shape")
+
+
+class PickyInTraining(Layer):
+    def act(self):
+        if self.training:
+            torch.nn.functional.cross_entropy(torch.zeros(2, 3), torch.zeros(3).long())
+
+
 class Own(Layer):
     def act(self):
         class Unheard(BaseException):
@@ -149,6 +162,8 @@ WORDS = {
     "Tosses": "when the same rows are asked again; use layers that draw no noise",
     "Holds": "the model cannot be copied (cannot pickle 'module' object); keep modules",
     "Own": "Unheard: of",
+    "Picky": "ValueError: no such shape",
+    "PickyInTraining": "ValueError: Expected input batch_size (2) to match target batch_size (3)",
     "Forks": "RuntimeError: os.fork() is refused here",
     "Terminals": "RuntimeError: os.forkpty() is refused here",
 }
@@ -208,6 +223,17 @@ def layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "misbehaving_here.py").write_text(LAYERS)
     monkeypatch.syspath_prepend(tmp_path)
     return "misbehaving_here"
+
+
+def test_a_value_error_of_a_layer_refuses_no_sweep(layers: str, tmp_path: Path) -> None:
+    specs = [f"{layers}:Picky", f"{layers}:PickyInTraining", "mlp"]
+    mad.bench(specs, suite="smoke", tasks="compression", store=tmp_path / "s", engine="inline")
+    with Store(tmp_path / "s", read_only=True) as opened:
+        found = {record.given: record for record in opened.records()}
+    assert {given: record.status for given, record in found.items()} == dict(
+        zip(specs, ("failed", "failed", "ok"), strict=True)
+    )
+    assert "no such shape" in str(found[specs[0]].error)
 
 
 def test_a_dry_run_makes_no_weights_and_a_run_none_that_do_not_fit(

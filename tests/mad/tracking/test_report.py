@@ -25,7 +25,7 @@ def test_report_is_called_once_an_evaluation_with_the_points_of_the_grid(engine:
     def report(group: Group, progress: Progress) -> None:
         told.append((group.id, progress))
 
-    mad.bench("mlp", store=tmp_path / "s.sqlite", engine=engine, workers=1, report=report, **SMOKE)
+    mad.bench("mlp", store=tmp_path / "s.sqlite", engine=engine, report=report, **SMOKE)
     records = sorted(records_in(tmp_path / "s.sqlite"), key=lambda record: record.config.lr)
     curves = [record.metrics.curve for record in records if record.metrics]
     assert {id for id, _ in told} == {record.group for record in records}

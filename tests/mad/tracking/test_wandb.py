@@ -215,6 +215,13 @@ def test_a_run_that_the_server_knows_is_gone_on_with() -> None:
     assert resumed.logged == [6, 8]
 
 
+def test_a_mode_that_there_is_not_is_refused_first(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(ValueError, match="WANDB_MODE='ofline' is not one of .*did you mean 'offline'"):
+        mad.train("mlp", TASK, store=store, track="wandb", **FEW)
+    assert not store.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("server", ["closed", "silent"])
 def test_online_without_an_answer_the_run_is_kept_offline(
