@@ -128,17 +128,15 @@ def suite(options: argparse.Namespace) -> None:
             "s",
         )
         return
-    compare(
-        {
-            "process": beside(0),
-            "inline": beside(0, "--engine", "inline"),
-            "inline, one thread": beside(0, "--engine", "inline", OMP_NUM_THREADS="1"),
-            "process, beside a busy one": beside(1),
-            "inline, beside a busy one": beside(1, "--engine", "inline"),
-        },
-        options.rounds,
-        "s",
-    )
+    variants = {
+        "process": beside(0),
+        "process, beside a busy one": beside(1),
+        "inline": beside(0, "--engine", "inline"),
+        "inline, one thread": beside(0, "--engine", "inline", OMP_NUM_THREADS="1"),
+        "inline, beside a busy one": beside(1, "--engine", "inline"),
+    }
+    wanted = options.variants.split(";") if options.variants else list(variants)
+    compare({name: variants[name] for name in wanted}, options.rounds, "s")
 
 
 def steps(options: argparse.Namespace) -> None:
@@ -243,6 +241,7 @@ def main() -> None:
     parser.add_argument("--task", default="in-context-recall")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--block", type=int, default=20, help="steps that are timed at once")
+    parser.add_argument("--variants", help="of suite, semicolon-separated; all by default")
     parser.add_argument("--against", help="another checkout of this project")
     parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--bf16", action="store_true", help=argparse.SUPPRESS)
