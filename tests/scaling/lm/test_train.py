@@ -503,8 +503,7 @@ SCRIPT = """
     import sys
     from pathlib import Path
     from scaling.lm.train import train
-    from tests.programs import program, says
-from tests.scaling.lm.stand_in import StandIn, tiny
+    from tests.scaling.lm.stand_in import StandIn, tiny
     if __name__ == "__main__":
         record = train(tiny(steps=200), StandIn(), store=Path(sys.argv[1]), device="cpu", loggers=(),
                        progress=False, checkpoint_every=10, devices=int(sys.argv[2]))
