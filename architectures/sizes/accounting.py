@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from architectures.elastic import Sampling, as_submodel
 from architectures.grammar.presets import ModelOptions
 from architectures.grammar.spec import Layer, Spec
 from architectures.grammar.stripe import parse
-from architectures.model import SequenceModel, check_model, resolve_options, sketched
+from architectures.model import SequenceModel, check_model, resolve_options, sketch, sketched
 from architectures.parts.linear import MultiplicativeLinear
 from architectures.primitive import Primitive, UnknownState
+from architectures.sizes.allowance import Allowance, Exceeded
 from architectures.sizes.bounds import check_sizes
 
 KINDS = ("recurrent", "conv", "growing", "total")
@@ -88,7 +90,13 @@ def account(
     """Count a spec at a vocabulary, width and length without building it in memory."""
     check_sizes(seq_len=seq_len)
     options = resolve_options(spec) if options is None else options
-    model = sketched(parse(spec), vocab_size, dim, seq_len, readout, options)
+    size = parse(spec), vocab_size, dim, seq_len, readout, options
+    model = sketched(*size)
+    if not model.embedding.weight.is_meta:
+        # Its states may be large all the same.
+        with contextlib.suppress(Exceeded), Allowance():
+            return _count(model, seq_len, fresh=True)
+        model = sketch(*size)
     return _count(model, seq_len, fresh=True)
 
 

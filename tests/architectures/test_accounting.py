@@ -329,6 +329,15 @@ def test_an_allowance_is_asked_before_a_tensor_is_made() -> None:
         nn.Linear(2**9, 2**9)
 
 
+def test_a_small_model_with_a_large_state_is_counted_without_it() -> None:
+    layer = "log-linear-mamba2[d_state=1000,conv=0,expand=32]"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = account(layer, vocab_size=16, dim=64, seq_len=128)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert found.state is not None and found.state["total"] > 10_000_000
+    assert grown * 1024 < 200_000_000, "ru_maxrss is in kilobytes on Linux"
+
+
 @pytest.mark.slow
 def test_no_layer_takes_memory_to_be_counted() -> None:
     code = """
