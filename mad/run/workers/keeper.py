@@ -26,8 +26,10 @@ def main(code: str) -> None:
     started: list[int] = []
 
     def end(*_: object) -> None:
+        # It may have been waited for a moment ago; what it has left is still to be ended.
         for worker in started:
-            os.kill(worker, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
