@@ -141,7 +141,7 @@ def suite(options: argparse.Namespace) -> None:
 
 def steps(options: argparse.Namespace) -> None:
     """In children: how memory is held is said when a process starts."""
-    from mad.run.malloc import GLIBC
+    from mad.children import GLIBC
 
     here = [sys.executable, __file__, "one", "--suite", options.suite, "--task", options.task]
     variants: dict[str, tuple[list[str], dict[str, str]]] = {

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
+from mad.children import environment
 from mad.data.stored import StoredRecord
 from mad.data.trails import Head, Row
 from mad.messages import last_words, note
@@ -105,9 +106,7 @@ class _Line:
             stdout=subprocess.PIPE,
             stderr=self._printed,
             start_new_session=True,
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path)}
-            | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+            env=environment(threads=1),
         )
         driver = os.getpid() if live else None
         self._waiting.put(

@@ -17,25 +17,22 @@ from typing import Any
 import torch
 from lightning.fabric.loggers import Logger
 
-from architectures.contract import causality
 from architectures.files import resolved
 from architectures.outside.archive import read_archive
-from mad.messages import near, note
+from mad.messages import note
 from mad.run.driver import one_driver
-from mad.run.place import find_place
-from mad.run.runner import PROBE_ROWS, environment_of
+from mad.run.runner import environment_of
 from mad.store import Store
 from mad.tracking import Roster, read_tracking
 from mad.tracking.mirror import Mirror
 from scaling.lm import processes
-from scaling.lm.config import LanguageConfig, resolve_architecture
+from scaling.lm.checks import check, try_out
+from scaling.lm.config import LanguageConfig
 from scaling.lm.corpus import Corpus
-from scaling.lm.cost import build_model, cost_of
 from scaling.lm.loop import CHECKPOINT, Job
 from scaling.lm.records import (
     FINAL,
     LARGEST_LOSS,
-    LanguageCost,
     LanguageMetrics,
     LanguagePoint,
     LanguageRecord,
@@ -46,7 +43,6 @@ from scaling.lm.records import (
 from scaling.lm.trails import Told
 from scaling.lm.watch import check_loggers
 
-STRATEGIES = ("auto", "ddp", "fsdp")
 # A run that ends this far above the loss of its first step, in nats, has diverged.
 MARGIN = 0.1
 # Seconds between two looks at what another program trains.
@@ -100,7 +96,7 @@ def train(
     it "failed", and so does a loss below the known entropy of the text by more than the error of its
     evaluation. What cannot work is refused with a ValueError before any training.
     """
-    device = _check(config, corpus, device, devices, strategy)
+    device = check(config, corpus, device, devices, strategy)
     check_loggers(loggers)
     about: dict[str, Any] = {
         "study": study,
@@ -119,7 +115,7 @@ def train(
                 if mirror is not None:
                     mirror.show([held])
                 return held
-        cost, failure = _try_out(config, corpus, device)
+        cost, failure = try_out(config, corpus, device)
         where = stack.enter_context(_folder(folder, store, config.id))
         if (damage := _set_aside_unusable(where / CHECKPOINT, config.id)) is not None:
             sys.stderr.write(f"{damage}\n")
@@ -195,80 +191,6 @@ def _mirror(
     tracking = read_tracking(track, folder=folder, store=beside)
     with contextlib.nullcontext() if tracking is None else Mirror(tracking, Roster()) as mirror:
         yield mirror
-
-
-def _check(config: LanguageConfig, corpus: Corpus, device: str, devices: int, strategy: str) -> str:
-    """The device by its name; refuses what cannot be trained, or would not be what `config` says."""
-    if strategy not in STRATEGIES:
-        choices = f"{', '.join(STRATEGIES)}{near(strategy, STRATEGIES)}"
-        raise ValueError(f"strategy {strategy!r} is not one of {choices}")
-    if devices < 1:
-        raise ValueError(f"devices={devices} must be at least 1")
-    if config.batch_size % devices:
-        raise ValueError(
-            f"batch_size {config.batch_size} does not divide over {devices} devices; choose a multiple of "
-            f"{devices}, or fewer devices"
-        )
-    if strategy != "auto" and devices == 1:
-        raise ValueError(
-            f"strategy {strategy!r} is for several devices; set devices=2 or more, or leave it out"
-        )
-    ours, theirs = config.corpus.model_dump(), corpus.config.model_dump()
-    other = [name for name in ours if name != "name" and ours[name] != theirs[name]]
-    if other:
-        raise ValueError(
-            f"the corpus is not that of the configuration: {other[0]} is {theirs[other[0]]!r}, not "
-            f"{ours[other[0]]!r}; load the corpus that it was made with"
-        )
-    target = find_place(device, config.precision).device
-    if devices > 1 and target.type == "cuda" and devices > torch.cuda.device_count():
-        raise ValueError(
-            f"devices={devices} are more than the {torch.cuda.device_count()} of this machine; choose fewer"
-        )
-    if devices > 1 and (target.type == "mps" or ":" in device):
-        raise ValueError(f"device {device!r} is one device; choose 'cpu' or 'cuda' for devices={devices}")
-    if strategy == "fsdp" and target.type != "cuda":
-        raise ValueError(f"strategy 'fsdp' shards over CUDA devices only, not {target.type}; choose 'ddp'")
-    _check_source(config)
-    return target.type if devices > 1 or target.index is None else f"{target.type}:{target.index}"
-
-
-def _try_out(
-    config: LanguageConfig, corpus: Corpus, device: str
-) -> tuple[LanguageCost | None, BaseException | None]:
-    """What the run costs, after a look at whether its model sees later tokens, which is refused.
-
-    What a user's layer raises comes back, for the record.
-    """
-    try:
-        model = build_model(config, seed=0)
-        read = min(config.evaluation_tokens, PROBE_ROWS * config.seq_len)
-        rows = corpus.validation(config.seq_len, read)[:, :-1]
-        causality.require(
-            model.to(device),
-            torch.from_numpy(rows.astype("int64")),
-            config.corpus.vocab_size,
-            who=config.architecture.spec,
-            task=f"next-token prediction of {config.corpus.name}",
-        )
-        return cost_of(config), None
-    except (ValueError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        return None, error
-
-
-def _check_source(config: LanguageConfig) -> None:
-    """The code at hand is the code that the configuration names."""
-    assert config.architecture.dim is not None
-    here = resolve_architecture(config.architecture.spec, config.architecture.dim)
-    for name in ("spec", "versions", "sources"):
-        asked, found = getattr(config.architecture, name), getattr(here, name)
-        if asked != found:
-            raise ValueError(
-                f"the configuration has {name} {asked!r}, and here they are {found!r}; make it again with "
-                "scaling.lm.config.language_config"
-            )
 
 
 def _wait_for(store: Store, id: str) -> None:

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from mad.run.malloc import prepare_children
+from mad.children import prepare_children
 
 # Seconds that a worker has to end its step when it is told to.
 GRACE = 10.0

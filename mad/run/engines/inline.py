@@ -52,9 +52,10 @@ def run(
 
 
 def check(groups: Sequence[Group]) -> list[Group]:
-    """The groups, with their cells checked, each once."""
+    """The groups, with their cells checked, each once; those that were have a cost or a failure."""
     checked: dict[int, Cell] = {}
     for group in groups:
         if id(group.cell) not in checked:
-            checked[id(group.cell)] = check_cell(group.cell)
+            new = group.cell.cost is None and group.cell.failure is None
+            checked[id(group.cell)] = check_cell(group.cell) if new else group.cell
     return [dataclasses.replace(group, cell=checked[id(group.cell)]) for group in groups]

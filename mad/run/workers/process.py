@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from mad.run.malloc import GLIBC
+from mad.children import GLIBC, environment
 from mad.run.workers import keeper
 from mad.run.workers.worker import receive, send
 
@@ -33,16 +33,15 @@ class Process:
     def __init__(self, code: str, *, said: Callable[[str, Any], object], threads: int | None = None) -> None:
         self.code, self.said = code, said
         self.stopped = False
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        self._limits = {} if threads is None else dict.fromkeys(names, str(threads))
+        self._limit = threads
         self._process: subprocess.Popen[bytes] | None = None
         self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._printed, self._count = b"", 0
+        self._counting = threading.Lock()
 
     def start(self) -> None:
         """Raises OSError or RuntimeError where no process, no thread or no file handle is left."""
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._process = process = subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__, self.code],
             stdin=subprocess.PIPE,
@@ -50,7 +49,7 @@ class Process:
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,
-            env=GLIBC | os.environ | {"PYTHONPATH": path} | self._limits,
+            env=GLIBC | environment(self._limit),
         )
         for work in (self._hear, self._drain, self._send, self._await):
             thread = threading.Thread(target=work, args=(process,), daemon=True)
@@ -61,7 +60,8 @@ class Process:
         """What was printed before belongs to another message. A process that stands still reads nothing, so
         nobody waits until it has read.
         """
-        self._printed, self._count = b"", 0
+        with self._counting:
+            self._printed, self._count = b"", 0
         self._outbox.put(message)
 
     def stop(self) -> None:
@@ -105,8 +105,9 @@ class Process:
         assert process.stderr is not None
         with process.stderr as stream:
             while chunk := stream.read(65536):
-                self._printed = (self._printed + chunk)[-KEPT:]
-                before, self._count = self._count, self._count + len(chunk)
+                with self._counting:
+                    self._printed = (self._printed + chunk)[-KEPT:]
+                    before, self._count = self._count, self._count + len(chunk)
                 if before <= FLOOD < self._count:
                     self.said("lost", f"it printed more than {FLOOD >> 20} MiB")
 
