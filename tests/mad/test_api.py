@@ -2,8 +2,8 @@
 
 import inspect
 import re
+import sys
 import tomllib
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,7 @@ import mad
 from architectures.grammar.stripe import _Parser
 from architectures.model import SequenceModel
 from mad.api import execute, prepare
-from mad.data.records import Record
-from mad.run.engines import inline
-from mad.run.sweep import Group
+from mad.run import engines
 from mad.store import Store
 from synthetic_tasks import Task
 from tests.mad.records import records_in
@@ -99,21 +97,28 @@ def test_no_architecture_and_no_task_are_refused(store: Path) -> None:
 
 
 def test_an_engine_is_a_module_and_an_unknown_one_is_answered_with_the_nearest(
-    store: Path, monkeypatch: pytest.MonkeyPatch
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepare("mlp", suite="smoke", protocol="sound", tasks=FEW, device="cpu")
-    order = []
-
-    def backwards(groups: Sequence[Group], *rest: Any) -> Iterator[tuple[Group, list[Record]]]:
-        for group, records in inline.run(groups[::-1], *rest):
-            order.append(group)
-            yield group, records
-
-    monkeypatch.setattr("mad.run.engines.get_engine", {"backwards": backwards}.get)
-    records, scores = execute(prepared, store=store, engine="backwards")
-    assert [g.id for g in order] == [g.id for g in prepared.groups[::-1]] and len(scores.architectures) == 1
+    (tmp_path / "backwards.py").write_text(
+        "from mad.run.engines import inline\n"
+        "TAKES = ()\n"
+        "order = []\n"
+        "def run(groups, *rest):\n"
+        "    for group, records in inline.run(groups[::-1], *rest):\n"
+        "        order.append(group.id)\n"
+        "        yield group, records\n"
+    )
+    monkeypatch.setattr(engines, "__path__", [*engines.__path__, str(tmp_path)])
+    try:
+        records, scores = execute(prepared, store=store, engine="backwards")
+        assert sys.modules["mad.run.engines.backwards"].order == [g.id for g in prepared.groups[::-1]]
+    finally:
+        sys.modules.pop("mad.run.engines.backwards", None)
+    assert len(scores.architectures) == 1
     assert {r.id for r in records} == {r.id for r in records_in(store)}
-    monkeypatch.undo()
+    with pytest.raises(ValueError, match="engine backwards cannot heed workers=2; leave it out"):
+        execute(prepared, store=store, engine="backwards", workers=2)
     with pytest.raises(ValueError, match="unknown engine 'inlin'; did you mean 'inline'"):
         execute(prepared, store=store, engine="inlin")
 
