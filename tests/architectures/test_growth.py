@@ -157,7 +157,7 @@ SILENT += [
 def test_every_layer_is_added_without_a_trace_and_learns(layer: str) -> None:
     model = make("mh-attention mlp", dim=32)
     # What mixes their streams starts as the identity, and is it no more once it is free.
-    streams = layer.startswith(("altup", "hyper-connections", "sequence-altup"))
+    streams = layer.startswith(("altup", "attn-res", "hyper-connections", "sequence-altup"))
     fill = None if streams else wild()
     assert change(model, add_layer(model, to=3, at=1, layer=layer, fill=fill)[0]) <= 1e-12
     grown, _ = add_layer(model, to=3, at=1, layer=layer, generator=generator())
