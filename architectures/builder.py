@@ -42,8 +42,9 @@ def seeded(seed: int, part: str) -> Iterator[None]:
 class Builder:
     """Builds blocks in the order of reading, counting each kind of mixer."""
 
-    def __init__(self, spec: Spec, dim: int, max_len: int, seed: int) -> None:
+    def __init__(self, spec: Spec, dim: int, max_len: int, seed: int, vocab_size: int | None = None) -> None:
         self.spec, self.dim, self.max_len, self.seed = spec, dim, max_len, seed
+        self.vocab_size = vocab_size
         self.depth = Counter(registry.get(layer.name).mixes for layer in spec.walk())
         self.count: Counter[str] = Counter()
         self.built: list[Primitive] = []
@@ -104,7 +105,11 @@ class Builder:
         entry = registry.get(item.name)
         index, depth = self.count[entry.mixes], self.depth[entry.mixes]
         self.count[entry.mixes] += 1
-        where = dict(dim=self.dim, max_len=self.max_len, index=index, depth=depth)
+        where: dict[str, Any] = dict(dim=self.dim, max_len=self.max_len, index=index, depth=depth)
+        if entry.cls.reads_tokens:
+            if self.vocab_size is None:
+                raise ValueError(f"{item.name} reads the ids of tokens, and what is built here has none")
+            where["vocab_size"] = self.vocab_size
         if item.body is None:
             layer = self.bodiless(item, path, entry, where)
             layer.join(self.built)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,8 @@ class Context:
                  the same for all replicas. None: what `architectures.elastic.set_granularity` set, else whole
     seed, step   key of the noise; a context without a seed has no noise, and layers are deterministic
     choices      discrete choices, where a wrapper runs layers a second time and must meet the same ones
+    tokens       ids (B, T) of the positions that are called, (B, 1) in a step; the model sets them, and
+                 leaves none where there are no tokens
     """
 
     shared: dict[str, Tensor] = field(default_factory=dict)
@@ -51,6 +54,12 @@ class Context:
     seed: int | None = None
     step: int = 0
     choices: Choices | None = None
+    tokens: Tensor | None = None
+
+    def every(self, stride: int, start: int = 0) -> Context:
+        """What the layers are told that run on every `stride`-th position only."""
+        tokens = None if self.tokens is None else self.tokens[:, start::stride]
+        return dataclasses.replace(self, tokens=tokens)
 
     # A compiler cannot trace the hash, and would compile anew for each step and name.
     @torch._disable_dynamo

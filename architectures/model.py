@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterable
 from typing import Any, cast
@@ -49,7 +50,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.spec, self.dim, self.max_len, self.readout = spec, dim, max_len, readout
         self.vocab_size, self.options = vocab_size, options
-        builder = Builder(spec, dim, max_len, seed)
+        builder = Builder(spec, dim, max_len, seed, vocab_size)
         blocks = builder.blocks(spec, "blocks")
         # Of the stream: what stands outside of the layers is as wide.
         self.width = max([dim, *(block.stream_width for block in blocks if isinstance(block, Primitive))])
@@ -102,7 +103,7 @@ class SequenceModel(nn.Module):
             )
         self._check_length(tokens.shape[1])
         x, states = self.embedding(tokens), []
-        ctx = Context() if ctx is None else ctx
+        ctx = dataclasses.replace(Context() if ctx is None else ctx, tokens=tokens)
         for block, before in zip(self._parts(), state, strict=True):
             if x.shape[1] == 1:
                 y, after = block.step(x[:, 0], before, ctx)
@@ -143,6 +144,7 @@ class SequenceModel(nn.Module):
     def _logits(self, tokens: Tensor, ctx: Context) -> Tensor:
         self._check_length(tokens.shape[1])
         x = self.embedding(tokens)  # (B, T, D), D the width of the stream
+        ctx = dataclasses.replace(ctx, tokens=tokens)
         for block in self._parts():
             x = add(block, x, ctx)
         if self.decoder is not None:

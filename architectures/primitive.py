@@ -122,6 +122,10 @@ class Primitive(nn.Module):
     exact_causality: bool = True
     # A user's module, which may draw from the global random state; our layers draw from the context only.
     draws: ClassVar[bool] = False
+    # The layer reads the ids of the tokens beside x: `token_ids`. Its constructor takes `vocab_size` as well,
+    # and keeps it; earlier ids that decoding needs are integers of the state, of kind "conv".
+    reads_tokens: ClassVar[bool] = False
+    vocab_size: int = 0
     # Tensors of a routed layer, of which one batch may use only a part.
     routed: ClassVar[tuple[str, ...]] = ()
     # The option that makes a wrapper with a wide stream keep the model's width, to name it in a refusal.
@@ -181,7 +185,17 @@ class Primitive(nn.Module):
     @property
     def place(self) -> dict[str, int]:
         """What the layer was built with beside its config and its width."""
-        return {"max_len": self.max_len, "index": self.index, "depth": self.depth}
+        place = {"max_len": self.max_len, "index": self.index, "depth": self.depth}
+        return place | ({"vocab_size": self.vocab_size} if self.reads_tokens else {})
+
+    def token_ids(self, ctx: Context | None) -> Tensor:
+        """The ids of the tokens of this call, (B, T); (B, 1) in a step."""
+        if ctx is None or ctx.tokens is None:
+            raise ValueError(
+                f"{self.name} reads the ids of the tokens, and this call has none; use it in a model of "
+                "tokens, or call it with Context(tokens=ids), ids (B, T)"
+            )
+        return ctx.tokens
 
     def axes(self) -> Axes | None:
         """What widths the layer has and how they grow; None: it does not say."""
@@ -285,8 +299,9 @@ class Primitive(nn.Module):
         weight = next(self.parameters(), torch.empty(0))
         with torch.no_grad():
             x = torch.zeros(1, length, self.stream_width, device=weight.device, dtype=weight.dtype)
+            ctx = Context(tokens=torch.zeros(1, length, device=weight.device, dtype=torch.int64))
             state = self.init_state(1)
-            state = self.prefill(x, state)[1] if state else state
+            state = self.prefill(x, state, ctx)[1] if state else state
         return count_state(state, self.state_kinds)
 
 

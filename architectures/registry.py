@@ -36,7 +36,8 @@ class Entry:
 
     `source` identifies the code of a class that is not ours (`identity.code_hash`), "" for one of ours;
     `example` spells the layer in the contract tests where the bare name is not enough (a wrapper needs a
-    body); `equation` is that of a variant whose class states another one in its docstring.
+    body); `equation` is that of a variant whose class states another one in its docstring; `known_as` other
+    names, and models that use it.
     """
 
     name: str
@@ -48,6 +49,16 @@ class Entry:
     example: str
     source: str = ""
     equation: str = ""
+    known_as: str = ""
+    claim: str = ""
+
+    @property
+    def hypothesis(self) -> str:
+        """What the layer should show in the battery: that of the name, else the last paragraph of the class's
+        docstring, where it begins with "Hypothesis:"; "" for none."""
+        last = (inspect.getdoc(self.cls) or "").split("\n\n")[-1]
+        own = last.removeprefix("Hypothesis:") if last.startswith("Hypothesis:") else ""
+        return " ".join((self.claim or own).split())
 
     def config(self, options: dict[str, Any]) -> Any:
         """The frozen config of this layer with `options`; unknown names and wrong types are refused."""
@@ -92,12 +103,13 @@ _P = TypeVar("_P", bound=type[Primitive])
 
 
 def primitive(
-    name: str, *, mixes: str, version: int = 1, paper: str = "", example: str = ""
+    name: str, *, mixes: str, version: int = 1, paper: str = "", example: str = "", known_as: str = ""
 ) -> Callable[[_P], _P]:
     """Register a `Primitive` under a kebab-case name.
 
     `mixes`: "time", "channel" or "stream" (a wrapper around layers). `version` rises with any change of the
-    numerics or the defaults. `paper`: its arXiv id. A name that is taken is refused.
+    numerics or the defaults. `paper`: its arXiv id. `known_as`: other names, and models that use it. A name
+    that is taken is refused.
     """
     if mixes not in MIXES:
         raise ValueError(f"mixes={mixes!r} of primitive {name!r} is not one of {', '.join(MIXES)}")
@@ -110,7 +122,7 @@ def primitive(
         _check_config(cls)
         ours = cls.__module__.startswith("architectures.")
         source = "" if ours else code_hash(cls)
-        _add(Entry(name, cls, {}, mixes, version, paper, example or name, source))
+        _add(Entry(name, cls, {}, mixes, version, paper, example or name, source, known_as=known_as))
         cls.name, cls.mixes, cls.version, cls.paper = name, mixes, version, paper
         return cls
 
@@ -125,22 +137,25 @@ def variant(
     paper: str = "",
     example: str = "",
     equation: str = "",
+    known_as: str = "",
+    hypothesis: str = "",
     **defaults: Any,
 ) -> None:
     """Register another name for a primitive, with other defaults.
 
     variant("mh-attention", of="attention", heads=None)
 
-    `example=""`: that of the primitive, under the new name. `equation=""`: that of the primitive.
+    `example=""`: that of the primitive, under the new name. `equation=""`, `hypothesis=""`: those of the
+    primitive. `known_as`: other names, and models that use it.
     """
     if of not in _entries:
         raise ValueError(f"variant {name!r} is of an unknown primitive {unknown(of, _entries)}")
     base = _entries[of]
     base.config(defaults)
-    own: dict[str, Any] = {"version": version, "paper": paper, "equation": equation}
+    own: dict[str, Any] = {"version": version, "paper": paper, "equation": equation, "claim": hypothesis}
     own["example"] = example or base.example.replace(of, name, 1)
     given = {key: value for key, value in own.items() if value}
-    _add(dataclasses.replace(base, name=name, defaults=defaults, **given))
+    _add(dataclasses.replace(base, name=name, defaults=defaults, known_as=known_as, **given))
 
 
 def names() -> list[str]:

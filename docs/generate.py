@@ -60,7 +60,7 @@ def primitives_page() -> str:
     machine = results["machine"]
     about = f"torch {machine['torch']}, CPU, {machine['threads']} threads, {machine['clock']}"
     form = {"layer": "`{name}`", "equation": "`{equation}`", "paper": "{source}", "state": "{held}"}
-    form |= {"parameters": "{params:,}", "step": "{step}"}
+    form |= {"parameters": "{params:,}", "step": "{step}", "also known as, used by": "{known_as}"}
     rows: dict[str, list[dict[str, Any]]] = {mixes: [] for mixes in TITLES}
     for row in index.read():
         # The first line of the docstring up to the shapes, which are the same for all.

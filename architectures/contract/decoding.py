@@ -13,10 +13,11 @@ from architectures.contract.subject import (
     advance,
     gap,
     run,
+    told,
     unroll,
     where,
 )
-from architectures.primitive import Context, State, count_state
+from architectures.primitive import State, count_state
 
 KINDS = ("recurrent", "conv", "growing")
 
@@ -38,7 +39,8 @@ def prefill(subject: Subject, size: Size) -> str:
         last = max(1, size.length - 1)
         cuts = sorted({0, max(1, last // 2), last})
         for start, end in zip(cuts, cuts[1:], strict=False):
-            y, state = layer.prefill(x[:, start:end].clone(), state, Context())
+            piece = x[:, start:end].clone()
+            y, state = layer.prefill(piece, state, told(piece))
             outputs.append(y)
         if last < size.length:
             y, state = advance(layer, x[:, last], state)
@@ -68,7 +70,7 @@ def step(subject: Subject, size: Size) -> str:
         before = [s.clone() for s in state]
         advance(layer, x[:, 0], state)
         _untouched(state, before, "step")
-        layer.prefill(x.clone(), state)
+        layer.prefill(x.clone(), state, told(x))
         _untouched(state, before, "prefill")
     return "step and prefill leave the given state as it was"
 

@@ -19,6 +19,7 @@ from architectures.contract.subject import (
     name_of,
     noise,
     run,
+    told,
 )
 from architectures.primitive import Primitive
 
@@ -40,7 +41,7 @@ def repeatable(subject: Subject, size: Size) -> str:
     """Two calls are equal, and no random number is drawn from a global generator."""
     layer, x = subject.build(size.dim), noise(*size).float()
     before = random_states()
-    first, second = layer(x.clone()), layer(x.clone())
+    first, second = layer(x.clone(), told(x)), layer(x.clone(), told(x))
     after = random_states()
     drawn = [name for name in before if before[name] != after[name]]
     if drawn:
@@ -72,7 +73,7 @@ def kept(subject: Subject, size: Size) -> str:
     layer, x = subject.build(size.dim), noise(*size).float()
     given, before, stored = x.clone(), _attributes(layer), {n: t.clone() for n, t in _tensors(layer).items()}
     with torch.no_grad():
-        layer(given)
+        layer(given, told(x))
     if not torch.equal(given, x):
         raise Violation("forward edits its input in place")
     after = _attributes(layer)

@@ -8,7 +8,16 @@ import inspect
 import torch
 
 from architectures.contract.forward import random_states
-from architectures.contract.subject import NotApplicable, Size, Subject, Unbuildable, Violation, bare, noise
+from architectures.contract.subject import (
+    NotApplicable,
+    Size,
+    Subject,
+    Unbuildable,
+    Violation,
+    bare,
+    noise,
+    told,
+)
 from architectures.outside.foreign import Foreign, counted_flops
 from architectures.primitive import PER
 
@@ -63,7 +72,8 @@ def meta(subject: Subject, size: Size) -> str:
         layer = subject.build(size.dim)
     if any(not p.is_meta for p in layer.parameters()):
         raise Violation("parameters are made on the CPU under torch.device('meta')")
-    found = layer(torch.empty(*size, device="meta")).shape
+    x = torch.empty(*size, device="meta")
+    found = layer(x, told(x)).shape
     if found != size:
         raise Violation(f"on the meta device an input {tuple(size)} gives a tensor {tuple(found)}")
     return "builds and runs on the meta device"
@@ -83,7 +93,8 @@ def flops(subject: Subject, size: Size) -> str:
     if (least := layer.flops(LONG)) > (most := layer.executed_flops(LONG)):
         raise Violation(f"T={LONG}: flops {least:,} must be at most executed_flops {most:,}")
     with torch.no_grad():
-        counted = counted_flops(layer, noise(*size).float())
+        x = noise(*size).float()
+        counted = counted_flops(layer, x, told(x))
     # Not at length 1: einsum multiplies a contraction of one element out, where the counter sees nothing.
     if length > 1 and counted != size.batch * (executed - uncounted):
         raise Violation(

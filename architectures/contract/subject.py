@@ -25,6 +25,8 @@ from architectures.outside.foreign import Foreign
 from architectures.primitive import Context, Primitive, State
 from architectures.registry import get, unknown
 
+# Ids that a layer may be told.
+VOCABULARY = 4
 # Sequences are at most this long, where a question does not need longer ones.
 MAX_LEN = 80
 
@@ -91,7 +93,7 @@ class Subject:
         """The layer as a model holds it, in float32; a plain module without its noise."""
         try:
             spec, length = Spec((self.item,)), max_len or self.max_len
-            model = build(spec, vocab_size=2, dim=dim, max_len=length, seed=seed)
+            model = build(spec, vocab_size=VOCABULARY, dim=dim, max_len=length, seed=seed)
         except (Exception, SystemExit) as error:
             raise Unbuildable(describe(error, self.file)) from error
         layer = model.layers()[0][1]
@@ -144,10 +146,17 @@ def noise(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def told(x: Tensor) -> Context:
+    """What a model tells its layers: here the signs of the first channels of x (B, T, D) are the ids, so that
+    whoever changes x at a position changes its token."""
+    bits = x.detach()[..., : VOCABULARY.bit_length() - 1] > 0
+    return Context(tokens=(bits.long() << torch.arange(bits.shape[-1], device=x.device)).sum(-1))
+
+
 def run(layer: Primitive, x: Tensor) -> Tensor:
     """A forward on a copy of x, as a model calls it; a plain module's noise is keyed, as the trainer does."""
     with seeded(0, "check"):
-        return layer(x.clone(), Context())
+        return layer(x.clone(), told(x))
 
 
 def unroll(layer: Primitive, x: Tensor) -> tuple[Tensor, State]:
@@ -161,7 +170,7 @@ def unroll(layer: Primitive, x: Tensor) -> tuple[Tensor, State]:
 
 def advance(layer: Primitive, x: Tensor, state: State) -> tuple[Tensor, State]:
     """One step; what it returns has the shapes of the contract."""
-    y, after = layer.step(x.clone(), state, Context())
+    y, after = layer.step(x.clone(), state, told(x[:, None]))
     if not isinstance(y, Tensor) or y.shape != x.shape:
         raise Violation(f"step returns {name_of(y)} for an input {tuple(x.shape)}; it maps (B, D) to (B, D)")
     if not isinstance(after, tuple) or len(after) != len(state):

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from architectures.builder import seeded
-from architectures.contract.subject import NotApplicable, Size, Subject, Violation, bare, gap, noise, run
+from architectures.contract.subject import (
+    NotApplicable,
+    Size,
+    Subject,
+    Violation,
+    bare,
+    gap,
+    noise,
+    run,
+    told,
+)
 from architectures.primitive import Primitive
 
 LOUD = 100.0
@@ -137,7 +147,7 @@ def _replicas(subject: Subject, size: Size) -> float | None:
     buffers = {n: torch.stack([b[n] for b in drawn]) for n, _ in base.named_buffers()}
 
     def output(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Tensor:
-        return torch.func.functional_call(base, parameters | buffers, (x.clone(),))
+        return torch.func.functional_call(base, parameters | buffers, (x.clone(), told(x)))
 
     def alone(r: int, x: Tensor, seed: int = 0) -> Tensor:
         with seeded(seed, "check"):
@@ -194,7 +204,7 @@ def _compiled(subject: Subject, size: Size, backend: str) -> float:
     layer, x = subject.layer(size.dim), subject.noise(*size)
     torch.compiler.reset()
     fast = torch.compile(layer, backend=backend, fullgraph=True)
-    y, z = run(layer, x), fast(x.clone())
+    y, z = run(layer, x), fast(x.clone(), told(x))
     found = gap(z, y)
     if found > _near(subject, 1e-9, 2e-6):
         raise Violation(f"compiled outputs differ by {found:.2g} of the largest")

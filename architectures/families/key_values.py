@@ -92,10 +92,16 @@ class KeyValueMemory(Primitive):
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
         positions = torch.arange(x.shape[1], device=x.device)
         q, k, v, _ = self.project(x, positions, self.init_tails(x.shape[0]), ctx)
-        k, v = self.spread(k), self.spread(v)
+        return self.read(self.meet(q, self.spread(k), self.spread(v), past=False, ctx=ctx), x)
+
+    def meet(self, q: Tensor, k: Tensor, v: Tensor, *, past: bool, ctx: Context | None) -> Tensor:
+        """What the queries find, q (B, T, H, K), k (B, S, H, K), v (B, S, H, V) -> (B, T, H, V).
+
+        `past`: q are the last T of S positions, else all of them.
+        """
         if not self.causal:
-            return self.read(attend_all(q, k, v, scale=self.scale), x)
-        return self.read(attend(q, k, v, scale=self.scale, window=self.window), x)
+            return attend_all(q, k, v, scale=self.scale)
+        return (attend_past if past else attend)(q, k, v, scale=self.scale, window=self.window)
 
     def init_state(self, batch: int, length: int | None = None) -> State:
         """Keys (B, t, G, K), values (B, t, G, V), the number of tokens so far, and the tails."""
@@ -114,8 +120,7 @@ class KeyValueMemory(Primitive):
         q, k, v, tails = self.project(x, positions, tails, ctx)
         k, v = torch.cat([keys, k], dim=1), torch.cat([values, v], dim=1)
         # With nothing before it, a prompt takes the way of `forward`, whose memory does not grow with T * T.
-        answer = attend_past if keys.shape[1] else attend
-        o = answer(q, self.spread(k), self.spread(v), scale=self.scale, window=self.window)
+        o = self.meet(q, self.spread(k), self.spread(v), past=keys.shape[1] > 0, ctx=ctx)
         start = 0 if self.window is None else max(0, k.shape[1] - self.window)
         return self.read(o, x), (k[:, start:], v[:, start:], count + x.shape[1], *tails)
 

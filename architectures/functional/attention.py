@@ -12,21 +12,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from architectures.functional.fold import Folded
+from architectures.functional.fold import Folded, fold, unfold
 from architectures.functional.precision import full_precision
 
 aten = torch.ops.aten
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """Causal softmax attention: (B, T, H, K), (B, T, H, K), (B, T, H, V) -> (B, T, H, V).
 
     Position i sees the positions j with 0 <= i - j < `window` (all j <= i without one). Memory on a CPU is
     linear in T; elsewhere the scores are written out, all of them or those of a window's blocks.
+
+    `mask`, (B or 1, H or 1, T, S), is added to the scaled scores and says alone who sees whom: -inf hides a
+    key, of each position one at least is visible, and k and v may have S entries. It is a constant: no
+    gradient goes to it.
     """
     if scale <= 0:
         # The kernel multiplies what is hidden, -inf, by it.
         raise ValueError(f"scale={scale} must be positive")
+    if mask is not None and window is not None:
+        raise ValueError(
+            f"window={window} beside a mask, which says alone who sees whom; put it into the mask"
+        )
     width, value_width = q.shape[-1], v.shape[-1]
     # The fused kernel wants equal widths; zeros change neither the scores nor the values.
     if width < value_width:
@@ -36,6 +52,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None 
     dtype = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     batch, length = q.shape[:2]
+    if mask is not None:
+        out, _ = _AttendMasked.apply(q, k, v, mask.detach().to(dtype), scale)
+        return out[..., :value_width]
     if window is None or not in_blocks(length, window):
         out, _ = _Attend.apply(q, k, v, scale, window, 1)
         return out[..., :value_width]
@@ -58,18 +77,35 @@ def executed_pairs(length: int, window: int | None = None) -> int:
     return -(-length // window) * window * 2 * window
 
 
-def attend_past(q: Tensor, k: Tensor, v: Tensor, *, scale: float, window: int | None = None) -> Tensor:
-    """`attend` for the last T of S positions, written out: q (B, T, H, K), k (B, S, H, K), v (B, S, H, V)."""
-    length, total = q.shape[1], k.shape[1]
-    at = torch.arange(total, device=q.device)
-    ahead = at[total - length :, None] - at
-    blind = ahead < 0
-    if window is not None:
-        blind = blind | (ahead >= window)
+def attend_past(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    window: int | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """`attend` for the last T of S positions, written out: q (B, T, H, K), k (B, S, H, K), v (B, S, H, V).
+
+    Here a `mask` has a gradient.
+    """
     scores = torch.einsum("bthk,bshk->bhts", q, k) * scale
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    weights = scores.masked_fill(blind, float("-inf")).softmax(-1).to(v.dtype)
-    return torch.einsum("bhts,bshv->bthv", weights, v)
+    if mask is None:
+        scores = scores.masked_fill(hidden(q.shape[1], k.shape[1], window, q.device), float("-inf"))
+    else:
+        scores = scores + mask.to(scores.dtype)
+    return torch.einsum("bhts,bshv->bthv", scores.softmax(-1).to(v.dtype), v)
+
+
+def hidden(length: int, total: int, window: int | None = None, device: Any = None) -> Tensor:
+    """(T, S): True where one of the last T of S positions does not see a key, a later one or one before its
+    window."""
+    at = torch.arange(total, device=device)
+    ahead = at[total - length :, None] - at
+    blind = ahead < 0
+    return blind if window is None else blind | (ahead >= window)
 
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
@@ -94,12 +130,11 @@ def _window_mask(q: Tensor, k: Tensor, window: int | None, blocks: int) -> Tenso
     if window is None:
         return None
     batch, length, keys = q.shape[0], q.shape[1], k.shape[1]
-    at = torch.arange(keys, device=q.device)
-    ahead = at[keys - length :, None] - at
-    blind = (ahead < 0) | (ahead >= window)
+    blind = hidden(length, keys, window, q.device)
     if blocks > 1:
         first = torch.arange(batch, device=q.device) % blocks == 0
-        blind = blind | (first[:, None, None, None] & (at < keys - length))
+        padding = torch.arange(keys, device=q.device) < keys - length
+        blind = blind | (first[:, None, None, None] & padding)
     return torch.zeros(blind.shape, dtype=q.dtype, device=q.device).masked_fill(blind, float("-inf"))
 
 
@@ -113,18 +148,7 @@ class _Attend(Folded):
     def forward(
         q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, blocks: int
     ) -> tuple[Tensor, Tensor]:
-        mask = _window_mask(q, k, window, blocks)
-        q, k, v = (z.transpose(1, 2) for z in (q, k, v))  # (B, H, T, K)
-        if fused(q):
-            out, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(
-                q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale
-            )
-            return out.transpose(1, 2), logsumexp
-        with full_precision(q):
-            scores = _scores(q, k, scale, mask)
-            logsumexp = scores.logsumexp(-1)
-            out = torch.exp(scores - logsumexp[..., None]).to(v.dtype) @ v
-        return out.transpose(1, 2), logsumexp
+        return _answer(q, k, v, scale, _window_mask(q, k, window, blocks))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -134,16 +158,76 @@ class _Attend(Folded):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, logsumexp = ctx.saved_tensors
-        mask, scale = _window_mask(q, k, ctx.window, ctx.blocks), ctx.scale
-        g, q, k, v, out = (z.transpose(1, 2) for z in (grad, q, k, v, out))
-        if fused(q):
-            grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                g, q, k, v, out, logsumexp, 0.0, mask is None, attn_mask=mask, scale=scale
-            )
-        else:
-            grads = _backward_written_out(g, q, k, v, out, logsumexp, scale, mask)
-        return (*(z.transpose(1, 2) for z in grads), None, None, None)
+        q, k, *rest = ctx.saved_tensors
+        mask = _window_mask(q, k, ctx.window, ctx.blocks)
+        return (*_gradients(ctx.scale, mask, grad, q, k, *rest), None, None, None)
+
+
+class _AttendMasked(torch.autograd.Function):
+    """`_Attend` with a mask (B or 1, H or 1, T, S)."""
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return _answer(q, k, v, scale, mask)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        q, k, v, mask, ctx.scale = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(q, k, v, *output, mask)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, mask = ctx.saved_tensors
+        return (*_gradients(ctx.scale, mask, grad, *tensors), None, None)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+        size, (*tensors, mask, scale) = info.batch_size, inputs
+        folded = [fold(z, dim, size) for z, dim in zip(tensors, in_dims, strict=False)]
+        dim = in_dims[3]
+        if dim is not None or mask.shape[0] > 1:
+            mask = mask.expand(size, *mask.shape) if dim is None else mask.movedim(dim, 0)
+            rows = folded[0].shape[0] // size
+            mask = mask.expand(size, rows, *mask.shape[2:]).flatten(0, 1)
+        out, logsumexp = _AttendMasked.apply(*folded, mask, scale)
+        return (unfold(out, size), unfold(logsumexp, size)), (0, 0)
+
+
+def _answer(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What is read (B, T, H, V), and the log-sum-exp of the scores; without a mask causal."""
+    q, k, v = (z.transpose(1, 2) for z in (q, k, v))  # (B, H, T, K)
+    if fused(q):
+        out, logsumexp = aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, mask is None, attn_mask=mask, scale=scale
+        )
+        return out.transpose(1, 2), logsumexp
+    with full_precision(q):
+        scores = _scores(q, k, scale, mask)
+        logsumexp = scores.logsumexp(-1)
+        out = torch.exp(scores - logsumexp[..., None]).to(v.dtype) @ v
+    return out.transpose(1, 2), logsumexp
+
+
+def _gradients(
+    scale: float,
+    mask: Tensor | None,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+) -> list[Tensor]:
+    """Of q, k and v."""
+    g, q, k, v, out = (z.transpose(1, 2) for z in (grad, q, k, v, out))
+    if fused(q):
+        grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            g, q, k, v, out, logsumexp, 0.0, mask is None, attn_mask=mask, scale=scale
+        )
+    else:
+        grads = _backward_written_out(g, q, k, v, out, logsumexp, scale, mask)
+    return [z.transpose(1, 2) for z in grads]
 
 
 def _backward_written_out(

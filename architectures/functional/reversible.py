@@ -53,6 +53,7 @@ class Tape:
     autocast: Callable[[], contextlib.AbstractContextManager[object]]
     outputs: tuple[int, ...] = ()
     levels: tuple[Dims, ...] = ()
+    tokens: tuple[int, ...] = ()  # the place of the ids, where there are any
 
 
 def reversible(blocks: Iterable[nn.Module], x: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
@@ -66,6 +67,7 @@ def reversible(blocks: Iterable[nn.Module], x: Tensor, ctx: Context) -> tuple[Te
         tensors.extend(named.values())
         return places
 
+    tape.tokens = tuple(keep({} if ctx.tokens is None else {"tokens": ctx.tokens}).values())
     initial = keep(ctx.shared)
     shared = dict(initial)
     with torch.no_grad():
@@ -150,7 +152,8 @@ def _again(
     tape: Tape, call: Call, p: Tensor, tensors: Sequence[Any], places: list[int]
 ) -> tuple[Tensor, Callable[..., Any]]:
     """A block's output at p once more, and what takes gradients of its outputs to p and to `places`."""
-    fixed = [i for i in (*call.own.values(), *call.shared.values(), *call.choices) if i not in places]
+    told = (*call.own.values(), *call.shared.values(), *call.choices, *tape.tokens)
+    fixed = [i for i in told if i not in places]
 
     def run(p: Tensor, moving: list[Tensor], still: list[Tensor]) -> tuple[Tensor, ...]:
         at = dict(zip((*places, *fixed), (*moving, *still), strict=True))
@@ -160,6 +163,7 @@ def _again(
             seed=tape.seed,
             step=tape.step,
             choices=Choices([at[i] for i in call.choices]),
+            tokens=at[tape.tokens[0]] if tape.tokens else None,
         )
         y = torch.func.functional_call(call.block, {n: at[i] for n, i in call.own.items()}, (p, ctx))
         return (y, *(ctx.shared[k] for k in call.made), *(ctx.losses[k] for k in call.losses))

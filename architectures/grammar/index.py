@@ -15,6 +15,7 @@ from architectures.files import whole_file
 
 PATH = Path(__file__).with_name("index.json")
 DIM = LENGTH = 128
+NAMED = ("name", "mixes", "version", "paper", "known_as", "hypothesis")
 
 
 def read() -> list[dict[str, Any]]:
@@ -25,10 +26,10 @@ def read() -> list[dict[str, Any]]:
 def describe() -> list[dict[str, Any]]:
     """The same from the registry itself.
 
-    name, mixes, version, paper, summary (the first line of the docstring), options (default, doc, scales),
-    and at width 128: params, state (after 128 tokens, by kind), nominal, flops (forward, per token, over 128
-    tokens), formula (the state by kind as a function of width D and tokens T, fitted to what was measured). A
-    wrapper is described with the body of its example.
+    name, mixes, version, paper, known_as, hypothesis, summary (the first line of the docstring), options
+    (default, doc, scales), and at width 128: params, state (after 128 tokens, by kind), nominal, flops
+    (forward, per token, over 128 tokens), formula (the state by kind as a function of width D and tokens T,
+    fitted to what was measured). A wrapper is described with the body of its example.
     """
     from architectures import registry
 
@@ -65,7 +66,7 @@ def _row(entry: Any) -> dict[str, Any]:
         for f in dataclasses.fields(default)
     }
     return {
-        **{key: getattr(entry, key) for key in ("name", "mixes", "version", "paper")},
+        **{key: getattr(entry, key) for key in NAMED},
         "summary": entry.equation or (inspect.getdoc(entry.cls) or "").partition("\n")[0],
         "options": options,
         **{key: getattr(layer, key) for key in ("params", "state", "nominal", "flops")},

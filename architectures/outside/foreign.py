@@ -66,14 +66,14 @@ class Foreign(Primitive):
                 ) from error
 
 
-def counted_flops(module: nn.Module, x: Tensor) -> int:
+def counted_flops(module: nn.Module, *inputs: Any) -> int:
     """Forward FLOPs of a call as torch's counter sees them: matrix products, neither element-wise nor FFT."""
     # The counter has no formula for the fused kernel of the CPU, and would take it for free.
     known: dict[Any, Any] = {
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused_attention_flops
     }
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
-        module(x)
+        module(*inputs)
     return counter.get_total_flops()
 
 

@@ -194,4 +194,13 @@ def resized(x: Tensor, like: Tensor) -> Tensor:
 
 EQUATION = "x_i = z_i + (1 + c_i) (L(z_0) - z_0), z = x + C x, for each block, C of token x_0, c of L(z_0)"
 EXAMPLE = "gemma3n-altup{mh-attention mlp}"
-variant("gemma3n-altup", of="altup", example=EXAMPLE, equation=EQUATION, form="gemma3n", schedule="same", k=4)
+variant(
+    "gemma3n-altup",
+    of="altup",
+    example=EXAMPLE,
+    equation=EQUATION,
+    form="gemma3n",
+    schedule="same",
+    k=4,
+    known_as="Gemma 3n",
+)

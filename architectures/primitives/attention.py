@@ -40,10 +40,34 @@ MQA, GQA = (f"o_t = {PAST}, k and v the same for {which} heads" for which in ("a
 GATED = f"o_t = sigmoid(W_g x_t) * {PAST}"
 
 variant("mh-attention", of="attention", heads=None)
-variant("mqa", of="attention", paper="arXiv:1911.02150", equation=MQA, heads=None, kv_heads=1)
-variant("gqa", of="attention", paper="arXiv:2305.13245", equation=GQA, heads=None, group=4)
-variant("gated-attention", of="attention", paper="arXiv:2505.06708", equation=GATED, heads=None, gate=True)
-variant("sliding-attention", of="attention", equation=WINDOW, window=32)
+variant(
+    "mqa",
+    of="attention",
+    paper="arXiv:1911.02150",
+    equation=MQA,
+    heads=None,
+    kv_heads=1,
+    known_as="PaLM, Falcon",
+)
+variant(
+    "gqa",
+    of="attention",
+    paper="arXiv:2305.13245",
+    equation=GQA,
+    heads=None,
+    group=4,
+    known_as="Llama 3, Qwen3",
+)
+variant(
+    "gated-attention",
+    of="attention",
+    paper="arXiv:2505.06708",
+    equation=GATED,
+    heads=None,
+    gate=True,
+    known_as="Qwen3-Next",
+)
+variant("sliding-attention", of="attention", equation=WINDOW, window=32, known_as="Mistral 7B, Gemma 3")
 variant("mh-sliding-attention", of="attention", equation=WINDOW, heads=None, window=32)
 
 

@@ -14,7 +14,7 @@ from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
 
-@primitive("delta-net", mixes="time", version=1, paper="arXiv:2406.06484")
+@primitive("delta-net", mixes="time", version=1, paper="arXiv:2406.06484", known_as="fast weights")
 class DeltaNet(MatrixMemory):
     """S_t = (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T,  o_t = S_t^T q_t / sqrt(K).
 
@@ -45,7 +45,9 @@ class DeltaNet(MatrixMemory):
         return Vectors(q=q, k=b * k, v=v, y=k), (tail,)
 
 
-@primitive("gated-delta-net", mixes="time", version=1, paper="arXiv:2412.06464")
+@primitive(
+    "gated-delta-net", mixes="time", version=1, paper="arXiv:2412.06464", known_as="Qwen3-Next, Olmo Hybrid"
+)
 class GatedDeltaNet(MatrixMemory):
     """S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T,  o_t = S_t^T q_t / sqrt(K).
 

@@ -15,7 +15,7 @@ from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
 
-@primitive("fox", mixes="time", version=1, paper="arXiv:2503.02130")
+@primitive("fox", mixes="time", version=1, paper="arXiv:2503.02130", known_as="Forgetting Transformer")
 class Fox(KeyValueMemory):
     """o_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K) + F_t - F_s) v_s with F_t = sum_{r <= t} log f_r.
 

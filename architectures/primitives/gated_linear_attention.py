@@ -51,7 +51,7 @@ class GatedLinearAttention(MatrixMemory):
 variant("mh-gated-linear-attention", of="gated-linear-attention", heads=None)
 
 
-@primitive("retnet", mixes="time", version=1, paper="arXiv:2307.08621")
+@primitive("retnet", mixes="time", version=1, paper="arXiv:2307.08621", known_as="retention")
 class RetNet(MatrixMemory):
     """S_t = g S_{t-1} + k_t v_t^T,  o_t = S_t^T q_t / sqrt(K),  g = 1 - 2^(-5-h) in head h = 0, 1, ...
 

@@ -10,7 +10,7 @@ from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 
-@primitive("gated-short-conv", mixes="time", version=1, paper="arXiv:2511.23404")
+@primitive("gated-short-conv", mixes="time", version=1, paper="arXiv:2511.23404", known_as="LFM2")
 class GatedShortConv(Recurrent):
     """y = W_o [c * conv(b * x')] with b, c, x' = W_i x, without biases.
 

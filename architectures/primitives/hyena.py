@@ -60,7 +60,7 @@ class ImplicitOperator:
         return history, self.filter(history.shape[1])
 
 
-@primitive("hyena", mixes="time", version=1, paper="arXiv:2302.10866")
+@primitive("hyena", mixes="time", version=1, paper="arXiv:2302.10866", known_as="StripedHyena, Evo")
 class Hyena(ImplicitOperator, GatedConv):
     """y = W_o [q * (h conv (k * v) + d * (k * v))] with q, k, v = short_conv(W_i x); h is a network of time.
 

@@ -36,7 +36,7 @@ class FiniteOperator:
         return (self.config.taps - 1) * self.dim
 
 
-@primitive("hyena-se", mixes="time", version=1, paper="arXiv:2503.01868")
+@primitive("hyena-se", mixes="time", version=1, paper="arXiv:2503.01868", known_as="StripedHyena 2, Evo 2")
 class HyenaSE(FiniteOperator, GatedConv):
     """y = W_o [q * (h conv (k * v))] with q, k, v = short_conv(W_i x), h of `taps` taps for each group.
 
@@ -72,7 +72,7 @@ class HyenaSE(FiniteOperator, GatedConv):
 FADE = 8192
 
 
-@primitive("hyena-mr", mixes="time", version=1, paper="arXiv:2503.01868")
+@primitive("hyena-mr", mixes="time", version=1, paper="arXiv:2503.01868", known_as="StripedHyena 2, Evo 2")
 class HyenaMR(FiniteOperator, GatedConv):
     """y = W_o [q * ((h * w) conv u + d * u)], u = k * v, with q, k, v = short_conv(W_i x), w_i = e^(-r i).
 
@@ -123,7 +123,7 @@ class HyenaMR(FiniteOperator, GatedConv):
 LOG_RATE_MAX = 4.0
 
 
-@primitive("hyena-li", mixes="time", version=1, paper="arXiv:2503.01868")
+@primitive("hyena-li", mixes="time", version=1, paper="arXiv:2503.01868", known_as="StripedHyena 2, Evo 2")
 class HyenaLI(GatedConv):
     """y = W_o [q * (h conv u + d * u)], h_t = sum_n r_n exp(-t e^p_n), in every channel.
 

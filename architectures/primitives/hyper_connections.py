@@ -22,6 +22,7 @@ SINKHORN_STEPS = 20
     mixes="stream",
     paper="arXiv:2409.19606",
     example="hyper-connections{mh-attention mlp}",
+    known_as="mHC (kind=manifold)",
 )
 class HyperConnections(Wrapper):
     """X = H_res X + h_post f(h_pre X) for each block f of the body, X (n, D) streams: (B, T, D) -> (B, T, D).

@@ -48,7 +48,7 @@ class ChannelMaps(Trait):
         return self.out(o * torch.sigmoid(self.gate_out(self.gate_in(x))))
 
 
-@primitive("kda", mixes="time", version=1, paper="arXiv:2510.26692")
+@primitive("kda", mixes="time", version=1, paper="arXiv:2510.26692", known_as="Kimi Linear")
 class KDA(ChannelMaps, MatrixMemory):
     """S_t = (I - b_t k_t k_t^T) diag(a_t) S_{t-1} + b_t k_t v_t^T,  o_t = S_t^T q_t / sqrt(K).
 

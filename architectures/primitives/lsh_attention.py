@@ -19,7 +19,7 @@ from architectures.primitive import Context, Options, State, choose, linear_flop
 from architectures.registry import primitive
 
 
-@primitive("lsh-attention", mixes="time", version=1, paper="arXiv:2001.04451")
+@primitive("lsh-attention", mixes="time", version=1, paper="arXiv:2001.04451", known_as="Reformer")
 class LSHAttention(Recurrent):
     """o_i = sum_j softmax_j(q_i . k_j) v_j over the j <= i that share a bucket with i in any hash.
 

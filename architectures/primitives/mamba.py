@@ -16,7 +16,7 @@ from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 
-@primitive("mamba", mixes="time", version=1, paper="arXiv:2312.00752")
+@primitive("mamba", mixes="time", version=1, paper="arXiv:2312.00752", known_as="S6; Jamba, Samba")
 class Mamba(Recurrent):
     """h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,  y_t = C_t . h_t + D x_t, gated by silu(z).
 

@@ -23,7 +23,7 @@ from architectures.registry import primitive
 RATE_MIN = 1e-4
 
 
-@primitive("mamba2", mixes="time", version=1, paper="arXiv:2405.21060")
+@primitive("mamba2", mixes="time", version=1, paper="arXiv:2405.21060", known_as="SSD; Nemotron-H, Falcon-H1")
 class Mamba2(MatrixMemory):
     """S_t = exp(-d_t exp(log_rate)) S_{t-1} + d_t B_t x_t^T,  y_t = S_t^T C_t + D x_t,  d = softplus(W u).
 

@@ -15,7 +15,7 @@ from architectures.primitive import Context, Options, Primitive, State, linear_f
 from architectures.registry import primitive
 
 
-@primitive("mla", mixes="time", version=1, paper="arXiv:2405.04434")
+@primitive("mla", mixes="time", version=1, paper="arXiv:2405.04434", known_as="DeepSeek-V3, Kimi K2")
 class LatentAttention(Primitive):
     """o_t = sum_{s <= t} softmax_s((q_t . k_s + p_t . r_s) / sqrt(K + R)) v_s with k_s, v_s = W_u c_s.
 

@@ -9,7 +9,7 @@ from architectures.families.feed_forward import FeedForward, GatedConfig
 from architectures.registry import primitive
 
 
-@primitive("mlp", mixes="channel", version=1, paper="arXiv:1706.03762")
+@primitive("mlp", mixes="channel", version=1, paper="arXiv:1706.03762", known_as="feed-forward network; GPT")
 class MLP(FeedForward):
     """y = W_out gelu(W_in x), position by position, without biases: (B, T, D) -> (B, T, D).
 
@@ -20,7 +20,7 @@ class MLP(FeedForward):
         return F.gelu(h)
 
 
-@primitive("relu2-mlp", mixes="channel", version=1, paper="arXiv:2109.08668")
+@primitive("relu2-mlp", mixes="channel", version=1, paper="arXiv:2109.08668", known_as="Primer, Nemotron")
 class ReLU2MLP(FeedForward):
     """y = W_out relu(W_in x)^2, position by position, without biases: (B, T, D) -> (B, T, D).
 
@@ -31,7 +31,7 @@ class ReLU2MLP(FeedForward):
         return F.relu(h).square()
 
 
-@primitive("swiglu", mixes="channel", version=1, paper="arXiv:2002.05202")
+@primitive("swiglu", mixes="channel", version=1, paper="arXiv:2002.05202", known_as="Llama, Qwen, Mistral")
 class SwiGLU(FeedForward):
     """y = W_out (silu(W_gate x) * W_up x), position by position, without biases: (B, T, D) -> (B, T, D)."""
 

@@ -22,7 +22,7 @@ BLOCK = 4
 FLOOR = 80.0
 
 
-@primitive("mlstm", mixes="time", version=1, paper="arXiv:2405.04517")
+@primitive("mlstm", mixes="time", version=1, paper="arXiv:2405.04517", known_as="xLSTM")
 class MLSTM(MatrixMemory):
     """S_t = f_t S_{t-1} + e^i_t k_t v_t^T,  n_t = f_t n_{t-1} + e^i_t k_t,  o_t = S_t^T q_t / max(|n.q|, 1).
 

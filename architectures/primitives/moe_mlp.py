@@ -15,7 +15,9 @@ from architectures.primitive import Context, Primitive, State, option, round_up
 from architectures.registry import primitive
 
 
-@primitive("moe-mlp", mixes="channel", version=1, paper="arXiv:2101.03961")
+@primitive(
+    "moe-mlp", mixes="channel", version=1, paper="arXiv:2101.03961", known_as="Switch, Mixtral, DeepSeekMoE"
+)
 class MoEMLP(Primitive):
     """y = sum_e g_e W_e gelu(V_e x), g = softmax(W_r x) over the best k experts and 0 for all others.
 

@@ -19,7 +19,7 @@ from architectures.registry import primitive
 CHUNK = 32
 
 
-@primitive("path-attention", mixes="time", version=1, paper="arXiv:2505.16381")
+@primitive("path-attention", mixes="time", version=1, paper="arXiv:2505.16381", known_as="PaTH")
 class PathAttention(KeyValueMemory):
     """o_t = sum_{s <= t} softmax_s(q_t^T P_t .. P_{s+1} k_s / sqrt(K)) v_s with P_t = I - b_t w_t w_t^T.
 

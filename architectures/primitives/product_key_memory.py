@@ -15,7 +15,9 @@ from architectures.registry import primitive
 VALUE_LR = 4.0
 
 
-@primitive("product-key-memory", mixes="channel", version=1, paper="arXiv:1907.05242")
+@primitive(
+    "product-key-memory", mixes="channel", version=1, paper="arXiv:1907.05242", known_as="PKM, Memory Layers"
+)
 class ProductKeyMemory(Primitive):
     """y = sum_heads sum_i w_i value_i, w = softmax of the k best scores a_m . q_1 + b_n . q_2, q = W x.
 

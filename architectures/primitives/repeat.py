@@ -10,7 +10,14 @@ from architectures.primitive import Context, Options, option
 from architectures.registry import primitive
 
 
-@primitive("repeat", mixes="stream", version=1, paper="arXiv:1807.03819", example="repeat{mh-attention mlp}")
+@primitive(
+    "repeat",
+    mixes="stream",
+    version=1,
+    paper="arXiv:1807.03819",
+    example="repeat{mh-attention mlp}",
+    known_as="Universal Transformer",
+)
 class Repeat(Wrapper):
     """x = body(x), `times` times over with the same weights: (B, T, D) -> (B, T, D).
 

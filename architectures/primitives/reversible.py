@@ -11,7 +11,13 @@ from architectures.primitive import Context
 from architectures.registry import primitive
 
 
-@primitive("reversible", mixes="stream", paper="arXiv:2001.04451", example="reversible{mh-attention mlp}")
+@primitive(
+    "reversible",
+    mixes="stream",
+    paper="arXiv:2001.04451",
+    example="reversible{mh-attention mlp}",
+    known_as="Reformer, Terraformer",
+)
 class Reversible(Wrapper):
     """(a, b) = (b, a + f(b)) for each block f of the body, y = (a + b) / 2: (B, T, D) -> (B, T, D).
 

@@ -20,7 +20,7 @@ SHARPNESS = 8.0
 FLOOR = 2.5e-7
 
 
-@primitive("rg-lru", mixes="time", version=1, paper="arXiv:2402.19427")
+@primitive("rg-lru", mixes="time", version=1, paper="arXiv:2402.19427", known_as="Griffin, RecurrentGemma")
 class RGLRU(Recurrent):
     """h_t = a_t * h_{t-1} + m_t * (i_t * c_t),  y_t = W_o [gelu(W_y x_t) * h_t],  c = short_conv(W_x x).
 

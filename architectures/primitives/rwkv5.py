@@ -15,7 +15,7 @@ from architectures.primitive import Context, State, option
 from architectures.registry import primitive
 
 
-@primitive("rwkv5", mixes="time", version=1, paper="arXiv:2404.05892")
+@primitive("rwkv5", mixes="time", version=1, paper="arXiv:2404.05892", known_as="Eagle")
 class RWKV5(Shifted, MatrixMemory):
     """o_t = (S_{t-1} + diag(u) k_t v_t^T)^T r_t,  S_t = diag(a) S_{t-1} + k_t v_t^T,  log a = -exp(w).
 
@@ -59,7 +59,7 @@ class RWKV5(Shifted, MatrixMemory):
         return tokens, (last, tail)
 
 
-@primitive("rwkv6", mixes="time", version=1, paper="arXiv:2404.05892")
+@primitive("rwkv6", mixes="time", version=1, paper="arXiv:2404.05892", known_as="Finch")
 class RWKV6(Shifted, MatrixMemory):
     """o_t = (S_{t-1} + diag(u) k_t v_t^T)^T r_t,  S_t = diag(a_t) S_{t-1} + k_t v_t^T,  log a = -exp(w).
 

@@ -22,7 +22,7 @@ FIRST = "rwkv7/v_first"
 DECAY = -math.exp(-0.5)
 
 
-@primitive("rwkv7", mixes="time", version=1, paper="arXiv:2503.14456")
+@primitive("rwkv7", mixes="time", version=1, paper="arXiv:2503.14456", known_as="Goose")
 class RWKV7(Shifted, MatrixMemory):
     """S_t = (diag(w_t) - (a_t * c_t) c_t^T) S_{t-1} + k_t v_t^T,  o_t = S_t^T r_t.
 

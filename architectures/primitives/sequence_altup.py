@@ -47,7 +47,7 @@ class SequenceAltUp(Wrapper):
         return (*super().state_kinds, *("recurrent" for _ in self.body), "counter")
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        ctx = Context() if ctx is None else ctx
+        ctx = (Context() if ctx is None else ctx).every(self.config.stride)
         for i, block in enumerate(self.order()):
             anchors = x[:, :: self.config.stride]
             x = self._correct(i, x, self._kept(i, anchors, block(anchors, ctx)), 0)
@@ -61,11 +61,11 @@ class SequenceAltUp(Wrapper):
         return *inside, *held, self.b.new_zeros(batch, 0, 0)
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        ctx = Context() if ctx is None else ctx
         stride, length, count = self.config.stride, x.shape[1], len(self.body)
         *rest, since = state
         inside, held = rest[: len(rest) - count], rest[len(rest) - count :]
         past = since.shape[1]  # since the last anchor, 0: the first token is one
+        ctx = (Context() if ctx is None else ctx).every(stride, -past % stride)
         after: list[Tensor] = []
         kept: list[Tensor] = []
         at = 0

@@ -18,7 +18,7 @@ from architectures.primitive import Context, Options, State, option
 from architectures.registry import primitive
 
 
-@primitive("sparse-attention", mixes="time", version=1, paper="arXiv:2111.12763")
+@primitive("sparse-attention", mixes="time", version=1, paper="arXiv:2111.12763", known_as="Terraformer")
 class SparseAttention(Recurrent):
     """z_{s,m} = sum_i x_i D_{s,i} E_{i,m};  q, k, v = conv(z) over (length, modules);  softmax attention.
 

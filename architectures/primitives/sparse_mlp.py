@@ -25,7 +25,7 @@ HARD = 0.3
 COPIED = 2**18
 
 
-@primitive("sparse-mlp", mixes="channel", version=2, paper="arXiv:2111.12763")
+@primitive("sparse-mlp", mixes="channel", version=2, paper="arXiv:2111.12763", known_as="Terraformer")
 class SparseMLP(Recurrent):
     """y = W_2 (relu(W_1 x) * m(x)), m one-hot in each block of N units: argmax of x C_1^T C_2 + b.
 

@@ -17,6 +17,7 @@ from architectures.registry import primitive
     mixes="stream",
     paper="arXiv:2410.17897",
     example="value-residual{delta-net gated-delta-net}",
+    known_as="ResFormer",
 )
 class ValueResidual(Wrapper):
     """v_l = w_0 v_l + w_1 v_1 in every mixer l > 1 of the body, v_1 the first one's: (B, T, D) -> (B, T, D).

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from architectures.functional import attention
-from architectures.functional.attention import attend, visible_pairs
+from architectures.functional.attention import attend, attend_past, visible_pairs
 from architectures.functional.fold import fold, unfold
 from architectures.functional.long_conv import long_conv, long_conv_flops
 from architectures.functional.rotary import rotate
@@ -141,6 +141,59 @@ def test_written_out_attention_is_the_same_function(
 def test_written_out_attention_under_vmap_equals_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     written_out(monkeypatch)
     vmap_agrees(lambda q, k, v: attend(q, k, v, scale=0.5, window=3), [(1, 8, 2, 4)] * 3)
+
+
+def masked(*shape: int, seed: int = 5) -> Tensor:
+    """Additive, with about a third of the keys hidden, but the first."""
+    bias = noise(*shape, seed=seed)
+    hide = noise(*shape, seed=seed + 1) > 0.4
+    hide[..., 0] = False
+    return bias.masked_fill(hide, float("-inf"))
+
+
+@pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize("rows, heads", [(1, 1), (1, 2), (3, 1), (3, 2)])
+def test_a_mask_is_added_to_the_scores_and_says_alone_who_sees_whom(
+    rows: int, heads: int, written_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if written_out:
+        monkeypatch.setattr(attention, "fused", lambda x: False)
+    mask = masked(rows, heads, 5, 7)
+    shapes: list[tuple[int, ...]] = [(3, 5, 2, 4), (3, 7, 2, 4), (3, 7, 2, 6)]
+
+    def definition(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = 0.3 * torch.einsum("bthk,bshk->bhts", q, k) + mask
+        return torch.einsum("bhts,bshv->bthv", scores.softmax(-1), v)
+
+    inputs = [noise(*shape, seed=i) for i, shape in enumerate(shapes)]
+    agree(lambda q, k, v: attend(q, k, v, scale=0.3, mask=mask), definition, inputs)
+    agree(lambda q, k, v: attend_past(q, k, v, scale=0.3, mask=mask), definition, inputs)
+    vmap_agrees(lambda q, k, v: attend(q, k, v, scale=0.3, mask=mask), shapes)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_each_replica_may_have_a_mask_of_its_own(rows: int) -> None:
+    q, k, v = (noise(2, 3, 5, 2, 4, seed=i) for i in range(3))
+    masks = torch.stack([masked(rows, 2, 5, 5, seed=r) for r in range(2)])
+
+    def run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        return attend(q, k, v, scale=0.3, mask=mask)
+
+    loop = torch.stack([run(*each) for each in zip(q, k, v, masks, strict=True)])
+    close(torch.vmap(run)(q, k, v, masks), loop)
+    loop = torch.stack([run(q[0], k[0], v[0], mask) for mask in masks])
+    close(torch.vmap(run, in_dims=(None, None, None, 0))(q[0], k[0], v[0], masks), loop)
+
+
+def test_the_slope_of_a_mask_is_that_of_the_written_out_form_only() -> None:
+    q, k, v = (noise(3, 5, 2, 4, seed=i) for i in range(3))
+    mask = masked(1, 2, 5, 5).requires_grad_()
+    weight = noise(3, 5, 2, 4, seed=4)
+    (attend_past(q, k, v, scale=0.3, mask=mask) * weight).sum().backward()
+    assert mask.grad is not None and mask.grad.isfinite().all() and mask.grad.any()
+    assert not attend(q, k, v, scale=0.3, mask=mask).requires_grad
+    with pytest.raises(ValueError, match="window=2 beside a mask, which says alone who sees whom"):
+        attend(q, k, v, scale=0.3, mask=mask, window=2)
 
 
 @pytest.mark.parametrize("window", [None, 5])

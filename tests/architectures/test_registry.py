@@ -291,6 +291,27 @@ def test_a_variant_changes_defaults_and_nothing_else(scratch: dict[str, registry
     assert entry.changed({"inner": 7}) == () and entry.changed({"inner": None}) == (("inner", None),)
 
 
+def test_what_a_layer_should_show_is_said_by_its_name_or_else_its_class(
+    scratch: dict[str, registry.Entry],
+) -> None:
+    class Claimed(Primitive):
+        """x.
+
+        Differs from the paper: it is none.
+
+        Hypothesis: recalls
+        nothing.
+        """
+
+    primitive("test-claimed", mixes="channel", known_as="nothing")(Claimed)
+    variant("test-louder", of="test-claimed", hypothesis="Recalls less.", known_as="less")
+    variant("test-alike", of="test-claimed")
+    said = {name: (get(name).hypothesis, get(name).known_as) for name in ("test-claimed", "test-louder")}
+    assert said == {"test-claimed": ("recalls nothing.", "nothing"), "test-louder": ("Recalls less.", "less")}
+    assert (get("test-alike").hypothesis, get("test-alike").known_as) == ("recalls nothing.", "")
+    assert get("mlp").hypothesis == "" and get("gqa").known_as and not get("mh-attention").known_as
+
+
 def test_a_variant_of_nothing_or_with_a_wrong_default_is_refused(scratch: dict[str, registry.Entry]) -> None:
     with pytest.raises(
         ValueError, match="variant 'test-wide' is of an unknown primitive 'mpl'; did you mean 'mlp'"
