@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Primitive, State
 
 
@@ -37,9 +38,9 @@ class Composite(nn.Module):
 class Block(Composite):
     """A norm and a layer; the residual is added by whoever owns the stream."""
 
-    def __init__(self, layer: Primitive | Branches, norm: nn.Module) -> None:
+    def __init__(self, layer: Primitive | Branches, dim: int) -> None:
         super().__init__()
-        self.norm = norm
+        self.norm = RMSNorm(dim)
         self.layer = layer
 
     def parts(self) -> list[Part]:

@@ -4,48 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from architectures.families.matrix_memory import MatrixMemory, Trait, Vectors
+from architectures.families.channel_maps import ChannelMaps, check_gate, decay_gate
+from architectures.families.matrix_memory import MatrixMemory, Vectors
 from architectures.families.options import taps
-from architectures.functional.delta import LOG_DECAY_MIN, unit
-from architectures.functional.steps import draw_rate, draw_step_bias, softplus, strength
-from architectures.parts.norms import rms_norm
+from architectures.functional.delta import unit
+from architectures.functional.steps import strength
 from architectures.primitive import Context, State, option
 from architectures.registry import primitive
-
-GATES = ("softplus", "bounded")
-
-
-class ChannelMaps(Trait):
-    """The maps of both layers: log a of rank V, one per key channel, and an output gate of rank V."""
-
-    def add_maps(self) -> None:
-        keys, values = self.heads * self.key_dim, self.heads * self.value_dim
-        self.decay_in = nn.Linear(self.dim, self.value_dim, bias=False)
-        self.decay_out = nn.Linear(self.value_dim, keys, bias=False)
-        self.dt_bias = nn.Parameter(draw_step_bias(keys))
-        bounded = self.config.gate == "bounded"
-        rate = torch.zeros(self.heads) if bounded else draw_rate(self.heads, 1, 16).log()
-        self.log_rate = nn.Parameter(rate)
-        self.gate_in = nn.Linear(self.dim, self.value_dim, bias=False)
-        self.gate_out = nn.Linear(self.value_dim, values)
-        self.norm = nn.Parameter(torch.ones(self.value_dim))
-        self.out = nn.Linear(values, self.dim, bias=False)
-
-    def log_decay(self, x: Tensor) -> Tensor:
-        """log a (B, T, H, K) in [-5, 0], at least float32."""
-        high = torch.promote_types(x.dtype, torch.float32)
-        logit = self.decay_out(self.decay_in(x)).to(high) + self.dt_bias.to(high)
-        logit, rate = logit.unflatten(-1, (self.heads, -1)), self.log_rate.to(high).exp()[:, None]
-        if self.config.gate == "bounded":
-            return LOG_DECAY_MIN * torch.sigmoid(rate * logit)
-        return (-rate * softplus(logit)).clamp(min=LOG_DECAY_MIN)
-
-    def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
-        o = rms_norm(o, self.norm, divisor=self.value_dim).flatten(-2).to(x.dtype)
-        return self.out(o * torch.sigmoid(self.gate_out(self.gate_in(x))))
 
 
 @primitive("kda", mixes="time", version=1, paper="arXiv:2510.26692", known_as="Kimi Linear")
@@ -64,16 +31,12 @@ class KDA(ChannelMaps, MatrixMemory):
 
     class Config(MatrixMemory.Config):
         conv: int = taps(4)
-        gate: str = option(
-            "softplus",
-            "log a: softplus: -exp(log_rate) softplus(z), at least -5; bounded: -5 sigmoid(exp(log_rate) z)",
-        )
+        gate: str = decay_gate()
         negative_eigenvalues: bool = option(False, "erase with strength in (0, 2) instead of (0, 1)")
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            if self.gate not in GATES:
-                raise ValueError(f"gate={self.gate!r} is not one of {', '.join(GATES)}; choose one of them")
+            check_gate(self.gate)
 
     config: Config
 
