@@ -208,6 +208,9 @@ def _gradients_leak(subject: Subject, layer: Primitive, x: Tensor, mode: str) ->
                 f"T={length}: the outputs before position {cut} have a gradient of {largest:.2g} with "
                 f"respect to token {token}{remedy}{_note(mode)}"
             )
+    if not follows:  # The first outputs may be constants: of a causal layer, they see little.
+        (gradient,) = torch.autograd.grad(y.square().sum(), x, allow_unused=True)
+        follows = gradient is not None and bool(gradient.any())
     return follows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -191,6 +192,17 @@ def heads_of_attention(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if layer.config.qk_norm:
         q, k = rms(q) * layer.query_norm.weight, rms(k) * layer.key_norm.weight
     return q, k, v
+
+
+def turned(z: Tensor, t: int, width: int) -> Tensor:
+    """RoPE on the first `width` channels of z (..., K) at position t, pair by pair."""
+    out, half = list(z.unbind(-1)), width // 2
+    for i in range(half):
+        angle = t * 10_000.0 ** (-i / half)
+        a, b = z[..., i], z[..., i + half]
+        out[i] = a * math.cos(angle) - b * math.sin(angle)
+        out[i + half] = a * math.sin(angle) + b * math.cos(angle)
+    return torch.stack(out, dim=-1)
 
 
 def gated_out(layer: Any, o: Tensor, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from tests.architectures.helpers import (
     layer_of,
     noise,
     parameters_in,
+    turned,
 )
 
 DIM = 48
@@ -36,17 +37,6 @@ OPTIONS = [
     "mh-attention[conv=3]",
     "attention[heads=4, kv_heads=2, window=7, rope_fraction=0.5, qk_norm=true, gate=true, conv=4]",
 ]
-
-
-def turned(z: Tensor, t: int, width: int) -> Tensor:
-    """RoPE on the first `width` channels of z (..., K) at position t, pair by pair."""
-    out, half = list(z.unbind(-1)), width // 2
-    for i in range(half):
-        angle = t * 10_000.0 ** (-i / half)
-        a, b = z[..., i], z[..., i + half]
-        out[i] = a * math.cos(angle) - b * math.sin(angle)
-        out[i + half] = a * math.sin(angle) + b * math.cos(angle)
-    return torch.stack(out, dim=-1)
 
 
 def naive(layer: Any, x: Tensor) -> Tensor:
