@@ -40,8 +40,8 @@ class KeyOffsetAttention(KeyValueMemory):
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         if self.rotated == self.key_dim:
             raise ValueError(
-                f"rope_fraction={config.rope_fraction} of key width {self.key_dim} leaves no channel to offset; "
-                "choose a smaller one, or attention"
+                f"rope_fraction={config.rope_fraction} of key width {self.key_dim} leaves no channel to "
+                "offset; choose a smaller one, or attention"
             )
 
     @property

@@ -23,8 +23,8 @@ from tests.architectures.helpers import (
     noise,
     parameters_in,
     random_tokens,
-    wild,
     turned,
+    wild,
 )
 
 DIM = 48
@@ -113,6 +113,4 @@ def test_growth_keeps_the_function() -> None:
 
 def test_nothing_to_offset_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves no channel to offset; choose a smaller one"):
-        architectures.build(
-            "key-offset-attention[rope_fraction=1]", vocab_size=5, dim=32, max_len=8, seed=0
-        )
+        architectures.build("key-offset-attention[rope_fraction=1]", vocab_size=5, dim=32, max_len=8, seed=0)

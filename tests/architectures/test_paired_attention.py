@@ -22,8 +22,8 @@ from tests.architectures.helpers import (
     noise,
     parameters_in,
     random_tokens,
-    wild,
     turned,
+    wild,
 )
 
 DIM = 32

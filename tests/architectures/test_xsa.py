@@ -1,4 +1,4 @@
-"""Exclusive self-attention against its definition, token by token in float64; the contract covers the rest."""
+"""Exclusive self-attention against its definition, token by token in float64."""
 
 from __future__ import annotations
 
