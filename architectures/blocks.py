@@ -8,7 +8,6 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Primitive, State
 
 
@@ -38,9 +37,9 @@ class Composite(nn.Module):
 class Block(Composite):
     """A norm and a layer; the residual is added by whoever owns the stream."""
 
-    def __init__(self, layer: Primitive | Branches, dim: int) -> None:
+    def __init__(self, layer: Primitive | Branches, norm: nn.Module) -> None:
         super().__init__()
-        self.norm = RMSNorm(dim)
+        self.norm = norm
         self.layer = layer
 
     def parts(self) -> list[Part]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from architectures.blocks import Block, Branches, Part, WrapperBlock, owns_strea
 from architectures.context import keyed_seed
 from architectures.grammar.spec import Layer, Parallel, Spec
 from architectures.outside.surroundings import kept
+from architectures.parts.norms import RMSNorm
 from architectures.primitive import Primitive
 
 
@@ -42,9 +43,17 @@ def seeded(seed: int, part: str) -> Iterator[None]:
 class Builder:
     """Builds blocks in the order of reading, counting each kind of mixer."""
 
-    def __init__(self, spec: Spec, dim: int, max_len: int, seed: int, vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        dim: int,
+        max_len: int,
+        seed: int,
+        vocab_size: int | None = None,
+        norm: Callable[[int], nn.Module] = RMSNorm,
+    ) -> None:
         self.spec, self.dim, self.max_len, self.seed = spec, dim, max_len, seed
-        self.vocab_size = vocab_size
+        self.vocab_size, self.norm = vocab_size, norm
         self.depth = Counter(registry.get(layer.name).mixes for layer in spec.walk())
         self.count: Counter[str] = Counter()
         self.built: list[Primitive] = []
@@ -58,7 +67,7 @@ class Builder:
 
     def block(self, item: Layer | Parallel, path: str) -> Part:
         part = self.bare(item, path)
-        return part if owns_stream(part) else Block(part, self.dim)
+        return part if owns_stream(part) else Block(part, self.norm(self.dim))
 
     def bare(self, item: Layer | Parallel, path: str) -> Primitive | Branches:
         """An item without a norm of its own."""

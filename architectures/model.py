@@ -25,6 +25,7 @@ from architectures.sizes.allowance import Allowance, Exceeded
 from architectures.sizes.bounds import check_sizes, machine_memory
 
 READOUTS = ("every", "last")
+NORMS = {"rms": RMSNorm, "layer": nn.LayerNorm}
 # Tokens whose states take no time to measure.
 SHORT = 1024
 
@@ -50,7 +51,8 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.spec, self.dim, self.max_len, self.readout = spec, dim, max_len, readout
         self.vocab_size, self.options = vocab_size, options
-        builder = Builder(spec, dim, max_len, seed, vocab_size)
+        norm = functools.partial(NORMS[options.norm], eps=options.norm_eps)
+        builder = Builder(spec, dim, max_len, seed, vocab_size, norm)
         blocks = builder.blocks(spec, "blocks")
         # Of the stream: what stands outside of the layers is as wide.
         self.width = max([dim, *(block.stream_width for block in blocks if isinstance(block, Primitive))])
@@ -62,7 +64,7 @@ class SequenceModel(nn.Module):
         if readout == "last":
             with builder.seeded("decoder"):
                 self.decoder = Decoder(self.width, max_len)
-        self.norm = RMSNorm(self.width)
+        self.norm = norm(self.width)
         with builder.seeded("head"):
             self.head = _readout(self.width, vocab_size, options.readout_sparsity)
         for path, layer in self.layers():

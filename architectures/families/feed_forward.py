@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from architectures.axes import Axes, inner_axes
 from architectures.families.options import inner_width
 from architectures.parts.linear import first_columns, first_rows
-from architectures.primitive import Context, Options, Primitive, round_up
+from architectures.primitive import Context, Options, Primitive, option, round_up
 
 
 class FeedForward(Primitive):
@@ -21,13 +21,14 @@ class FeedForward(Primitive):
 
     class Config(Options):
         inner: int | None = inner_width("4 times the width")
+        bias: bool = option(False, "biases of the maps")
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.inner = config.inner or (round_up(8 * dim / 3, 16) if self.gated else 4 * dim)
-        self.gate = nn.Linear(dim, self.inner, bias=False) if self.gated else None
-        self.up = nn.Linear(dim, self.inner, bias=False)
-        self.down = nn.Linear(self.inner, dim, bias=False)
+        self.gate = nn.Linear(dim, self.inner, bias=config.bias) if self.gated else None
+        self.up = nn.Linear(dim, self.inner, bias=config.bias)
+        self.down = nn.Linear(self.inner, dim, bias=config.bias)
 
     def activate(self, h: Tensor) -> Tensor:
         """f; of a gated layer that of the gate."""
@@ -51,8 +52,10 @@ class FeedForward(Primitive):
         return 0 if self.gate is None else length * self.units()
 
     def axes(self) -> Axes:
-        tensors = {"up.weight": "F D", "gate.weight": "F D", "down.weight": "D F"}
-        return inner_axes(self.inner, tensors, "down.weight")
+        maps = {"up": "F D", "gate": "F D", "down": "D F"}
+        tensors = {f"{name}.weight": axes for name, axes in maps.items()}
+        tensors |= {f"{name}.bias": axes.split()[0] for name, axes in maps.items()}
+        return inner_axes(self.inner, tensors, "down.weight", "down.bias")
 
 
 class GatedConfig(FeedForward.Config):

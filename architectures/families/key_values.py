@@ -6,7 +6,7 @@ A subclass says how queries meet keys; how they are made from tokens, and what i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ from architectures.primitive import Context, Options, Primitive, State, divisors
 class RotaryOptions(Options):
     rope: bool = option(True, "rotate queries and keys by their position")
     rope_fraction: float = option(1.0, "part of the key channels that is rotated, in whole pairs")
+    rope_base: float = option(
+        1e4, "base of the angles: pair i of N turns by base^(-i/N) per position", least=1
+    )
 
 
 class KeyValueMemory(Primitive):
@@ -41,6 +44,7 @@ class KeyValueMemory(Primitive):
 
     step = step_once
     window: int | None = None
+    rope_base: float = 1e4
     # Channels that a subclass adds to queries and keys, to bias the scores.
     biased: ClassVar[int] = 0
     undecayed: tuple[str, ...] = ("conv.weight",)
@@ -56,6 +60,9 @@ class KeyValueMemory(Primitive):
         qk_norm: bool = option(False, "RMSNorm of each head's queries and keys, before any rotation")
         gate: bool = option(False, "multiply the output of the heads by a sigmoid of the input")
         conv: int = taps(0)
+        bias: Literal["qkv", "all"] | None = option(
+            None, "biases of the maps to q, v and, where it can act (RoPE, QK-norm, conv), k; or of all maps"
+        )
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -68,12 +75,16 @@ class KeyValueMemory(Primitive):
         self.rotated = 0
         if isinstance(config, RotaryOptions) and config.rope:
             self.rotated = rotated_width(self.key_dim, config.rope_fraction)
+            self.rope_base = config.rope_base
         self.rotary_width = self.rotated
-        self.query = nn.Linear(dim, self.heads * self.key_dim, bias=False)
-        self.key = nn.Linear(dim, self.kv_heads * self.key_dim, bias=False)
-        self.value = nn.Linear(dim, self.kv_heads * self.value_dim, bias=False)
-        self.out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
-        self.gate = nn.Linear(dim, self.heads * self.value_dim, bias=False) if config.gate else None
+        biased, everywhere = config.bias is not None, config.bias == "all"
+        self.query = nn.Linear(dim, self.heads * self.key_dim, bias=biased)
+        # What is added to every key alike leaves the softmax as it is.
+        acts = self.rotated > 0 or config.qk_norm or config.conv > 0
+        self.key = nn.Linear(dim, self.kv_heads * self.key_dim, bias=biased and acts)
+        self.value = nn.Linear(dim, self.kv_heads * self.value_dim, bias=biased)
+        self.out = nn.Linear(self.heads * self.value_dim, dim, bias=everywhere)
+        self.gate = nn.Linear(dim, self.heads * self.value_dim, bias=everywhere) if config.gate else None
         self.query_norm = RMSNorm(self.key_dim) if config.qk_norm else None
         self.key_norm = RMSNorm(self.key_dim) if config.qk_norm else None
         self.conv = ShortConv(sum(self.channels(self.kv_heads)), config.conv)
@@ -153,7 +164,8 @@ class KeyValueMemory(Primitive):
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q, self._counted(q)), self.key_norm(k, self._counted(k))
         if positions is not None and self.rotated:
-            q, k = (rotate_first(z, positions, self.rotated, self.rotary_width) for z in (q, k))
+            about = positions, self.rotated, self.rotary_width
+            q, k = (rotate_first(z, *about, base=self.rope_base) for z in (q, k))
         return q, k, share_value(v, ctx, self.index), after
 
     def _counted(self, z: Tensor) -> Tensor | None:
@@ -240,16 +252,21 @@ class KeyValueMemory(Primitive):
 
     def axes(self) -> Axes:
         group = self.heads // self.kv_heads
-        weights = {
-            **{"query": "GRK D", "key": "GK D", "value": "GV D", "out": "D GRV", "gate": "GRV D"},
-            **{"query_norm": "K", "key_norm": "K", "conv": "GRK+GK+GV ."},
+        # A bias of the keys would need the factor, too.
+        unscalable = {
+            "qk_norm": self.query_norm is not None,
+            "conv": self.conv.taps,
+            "bias": self.key.bias is not None,
         }
+        maps = {"query": "GRK D", "key": "GK D", "value": "GV D", "out": "D GRV", "gate": "GRV D"}
+        weights = {**maps, "query_norm": "K", "key_norm": "K", "conv": "GRK+GK+GV ."}
+        biases = {f"{name}.bias": axes.split()[0] for name, axes in maps.items()}
         return Axes(
             sizes={"G": self.kv_heads, "R": group, "K": self.key_dim, "V": self.value_dim},
-            tensors={f"{name}.weight": axes for name, axes in weights.items()},
-            zero=dict.fromkeys("GRVD", ("out.weight",)) | {"K": ("key.weight",)},
+            tensors={f"{name}.weight": axes for name, axes in weights.items()} | biases,
+            zero=dict.fromkeys("GRVD", ("out.weight", "out.bias")) | {"K": ("key.weight", "key.bias")},
             options={"heads": "GR", "kv_heads": "G", "key_dim": "K", "value_dim": "V"},
             rotated=self.rotated,
             scaled="key.weight",
-            unscalable="qk_norm" if self.query_norm is not None else "conv" if self.conv.taps else "",
+            unscalable=next((name for name, there in unscalable.items() if there), ""),
         )

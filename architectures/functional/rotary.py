@@ -41,8 +41,9 @@ def rotated_width(key_dim: int, fraction: float) -> int:
     return width
 
 
-def rotate_first(x: Tensor, positions: Tensor, count: int, width: int) -> Tensor:
-    """RoPE on the first `count` channels of x (B, T, H, K), with the angles of a `width`."""
+def rotate_first(x: Tensor, positions: Tensor, count: int, width: int, *, base: float = 10_000.0) -> Tensor:
+    """RoPE on the first `count` channels of x (B, T, H, K), with the angles of a `width` and a `base`."""
     if count == x.shape[-1]:
-        return rotate(x, positions, width=width)
-    return torch.cat([rotate(x[..., :count], positions, width=width), x[..., count:]], dim=-1)
+        return rotate(x, positions, base=base, width=width)
+    turned = rotate(x[..., :count], positions, base=base, width=width)
+    return torch.cat([turned, x[..., count:]], dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,8 @@ class ModelOptions:
     embedding_std  standard deviation of the initial embedding. With 1, what a token is outweighs what fresh
                    layers add to the stream, and recall is learned in a few hundred steps; with the 0.02 of
                    the public MAD code it takes thousands at that rate (measured: docs/quick-suite.md)
+    norm           before each layer and the readout: "rms", or "layer" with mean and bias (arXiv:1607.06450)
+    norm_eps       what is added to the mean square under its root
     readout_sparsity  parts S of a multiplicative readout (arXiv:2111.12763), with dim S + dim vocabulary / S
                    parameters, the division rounded up; 0: a dense one
     """
@@ -20,8 +23,14 @@ class ModelOptions:
     tied: bool = False
     embedding_std: float = 1.0
     readout_sparsity: int = 0
+    norm: Literal["rms", "layer"] = "rms"
+    norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
+        if self.norm not in ("rms", "layer"):
+            raise ValueError(f"norm={self.norm!r} is not one of rms, layer")
+        if not self.norm_eps > 0:
+            raise ValueError(f"norm_eps={self.norm_eps} must be positive")
         if self.embedding_std <= 0:
             raise ValueError(f"embedding_std={self.embedding_std} must be positive")
         if self.readout_sparsity < 0:

@@ -16,14 +16,18 @@ Map = Callable[[Tensor], Tensor]
 
 
 def first_rows(linear: nn.Linear, x: Tensor, rows: int) -> Tensor:
-    """The first `rows` outputs of a map without a bias."""
-    return linear(x) if rows == linear.out_features else F.linear(x, linear.weight[:rows])
+    """The first `rows` outputs of a map."""
+    if rows == linear.out_features:
+        return linear(x)
+    return F.linear(x, linear.weight[:rows], None if linear.bias is None else linear.bias[:rows])
 
 
 def first_columns(linear: nn.Linear, x: Tensor) -> Tensor:
-    """A map without a bias of its first inputs, as many as x has."""
+    """A map of its first inputs, as many as x has."""
     columns = x.shape[-1]
-    return linear(x) if columns == linear.in_features else F.linear(x, linear.weight[:, :columns])
+    if columns == linear.in_features:
+        return linear(x)
+    return F.linear(x, linear.weight[:, :columns], linear.bias)
 
 
 class LowRank(nn.Module):

@@ -12,7 +12,7 @@ from architectures.registry import primitive, variant
 class Attention(KeyValueMemory):
     """o_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s.
 
-    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). No biases. With a `window`, position t sees
+    x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). With a `window`, position t sees
     itself and the window - 1 positions before it. Groups of heads may share their keys and values
     (arXiv:2305.13245): the cache holds `kv_heads` of them. With `gate`, what the heads found is multiplied by
     sigmoid(W_g x) (arXiv:2505.06708). Differs from the paper: queries and keys are rotated by RoPE

@@ -11,9 +11,9 @@ from architectures.registry import primitive
 
 @primitive("mlp", mixes="channel", version=1, paper="arXiv:1706.03762", known_as="feed-forward network; GPT")
 class MLP(FeedForward):
-    """y = W_out gelu(W_in x), position by position, without biases: (B, T, D) -> (B, T, D).
+    """y = W_out gelu(W_in x), position by position: (B, T, D) -> (B, T, D).
 
-    Differs from the paper: GELU (arXiv:1606.08415) instead of ReLU, no biases.
+    Differs from the paper: GELU (arXiv:1606.08415) instead of ReLU, no biases by default.
     """
 
     def activate(self, h: Tensor) -> Tensor:
@@ -22,9 +22,9 @@ class MLP(FeedForward):
 
 @primitive("relu2-mlp", mixes="channel", version=1, paper="arXiv:2109.08668", known_as="Primer, Nemotron")
 class ReLU2MLP(FeedForward):
-    """y = W_out relu(W_in x)^2, position by position, without biases: (B, T, D) -> (B, T, D).
+    """y = W_out relu(W_in x)^2, position by position: (B, T, D) -> (B, T, D).
 
-    Differs from the paper: no biases.
+    Differs from the paper: no biases by default.
     """
 
     def activate(self, h: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class ReLU2MLP(FeedForward):
 
 @primitive("swiglu", mixes="channel", version=1, paper="arXiv:2002.05202", known_as="Llama, Qwen, Mistral")
 class SwiGLU(FeedForward):
-    """y = W_out (silu(W_gate x) * W_up x), position by position, without biases: (B, T, D) -> (B, T, D)."""
+    """y = W_out (silu(W_gate x) * W_up x), position by position: (B, T, D) -> (B, T, D)."""
 
     gated = True
     Config = GatedConfig

@@ -184,7 +184,7 @@ def convolved(z: Tensor, weight: Tensor | None, bias: Tensor | float = 0.0) -> T
 def heads_of_attention(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """q (B, T, H, K), k (B, T, G, K), v (B, T, G, V) of a softmax attention, before any position."""
     heads, shared = layer.heads, layer.kv_heads
-    u = torch.cat([x @ layer.query.weight.T, x @ layer.key.weight.T, x @ layer.value.weight.T], dim=-1)
+    u = torch.cat([mapped(m, x) for m in (layer.query, layer.key, layer.value)], dim=-1)
     if layer.config.conv:
         u = convolved(u, layer.conv.weight)
     q, k, v = u.split([heads * layer.key_dim, shared * layer.key_dim, shared * layer.value_dim], -1)
@@ -194,11 +194,11 @@ def heads_of_attention(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def turned(z: Tensor, t: int, width: int) -> Tensor:
+def turned(z: Tensor, t: int, width: int, base: float = 1e4) -> Tensor:
     """RoPE on the first `width` channels of z (..., K) at position t, pair by pair."""
     out, half = list(z.unbind(-1)), width // 2
     for i in range(half):
-        angle = t * 10_000.0 ** (-i / half)
+        angle = t * base ** (-i / half)
         a, b = z[..., i], z[..., i + half]
         out[i] = a * math.cos(angle) - b * math.sin(angle)
         out[i + half] = a * math.sin(angle) + b * math.cos(angle)
@@ -207,5 +207,11 @@ def turned(z: Tensor, t: int, width: int) -> Tensor:
 
 def gated_out(layer: Any, o: Tensor, x: Tensor) -> Tensor:
     """What a softmax attention makes of what its heads found for one token."""
-    o = o * torch.sigmoid(x @ layer.gate.weight.T) if layer.config.gate else o
-    return o @ layer.out.weight.T
+    o = o * torch.sigmoid(mapped(layer.gate, x)) if layer.config.gate else o
+    return mapped(layer.out, o)
+
+
+def mapped(linear: Any, x: Tensor) -> Tensor:
+    """W x + b."""
+    y = x @ linear.weight.T
+    return y if linear.bias is None else y + linear.bias

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from architectures.contract.checkup import examine
 from architectures.functional.value_residual import FIRST, mix_key
 from architectures.primitive import Context
 from tests.architectures.helpers import (
@@ -35,6 +36,8 @@ OPTIONS = [
     "mh-attention[qk_norm=true, rope=false, heads=2, key_dim=5]",
     "mh-attention[rope_fraction=0.25]",
     "mh-attention[conv=3]",
+    "mh-attention[bias=all, rope_base=50]",
+    "gated-attention[bias=qkv, rope_fraction=0.5, rope_base=7, kv_heads=1]",
     "attention[heads=4, kv_heads=2, window=7, rope_fraction=0.5, qk_norm=true, gate=true, conv=4]",
 ]
 
@@ -44,8 +47,9 @@ def naive(layer: Any, x: Tensor) -> Tensor:
     (q, k, v), config = heads_of_attention(layer, x), layer.config
     if config.rope:
         width = 2 * round(config.rope_fraction * layer.key_dim / 2)
-        q = torch.stack([turned(q[:, t], t, width) for t in range(x.shape[1])], dim=1)
-        k = torch.stack([turned(k[:, t], t, width) for t in range(x.shape[1])], dim=1)
+        about = width, config.rope_base
+        q = torch.stack([turned(q[:, t], t, *about) for t in range(x.shape[1])], dim=1)
+        k = torch.stack([turned(k[:, t], t, *about) for t in range(x.shape[1])], dim=1)
     rows = []
     for t in range(x.shape[1]):
         start = 0 if config.window is None else max(0, t + 1 - config.window)
@@ -113,6 +117,31 @@ def test_an_option_that_is_off_leaves_no_parameter_and_draws_nothing() -> None:
         assert torch.equal(rich.get_parameter(n), plain.get_parameter(n))
     assert torch.equal(rich.query_norm.weight, torch.ones(16).double())
     assert not rich.hints()["conv.weight"].decay and not plain.hints()
+
+
+def test_biases_stand_where_they_can_act() -> None:
+    def biased(options: str) -> set[str]:
+        return {n.removesuffix(".bias") for n, _ in make(options).named_parameters() if n.endswith(".bias")}
+
+    assert biased("mh-attention") == set()
+    assert biased("gated-attention[bias=qkv]") == {"query", "key", "value"}
+    assert biased("gated-attention[bias=all]") == {"query", "key", "value", "out", "gate"}
+    assert biased("mh-attention[bias=qkv, rope=false]") == {"query", "value"}
+    assert biased("mh-attention[bias=qkv, rope=false, qk_norm=true]") == {"query", "key", "value"}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "encoder-attention[bias=all]",
+        "matformer-attention[bias=all]",
+        "matformer-swiglu[bias=true]",
+        "mlp[bias=true]",
+    ],
+)
+def test_layers_with_biases_keep_the_contract(spec: str) -> None:
+    failed = {found.check: found.seen for found in examine(spec, dim=DIM) if found.result == "failed"}
+    assert not failed
 
 
 def test_parameters_and_cache_count_the_shared_heads_once() -> None:

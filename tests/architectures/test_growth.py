@@ -41,6 +41,7 @@ ATTENTION = [
     "attention[heads=2, qk_norm=true, rope_fraction=0.5]",
     "attention[heads=2, rope=false, qk_norm=true]",
     "mqa[heads=4]",
+    "attention[heads=4, kv_heads=2, bias=all, gate=true]",
     "fox[heads=2, rope=true, gate=true]",
     "path-attention[heads=2]",
 ]
@@ -48,6 +49,8 @@ CHANNEL = [
     "mlp",
     "relu2-mlp",
     "swiglu",
+    "mlp[bias=true]",
+    "swiglu[bias=true]",
     "moe-mlp[experts=4]",
     "moe-mlp[experts=2, activation=swiglu, shared=1, balance=bias]",
 ]
@@ -75,7 +78,7 @@ OPERATIONS: list[tuple[Any, int]] = [(add_heads, 8), (widen_values, 13), (widen_
 def test_attention_grows_in_every_direction_and_keeps_its_function(layer: str, rule: Any) -> None:
     model = make(f"{layer} mlp")
     for operation, to in OPERATIONS:
-        takes_away = operation is widen_keys and ("qk_norm" in layer or "conv" in layer)
+        takes_away = operation is widen_keys and any(word in layer for word in ("qk_norm", "conv", "bias"))
         if rule == "rescale" and takes_away:
             with pytest.raises(ValueError, match="takes the factor of W_k away; use rule='keep'"):
                 operation(model, to=to, rule=rule, fill=wild())

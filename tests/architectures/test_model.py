@@ -310,6 +310,28 @@ def test_tied_weights_are_one_parameter() -> None:
     assert again.head.weight is again.embedding.weight
 
 
+def test_the_norm_of_a_model_is_an_option() -> None:
+    options = ModelOptions(norm="layer", norm_eps=1e-3)
+    model = make("mlp (mlp + swiglu)", options=options).double()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert len(norms) == 3 and not [m for m in model.modules() if type(m).__name__ == "RMSNorm"]
+    x = 3 + torch.linspace(-1, 2, model.dim, dtype=torch.float64).sin()
+    centred = x - x.mean(-1, keepdim=True)
+    expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-3).sqrt()
+    torch.testing.assert_close(model.norm(x), expected, rtol=0, atol=1e-12)
+    hints = model.hints()
+    assert not any(hints[n].decay for n, _ in model.named_parameters() if "norm" in n)
+    small = make("mlp", options=ModelOptions(norm_eps=1e-3))
+    assert {m.eps for m in small.modules() if hasattr(m, "eps")} == {1e-3}
+    assert make("mlp").norm.eps == 1e-6
+    for bad, said in (
+        ({"norm": "batch"}, "norm='batch' is not one of rms, layer"),
+        ({"norm_eps": 0}, "positive"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ModelOptions(**bad)
+
+
 def test_options_are_those_of_the_preset_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
     tied = ModelOptions(tied=True, embedding_std=0.02)
     monkeypatch.setitem(PRESETS, "test-tied", type(PRESETS["mamba"])(spec="2*mlp", options=tied))

@@ -15,6 +15,7 @@ import architectures
 from architectures.blocks import Block
 from architectures.families.wrapper import Wrapper
 from architectures.parts import routing
+from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Primitive, choose, option
 from architectures.primitives.reversible import Reversible
 from tests.architectures.helpers import moved, noise, random_tokens, stacked
@@ -164,7 +165,7 @@ class Dropping(Noisy):
 
 def wrapped(kind: type[Noisy], count: int = 6) -> Reversible:
     torch.manual_seed(0)
-    body = [Block(kind(32, f"layer{i}"), 32) for i in range(count)]
+    body = [Block(kind(32, f"layer{i}"), RMSNorm(32)) for i in range(count)]
     return Reversible(Reversible.Config(), body=body, dim=32, max_len=64).double()
 
 
