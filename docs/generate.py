@@ -59,8 +59,9 @@ def primitives_page() -> str:
     ratios = {row["name"]: f"{row['ratio']:.2f}" for row in results["steps"]}
     machine = results["machine"]
     about = f"torch {machine['torch']}, CPU, {machine['threads']} threads, {machine['clock']}"
-    form = {"layer": "`{name}`", "equation": "`{equation}`", "paper": "{source}", "state": "{held}"}
-    form |= {"parameters": "{params:,}", "step": "{step}", "also known as, used by": "{known_as}"}
+    form = {"layer": "`{name}`", "equation": "`{equation}`", "paper": "{source}"}
+    form |= {"also known as, used by": "{known_as}", "state": "{held}"}
+    form |= {"parameters": "{params:,}", "step": "{step}"}
     rows: dict[str, list[dict[str, Any]]] = {mixes: [] for mixes in TITLES}
     for row in index.read():
         # The first line of the docstring up to the shapes, which are the same for all.
@@ -78,7 +79,16 @@ def agreement() -> str:
         "dependency; every change is tested against each layer's plain definition in float64."
     )
     cells = shown({"layer": "`{name}`", "operator": "`{operator}`", "error": "{error:.1e}"}, found["rows"])
-    return f"## Agreement with a public library\n\n{text}\n\n{cells}\n"
+    models = found["models"]
+    text_of_models = (
+        f"What a public model is as a spec and `ModelOptions`, by the logits of {models['peer']}: "
+        f"{models['note']}."
+    )
+    form = {"model": "{name}", "layers": "`{spec}`", "options": "{options}", "error": "{error:.1e}"}
+    return (
+        f"## Agreement with a public library\n\n{text}\n\n{cells}\n\n"
+        f"## Public models as specs\n\n{text_of_models}\n\n{shown(form, models['rows'])}\n"
+    )
 
 
 def paper(reference: str) -> str:
