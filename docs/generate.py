@@ -7,24 +7,24 @@ what stands between `<!-- generated: NAME -->` and `<!-- end -->` is replaced by
 """
 
 import ast
-import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-import synthetic_tasks  # noqa: E402
+import scaling_tables  # noqa: E402
+from tables import ROOT, measured, shown, table  # noqa: E402
+
 from architectures.files import whole_file  # noqa: E402
 from architectures.grammar import index  # noqa: E402
 from mad.board.columns import columns  # noqa: E402
 from mad.data.protocol import SUITES  # noqa: E402
 
 # Pages with marked tables in them.
-MARKED = ("architecture", "performance", "protocol", "scaling", "scaling-study", "tour")
+MARKED = ("architecture", "hypotheses", "performance", "protocol", "scaling", "scaling-study", "tour")
 TITLES = {"time": "Time mixers", "channel": "Channel mixers", "stream": "Around layers"}
 INTRODUCTION = """# Layers
 
@@ -37,21 +37,6 @@ measurements, and kept true by a test; options and their defaults are listed by 
 - **step**: forward + backward at (B 16, T 512, D 128) over `mh-attention[heads=16]`, its 16 heads 8 wide, in
   the same process ({machine}).
 """
-
-
-def measured(name: str) -> dict[str, Any]:
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [[*header], ["---" for _ in header], *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def shown(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """The table that has under each heading its format, filled from the rows."""
-    return table(columns, [[form.format_map(row) for form in columns.values()] for row in rows])
 
 
 def primitives_page() -> str:
@@ -133,78 +118,6 @@ def decode() -> str:
     return table(["layer", "prefill, ms", "tokens per second", "state, KiB"], rows)
 
 
-def published() -> str:
-    """What the fitters give on published runs, beside what is expected."""
-    form = {"runs": "{case}", "quantity": "{quantity}", "expected": "{expected:.6g}", "found": "{found:.6g}"}
-    return shown(form, measured("scaling-published")["rows"])
-
-
-def fitting() -> str:
-    """Times of fits and bootstraps, and how many starts reach the optimum."""
-    results = measured("scaling-fit")
-    times = [
-        [name, f"{value:.3g} s" if value > 0.1 else f"{1e3 * value:.1f} ms"]
-        for name, value in results["seconds"].items()
-    ]
-    reached = {name: found["share_that_reach_it"] for name, found in results["optimum"].items()}
-    about = ", ".join(f"{100 * share:.3g} % of the starts ({name})" for name, share in reached.items())
-    commands = [
-        [f"{row['runs']:,} runs", f"{row['seconds']:.1f} s", f"{row['bytes'] / 1e6:.0f} MB"]
-        for row in results["command"]
-    ]
-    return (
-        f"{table(['what', 'time'], times)}\n\n"
-        f"The optimum, on {results['runs']} runs, is reached by {about}.\n\n"
-        f"{table(['`mad scaling fit`, all of it', 'time', 'peak memory'], commands)}"
-    )
-
-
-def coverage() -> str:
-    """How often intervals hold the truth, and how often a ratio is said to differ that is the same."""
-    results = measured("scaling-coverage")
-    designs = {
-        "law": "five budgets of seven sizes, noise .3 %",
-        "runs": "four rows of each of 35 runs that share most of their error",
-    }
-    intervals = [
-        [
-            f"{', '.join(held)}; {design}",
-            row["resample"],
-            str(results[part]["tables"]),
-            ", ".join(held.values()),
-        ]
-        for part, design in designs.items()
-        for row in results[part]["rows"]
-        for held in [{name: str(count) for name, count in row["held"].items()}]
-    ]
-    levels: dict[tuple[Any, ...], list[str]] = {}
-    for row in results["penalty"]["rows"]:
-        share = 100 * sum(row["held"].values()) / len(row["held"]) / results["penalty"]["tables"]
-        key = tuple(row[name] for name in ("alpha", "beta", "budgets", "sizes"))
-        levels.setdefault(key, []).append(f"{share:.1f} %")
-    said: dict[tuple[Any, ...], list[str]] = {}
-    for row in sorted(results["change"]["rows"], key=lambda row: row["sizes"]):
-        first, last = (f"{100 * noise:.2g} %" for noise in row["noise"])
-        key = row["sizes"], first if first == last else f"falls from {first} to {last}"
-        said.setdefault(key, []).append(f"{100 * row['said'] / results['change']['tables']:.1f} %")
-    tables = {part: f"{results[part]['tables']:,} tables each" for part in ("penalty", "change")}
-    noises = ("noise .2 %", "noise .5 %", "noise 1 %")
-    return "\n\n".join(
-        [
-            table(["95 % intervals of", "drawn", "tables", "that hold it"], intervals),
-            f"95 % intervals of the penalty that hold it, the mean over D/D* of .25, .5, 2, 4 and 16; "
-            f"{tables['penalty']}:",
-            table(["alpha", "beta", "budgets", "sizes", *noises], _keyed(levels)),
-            f'"The ratio differs between budgets", at 5 %, said where it does not; {tables["change"]}:',
-            table(["sizes", "noise", *(f"{count} budgets" for count in (2, 3, 4, 6))], _keyed(said)),
-        ]
-    )
-
-
-def _keyed(rows: dict[tuple[Any, ...], list[str]]) -> list[list[str]]:
-    return [[*map(str, key), *cells] for key, cells in rows.items()]
-
-
 def rooms() -> str:
     """Every package and folder of the product, with the first sentence of its docstring."""
     rows = []
@@ -231,108 +144,34 @@ def suites() -> str:
     return table(["suite", "what it runs", "runs per architecture"], rows)
 
 
-# What follows is of the two-core study.
-
-
-def study() -> dict[str, Any]:
-    return measured("scaling-study")
-
-
-def answered(approach: str) -> list[dict[str, Any]]:
-    """The answers of an approach for which the runs were enough."""
-    answers = [answer for answer in study()["fit"] if answer["approach"] == approach]
-    return [answer for answer in answers if answer["status"] != "not identified"]
-
-
-def coefficient(answer: dict[str, Any], name: str) -> str:
-    low, high = answer["intervals"][name]
-    return f"{answer[name]:.3g} [{low:.3g}, {high:.3g}]"
-
-
-def optima() -> str:
-    """The vertices of the parabolas."""
-    rows = [
-        [
-            answer["arch"],
-            f"{row['budget']:.0e}".replace("e+", "e"),
-            f"{row['params']:,.0f}",
-            f"{row['params_low']:,.0f} to {row['params_high']:,.0f}",
-            f"{row['tokens'] / row['params']:.0f}",
-            f"{row['loss']:.4f}",
-            f"{row['loss_low']:.4f} to {row['loss_high']:.4f}",
-            row["flag"] or "",
-        ]
-        for answer in answered("isoflop")
-        for row in answer["optima"]
-    ]
-    head = ["architecture", "C", "N*", "95 %", "D*/N*", "loss at N*, nats per byte", "95 %", ""]
-    return table(head, rows)
-
-
-def exponents() -> str:
-    """Exponents of N* by approach, or why there is none."""
+def hypotheses() -> str:
+    """What each layer should show, and what was seen."""
+    results = {row["name"]: row for row in measured("hypotheses")["rows"]}
+    claims = {row["name"]: row["hypothesis"] for row in index.read() if row["hypothesis"]}
     rows = []
-    for answer in study()["fit"]:
-        if answer["approach"] == "shared":
-            continue
-        intervals = answer.get("intervals", {})
-        ends = intervals.get("exponent", intervals.get("n_exponent"))
-        said = f"{answer['n_exponent']:.2f}" if "n_exponent" in answer else answer["status"]
-        interval = f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else ""
-        rows.append([answer["arch"], answer["approach"], said, interval])
-    return table(["architecture", "approach", "exponent of N*", "95 %"], rows)
+    for name, claim in claims.items():
+        found = results.get(name, {"verdict": "not yet run", "seen": ""})
+        rows.append([f"`{name}`", claim, found["verdict"], found["seen"]])
+    return table(["layer", "hypothesis", "verdict", "seen"], rows)
 
 
-def laws() -> str:
-    """The coefficients of each architecture's law."""
-    names = ("E", "A", "B", "alpha", "beta")
-    rows = [
-        [answer["arch"], answer["status"], *(coefficient(answer, name) for name in names)]
-        for answer in answered("law")
-    ]
-    return table(["architecture", "status", *names], rows)
+def battery() -> str:
+    """Accuracy of every layer on every task, in its own stripe and its hybrid, under three to compare."""
+    results = measured("hypotheses")
+    tasks = list(results["baselines"][0]["scores"])
+    rows = [[f"`{row['spec']}`", *_percent(row["scores"], tasks)] for row in results["baselines"]]
+    for row in results["rows"]:
+        rows += [[f"`{row[kind]}`", *_percent(row["scores"][kind], tasks)] for kind in ("own", "hybrid")]
+    heads = [name.removesuffix("-in-context-recall").replace("-", " ") for name in tasks]
+    return table(["stripe", *heads], rows)
 
 
-def ratios() -> str:
-    """Perplexity over that of the transformer at equal compute."""
-    compared = study()["compare"]
-    form = {"architecture": "{arch}", "C": "{at}", "perplexity over the transformer's": "{ratio:.3f}"}
-    form |= {"95 %": "{low:.3f} to {high:.3f}", "verdict": "{verdict}"}
-    rows = [row | {"at": f"{row['flops']:.2g}"} for row in compared["table"]]
-    return shown(form, rows + [row | {"at": f"all {row['budgets']}"} for row in compared["overall"]])
+def _percent(scores: dict[str, float | None], tasks: list[str]) -> list[str]:
+    return ["-" if scores[name] is None else f"{100 * scores[name]:.1f}" for name in tasks]
 
 
-def verdicts() -> str:
-    """What speaks against each law, the gravest first."""
-    said = [f"{answer['arch']}: {text}" for answer in answered("law") for text in answer["findings"]]
-    return "\n".join(f"- {text}" for text in said if ": ok: " not in text)
-
-
-def scores() -> str:
-    """Scores of the three patterns beside their perplexity."""
-    pairs = study()["relate"]["pairs"]
-    tasks = [name for name in pairs[0] if name in ("mean", *synthetic_tasks.names())]
-    form = {"architecture": "{run_arch}", **{name: f"{{{name}:.1f}}" for name in tasks}}
-    return shown(form | {"perplexity": "{ppl:.3f}"}, sorted(pairs, key=lambda row: row["ppl"]))
-
-
-def related() -> str:
-    return "\n".join(f"- {text}" for text in study()["relate"]["verdict"])
-
-
-def entropy() -> str:
-    """E of a law of generated text beside the entropy of that text."""
-    found = study()["grammar"]
-    law = found["law"]
-    row = [str(law["runs"]), coefficient(law, "E"), f"{found['entropy']:.4g}", law["status"]]
-    return table(["runs", "E [95 %]", "entropy, nats per token", "the fit"], [row])
-
-
-TABLES = {
-    **{f.__name__: f for f in (rooms, suites, steps, kernel, memory, decode, published, fitting, coverage)},
-    **{f.__name__: f for f in (optima, exponents, laws, ratios, verdicts, scores, related, entropy)},
-    "columns": board,
-}
+OWN = (rooms, suites, steps, kernel, memory, decode, hypotheses, battery)
+TABLES = {f.__name__: f for f in (*OWN, *scaling_tables.TABLES)} | {"columns": board}
 
 
 def filled(text: str) -> str:
