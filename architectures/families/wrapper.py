@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from architectures.blocks import Advance, Block, outermost, state_size
 from architectures.primitive import Context, Primitive, State
 
-__all__ = ["Block", "Run", "Wrapper", "nominal", "state_size"]
+__all__ = ["Advance", "Block", "Run", "Wrapper", "nominal", "outermost", "state_size"]
 
 # A block of the body and its input -> what the block adds to the stream.
 Run = Callable[[Block, Tensor], Tensor]

@@ -1,0 +1,236 @@
+"""Mixture of depths: layers that a token passes or skips, as a learned threshold has it."""
+
+from __future__ import annotations
+
+import dataclasses
+from statistics import NormalDist
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from architectures.families.recurrent import step_once
+from architectures.families.wrapper import Advance, Block, Run, Wrapper, outermost
+from architectures.functional.precision import full_precision
+from architectures.parts.norms import rms_norm
+from architectures.primitive import Context, Options, State, choose, option
+from architectures.registry import primitive
+
+
+@primitive(
+    "mixture-of-depths",
+    mixes="stream",
+    paper="arXiv:2404.02258",
+    example="mixture-of-depths{mh-attention mlp}",
+    known_as="MoD",
+)
+class MixtureOfDepths(Wrapper):
+    """y = x + r body(x) where r = w . norm(x) + b >= 0, else y = x, for each token: (B, T, D) -> (B, T, D).
+
+    body(x) is what the blocks add together. It sees the chosen tokens alone, as a sequence of their own: a
+    token that is not chosen writes no key and moves no state, and positions are counted among the chosen.
+    Training chooses by the same threshold as decoding, so both forms are causal; the cross-entropy of
+    sigmoid(r) with the best `capacity` of a row, weighted by `loss`, moves the threshold to where so many
+    pass. Only this loss sees the whole row. A capacity of 1 has no w and b, and is `repeat[times=1]`.
+    Decoding keeps a place in a growing cache for every token, of which each row fills as many as it chose.
+    Differs from the paper: there training takes the best of the row, which depends on later tokens; the
+    router reads a normed x and has a bias, by which `capacity` of normal inputs pass at the start; `capacity`
+    is a half, there an eighth in rows of 2048. `forward` computes all tokens, the chosen ones first.
+
+    Hypothesis: as good as the body for all tokens where many of them are noise or say nothing new, worse
+    where every token has to be kept, as in copying and compression.
+    """
+
+    step = step_once
+    undecayed = ("router", "bias")
+
+    class Config(Options):
+        capacity: float = option(0.5, "part of the tokens that are to pass; 1: all", most=1)
+        loss: float = option(0.01, "weight of the loss that moves the threshold", least=0)
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 < self.capacity <= 1:
+                raise ValueError(
+                    f"capacity={self.capacity:g} must be above 0 and at most 1; 1 is every token"
+                )
+
+    config: Config
+
+    def __init__(self, config: Config, *, body: list[Block], dim: int, **place: int) -> None:
+        super().__init__(config, body=body, dim=dim, **place)
+        if not self.causal:
+            raise ValueError(
+                "mixture-of-depths puts the tokens that skip its body behind the others, where a layer that "
+                "is not causal would see them; use causal layers"
+            )
+        self.selects = config.capacity < 1
+        if self.selects:
+            self.router = nn.Parameter(dim**-0.5 * torch.randn(dim))
+            self.bias = nn.Parameter(torch.full((1,), NormalDist().inv_cdf(config.capacity)))
+        one, two = (super(MixtureOfDepths, self).init_state(batch) for batch in (1, 2))
+        # Counters are the same for all rows of a body, and here of each row.
+        self.by_row = [a.shape != b.shape for a, b in zip(one, two, strict=True)]
+
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        return ("counter", *super().state_kinds) if self.selects else super().state_kinds
+
+    def thread(self, x: Tensor, run: Run, ctx: Context) -> Tensor:
+        return x + self._added(x, run)
+
+    def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
+        if not self.selects:
+            return super().forward(x, ctx)
+        ctx = Context() if ctx is None else ctx
+        logits = self._logits(x)
+        chosen = choose(logits.detach() >= 0, ctx)
+        if self.config.loss:
+            key = f"{self.path}/depth"
+            loss = self.config.loss * self._lag(logits)
+            ctx.losses[key] = ctx.losses[key] + loss if key in ctx.losses else loss
+        rank = ranks(chosen)
+        inside = self._told(ctx, None if ctx.tokens is None else pack(ctx.tokens, rank))
+        added = self._added(pack(x, rank), lambda block, u: block(u, inside))
+        return self._spread(x, logits, chosen, added, rank)
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        """How long each row's tensors are along axis 1 (B, tensors), and the states of the blocks."""
+        inside = super().init_state(batch, length)
+        if not self.selects:
+            return inside
+        rows = [
+            t if by_row else t.expand(batch, *t.shape).clone()
+            for t, by_row in zip(inside, self.by_row, strict=True)
+        ]
+        sizes = torch.tensor([_size(t) for t in rows], device=self.router.device, dtype=torch.int64)
+        return sizes.expand(batch, -1).clone(), *rows
+
+    def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
+        if not self.selects:
+            return super().prefill(x, state, ctx)
+        ctx = Context() if ctx is None else ctx
+        logits = self._logits(x)
+        chosen = choose(logits.detach() >= 0, ctx)
+        rank = ranks(chosen)
+        u, tokens = pack(x, rank), None if ctx.tokens is None else pack(ctx.tokens, rank)
+        added = torch.zeros_like(x)
+        pieces: list[tuple[list[int], list[Tensor]]] = []
+        for (count, *_), rows in self._groups(chosen, state).items():
+            before = self._of_rows(state, rows)
+            run = Advance(
+                "prefill", before, self._told(ctx, None if tokens is None else tokens[rows, :count])
+            )
+            if count:
+                added[rows, :count] = self._added(u[rows, :count], run).to(x.dtype)
+            pieces.append((rows, run.after if count else list(before)))
+        return self._spread(x, logits, chosen, added, rank), self._merged(state, pieces, x.shape[1])
+
+    def measure_state(self, length: int) -> dict[str, int]:
+        """As if every token were chosen, for which there is a place."""
+        parts = [layer.measure_state(length) for layer in outermost(self.body)]
+        return {kind: sum(part[kind] for part in parts) for kind in ("recurrent", "conv", "growing", "total")}
+
+    def flops(self, length: int) -> int:
+        passing = max(1, round(self.config.capacity * length))
+        return sum(block.flops(passing) for block in self.order()) + self.own_flops(length)
+
+    def own_flops(self, length: int) -> int:
+        return 2 * length * self.dim * self.selects + self.own_uncounted(length)
+
+    def own_uncounted(self, length: int) -> int:
+        return 2 * length * self.dim * self.selects
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """r (B, T), at least in float32, also under autocast, which would change the choice."""
+        high = x.to(torch.promote_types(x.dtype, torch.float32))
+        with full_precision(x):
+            normed = rms_norm(high, high.new_ones(self.dim), divisor=self.dim)
+            return (normed @ self.router.to(high.dtype)[:, None])[..., 0] + self.bias.to(high.dtype)
+
+    def _lag(self, logits: Tensor) -> Tensor:
+        """The cross-entropy with a choice of the best `capacity` of each row."""
+        count = max(1, round(self.config.capacity * logits.shape[1]))
+        least = logits.detach().topk(count, dim=1).values[:, -1:]
+        return F.binary_cross_entropy_with_logits(logits, (logits.detach() >= least).to(logits.dtype))
+
+    def _added(self, x: Tensor, run: Run) -> Tensor:
+        """What the blocks add to x together."""
+        total = None
+        for block in self.order():
+            y = run(block, x if total is None else x + total)
+            total = y if total is None else total + y
+        assert total is not None
+        return total
+
+    def _spread(self, x: Tensor, logits: Tensor, chosen: Tensor, added: Tensor, rank: Tensor) -> Tensor:
+        """x and, where it was chosen, r times what was added to it."""
+        weight = torch.where(chosen, logits, torch.zeros_like(logits)).to(x.dtype)
+        back = added.gather(1, rank[..., None].expand(added.shape))
+        return x + weight[..., None] * back.to(x.dtype)
+
+    def _told(self, ctx: Context, tokens: Tensor | None) -> Context:
+        """What the blocks are told, which see some tokens only."""
+        if ctx.shared and any(layer.value_widths for layer in self.inside()):
+            raise ValueError(
+                "mixture-of-depths stands where layers share their values, and its body does not see every "
+                "token; put value-residual into its body, around the layers that share"
+            )
+        return dataclasses.replace(ctx, shared={}, tokens=tokens)
+
+    def _groups(self, chosen: Tensor, state: State) -> dict[tuple[int, ...], list[int]]:
+        """Rows that have chosen as many tokens, now and before: number now, rest -> rows."""
+        sizes, *tensors = state
+        marks = [chosen.sum(1), *sizes.unbind(1)]
+        marks += [t.flatten() for t, by_row in zip(tensors, self.by_row, strict=True) if not by_row]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for row, mark in enumerate(zip(*(m.tolist() for m in marks), strict=True)):
+            groups.setdefault(mark, []).append(row)
+        return groups
+
+    def _of_rows(self, state: State, rows: list[int]) -> State:
+        """The state of the blocks for rows whose tensors are equally long."""
+        sizes, *tensors = state
+        found = []
+        for t, by_row, size in zip(tensors, self.by_row, sizes[rows[0]].tolist(), strict=True):
+            t = t[rows] if by_row else t[rows[0]]
+            found.append(t[:, :size] if by_row and t.dim() > 1 else t)
+        return tuple(found)
+
+    def _merged(self, state: State, pieces: list[tuple[list[int], list[Tensor]]], length: int) -> State:
+        """The states of all rows beside each other, padded at their ends."""
+        sizes, *tensors = state
+        sizes, merged = sizes.clone(), []
+        for j, (old, kind) in enumerate(zip(tensors, super().state_kinds, strict=True)):
+            new = [(rows, after[j]) for rows, after in pieces]
+            if self.by_row[j] and old.dim() > 1:
+                longest = max(t.shape[1] for _, t in new)
+                # A place for every token, whoever fills it: what is kept does not depend on the choice.
+                longest = old.shape[1] + length if kind == "growing" else longest
+                old = old.new_zeros(old.shape[0], longest, *old.shape[2:])
+            else:
+                old = old.clone()
+            for rows, t in new:
+                if self.by_row[j] and t.dim() > 1:
+                    old[rows, : t.shape[1]] = t.to(old.dtype)
+                    sizes[rows, j] = t.shape[1]
+                else:
+                    old[rows] = t.to(old.dtype)
+            merged.append(old)
+        return sizes, *merged
+
+
+def ranks(chosen: Tensor) -> Tensor:
+    """(B, T) -> where each token goes if the chosen ones come first, both kinds in their order."""
+    here = chosen.long().cumsum(1)
+    return torch.where(chosen, here - 1, here[:, -1:] + (~chosen).long().cumsum(1) - 1)
+
+
+def pack(z: Tensor, rank: Tensor) -> Tensor:
+    """z (B, T, ...) with token t at rank[:, t]."""
+    index = rank.reshape(*rank.shape, *(1,) * (z.dim() - 2)).expand(z.shape)
+    return torch.zeros_like(z).scatter(1, index, z)
+
+
+def _size(t: Tensor) -> int:
+    return t.shape[1] if t.dim() > 1 else 0
