@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
+from architectures.parts.canon import Canon
 from architectures.primitive import Context, Primitive, State
 
 
@@ -35,24 +36,65 @@ class Composite(nn.Module):
 
 
 class Block(Composite):
-    """A norm and a layer; the residual is added by whoever owns the stream."""
+    """A norm and a layer; the residual is added by whoever owns the stream.
+
+    Between them may stand a short convolution, which the wrapper `canon` adds; its tail ends the state.
+    """
+
+    canon: Canon | None
 
     def __init__(self, layer: Primitive | Branches, norm: nn.Module) -> None:
         super().__init__()
         self.norm = norm
+        self.canon = None
         self.layer = layer
 
     def parts(self) -> list[Part]:
         return [self.layer]
 
+    @property
+    def state_kinds(self) -> tuple[str, ...]:
+        return super().state_kinds if self.canon is None else (*super().state_kinds, "conv")
+
+    def init_state(self, batch: int, length: int | None = None) -> State:
+        state = super().init_state(batch, length)
+        if self.canon is None:
+            return state
+        return *state, self.canon.init_tail(next(self.canon.parameters()), batch)
+
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        return self.layer(self.norm(x), ctx)
+        x = self.norm(x)
+        return self.layer(x if self.canon is None else self.canon.anew(x), ctx)
 
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        return self.layer.step(self.norm(x), state, ctx)
+        x, state, tail = self._enter(x[:, None], state)
+        y, state = self.layer.step(x[:, 0], state, ctx)
+        return y, (*state, *tail)
 
     def prefill(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
-        return self.layer.prefill(self.norm(x), state, ctx)
+        x, state, tail = self._enter(x, state)
+        y, state = self.layer.prefill(x, state, ctx)
+        return y, (*state, *tail)
+
+    def flops(self, length: int) -> int:
+        return super().flops(length) + self._own_flops(length)
+
+    def executed_flops(self, length: int) -> int:
+        return super().executed_flops(length) + self._own_flops(length)
+
+    def uncounted_flops(self, length: int) -> int:
+        return super().uncounted_flops(length) + self._own_flops(length)
+
+    def _enter(self, x: Tensor, state: State) -> tuple[Tensor, State, State]:
+        """x (B, T, D) and the block's state -> what the layer reads, its state, and the next tail."""
+        x = self.norm(x)
+        if self.canon is None:
+            return x, state, ()
+        x, tail = self.canon(x, state[-1])
+        return x, state[:-1], (tail,)
+
+    def _own_flops(self, length: int) -> int:
+        return 0 if self.canon is None else self.canon.flops(length)
 
 
 class WrapperBlock(Block):
@@ -60,6 +102,7 @@ class WrapperBlock(Block):
 
     def __init__(self, layer: Primitive) -> None:
         nn.Module.__init__(self)
+        self.canon = None
         self.layer = layer
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:

@@ -126,7 +126,7 @@ class Builder:
             return layer
         config = entry.config(dict(item.options))
         outside, self.max_len = self.max_len, entry.cls.body_len(config, self.max_len)
-        parts = self.blocks(item.body, f"{path}.body")
+        parts = self.blocks(entry.cls.respell(config, item.body), f"{path}.body")
         self.max_len = outside
         body = [WrapperBlock(part) if isinstance(part, Primitive) else part for part in parts]
         wrapper = self.made(item, path, entry, {**where, "body": body})

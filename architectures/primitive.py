@@ -161,6 +161,11 @@ class Primitive(nn.Module):
         return max_len
 
     @classmethod
+    def respell(cls, config: Any, body: Any) -> Any:
+        """The spec of a wrapper's body as it is built: with what the wrapper's options say of its layers."""
+        return body
+
+    @classmethod
     def passes(cls, config: Any) -> int:
         """How often a wrapper runs each layer of its body."""
         return 1

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.axes import Axes
-from architectures.families.options import count_of_heads, divide, head_widths, per_head, taps
+from architectures.families.options import canon_taps, count_of_heads, divide, head_widths, per_head, taps
 from architectures.families.recurrent import step_once
 from architectures.functional.attention import attend, attend_all, attend_past, executed_pairs, visible_pairs
 from architectures.functional.rotary import rotate_first, rotated_width
 from architectures.functional.value_residual import share_value
+from architectures.parts.canon import Canon
 from architectures.parts.linear import first_columns, first_rows
 from architectures.parts.norms import RMSNorm
-from architectures.parts.short_conv import ShortConv, next_tail, short_conv
+from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Options, Primitive, State, divisors, linear_flops, option
 
 
@@ -47,7 +47,7 @@ class KeyValueMemory(Primitive):
     rope_base: float = 1e4
     # Channels that a subclass adds to queries and keys, to bias the scores.
     biased: ClassVar[int] = 0
-    undecayed: tuple[str, ...] = ("conv.weight",)
+    undecayed: tuple[str, ...] = ("conv.weight", "canon.weight")
 
     class Config(Options):
         heads: int | None = count_of_heads()
@@ -60,8 +60,9 @@ class KeyValueMemory(Primitive):
         qk_norm: bool = option(False, "RMSNorm of each head's queries and keys, before any rotation")
         gate: bool = option(False, "multiply the output of the heads by a sigmoid of the input")
         conv: int = taps(0)
+        canon: int = canon_taps("q, k and v, behind conv and QK-norm")
         bias: Literal["qkv", "all"] | None = option(
-            None, "biases of the maps to q, v and, where it can act (RoPE, QK-norm, conv), k; or of all maps"
+            None, "biases of the maps to q, v and, where it can act (RoPE, QK-norm, taps), k; or of all maps"
         )
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
@@ -80,7 +81,7 @@ class KeyValueMemory(Primitive):
         biased, everywhere = config.bias is not None, config.bias == "all"
         self.query = nn.Linear(dim, self.heads * self.key_dim, bias=biased)
         # What is added to every key alike leaves the softmax as it is.
-        acts = self.rotated > 0 or config.qk_norm or config.conv > 0
+        acts = self.rotated > 0 or config.qk_norm or config.conv + config.canon > 0
         self.key = nn.Linear(dim, self.kv_heads * self.key_dim, bias=biased and acts)
         self.value = nn.Linear(dim, self.kv_heads * self.value_dim, bias=biased)
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=everywhere)
@@ -88,6 +89,7 @@ class KeyValueMemory(Primitive):
         self.query_norm = RMSNorm(self.key_dim) if config.qk_norm else None
         self.key_norm = RMSNorm(self.key_dim) if config.qk_norm else None
         self.conv = ShortConv(sum(self.channels(self.kv_heads)), config.conv)
+        self.canon = Canon(self.conv.channels, config.canon)
 
     @property
     def value_widths(self) -> tuple[int, ...]:
@@ -155,14 +157,13 @@ class KeyValueMemory(Primitive):
         """q (B, T, H, K), k (B, T, G, K), v (B, T, G, V) of x (B, T, D), and the next tails."""
         maps = zip((self.query, self.key, self.value), self.channels(self.units(ctx)), strict=True)
         mixed, after = [first_rows(linear, x, width) for linear, width in maps], list(tails)
-        if self.conv.taps:
-            joined, after[0] = self.convolve(torch.cat(mixed, dim=-1), tails[0])
-            mixed = list(joined.split([z.shape[-1] for z in mixed], dim=-1))
+        mixed = self.convolve(self.conv, mixed, after, 0)
         # A nested layer maps to its first heads only.
         widths = self.key_dim, self.key_dim, self.value_dim
         q, k, v = (z.unflatten(-1, (-1, width)) for z, width in zip(mixed, widths, strict=True))
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q, self._counted(q)), self.key_norm(k, self._counted(k))
+        q, k, v = self.convolve(self.canon, [q, k, v], after, 1 if self.conv.taps else 0)
         if positions is not None and self.rotated:
             about = positions, self.rotated, self.rotary_width
             q, k = (rotate_first(z, *about, base=self.rope_base) for z in (q, k))
@@ -197,14 +198,17 @@ class KeyValueMemory(Primitive):
         parts = zip(z.split(have, dim=dim), widths, strict=True)
         return torch.cat([part.narrow(dim, 0, width) for part, width in parts], dim=dim)
 
-    def convolve(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-        if x.shape[-1] == self.conv.channels:
-            return self.conv(x, tail)
-        assert self.conv.weight is not None
+    def convolve(self, conv: ShortConv, vectors: list[Tensor], tails: list[Tensor], at: int) -> list[Tensor]:
+        """q, k and v, (B, T, .) or (B, T, H, .), through a convolution beside each other; sets tails[at]."""
+        if conv.weight is None:
+            return vectors
+        flat = [z.flatten(2) for z in vectors]
+        x = torch.cat(flat, dim=-1)
         units = x.shape[-1] // sum(self.channels(1))
-        tail = self.first_channels(tail, units, -1).to(x.dtype)
-        weight = self.first_channels(self.conv.weight, units, 0)
-        return F.silu(short_conv(x, weight, tail=tail)), next_tail(x, tail)
+        weight = self.first_channels(conv.weight, units, 0)
+        joined, tails[at] = conv.mix(x, self.first_channels(tails[at], units, -1), weight)
+        parts = joined.split([z.shape[-1] for z in flat], dim=-1)
+        return [part.view_as(z) for part, z in zip(parts, vectors, strict=True)]
 
     def spread(self, z: Tensor) -> Tensor:
         """(B, T, G, .) -> (B, T, H, .): each key and value head once for every query head that shares it."""
@@ -259,7 +263,8 @@ class KeyValueMemory(Primitive):
             "bias": self.key.bias is not None,
         }
         maps = {"query": "GRK D", "key": "GK D", "value": "GV D", "out": "D GRV", "gate": "GRV D"}
-        weights = {**maps, "query_norm": "K", "key_norm": "K", "conv": "GRK+GK+GV ."}
+        weights = {**maps, "query_norm": "K", "key_norm": "K"}
+        weights |= dict.fromkeys(("conv", "canon"), "GRK+GK+GV .")
         biases = {f"{name}.bias": axes.split()[0] for name, axes in maps.items()}
         return Axes(
             sizes={"G": self.kv_heads, "R": group, "K": self.key_dim, "V": self.value_dim},

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.axes import Axes
-from architectures.families.options import count_of_heads, head_widths, per_head, taps
+from architectures.families.options import canon_taps, count_of_heads, head_widths, per_head, taps
 from architectures.functional.delta import SCALAR_CHUNK, VECTOR_CHUNK, delta_flops, delta_rule, delta_step
 from architectures.functional.value_residual import share_value
+from architectures.parts.linear import LowRank
 from architectures.parts.norms import rms_norm
 from architectures.parts.short_conv import ShortConv, TokenShift
 from architectures.primitive import Context, Hint, Options, Primitive, State, linear_flops
@@ -90,6 +91,7 @@ class MatrixMemory(Primitive):
         key_dim: int | None = per_head("key width", sizes="state")
         value_dim: int | None = per_head("value width")
         conv: int = taps(0)
+        canon: int = canon_taps()
 
         def sizes(self, dim: int) -> tuple[int, int, int]:
             """Heads, K and V at a width; a config that does not derive from this one has this, too."""
@@ -109,12 +111,16 @@ class MatrixMemory(Primitive):
         keys, values = self.heads * self.key_dim, self.heads * self.value_dim
         self.widths = list(widths or (keys, keys, values))
         self.project = nn.Linear(self.dim, sum(self.widths), bias=False)
-        self.conv = ShortConv(sum(self.widths), self.config.conv, activation=activation)
+        taps, canon = self.config.conv, self.config.canon
+        self.conv = ShortConv(sum(self.widths), taps, activation=activation, canon=canon)
 
-    def add_gate(self) -> None:
-        """The gate of `read`."""
+    def add_gate(self, rank: int = 0) -> None:
+        """The gate of `read`; of a `rank`, it has a bias."""
         self.gates = self.heads * self.value_dim
-        self.gate = nn.Linear(self.dim, self.gates, bias=False)
+        full = not rank
+        self.gate = (
+            nn.Linear(self.dim, self.gates, bias=False) if full else LowRank(self.dim, rank, self.gates)
+        )
 
     def add_output(self) -> None:
         """The norm of a head and the output map of `read`."""
@@ -231,8 +237,10 @@ class MatrixMemory(Primitive):
 
     def hints(self) -> dict[str, Hint]:
         """Taps of a short convolution are not decayed."""
-        names = [n for n, m in self.named_modules() if isinstance(m, ShortConv) and m.taps]
-        return super().hints() | {f"{name}.weight": Hint(decay=False) for name in names}
+        convs = [(n, m) for n, m in self.named_modules() if isinstance(m, ShortConv)]
+        names = [f"{n}.weight" for n, m in convs if m.taps]
+        names += [f"{n}.canon" for n, m in convs if m.canon is not None]
+        return super().hints() | dict.fromkeys(names, Hint(decay=False))
 
     def axes(self) -> Axes | None:
         """Read from the shapes: with the heads pinned, what follows the model's width reads or writes it."""

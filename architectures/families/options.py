@@ -14,6 +14,16 @@ def taps(default: int, of: str = f"{SILU} q, k and v") -> Any:
     return option(default, f"taps of {of}; 0: none", least=0, most=256)
 
 
+def canon_taps(of: str = "the joined q, k and v, behind conv") -> Any:
+    """The option `canon`."""
+    return option(0, f"taps of a short convolution and residual on {of}; 0: none", least=0, most=256)
+
+
+def output_rank() -> Any:
+    """The option `output_rank`."""
+    return option(0, "rank of the map to the output gate, which then has a bias; 0: full", least=0)
+
+
 def count_of_heads(default: int | None = None, of: str = "the width") -> Any:
     """The option `heads`."""
     doc = f"number of heads; none: one for each 16 channels of {of}"

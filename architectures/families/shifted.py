@@ -25,7 +25,7 @@ class Shifted(Trait):
         self.receptance = nn.Linear(self.dim, key, bias=False)
         self.key = nn.Linear(self.dim, key, bias=False)
         self.value = nn.Linear(self.dim, value, bias=False)
-        self.conv = ShortConv(2 * key + value, self.config.conv)
+        self.conv = ShortConv(2 * key + value, self.config.conv, canon=self.config.canon)
         self.out = nn.Linear(value, self.dim, bias=False)
 
     def map_mixes(

@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from architectures.blocks import Advance, Block, outermost, state_size
+from architectures.blocks import Advance, Block, WrapperBlock, outermost, state_size
 from architectures.primitive import Context, Primitive, State
 
 __all__ = ["Advance", "Block", "Run", "Wrapper", "nominal", "outermost", "state_size"]
@@ -39,6 +39,10 @@ class Wrapper(Primitive):
     def order(self) -> list[Block]:
         """The blocks as they are run; one that is run twice stands there twice."""
         return list(cast("Iterable[Block]", self.body))
+
+    def normed(self) -> list[Block]:
+        """Every norm and layer in the body, those inside its branches and wrappers too."""
+        return [m for m in self.body.modules() if isinstance(m, Block) and not isinstance(m, WrapperBlock)]
 
     def inside(self) -> Iterator[Primitive]:
         """Every layer in the body, in the order of reading."""

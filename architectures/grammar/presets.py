@@ -114,6 +114,72 @@ def _striped() -> dict[str, Preset]:
     return found
 
 
+# Of the canon study (arXiv:2512.17351; facebookresearch/PhysicsLM4), which trained these eight at 1.3, 3.1
+# and 8 billion parameters. Heads are as wide as MAD has them, K = 16, there 128 (Llama at 1B: 64). The three
+# fixed states hold 2 K numbers for each channel of the model, 32 D a layer, at any width; mixer and MLP have
+# 6 D^2 parameters each. What departs: norms inside the mixers keep our epsilon; one initialisation for all,
+# ours, where theirs differ by family; attention has no QK-norm (theirs one over all heads together, at 1B and
+# 3B) and full key and value heads (theirs 8 at 8B); rank 16 restricts less below width 256.
+_CANON_OPTIONS = ModelOptions(norm_eps=1e-5)
+_CANON_STUDY = {
+    "llama": ("mh-attention", "swiglu", "attention with RoPE"),
+    "gla5": (
+        "mh-gated-linear-attention[key_dim=16, value_dim=32, conv=4, output_rank=16]",
+        "swiglu[expand=2.0]",
+        "gated linear attention, gates of rank 16",
+    ),
+    "gdn2-lowrank": (
+        "gated-delta-net[key_dim=16, value_dim=32, output_rank=16]",
+        "swiglu[expand=2.0]",
+        "gated delta net, output gate of rank 16",
+    ),
+    "mamba2": ("mamba2[d_state=16, head_dim=32]", "swiglu[expand=2.0]", "mamba-2 with a SwiGLU"),
+}
+
+
+def _canon_study() -> dict[str, Preset]:
+    """Each family as it was and with Canon layers: all four sites for attention, which then rotates a quarter
+    of each head; A, C and D for the others, whose own short convolution stays in the place of B.
+    """
+    found = {}
+    for family, (mixer, channel, about) in _CANON_STUDY.items():
+        plain = "mamba2-conv" if family == "mamba2" else family
+        found[plain] = Preset(
+            spec=f"2*({mixer} {channel})", options=_CANON_OPTIONS, about=f"canon study: {about}"
+        )
+        sites, mixer = ("abcd", f"{mixer}[rope_fraction=0.25]") if family == "llama" else ("acd", mixer)
+        found[f"{family}-canon"] = Preset(
+            spec=f"2*canon[sites={sites}]{{{mixer} {channel}}}",
+            options=_CANON_OPTIONS,
+            about=f"canon study: {about}, Canon at {', '.join(sites.upper())}",
+        )
+    return found
+
+
+# The mixers of a study of 72 hybrids (arXiv:2507.06457), and how many of them there are for each attention.
+_LINEAR_MIXERS = {
+    "hgrn": "hgrn",
+    "hgrn2": "hgrn2",
+    "retnet": "retnet",
+    "gla": "mh-gated-linear-attention",
+    "delta-net": "delta-net",
+    "gated-delta-net": "gated-delta-net",
+}
+_RATIOS = (24, 12, 6, 3)
+
+
+def _linear_hybrids() -> dict[str, Preset]:
+    """One period of each hybrid: the linear mixers, then one full attention."""
+    return {
+        f"{family}-hybrid-{ratio}-1": Preset(
+            spec=f"{ratio}*({mixer} swiglu) mh-attention swiglu",
+            about=f"{ratio} {family} for each attention, as in the study of hybrid linear attention",
+        )
+        for family, mixer in _LINEAR_MIXERS.items()
+        for ratio in _RATIOS
+    }
+
+
 PRESETS: dict[str, Preset] = {
     "transformer++": Preset(
         spec="2*(mh-attention swiglu)",
@@ -161,4 +227,6 @@ PRESETS: dict[str, Preset] = {
     ),
     **_mad_study(),
     **_striped(),
+    **_canon_study(),
+    **_linear_hybrids(),
 }

@@ -81,6 +81,10 @@ def widen(
             moves["head.weight"] = Move(source="head.weight", where=(None, old))
         for path in _stream_norms(model):
             moves[f"{path}.weight"] = Move(source=f"{path}.weight", where=(old,))
+        for path, block in model.named_modules():
+            if isinstance(block, Block) and block.canon is not None:
+                name = f"{path}.canon.weight"
+                moves[name] = Move(source=name, where=(old, None))
     default = stored_numbers(new)
     carry_numbers(model, new)
     if rule == "rescale":

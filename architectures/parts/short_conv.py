@@ -79,34 +79,51 @@ def _rows(weight: Tensor) -> list[Tensor]:
 class ShortConv(nn.Module):
     """`short_conv` and silu as a module that carries its tail; with 0 taps it passes x on unchanged.
 
-    Weights and bias start uniform in +-1/sqrt(taps), PyTorch's default for a depthwise convolution.
+    Weights and bias start uniform in +-1/sqrt(taps), PyTorch's default for a depthwise convolution. Behind
+    them may stand a second one of `canon` taps, y_t + sum_i w_i y_{t-i}, see `parts.canon`; its last inputs
+    are then the end of the tail.
     """
 
-    def __init__(self, channels: int, taps: int, *, bias: bool = False, activation: bool = True) -> None:
+    def __init__(
+        self, channels: int, taps: int, *, bias: bool = False, activation: bool = True, canon: int = 0
+    ) -> None:
         super().__init__()
         self.channels, self.taps, self.activation = channels, taps, activation
-        self.weight: nn.Parameter | None = None
+        self.weight = _drawn(channels, taps) if taps else None
         self.bias: nn.Parameter | None = None
-        if taps:
-            bound = taps**-0.5
-            self.weight = nn.Parameter(torch.empty(channels, taps).uniform_(-bound, bound))
-            if bias:
-                self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
+        if taps and bias:
+            self.bias = nn.Parameter(torch.empty(channels).uniform_(-(taps**-0.5), taps**-0.5))
+        self.canon = _drawn(channels, canon) if canon else None
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, C) and the inputs before it (B, taps - 1, C) -> the output and the next tail."""
-        if self.weight is None:
-            return x, tail
-        joined = torch.cat([tail.to(x.dtype), x], dim=1)
-        y = conv_padded(joined, self.weight, self.bias)
-        return F.silu(y) if self.activation else y, joined[:, x.shape[1] :]
+        if self.canon is None:
+            return self.mix(x, tail, self.weight)
+        own = max(self.taps - 1, 0)
+        y, before = self.mix(x, tail[:, :own], self.weight)
+        joined = torch.cat([tail[:, own:].to(y.dtype), y], dim=1)
+        return y + conv_padded(joined, self.canon), torch.cat([before, joined[:, x.shape[1] :]], dim=1)
 
     def init_tail(self, like: Tensor, batch: int) -> Tensor:
         """Zeros (B, taps - 1, C), on the device and of the dtype of `like`."""
-        return like.new_zeros(batch, max(self.taps - 1, 0), self.channels)
+        kept = max(self.taps - 1, 0) + (0 if self.canon is None else self.canon.shape[1] - 1)
+        return like.new_zeros(batch, kept, self.channels)
 
     def flops(self, length: int) -> int:
-        return 2 * self.taps * length * self.channels
+        canon = 0 if self.canon is None else 2 * self.canon.shape[1] + 1
+        return (2 * self.taps + canon) * length * self.channels
+
+    def mix(self, x: Tensor, tail: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same with these taps, which may be those of some channels."""
+        if weight is None:
+            return x, tail
+        joined = torch.cat([tail.to(x.dtype), x], dim=1)
+        y = conv_padded(joined, weight, self.bias)
+        return F.silu(y) if self.activation else y, joined[:, x.shape[1] :]
+
+
+def _drawn(channels: int, taps: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(channels, taps).uniform_(-(taps**-0.5), taps**-0.5))
 
 
 class TokenShift(nn.Module):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
-from architectures.families.options import taps
+from architectures.families.options import output_rank, taps
 from architectures.functional.delta import delta_rule, delta_step, unit
 from architectures.functional.steps import draw_rate, draw_step_bias, log_decay, strength
 from architectures.primitive import Context, State, option
@@ -52,22 +52,22 @@ class GatedDeltaNet(MatrixMemory):
     """S_t = a_t (I - b_t k_t k_t^T) S_{t-1} + b_t k_t v_t^T,  o_t = S_t^T q_t / sqrt(K).
 
     x (B, T, D) -> (B, T, D). As `delta-net`, with one decay per head, log a_t = -exp(log_rate) softplus(W x_t
-    + dt_bias), and an output gated by silu(g). Differs from the paper: K = V = 16 by default; there V = 2 K,
-    with far wider heads.
+    + dt_bias), and an output gated by silu(g), g a map of rank `output_rank`. Differs from the paper: K = V =
+    16 by default; there V = 2 K, with far wider heads.
     """
 
     form = "tied"
     undecayed = ("log_rate", "dt_bias")
 
     class Config(DeltaNet.Config):
-        pass
+        output_rank: int = output_rank()
 
     config: Config
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.add_projection()
-        self.add_gate()
+        self.add_gate(config.output_rank)
         self.dt = nn.Linear(dim, self.heads, bias=False)
         self.dt_bias = nn.Parameter(draw_step_bias(self.heads))
         self.log_rate = nn.Parameter(draw_rate(self.heads, 0, 16).log())

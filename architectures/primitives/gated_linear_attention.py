@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
-from architectures.families.options import count_of_heads, taps
+from architectures.families.options import count_of_heads, output_rank, taps
 from architectures.functional.delta import LOG_DECAY_MIN
 from architectures.functional.rotary import rotate
 from architectures.parts.norms import RMSNorm
@@ -23,22 +23,24 @@ class GatedLinearAttention(MatrixMemory):
 
     x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). W has rank `gate_rank`; log a_t is kept
     above -5, which its division by 16 makes a formality. The output is normalised per head by RMSNorm and
-    gated by silu(g). Differs from the paper: K = V instead of V = 2 K with four heads, and the short
-    convolution of q, k and v is an option.
+    gated by silu(g), g a map of rank `output_rank`. Differs from the paper: K = V instead of V = 2 K with
+    four heads, and the short convolution of q, k and v is an option.
     """
 
     decay = "vector"
 
     class Config(MatrixMemory.Config):
         heads: int | None = count_of_heads(1)
-        gate_rank: int = option(16, "rank of the map from the token to its decay", least=1)
+        gate_rank: int = option(16, "rank of the map from the token to its decay; 0: full", least=0)
+        output_rank: int = output_rank()
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
         self.add_projection()
-        self.add_gate()
-        self.decay_in = nn.Linear(dim, config.gate_rank, bias=False)
-        self.decay_out = nn.Linear(config.gate_rank, self.heads * self.key_dim)
+        self.add_gate(config.output_rank)
+        rank = config.gate_rank
+        self.decay_in = nn.Linear(dim, rank, bias=False) if rank else nn.Identity()
+        self.decay_out = nn.Linear(rank or dim, self.heads * self.key_dim)
         self.add_output()
 
     def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:

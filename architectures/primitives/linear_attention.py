@@ -40,9 +40,10 @@ class Features(Trait):
         self.key = nn.Linear(self.dim, keys, bias=False)
         self.value = nn.Linear(self.dim, values, bias=False)
         self.out = nn.Linear(values, self.dim, bias=False)
-        self.query_conv = ShortConv(keys, self.config.conv)
-        self.key_conv = ShortConv(keys, self.config.conv)
-        self.value_conv = ShortConv(values, self.config.conv)
+        taps, canon = self.config.conv, self.config.canon
+        self.query_conv = ShortConv(keys, taps, canon=canon)
+        self.key_conv = ShortConv(keys, taps, canon=canon)
+        self.value_conv = ShortConv(values, taps, canon=canon)
 
     def map_each(self, x: Tensor, carry: State) -> tuple[list[Tensor], State]:
         """q, k (B, T, H, K) and v (B, T, H, V) after their convolutions, at least in float32; their tails."""

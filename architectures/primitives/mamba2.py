@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Recur, Vectors
-from architectures.families.options import SILU, divide, taps
+from architectures.families.options import SILU, canon_taps, divide, taps
 from architectures.functional.delta import SCALAR_CHUNK
 from architectures.functional.steps import draw_rate, draw_step_bias, softplus
 from architectures.functional.value_residual import share_value
+from architectures.parts.canon import Canon
 from architectures.parts.norms import RMSNorm
 from architectures.parts.short_conv import ShortConv
 from architectures.primitive import Context, Options, State, option
@@ -42,6 +43,7 @@ class Mamba2(MatrixMemory):
         )
         expand: int = option(2, "inner width over the model's width", least=1)
         conv: int = taps(4, f"{SILU} x, B and C")
+        canon: int = canon_taps("x, z, B, C and d, before conv")
 
         def sizes(self, dim: int) -> tuple[int, int, int]:
             """H, N and V at a width."""
@@ -61,16 +63,21 @@ class Mamba2(MatrixMemory):
         self.log_rate = nn.Parameter(draw_rate(self.heads, 1, 16).log())
         self.norm = RMSNorm(self.inner)
         self.out = nn.Linear(self.inner, dim, bias=False)
+        self.canon = Canon(sum(self.widths), config.canon)
 
     def write(self, x: Tensor, carry: State, ctx: Context | None) -> tuple[Vectors, State]:
-        z, u, dt = self.project(x).split(self.widths, dim=-1)
+        mixed, behind = self.canon(self.project(x), carry[1])
+        z, u, dt = mixed.split(self.widths, dim=-1)
         u, tail = self.conv(u, carry[0])
         high = torch.promote_types(x.dtype, torch.float32)
         v, k, q = u.to(high).split([self.inner, self.key_dim, self.key_dim], dim=-1)
         delta = softplus(dt.to(high) + self.dt_bias.to(high))  # (B, T, H)
         # One head of q and k serves all heads of v: the pairs q . k are multiplied out once.
         q, k, v = q[:, :, None], k[:, :, None], v.unflatten(-1, (self.heads, -1))
-        return Vectors(q=q, k=k, v=v, log_a=-self.log_rate.to(high).exp() * delta, kept=(delta, z)), (tail,)
+        return Vectors(q=q, k=k, v=v, log_a=-self.log_rate.to(high).exp() * delta, kept=(delta, z)), (
+            tail,
+            behind,
+        )
 
     def feed(self, z: Vectors) -> Vectors:
         """The step size multiplies the values, of which every head has its own."""
@@ -134,23 +141,25 @@ class Mamba3(MatrixMemory):
         self.key_bias = nn.Parameter(torch.ones(heads, key))
         self.query_bias = nn.Parameter(torch.ones(heads, key))
         self.out = nn.Linear(self.inner, dim, bias=False)
+        self.canon = Canon(sum(self.widths), config.canon)
 
-    carry_kinds = ("conv", "recurrent", "recurrent", "recurrent")
+    carry_kinds = ("conv", "recurrent", "recurrent", "recurrent", "conv")
 
     def init_carry(self, like: Tensor, batch: int) -> State:
-        """The convolution's tail, the last B (B, H, N) and x (B, H, V), and the angles (B, H, A)."""
+        """The tail of conv, the last B (B, H, N) and x (B, H, V), the angles (B, H, A), canon's tail."""
         high = torch.promote_types(like.dtype, torch.float32)
         widths = (self.key_dim, self.value_dim, self.angles)
         rest = (like.new_zeros(batch, self.heads, width, dtype=high) for width in widths)
-        return self.conv.init_tail(like, batch), *rest
+        return self.conv.init_tail(like, batch), *rest, self.canon.init_tail(like, batch)
 
     def recur_flops(self, length: int) -> tuple[int, int]:
         products, rest = super().recur_flops(length)
         return products, rest + 2 * self.heads * self.key_dim * self.value_dim
 
     def _advance(self, x: Tensor, state: State, ctx: Context | None, recur: Recur) -> tuple[Tensor, State]:
-        s, tail, last_k, last_v, turned = state
-        z, u, dt, rate, trap, angle = self.project(x).split(self.widths, dim=-1)
+        s, tail, last_k, last_v, turned, behind = state
+        mixed, behind = self.canon(self.project(x), behind)
+        z, u, dt, rate, trap, angle = mixed.split(self.widths, dim=-1)
         u, tail = self.conv(u, tail)
         high = torch.promote_types(x.dtype, torch.float32)
         dt, rate, trap, angle = (t.to(high) for t in (dt, rate, trap, angle))
@@ -172,7 +181,7 @@ class Mamba3(MatrixMemory):
         o, s = recur(Vectors(q=read, k=written, v=v, log_a=log_a), s)
         own = now * (q * k).sum(-1) + self.skip.to(high)
         y = (o + own[..., None] * v).flatten(-2) * F.silu(z.to(high))
-        carry = tail, k[:, -1], v[:, -1], phase[:, -1].remainder(2 * math.pi)
+        carry = tail, k[:, -1], v[:, -1], phase[:, -1].remainder(2 * math.pi), behind
         return self.out(y.to(x.dtype)), (s, *carry)
 
 

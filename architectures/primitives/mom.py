@@ -62,7 +62,7 @@ class MixtureOfMemories(MatrixMemory):
         self.maps = nn.Parameter(
             torch.empty(self.memories, sum(self.widths), dim).uniform_(-(dim**-0.5), dim**-0.5)
         )
-        self.conv = ShortConv(keys + self.memories * (keys + values), config.conv)
+        self.conv = ShortConv(keys + self.memories * (keys + values), config.conv, canon=config.canon)
         self.dt_bias = nn.Parameter(draw_step_bias(self.heads))
         self.log_rate = nn.Parameter(draw_rate(self.heads, 0, 16).log())
         self.add_gate()

@@ -31,7 +31,7 @@ class PathAttention(KeyValueMemory):
     """
 
     forward = forward_anew
-    undecayed = ("conv.weight", "w_conv.weight")
+    undecayed = (*KeyValueMemory.undecayed, "w_conv.weight")
 
     class Config(KeyValueMemory.Config):
         rank: int = option(32, "rank of the map to w", least=1)

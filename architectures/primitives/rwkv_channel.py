@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from architectures.families.feed_forward import FeedForward
+from architectures.families.options import inner_width
 from architectures.families.recurrent import forward_anew, step_once
 from architectures.families.shifted import channel_power, depth_ratios
 from architectures.parts.short_conv import TokenShift
-from architectures.primitive import Context, Primitive, State, linear_flops
+from architectures.primitive import Context, Options, Primitive, State, linear_flops
 from architectures.registry import primitive
 
 
@@ -27,8 +27,8 @@ class ShiftedMLP(Primitive):
     from_token: ClassVar[bool] = True
     mix_key: nn.Parameter
 
-    class Config(FeedForward.Config):
-        pass
+    class Config(Options):
+        inner: int | None = inner_width("4 times the width")
 
     def __init__(self, config: Any, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)

@@ -134,7 +134,8 @@ class StatisticalTopKGLU(FeedForward):
         return F.gelu(soft_topk(h, self.above), approximate="tanh")
 
     def flops(self, length: int) -> int:
-        return length * (2 * self.inner * self.dim + self.chosen * (4 * self.dim + 1))
+        products = 2 * self.inner * self.dim + self.chosen * (4 * self.dim + 1)
+        return length * products + self.canon_flops(length)
 
     def executed_flops(self, length: int) -> int:
         return super().flops(length)
@@ -146,7 +147,8 @@ class StatisticalTopKGLU(FeedForward):
         """More units would move the threshold of all."""
         return Axes(
             sizes={"P": self.inner},
-            tensors={"up.weight": "P D", "gate.weight": "P D", "down.weight": "D P"},
+            tensors={"up.weight": "P D", "gate.weight": "P D", "down.weight": "D P"}
+            | {"up_canon.weight": "P .", "gate_canon.weight": "P ."},
             zero={"D": ("down.weight",)},
             options={"inner": "P"},
         )

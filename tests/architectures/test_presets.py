@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import architectures
-from architectures.grammar.presets import PRESETS, _mad_study, _striped
+from architectures.grammar.presets import PRESETS, _canon_study, _linear_hybrids, _mad_study, _striped
 from architectures.registry import get
 
 
@@ -64,3 +64,37 @@ def test_the_share_of_attention_is_that_of_the_name(name: str) -> None:
     assert ("moe-mlp" in {layer.name for layer in layers}) == name.endswith("-moe")
     deep = architectures.scale(name, depth=48)
     assert len(deep) == 48
+
+
+def test_the_canon_study_has_four_families_without_and_with_canon() -> None:
+    families = "llama", "gla5", "gdn2-lowrank", "mamba2"
+    plain = {"mamba2-conv" if family == "mamba2" else family for family in families}
+    assert set(_canon_study()) == plain | {f"{family}-canon" for family in families}
+
+
+@pytest.mark.parametrize("dim", [128, 256, 512])
+@pytest.mark.parametrize("name", sorted(_canon_study()))
+def test_states_of_the_canon_study_are_equal_at_every_width(name: str, dim: int) -> None:
+    counted = architectures.account(name, vocab_size=7, dim=dim, seq_len=128)
+    own = {"llama": 0, "gla5": 12 * dim, "gdn2-lowrank": 12 * dim, "mamba2": 3 * (2 * dim + 32)}
+    family = name.removesuffix("-canon").removesuffix("-conv")
+    recurrent, conv = (0 if family == "llama" else 32 * dim), own[family]
+    if name.endswith("-canon"):
+        inner = (
+            32 * -(-8 * dim // 48) if family == "llama" else 4 * dim
+        )  # 8/3 of the width in sixteens, twice
+        conv += 3 * dim + 3 * dim + 3 * inner + (9 * dim if family == "llama" else 0)
+    assert counted.state is not None
+    assert (counted.nominal, counted.state["recurrent"]) == (2 * recurrent, 2 * recurrent)
+    assert counted.state["conv"] == 2 * conv
+    if dim == 512 and family != "llama":  # mixer and MLP of 6 D^2 each, and what is less than linear in them
+        assert 1 < counted.core / (2 * 12 * dim**2) < 1.03
+
+
+def test_hybrids_of_the_linear_mixers_hold_one_period_and_end_in_attention() -> None:
+    assert len(_linear_hybrids()) == 6 * 4
+    for name in _linear_hybrids():
+        layers = [layer.name for layer in architectures.parse(name).walk()]
+        ratio = int(name.split("-")[-2])
+        assert layers[-2:] == ["mh-attention", "swiglu"] and len(layers) == 2 * ratio + 2
+        assert layers.count("mh-attention") == 1 and len(set(layers)) == 3 and ratio in (24, 12, 6, 3)

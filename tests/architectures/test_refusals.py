@@ -100,7 +100,7 @@ REFUSED = [
     ("mesa-net[heads=5]", "choose heads"),
     ("delta-net[conv=-1]", "conv=-1"),
     ("gated-delta-net[heads=0]", "heads=0"),
-    ("gated-linear-attention[gate_rank=0]", "gate_rank=0"),
+    ("gated-linear-attention[gate_rank=-1]", "gate_rank=-1"),
     ("delta-net[heads=7]", "choose heads from"),
     ("log-linear-mamba2[head_dim=5]", "choose a head_dim"),
     ("log-linear-mamba2[d_state=0]", "at least 1"),

@@ -335,7 +335,7 @@ def test_options_are_typed() -> None:
         ({"heads": True}, "=true is refused; expected an integer or none"),
         ({"rope": 1}, "expected true or false"),
         ({"rope": None}, "=none is refused; expected true or false"),
-        ({"ropes": True}, "did you mean 'rope'.; available: conv, gate, group, heads, key_dim"),
+        ({"ropes": True}, "did you mean 'rope'.; available: bias, canon, conv, gate, group, heads"),
     ]
     for options, message in cases:
         with pytest.raises(ValueError, match=message):
