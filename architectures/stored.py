@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-STORED = ("scale", "divisor", "eps", "rotary_width", "head_scale")
+STORED = ("scale", "divisor", "eps", "rotary_width", "head_scale", "offset")
 
 Numbers = dict[str, dict[str, float]]
 

@@ -45,6 +45,8 @@ class KeyValueMemory(Primitive):
     step = step_once
     window: int | None = None
     rope_base: float = 1e4
+    # What is added to every key alike leaves the weights as they are.
+    shift_free: ClassVar[bool] = True
     # Channels that a subclass adds to queries and keys, to bias the scores.
     biased: ClassVar[int] = 0
     undecayed: tuple[str, ...] = ("conv.weight", "canon.weight")
@@ -80,8 +82,8 @@ class KeyValueMemory(Primitive):
         self.rotary_width = self.rotated
         biased, everywhere = config.bias is not None, config.bias == "all"
         self.query = nn.Linear(dim, self.heads * self.key_dim, bias=biased)
-        # What is added to every key alike leaves the softmax as it is.
-        acts = self.rotated > 0 or config.qk_norm or config.conv + config.canon > 0
+        keyed = self.rotated > 0 or config.qk_norm or config.conv + config.canon > 0
+        acts = keyed or not self.shift_free
         self.key = nn.Linear(dim, self.kv_heads * self.key_dim, bias=biased and acts)
         self.value = nn.Linear(dim, self.kv_heads * self.value_dim, bias=biased)
         self.out = nn.Linear(self.heads * self.value_dim, dim, bias=everywhere)

@@ -215,3 +215,30 @@ def mapped(linear: Any, x: Tensor) -> Tensor:
     """W x + b."""
     y = x @ linear.weight.T
     return y if linear.bias is None else y + linear.bias
+
+
+def rotated(layer: Any, z: Tensor) -> Tensor:
+    """z (B, T, H, K) of a softmax attention, turned as its queries and keys are."""
+    rows = [turned(z[:, t], t, layer.rotated, layer.rope_base) for t in range(z.shape[1])]
+    return torch.stack(rows, dim=1)
+
+
+def rotated_heads(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v of a softmax attention as they meet."""
+    q, k, v = heads_of_attention(layer, x)
+    return rotated(layer, q), rotated(layer, k), v
+
+
+def attended(layer: Any, x: Tensor, weigh: Callable[[Tensor, Tensor, int, int], Tensor]) -> Tensor:
+    """An attention query by query and head by head: `weigh` gives the weights (B, t + 1) of the keys
+    (B, t + 1, K) for the query (B, K) of position t and head h."""
+    q, k, v = rotated_heads(layer, x)
+    rows = []
+    for t in range(x.shape[1]):
+        found = []
+        for h in range(layer.heads):
+            g = h * layer.kv_heads // layer.heads
+            weights = weigh(q[:, t, h], k[:, : t + 1, g], t, h)
+            found.append((weights[..., None] * v[:, : t + 1, g]).sum(1))
+        rows.append(gated_out(layer, torch.cat(found, dim=-1), x[:, t]))
+    return torch.stack(rows, dim=1)
