@@ -14,6 +14,7 @@ from architectures.grammar.stripe import parse
 from architectures.growth.engine import RULES, Grown, Rule, check_growable, check_same, check_total
 from architectures.growth.transplant import Entries, Move, carry, rebuild, transplant
 from architectures.model import SequenceModel
+from architectures.primitive import Primitive
 from architectures.sizes.bounds import MAX_LAYERS, shown
 from architectures.stored import carry_numbers
 
@@ -100,15 +101,22 @@ def _writers(part: Any, path: str) -> Iterator[str]:
     if isinstance(part, Block):
         yield from _writers(part.layer, f"{path}.layer")
     elif isinstance(part, Branches) or part.mixes == "stream":
+        if isinstance(part, Primitive):
+            yield from (f"{path}.{name}" for name in _own_writers(part))
         for name, child in part.named_modules():
             if (name and isinstance(child, Block)) or re.fullmatch(r"branches\.\d+\.0", name):
                 yield from _writers(child, f"{path}.{name}")
     else:
-        names = [name for name, _ in part.named_parameters()]
-        found = [n for n in names if any(n == w or n.startswith(f"{w}.") for w in part.writers)]
+        found = _own_writers(part)
         if not found:
             raise ValueError(
                 f"add_layer cannot silence {part.name or type(part).__name__} ({path}): its `writers`, "
                 f"{', '.join(part.writers) or 'none'}, name no tensor of it; add another layer"
             )
         yield from (f"{path}.{name}" for name in found)
+
+
+def _own_writers(layer: Primitive) -> list[str]:
+    """The tensors that a layer's `writers` name; those of a body stand under its blocks."""
+    names = [name for name, _ in layer.named_parameters()]
+    return [n for n in names if any(n == w or n.startswith(f"{w}.") for w in layer.writers)]

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from architectures.families.key_values import KeyValueMemory, RotaryOptions
-from architectures.families.options import count_of_heads
 from architectures.functional.attention import executed_pairs, visible_pairs
 from architectures.functional.rotary import rotate_first
-from architectures.primitive import Context, divisors
+from architectures.primitive import Context, divisors, option
 from architectures.registry import primitive
 
 
@@ -30,19 +29,20 @@ class PairedAttention(KeyValueMemory):
     sequence of 2 T, which is rotated by its own positions. A query of the first head sees its own keys up to
     t and those of the second before t; a query of the second sees both up to t. Where heads share keys and
     values, the heads of these are paired. Differs from the paper: its heads are first mixed by learned
-    weights, and more than two may be interleaved; this is what the modded-nanogpt speedrun does in the
-    layers with short windows.
+    weights, and more than two may be interleaved; this is the way of the modded-nanogpt speedrun in layers
+    with short windows. Its code, where there are more than two heads, interleaves others than it rotates.
 
     Hypothesis: near `mh-attention` with half as many heads of twice the width; no task is solved that it does
     not solve.
     """
 
     class Config(RotaryOptions, KeyValueMemory.Config):
-        heads: int | None = count_of_heads(None)
+        heads: int | None = option(
+            None, "number of heads, even; none: the most of 16 channels or more, else 2", per="width", least=1
+        )
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         if config.heads is None:
-            # The most that are at least 16 wide.
             fits = (h for h in divisors(dim) if h % 2 == 0 and dim % (2 * h) == 0 and dim // h >= 16)
             config = dataclasses.replace(config, heads=max(fits, default=2))
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
@@ -58,10 +58,8 @@ class PairedAttention(KeyValueMemory):
         q, k, v, after = super().project(x, None, tails, ctx)
         if positions is not None and self.rotated:
             places = (2 * positions[:, None] + torch.arange(2, device=x.device)).flatten()
-            q, k = (
-                self.apart(rotate_first(self.together(z), places, self.rotated, self.rotary_width))
-                for z in (q, k)
-            )
+            about = places, self.rotated, self.rotary_width
+            q, k = (self.apart(rotate_first(self.together(z), *about, base=self.rope_base)) for z in (q, k))
         return q, k, v, after
 
     def meet(self, q: Tensor, k: Tensor, v: Tensor, *, past: bool, ctx: Context | None) -> Tensor:

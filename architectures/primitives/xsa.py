@@ -54,7 +54,7 @@ class ExclusiveAttention(KeyValueMemory):
     def axes(self) -> Axes:
         """A new channel of the values has to be 0, or it would turn the own direction."""
         axes = super().axes().also({"removed": "GR"})
-        return dataclasses.replace(axes, zero={**axes.zero, "V": ("value.weight",)})
+        return dataclasses.replace(axes, zero={**axes.zero, "V": ("value.weight", "value.bias")})
 
 
 GATED = "o_t = y_t - tanh(a) (y_t . v_t / |v_t|^2) v_t, y_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s"

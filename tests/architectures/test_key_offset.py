@@ -31,7 +31,7 @@ DIM = 48
 make = partial(layer_of, "key-offset-attention", dim=DIM, away=0.05)
 OPTIONS = [
     "",
-    "heads=6, kv_heads=2",
+    "heads=6, kv_heads=2, bias=all, rope_base=50",
     "rope_fraction=0.25, qk_norm=true, gate=true, conv=3",
     "rope=false, heads=2, key_dim=5, value_dim=9",
 ]
@@ -41,11 +41,11 @@ def naive(layer: Any, x: Tensor) -> Tensor:
     """The definition: each key is written down as it is met, one query and one head at a time."""
     (q, k, v), config = heads_of_attention(layer, x), layer.config
     width = 2 * round(config.rope_fraction * layer.key_dim / 2) if config.rope else 0
-    q = torch.stack([turned(q[:, t], t, width) for t in range(x.shape[1])], dim=1)
+    q = torch.stack([turned(q[:, t], t, width, config.rope_base) for t in range(x.shape[1])], dim=1)
     keys = []
     for t in range(x.shape[1]):
         before = k[:, max(t - 1, 0), :, width:]
-        keys.append(torch.cat([turned(k[:, t], t, width)[..., :width], before], dim=-1))
+        keys.append(torch.cat([turned(k[:, t], t, width, config.rope_base)[..., :width], before], dim=-1))
     rows = []
     for t in range(x.shape[1]):
         found = []

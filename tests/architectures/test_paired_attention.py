@@ -32,7 +32,7 @@ OPTIONS = [
     "",
     "heads=4, rope_fraction=0.5, qk_norm=true, gate=true",
     "heads=2, key_dim=6, value_dim=9, conv=3",
-    "heads=8, kv_heads=2",
+    "heads=8, kv_heads=2, bias=all, rope_base=50",
     "heads=8, kv_heads=4, rope=false",
 ]
 
@@ -48,13 +48,13 @@ def naive(layer: Any, x: Tensor) -> Tensor:
         for h in range(layer.heads):
             g = h // shared
             slot = 2 * t + g % 2
-            query = turned(q[:, t, h], slot, width)
+            query = turned(q[:, t, h], slot, width, config.rope_base)
             scores, values = [], []
             for s in range(x.shape[1]):
                 for other in (g - g % 2, g - g % 2 + 1):
                     at = 2 * s + other % 2
                     if at <= slot:
-                        scores.append((turned(k[:, s, other], at, width) * query).sum(-1))
+                        scores.append((turned(k[:, s, other], at, width, config.rope_base) * query).sum(-1))
                         values.append(v[:, s, other])
             weights = (torch.stack(scores, dim=1) / math.sqrt(layer.key_dim)).softmax(1)
             found.append((weights[..., None] * torch.stack(values, dim=1)).sum(1))

@@ -29,7 +29,7 @@ DIM = 48
 make = partial(layer_of, dim=DIM, away=0.05)
 OPTIONS = [
     "xsa[rope=false]",
-    "gated-xsa[rope=false, heads=6, kv_heads=2, qk_norm=true]",
+    "gated-xsa[rope=false, heads=6, kv_heads=2, qk_norm=true, bias=all]",
     "xsa[rope=false, heads=2, key_dim=5, value_dim=9, gate=true, conv=3]",
 ]
 
@@ -95,7 +95,7 @@ def test_it_costs_a_number_a_head_at_most() -> None:
 
 
 def test_growth_keeps_the_function() -> None:
-    model, tokens = model_of("gated-xsa[heads=2] mlp", dim=16), random_tokens(2, 12, vocab=7)
+    model, tokens = model_of("gated-xsa[heads=2, bias=qkv] mlp", dim=16), random_tokens(2, 12, vocab=7)
     for operation, to in ((add_heads, 4), (widen_keys, 12), (widen_values, 9), (widen_hidden, 24)):
         grown, _ = operation(model, to=to, fill=wild())
         close(grown(tokens), model(tokens), 1e-10)
