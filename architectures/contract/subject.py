@@ -153,10 +153,10 @@ def told(x: Tensor) -> Context:
     return Context(tokens=(bits.long() << torch.arange(bits.shape[-1], device=x.device)).sum(-1))
 
 
-def run(layer: Primitive, x: Tensor) -> Tensor:
+def run(layer: Primitive, x: Tensor, ctx: Context | None = None) -> Tensor:
     """A forward on a copy of x, as a model calls it; a plain module's noise is keyed, as the trainer does."""
     with seeded(0, "check"):
-        return layer(x.clone(), told(x))
+        return layer(x.clone(), told(x) if ctx is None else ctx)
 
 
 def unroll(layer: Primitive, x: Tensor) -> tuple[Tensor, State]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import torch
@@ -36,13 +37,17 @@ def trained(layer: Primitive) -> dict[str, Tensor]:
 
 
 def gradients(subject: Subject, size: Size) -> str:
-    """Every parameter has a gradient; away from the initialisation it is finite and not zero."""
+    """Every parameter has a gradient, of the output or of what the layer adds to the loss in training; away
+    from the initialisation it is finite and not zero.
+    """
     x, weight = subject.noise(*size), subject.noise(*size, seed=5)
     fresh, moved = subject.build(size.dim).to(subject.dtype), subject.layer(size.dim)
     problems: dict[str, list[str]] = {"no": [], "a zero": [], "no finite": []}
     for layer in (fresh, moved):
         parameters = trained(layer)
-        grads = _gradients((run(layer, x) * weight).sum(), parameters.values())
+        ctx = dataclasses.replace(told(x), seed=0)
+        y = run(layer, x, ctx)
+        grads = _gradients((y * weight).sum() + sum(ctx.losses.values()), parameters.values())
         for name, g in zip(parameters, grads, strict=True):
             if g is None:
                 problems["no"].append(bare(name))

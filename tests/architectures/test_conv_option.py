@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import architectures
+from architectures.primitive import Context
 from architectures.registry import get
 from tests.architectures.helpers import in_pieces, layer_of, noise
 
@@ -49,7 +50,8 @@ def test_the_forms_agree_and_every_tap_acts(name: str, conv: int) -> None:
     whole = layer(x)
     pieces, _ = in_pieces(layer, x, 3, *range(11, 19))
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-11)
-    (whole * noise(*whole.shape, seed=2)).sum().backward()
+    ctx = Context(seed=0)  # some parameters learn by a loss of their own
+    ((layer(x, ctx) * noise(*whole.shape, seed=2)).sum() + sum(ctx.losses.values())).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in layer.parameters())
 
 

@@ -28,6 +28,7 @@ from architectures.growth import (
     widen_values,
 )
 from architectures.growth.engine import describe
+from architectures.primitive import Context
 from architectures.stored import stored_numbers
 from architectures.vision import ImageModel
 from tests.architectures.helpers import layer_at, model_of, parameters_in, random_tokens, wild
@@ -353,7 +354,8 @@ def test_epsilon_follows_the_rescale() -> None:
 
 def loss_of(model: Any, step: int) -> Tensor:
     batch = tokens(seed=100 + step, rows=4)
-    return F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+    logits, losses, _ = model.call(batch[:, :-1], Context(seed=step))
+    return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()) + sum(losses.values())
 
 
 EVERY: list[tuple[Any, dict[str, Any], str]] = [
