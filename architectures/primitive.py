@@ -213,8 +213,8 @@ class Primitive(nn.Module):
     def state_kinds(self) -> tuple[str, ...]:
         """The kind of each tensor of the state.
 
-        "recurrent", "conv" (the last inputs of a convolution), "growing" (an entry per token along axis 1) or
-        "counter" (the tokens so far).
+        "recurrent", "conv" (the last inputs of a convolution), "growing" (an entry per token, or per a fixed
+        number of them, along axis 1) or "counter" (the tokens so far).
         """
         return ()
 

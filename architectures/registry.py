@@ -108,8 +108,8 @@ def primitive(
     """Register a `Primitive` under a kebab-case name.
 
     `mixes`: "time", "channel" or "stream" (a wrapper around layers). `version` rises with any change of the
-    numerics or the defaults. `paper`: its arXiv id. `known_as`: other names, and models that use it. A name
-    that is taken is refused.
+    numerics or the defaults. `paper`: its arXiv id, or where it stands. `known_as`: other names, and models
+    that use it. A name that is taken is refused.
     """
     if mixes not in MIXES:
         raise ValueError(f"mixes={mixes!r} of primitive {name!r} is not one of {', '.join(MIXES)}")

@@ -78,7 +78,9 @@ def agreement() -> str:
 
 def paper(reference: str) -> str:
     number = reference.removeprefix("arXiv:")
-    return f"[{number}](https://arxiv.org/abs/{number})" if number != reference else reference
+    if number == reference:
+        return f"[report]({reference})" if reference.startswith("https://") else reference
+    return f"[{number}](https://arxiv.org/abs/{number})"
 
 
 def state(row: dict[str, Any]) -> str:

@@ -106,7 +106,7 @@ def state(subject: Subject, size: Size) -> str:
 
 
 def growth(subject: Subject, size: Size) -> str:
-    """What is declared growing grows with every token, and the rest stops at some length."""
+    """What is declared growing grows with the tokens, and the rest stops at some length."""
     subject.stepped(size.dim)
     layer = subject.build(size.dim, max_len=max(subject.max_len, size.length))
     # A window fills up before its state is constant, so a longer sequence is asked where a shorter one grew.

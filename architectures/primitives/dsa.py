@@ -92,7 +92,7 @@ class DeepSeekSparseAttention(KeyValueMemory):
             p, r, w = (F.linear(x.to(high), m.weight.to(high)) for m in maps)
             p, r = p.unflatten(-1, (c.index_heads, c.index_dim)), r[:, :, None]
             if c.rope:
-                p, r = rotate(p, positions), rotate(r, positions)
+                p, r = (rotate(z, positions, base=self.rope_base) for z in (p, r))
             r = torch.cat([index_keys.to(high), r[:, :, 0]], dim=1)
             return index_scores(p, r, w * (c.index_heads * c.index_dim) ** -0.5), r
 

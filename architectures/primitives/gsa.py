@@ -97,7 +97,7 @@ class GatedSlotAttention(Slots, MatrixMemory):
         return Vectors(q=q, k=k, v=v, log_a=log_a.clamp(min=LOG_DECAY_MIN)), (tail,)
 
 
-@primitive("raven", mixes="time", version=1, paper="arXiv:2409.07146")
+@primitive("raven", mixes="time", version=1, paper="https://github.com/goombalab/raven")
 class Raven(Slots, MatrixMemory):
     """[P, U]_t = diag(a_t) [P, U]_{t-1} + (1 - a_t) [k_t, v_t]^T,  o_t = U_t^T softmax(P_t q_t), a sparse.
 
@@ -106,9 +106,8 @@ class Raven(Slots, MatrixMemory):
     forget nor take anything up. x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). g_t is one
     decay per head, as in `gated-delta-net`, or with `decay=slot` one per slot, as in `gsa`; log a_t is kept
     above -5. q, k and v pass silu, and q and k RMSNorm after it. In training Gumbel noise on the logits tries
-    other slots. Counted work writes the chosen slots and reads all. The paper (github.com/goombalab/raven)
-    has no arXiv id; the one given is that of `gsa`. Differs from the paper: heads of 16 channels with as many
-    slots, of which half are touched (there 32 of 64), and the bound on log a_t.
+    other slots. Counted work writes the chosen slots and reads all. Differs from the paper: heads of 16
+    channels with as many slots, of which half are touched (there 32 of 64), and the bound on log a_t.
 
     Hypothesis: slots that are left alone keep their pairs, so that in-context recall falls later than that of
     `gsa` of the same state as pairs are added.
@@ -160,7 +159,7 @@ class Raven(Slots, MatrixMemory):
         high = torch.promote_types(x.dtype, torch.float32)
         with full_precision(x):  # rounding would change the choice
             logits = F.linear(x.to(high), self.route.weight.to(high)).unflatten(-1, (self.heads, -1))
-        if ctx is not None and self.config.noise:
+        if self.config.noise and ctx is not None and ctx.seed is not None:  # in training
             uniform = ctx.noise(f"{self.path}/route", tuple(logits.shape), logits)
             if uniform is not None:
                 logits = logits - (-uniform.clamp(min=1e-20).log()).log()

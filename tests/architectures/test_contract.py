@@ -86,10 +86,10 @@ def test_any_batch_length_and_width_divisible_by_16_keep_shape_and_dtype(
 
 
 @pytest.mark.parametrize("name", STEPPED)
-def test_by_default_a_state_is_constant_early_or_grows_with_every_token(name: str) -> None:
-    layer = make(name, dim=64)
-    first, early, late = (layer.measure_state(length) for length in (1, 33, 66))
-    assert late["growing"] == 2 * early["growing"] == 66 * first["growing"]
+def test_by_default_a_state_is_constant_early_or_grows_with_the_tokens(name: str) -> None:
+    layer = make(name, dim=64, max_len=96)
+    first, early, late = (layer.measure_state(length) for length in (16, 48, 96))
+    assert late["growing"] == 2 * early["growing"] == 6 * first["growing"]
     assert late["recurrent"] == early["recurrent"] and late["conv"] == early["conv"]
 
 
@@ -132,7 +132,7 @@ def test_wrapping_a_layer_in_a_model_leaves_its_weights(name: str) -> None:
 def test_the_docstring_states_the_equation_and_the_registration_the_paper(name: str) -> None:
     entry = get(name)
     assert entry.cls.__doc__ and "=" in entry.cls.__doc__ and "(B, T, D)" in entry.cls.__doc__
-    assert entry.paper.startswith("arXiv:")
+    assert entry.paper.startswith(("arXiv:", "https://"))
 
 
 def test_a_registered_name_is_a_layer_of_its_own_spec() -> None:
