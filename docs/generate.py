@@ -2,8 +2,9 @@
 
     python docs/generate.py
 
-docs/primitives.md comes from the registry's index and from the measured step times. In the other pages,
-what stands between `<!-- generated: NAME -->` and `<!-- end -->` is replaced by the table of that name.
+docs/primitives.md comes from the registry's index and from the measured step times, with the pictures of
+`pictures.py`. In the other pages, what stands between `<!-- generated: NAME -->` and `<!-- end -->` is
+replaced by the table of that name.
 """
 
 import ast
@@ -16,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import scaling_tables  # noqa: E402
+from pictures import PICTURES  # noqa: E402
 from tables import ROOT, measured, shown, table  # noqa: E402
 
 from architectures.files import whole_file  # noqa: E402
@@ -36,6 +38,9 @@ measurements, and kept true by a test; options and their defaults are listed by 
 - **parameters** at width 128, with the layer's defaults.
 - **step**: forward + backward at (B 16, T 512, D 128) over `mh-attention[heads=16]`, its 16 heads 8 wide, in
   the same process ({machine}).
+
+Pictures: {pictures}. A box is blue where it is a layer, orange where the mechanism adds it, green where
+something is kept, red where it is asked for.
 """
 
 
@@ -53,8 +58,25 @@ def primitives_page() -> str:
         equation = re.split(r"[:,;] *\(B, T, D\)", row["summary"])[0].rstrip(" .:,;")
         extra = {"equation": equation, "source": paper(row["paper"]), "held": state(row)}
         rows[row["mixes"]].append(row | extra | {"step": ratios.get(row["name"], "-")})
-    parts = [f"## {title}\n\n{shown(form, rows[mixes])}\n" for mixes, title in TITLES.items()]
-    return "\n".join([INTRODUCTION.format(machine=about), *parts, agreement()])
+    parts = [
+        f"## {title}\n\n{shown(form, rows[mixes])}\n{pictures(mixes)}" for mixes, title in TITLES.items()
+    ]
+    headings = [picture.heading for picture in PICTURES.values()]
+    links = ", ".join(f"[{text[0].lower()}{text[1:]}](#{anchor(text)})" for text in headings)
+    return "\n".join([INTRODUCTION.format(machine=about, pictures=links), *parts, agreement()])
+
+
+def pictures(section: str) -> str:
+    return "".join(
+        f"\n### {picture.heading}\n\n{picture.words}\n\n![{picture.about}](figures/{name}.svg)\n"
+        for name, picture in PICTURES.items()
+        if picture.section == section
+    )
+
+
+def anchor(heading: str) -> str:
+    """What a link to a heading is called on the site."""
+    return re.sub(r"[^\w ]", "", heading).lower().replace(" ", "-")
 
 
 def agreement() -> str:
@@ -189,7 +211,8 @@ def pages() -> dict[Path, str]:
     """Every page with generated parts, as it should be."""
     marked = [ROOT / "docs" / f"{name}.md" for name in MARKED]
     filled_pages = {page: filled(page.read_text(encoding="utf-8")) for page in marked}
-    return {ROOT / "docs" / "primitives.md": primitives_page(), **filled_pages}
+    figures = {ROOT / "docs" / "figures" / f"{name}.svg": picture.svg() for name, picture in PICTURES.items()}
+    return {ROOT / "docs" / "primitives.md": primitives_page(), **filled_pages, **figures}
 
 
 if __name__ == "__main__":
