@@ -98,3 +98,20 @@ def test_hybrids_of_the_linear_mixers_hold_one_period_and_end_in_attention() -> 
         ratio = int(name.split("-")[-2])
         assert layers[-2:] == ["mh-attention", "swiglu"] and len(layers) == 2 * ratio + 2
         assert layers.count("mh-attention") == 1 and len(set(layers)) == 3 and ratio in (24, 12, 6, 3)
+
+
+def test_the_canon_study_has_the_layers_of_its_public_code() -> None:
+    d, heads, rank = 128, 8, 16
+    taps = 4 * 4 * d
+    gate = rank * d + 2 * d * rank + 2 * d
+    mixers = {
+        "gla5": 6 * d**2 + taps + gate + 2 * rank * d + d + 32,
+        "gdn2-lowrank": 6 * d**2 + taps + gate + 2 * d * heads + 2 * heads + 32,
+        "mamba2-conv": d * (4 * d + 2 * 16 + heads) + 2 * d**2 + 5 * (2 * d + 32) + 3 * heads + 2 * d,
+    }
+    for name, params in mixers.items():
+        mixer, channel, *_ = architectures.account(name, vocab_size=7, dim=d, seq_len=128).layers
+        assert (mixer.params, channel.params) == (params, 6 * d**2)
+    model = architectures.build("llama-canon", vocab_size=7, dim=d, max_len=8, seed=0)
+    attention = model.get_submodule("blocks.0.body.0.layer")
+    assert (attention.heads, attention.rotated, model.norm.eps) == (8, 4, 1e-5)
