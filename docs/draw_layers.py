@@ -69,12 +69,14 @@ Bar = list[tuple[float, tuple[int, ...]]]
 OWN: Bar = [(1, (1,))]
 TAPS: Bar = [(1, (1, 1, 1, 1))]
 BESIDE: Bar = [(1, (4, 1, 1, 1))]
+SMEAR: Bar = [(1, (4, 1))]
 SHIFT: Bar = [(1, (1, 1))]
 HALF: Bar = [(0.5, (1,)), (0.5, (0, 1))]
 BEFORE: tuple[tuple[str, str, tuple[Bar, ...]], ...] = (
     ("mh-attention", "nothing", (OWN, OWN, OWN, OWN)),
     ("delta-net", "short convolution", (OWN, TAPS, TAPS, TAPS)),
     ("rwkv6", "token shift before each map", (OWN, SHIFT, SHIFT, SHIFT)),
+    ("smear", "a part of the one before", (SMEAR, SMEAR, SMEAR, SMEAR)),
     ("canon", "site A, before the maps", (BESIDE, BESIDE, BESIDE, BESIDE)),
     ("canon", "site B, behind them", (OWN, BESIDE, BESIDE, BESIDE)),
     ("key-offset-attention", "half of the key", (OWN, OWN, HALF, OWN)),
@@ -110,11 +112,20 @@ LOOKUPS = (
     ("product-key-memory", "x", "q_1, q_2", "best sub-keys|of each half", "best of|n * n rows", "their sum"),
     ("moe-mlp", "x", "router", "best experts", "their MLPs", "their sum"),
     ("sparse-mlp", "x", "map of|low rank", "best unit of|each block", "these rows|of W_1", "columns|of W_2"),
+    ("bigram-hash", "the last|two ids", "hash", "number of|a row", "this row|of E", "added to x"),
+    (
+        "rosa",
+        "all ids|so far",
+        "longest suffix|met before",
+        "id that|came next",
+        "its row|of E",
+        "added to x",
+    ),
 )
 
 
 def lookups() -> Canvas:
-    kinds = ("value", "layer", "ask", "memory", "value")
+    kinds = ("value", "new", "ask", "memory", "value")
     canvas = Canvas(62 * len(LOOKUPS))
     for i, (name, *words) in enumerate(LOOKUPS):
         canvas.layer(8, 62 * i + 12, name, at="start")

@@ -13,11 +13,16 @@ ATTENTION = (
     ("encoder-attention[heads=1]", "later ones as well"),
     ("sliding-attention[heads=1,window=6]", "the last six"),
     ("fox[heads=1]", "fades by what it forgets"),
+    ("stick-breaking[heads=1]", "what later keys left"),
+    ("selective-attention[heads=1]", "what was not taken away"),
     ("lsh-attention[heads=1,hashes=1,buckets=4]", "those in its bucket"),
     ("statistical-topk-attention[heads=1,keep=4]", "about the best four"),
+    ("dsa[heads=1,top_k=4]", "four by an indexer"),
     ("moba[heads=1,block=4,top_k=2]", "its own block and the best"),
     ("nsa[heads=4,block=4,top_k=4,window=4]", "blocks, means, a window"),
-    ("sequence-altup[stride=4]{mh-attention}", "one in four"),
+    ("hca[heads=1,stride=4,window=4]", "sums of four, a window"),
+    ("csa[heads=1,stride=2,top_k=2,window=4]", "the best sums, a window"),
+    ("sequence-altup[stride=4]{mh-attention}", "one in four is run"),
     ("mixture-of-depths{mh-attention}", "half go around it"),
 )
 MEMORIES = (
@@ -30,7 +35,7 @@ MEMORIES = (
 )
 LENGTH, CHANNELS, CELL = 24, 16, 5
 # Of the largest influence on the same output: from here on, in this shade.
-LEVELS = ((0.02, "#dbe8f4"), (0.06, "#a9cae5"), (0.12, "#5f9bcb"), (0.25, "#1d5f97"))
+LEVELS = ((0.02, "#dbe8f4"), (0.05, "#a9cae5"), (0.1, "#5f9bcb"), (0.2, "#1d5f97"))
 
 
 def influence(spec: str, rows: int) -> list[list[int]]:

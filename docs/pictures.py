@@ -26,8 +26,8 @@ PICTURES = {
         "time",
         "Who sees whom",
         "How much each output depends on each input: the gradient of a layer with random weights on one\n"
-        "random row of 24 tokens, in four shades of the strongest in the row, white below a fiftieth of it.\n"
-        "Blocks, windows and choices are made small to fit.",
+        "random row of 24 tokens, dark from a fifth of the strongest for that output on, white below a\n"
+        "fiftieth. Blocks, windows and choices are made small to fit.",
         "Grids of the inputs that each output of an attention layer depends on",
         draw_views.attention,
     ),
@@ -60,7 +60,8 @@ PICTURES = {
     "layers-lookups": Picture(
         "channel",
         "What a token looks up",
-        "Large tables of which a token pays for a few rows: what chooses them, and what is read.",
+        "Tables of which a token pays for a few rows: what chooses them, and what is read. The last two are\n"
+        "wrappers; they go by the ids of the tokens.",
         "How a token finds the few rows of a table that it reads",
         draw_layers.lookups,
     ),
