@@ -116,7 +116,7 @@ class MultiMatrixAttention(FactoredQueries):
         return cache[0], cache[1]
 
 
-@primitive("mfa-kr", mixes="time", version=1, paper="arXiv:2412.19255")
+@primitive("mfa-kr", mixes="time", version=1, paper="arXiv:2412.19255", known_as="MFA-Key-Reuse")
 class KeyReuseAttention(FactoredQueries):
     """o_t = sum_{s <= t} softmax_s(q_t . k_s / sqrt(K)) v_s, one k for all heads, v = k + a * N k.
 

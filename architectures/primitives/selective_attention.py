@@ -53,9 +53,8 @@ class SelectiveAttention(KeyValueMemory):
             nonlocal taken
             scores = products(q, k)
             # Of the keys before the token itself, and not of the first of all.
-            spared = F.pad(blind[:, 1:], (0, 1), value=True) | (
-                torch.arange(k.shape[2], device=q.device) == 0
-            )
+            first = torch.arange(k.shape[2], device=q.device) == 0
+            spared = F.pad(blind[:, 1:], (0, 1), value=True) | first
             takes = scores[:, 0].relu().masked_fill(spared, 0)
             before, after = taken.split([k.shape[2], taken.shape[1] - k.shape[2]], dim=1)
             sums = takes.cumsum(1)

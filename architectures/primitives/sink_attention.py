@@ -12,8 +12,8 @@ from architectures.functional.attention import attend, attend_past, hidden
 from architectures.primitive import Context, option
 from architectures.registry import primitive, variant
 
-# The score of a key that is not there: its weight is 0, and its products are finite.
-NOBODY = -1e30
+# The score of a key that is not there: its weight is 0, and it is finite in every dtype.
+NOBODY = -1e4
 
 
 @primitive("sink-attention", mixes="time", version=1, paper="arXiv:2508.10925", known_as="gpt-oss")

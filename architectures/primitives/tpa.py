@@ -15,7 +15,7 @@ from architectures.primitive import Context, Options, Primitive, State, linear_f
 from architectures.registry import primitive
 
 
-@primitive("tpa", mixes="time", version=1, paper="arXiv:2501.06425")
+@primitive("tpa", mixes="time", version=1, paper="arXiv:2501.06425", known_as="T6")
 class TensorProductAttention(Primitive):
     """q_h = sum_r a_rh b_r / R, and so k and v, each a and b linear in x; then softmax attention.
 
