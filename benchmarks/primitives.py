@@ -28,6 +28,7 @@ from peak_memory import PeakMemory
 from torch import Tensor
 
 import architectures
+from architectures.contract.subject import VOCABULARY, told
 from architectures.functional.delta import delta_rule, delta_step, unit
 from architectures.primitive import Primitive
 
@@ -38,7 +39,7 @@ LENGTHS = (128, 1024, 8192)
 
 def make(spec: str, *, max_len: int, device: str, dim: int = SHAPE[2]) -> Primitive:
     with torch.device(device):
-        model = architectures.build(f"1*{spec}", vocab_size=2, dim=dim, max_len=max_len, seed=0)
+        model = architectures.build(f"1*{spec}", vocab_size=VOCABULARY, dim=dim, max_len=max_len, seed=0)
     return model.layers()[0][1]
 
 
@@ -62,8 +63,10 @@ def training_step(spec: str, x: Tensor, compiled: bool) -> Callable[[], None]:
     layer = make(spec, max_len=SHAPE[1], device=str(x.device))
     call: Callable[..., Tensor] = torch.compile(layer) if compiled else layer
 
+    ctx = told(x)
+
     def step() -> None:
-        call(x).square().sum().backward()
+        call(x, ctx).square().sum().backward()
         layer.zero_grad(set_to_none=True)
 
     return step
@@ -142,7 +145,7 @@ def memory(names: list[str]) -> list[dict[str, Any]]:
             layer = make(example(name), max_len=length, device="meta")
             x = torch.empty(1, length, SHAPE[2], device="meta", requires_grad=True)
             with PeakMemory() as peak:
-                layer(x).square().sum().backward()
+                layer(x, told(x)).square().sum().backward()
             row["bytes"][length] = peak.peak / length
         row["growth"] = row["bytes"][8192] / row["bytes"][1024]
         rows.append(row)
@@ -169,16 +172,17 @@ def decode(names: list[str], device: str, tokens: int) -> list[dict[str, Any]]:
 def decode_one(name: str, length: int, device: str, tokens: int) -> dict[str, float]:
     layer = make(example(name), max_len=length + 1, device=device)
     x, token = torch.randn(1, length, SHAPE[2], device=device), torch.randn(1, SHAPE[2], device=device)
-    _, state = layer.prefill(x, layer.init_state(1))
+    all_of_it, one = told(x), told(token[:, None])
+    _, state = layer.prefill(x, layer.init_state(1), all_of_it)
     size = sum(t.numel() * t.element_size() for t in state if t.is_floating_point())
 
     def median_of(call: Callable[[], object], rounds: int) -> float:
         return median(harness.seconds(call, clock_of(device)) for _ in range(rounds))
 
-    prefill = median_of(lambda: layer.prefill(x, layer.init_state(1)), 3)
+    prefill = median_of(lambda: layer.prefill(x, layer.init_state(1), all_of_it), 3)
     for _ in range(3):
-        layer.step(token, state)
-    step = median_of(lambda: layer.step(token, state), tokens)
+        layer.step(token, state, one)
+    step = median_of(lambda: layer.step(token, state, one), tokens)
     return {"prefill_ms": 1000 * prefill, "tokens_per_second": 1 / max(step, 1e-9), "state_bytes": size}
 
 

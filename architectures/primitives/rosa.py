@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from architectures.axes import Axes
 from architectures.families.wrapper import Block, Run, Wrapper
-from architectures.functional.suffixes import copied
+from architectures.functional.ids import copied
 from architectures.primitive import Context, State
 from architectures.registry import primitive
 

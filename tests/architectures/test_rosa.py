@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import architectures
-from architectures.functional.suffixes import copied
+from architectures.functional.ids import copied
 from architectures.growth import widen_hidden
 from architectures.primitive import Context
 from tests.architectures.helpers import (

@@ -1,9 +1,13 @@
-"""For every token, what followed the latest earlier occurrence of the longest suffix that occurred before."""
+"""Functions of the ids of tokens: hashed n-grams, and what followed the longest suffix before."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from architectures.context import keyed_seed
 
 # Distances that are looked at together: the memory is this times the number of tokens.
 BLOCK = 64
@@ -39,3 +43,16 @@ def copied(ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         after.append(run[:, -1].clone())  # a view would keep the whole block
     source = (places - distance + 1).clamp(min=0, max=total - 1)
     return torch.where(best > 0, ids.gather(1, source), -1), torch.cat(after, dim=1)
+
+
+def odd_multipliers(count: int, ids: int) -> list[int]:
+    """Fixed odd numbers, whose products with any of the `ids` fit into 63 bits."""
+    return [keyed_seed(f"engram/{i}") % (2**62 // ids) | 1 for i in range(count)]
+
+
+def next_prime(after: int) -> int:
+    """The smallest prime above a number."""
+    n = after + 1
+    while n < 2 or any(n % d == 0 for d in range(2, math.isqrt(n) + 1)):
+        n += 1
+    return n
