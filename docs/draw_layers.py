@@ -52,6 +52,7 @@ def rules() -> Canvas:
                 canvas.path([(edge, y), (edge + wide, y)], head=False)
         edge += wide + 3
     canvas.chain(*boxes)
+    canvas.text((boxes[-2].x + boxes[-1].x) / 2 - 3, 7, "S_t", size=9.5)
     for row, (name, *_) in enumerate(RULES):
         canvas.layer(4, 44 + 18 * row, name, size=8.5, at="start")
     for i, words in enumerate(

@@ -1,6 +1,10 @@
-"""Who sees whom, measured on the layers themselves: another layer is another line here."""
+"""Grids of tokens: who sees whom, measured on the layers themselves, and where tokens are kept.
+
+Another layer is another line in a table here.
+"""
 
 import re
+from collections.abc import Callable
 
 import torch
 from canvas import WIDTH, Canvas
@@ -80,3 +84,46 @@ def attention() -> Canvas:
 
 def memories() -> Canvas:
     return seen(MEMORIES, rows=4)
+
+
+# What a layer carries after TOKENS tokens: in how many places, and whether a token is in one of them.
+TOKENS, ROUTES = 14, (3, 5, 9, 6, 12, 5, 10, 3, 6, 9, 12, 10, 5, 3)
+KEPT: tuple[tuple[str, str, int, Callable[[int, int], bool]], ...] = (
+    ("attention", "each in its own place", TOKENS, lambda token, place: token == place),
+    (
+        "hca",
+        "by fours, and the last four",
+        7,
+        lambda token, place: token // 4 == place if place < 3 else token == place + 7,
+    ),
+    ("gated-delta-net", "all in one state", 1, lambda token, place: True),
+    (
+        "log-linear-gated-delta-net",
+        "in states of 8, 4, 2 and 1",
+        5,
+        lambda token, place: ((TOKENS - 1) ^ token).bit_length() == 4 - place,
+    ),
+    ("mom", "each in two of four states", 4, lambda token, place: bool(ROUTES[token] >> place & 1)),
+    ("raven", "each in some of the slots", 8, lambda token, place: (place * 5 + token * 3) % 8 < 3),
+)
+
+
+def kept() -> Canvas:
+    """A column for each token, a row for each place in the state."""
+    size, wide, high = 8, WIDTH / 3, 8 * TOKENS + 46
+    canvas = Canvas(high + 8 * 5 + 46 + 44)
+    for i, (name, words, places, holds) in enumerate(KEPT):
+        x, y = i % 3 * wide + (wide - size * TOKENS) / 2, i // 3 * high + 36
+        canvas.layer(wide * (i % 3 + 0.5), y - 24, name, size=10.5 if len(name) < 22 else 8.5)
+        canvas.text(wide * (i % 3 + 0.5), y - 10, words, size=9.5, grey=True)
+        canvas.rect(x, y, size * TOKENS, size * places, "#fafafa", edge="#bbbbbb")
+        grid = [[int(holds(token, place)) for token in range(TOKENS)] for place in range(places)]
+        canvas.cells(x, y, size, grid, ["#3f9f77"])
+    canvas.text(
+        WIDTH / 2,
+        canvas.height - 13,
+        "A column is a token, a row a place in what is carried.",
+        size=10,
+        grey=True,
+    )
+    return canvas

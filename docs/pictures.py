@@ -39,6 +39,14 @@ PICTURES = {
         "Grids of how much each input still counts in later outputs",
         draw_views.memories,
     ),
+    "layers-kept": Picture(
+        "time",
+        "Where tokens are kept",
+        "What is carried after fourteen tokens, and which of them are in each part of it. To which states\n"
+        "and slots tokens are sent is made up here.",
+        "Grids of the parts of the state that hold each token",
+        draw_views.kept,
+    ),
     "layers-rules": Picture(
         "time",
         "One update of a matrix state",
