@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from architectures.families.channel_maps import ChannelMaps, check_gate, decay_gate
 from architectures.families.matrix_memory import MatrixMemory, Vectors
 from architectures.families.options import taps
-from architectures.functional.delta import VECTOR_CHUNK, delta_flops, delta_rule, delta_step, unit
-from architectures.functional.match import match
+from architectures.functional.delta import VECTOR_CHUNK, delta_flops, delta_rule, delta_step, match, unit
 from architectures.functional.precision import full_precision
 from architectures.functional.steps import strength
 from architectures.primitive import Context, State, option

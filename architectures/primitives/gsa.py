@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Trait, Vectors
 from architectures.families.options import per_head
-from architectures.functional.delta import LOG_DECAY_MIN, VECTOR_CHUNK, delta_flops, delta_rule
-from architectures.functional.match import match
+from architectures.functional.delta import LOG_DECAY_MIN, VECTOR_CHUNK, delta_flops, delta_rule, match
 from architectures.functional.precision import full_precision
 from architectures.functional.steps import draw_rate, draw_step_bias, log_decay
 from architectures.parts.norms import RMSNorm

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from architectures.functional.delta import delta_rule
-from architectures.functional.tanh_recurrence import tanh_recurrence
+from architectures.primitives.m2rnn import tanh_recurrence
 from architectures.registry import get
 from tests.architectures.helpers import (
     agree,

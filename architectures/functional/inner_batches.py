@@ -1,0 +1,108 @@
+"""Memories that are trained as they read, on batches of C tokens: all gradients of a batch are taken at its
+start, which the state keeps, so that a row may be cut anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from architectures.functional.precision import full_precision
+
+# What the memory gives for the keys, and what it should give, (B H, C, V) -> the loss's gradient there.
+Error = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """T tokens after `since` of a batch of C, as batches: N of C, filled up with zeros, or one that fits."""
+
+    length: int
+    since: int
+    batch: int
+
+    @property
+    def fits(self) -> bool:
+        return self.since + self.length <= self.batch
+
+    @property
+    def size(self) -> int:
+        return self.length if self.fits else self.batch
+
+    @property
+    def ends(self) -> bool:
+        """The last token is the last of a batch."""
+        return (self.since + self.length) % self.batch == 0
+
+    def cut(self, z: Tensor) -> Tensor:
+        """(B, T, H, .) -> (B H, N, C, .)."""
+        front = 0 if self.fits else self.since
+        z = F.pad(z, (0, 0, 0, 0, front, -(front + self.length) % self.size))
+        return z.unflatten(1, (-1, self.size)).permute(0, 3, 1, 2, 4).flatten(0, 1)
+
+    def join(self, z: Tensor, heads: int) -> Tensor:
+        """(B H, N, C, .) -> (B, T, H, .)."""
+        front = 0 if self.fits else self.since
+        z = z.unflatten(0, (-1, heads))
+        return z.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, front : front + self.length]
+
+
+def descend(
+    q: Tensor,
+    k: Tensor,
+    target: Tensor,
+    rate: Tensor,
+    pace: Tensor,
+    state: Tensor,
+    since: int,
+    error: Error,
+) -> tuple[Tensor, Tensor]:
+    """W_t = W_0 - pace_i sum_{j <= i} rate_j k_j error(W_0^T k_j, target_j)^T,  o_t = W_t^T q_t.
+
+    t is the i-th token of its batch of C, and W_0 is W at the end of the batch before it. q, k (B, T, H, K),
+    target (B, T, H, V), rate (B, T, H), pace (C,), state (B, H, 2 K, V), which is W_0 above the sum, whose
+    batch has `since` tokens so far -> o (B, T, H, V), state.
+    """
+    with full_precision(q):
+        grid, heads = Grid(q.shape[1], since, len(pace)), q.shape[2]
+        q, k, target, rate = (grid.cut(z) for z in (q, k, target, rate[..., None]))
+        w, before = state.flatten(0, 1).chunk(2, dim=-2)
+        starts, gradients, last = [], [], q.shape[1] - 1
+        for n, (y, aim, r) in enumerate(zip(k.unbind(1), target.unbind(1), rate.unbind(1), strict=True)):
+            starts.append(w)
+            gradients.append(g := r * error(y @ w, aim))
+            total = y.mT @ g if n or not since else before + y.mT @ g
+            if n < last or grid.ends:
+                w, total = w - pace[-1] * total, torch.zeros_like(total)
+        moved = (q @ k.mT).tril() @ torch.stack(gradients, dim=1)
+        if since:
+            moved = torch.cat([moved[:, :1] + q[:, :1] @ before[:, None], moved[:, 1:]], dim=1)
+        own = pace[since : since + grid.size] if grid.fits else pace
+        o = q @ torch.stack(starts, dim=1) - own[:, None] * moved
+        return grid.join(o, heads), torch.cat([w, total], dim=-2).unflatten(0, (-1, heads))
+
+
+def descend_flops(length: int, key: int, value: int, batch: int) -> tuple[int, int]:
+    """FLOPs of `descend` for one row and head from its start: matrix products, and what is not one."""
+    size = min(length, batch)
+    chunks = -(-length // size)
+    products = chunks * (6 * size * key * value + 2 * size**2 * (key + value))
+    return products, chunks * (3 * size * value + 2 * key * value)
+
+
+def norm_error(weight: Tensor, bias: Tensor, rows: int, eps: float = 1e-6) -> Error:
+    """The slope of |LayerNorm(z) - target|^2 / 2 in z (B H, C, V); weight and bias (H, V), for B rows."""
+    scale, shift = (p.repeat(rows, 1)[:, None] for p in (weight, bias))
+
+    def error(z: Tensor, target: Tensor) -> Tensor:
+        centred = z - z.mean(-1, keepdim=True)
+        inverse = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+        unit = centred * inverse
+        e = torch.addcmul(shift - target, scale, unit) * scale
+        return inverse * (e - e.mean(-1, keepdim=True) - unit * (e * unit).mean(-1, keepdim=True))
+
+    return error
