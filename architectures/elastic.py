@@ -21,6 +21,7 @@ from architectures.model import SequenceModel, check_model
 from architectures.primitive import Context, Primitive, State
 from architectures.registry import get
 from architectures.stored import carry_numbers
+from architectures.thresholds import Thresholds, thresholded
 from architectures.vision import ImageModel
 
 PerLayer = int | Sequence[int]
@@ -210,12 +211,20 @@ class Speculation:
 
 @torch.no_grad()
 def speculate(
-    model: SequenceModel, prompt: Tensor, count: int, *, granularity: PerLayer = 0, drafts: int = 4
+    model: SequenceModel,
+    prompt: Tensor,
+    count: int,
+    *,
+    granularity: PerLayer = 0,
+    drafts: int = 4,
+    thresholds: Thresholds | None = None,
 ) -> Speculation:
     """Greedy decoding of `count` tokens after `prompt` (B, T): a submodel drafts, the whole model verifies.
 
-    One cache: the drafts start from the whole model's state, and what they added to it is thrown away for
-    what the whole model computes in their place. Rows go on together, by the fewest accepted among them.
+    With `thresholds`, see `architectures.thresholds`, the draft leaves out small inputs; in a model without
+    nested layers that is all that makes it cheap. One cache: the drafts start from the whole model's state,
+    and what they added to it is thrown away for what the whole model computes in their place. Rows go on
+    together, by the fewest accepted among them.
     """
     check_model(model, "speculate")
     if count < 1 or drafts < 1:
@@ -225,16 +234,19 @@ def speculate(
             f"a prompt of shape {tuple(prompt.shape)} and {prompt.dtype} is not rows of tokens; give whole "
             "numbers (B, T), at least one row and token"
         )
-    small, whole = by_layer(model, granularity), by_layer(model, common_count(model) - 1)
+    small, whole = None, None
+    if thresholds is None or nested_layers(model):
+        small, whole = by_layer(model, granularity), by_layer(model, common_count(model) - 1)
     start = model.init_state(prompt.shape[0], prompt.shape[1] + count)
     logits, state = model.prefill(prompt, start, Context(granularity=whole))
     found = [logits[:, -1].argmax(-1)]
     passes, drafted, accepted = 1, 0, 0
     while len(found) < count:
         ahead, draft = [found[-1]], state
-        for _ in range(min(drafts, count - len(found) - 1)):
-            logits, draft = model.step(ahead[-1], draft, Context(granularity=small))
-            ahead.append(logits.argmax(-1))
+        with thresholded(model, thresholds) if thresholds else contextlib.nullcontext():
+            for _ in range(min(drafts, count - len(found) - 1)):
+                logits, draft = model.step(ahead[-1], draft, Context(granularity=small))
+                ahead.append(logits.argmax(-1))
         tokens = torch.stack(ahead, dim=1)
         logits, after = model.prefill(tokens, state, Context(granularity=whole))
         truth = logits.argmax(-1)  # (B, drafts + 1): what follows each of the tokens

@@ -18,6 +18,7 @@ from mad.commands.leaderboard import leaderboard
 from mad.commands.primitives import primitives
 from mad.commands.rm import rm
 from mad.commands.show import show
+from mad.commands.sparsify import sparsify
 from mad.commands.tasks import tasks
 from mad.commands.track import track
 from mad.commands.train import train
@@ -31,7 +32,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (bench, train, elastic, leaderboard, show, check, primitives, grow, export, import_, rm):
+TRAINING, STORED = (bench, train, elastic, sparsify), (leaderboard, show, check, primitives, grow)
+for command in (*TRAINING, *STORED, export, import_, rm):
     app.command(command.__name__.rstrip("_"))(command)
 GROUPS = {"tasks": tasks, "track": track}
 for name, group in GROUPS.items():

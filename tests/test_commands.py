@@ -36,6 +36,7 @@ COMMANDS = {
     "bench": ["mlp", "--suite", "smoke", "--tasks", "compression", "--device", "cpu"],
     "train": ["mlp", "compression[seq_len=8]", *FEW, "--save", "OUT/m.pt"],
     "elastic": ["matformer-mlp", "--suite", "smoke", "--tasks", "compression", "--json", "OUT/e.json"],
+    "sparsify": ["mlp", "--suite", "smoke", "--tasks", "compression", "--json", "OUT/s.json"],
     "leaderboard": ["--suite", "smoke"],
     "show": ["mlp"],
     "check": ["mlp", "--only", "hints"],
@@ -58,6 +59,7 @@ COMMANDS = {
 WORK = {
     "train": "mad.run.engines.inline.run_group",
     "elastic": "mad.run.elastic.compare",
+    "sparsify": "mad.run.sparsify.compare",
     "grow": "architectures.checkpoint.load",
     "export": "mad.store.store.Store.records",
     "scaling plan": "scaling.lm.corpus.load",
@@ -185,7 +187,7 @@ def test_a_target_that_will_not_do_is_refused_before_the_work(
         source = Path(os.environ["MAD_STORE"])
         if read := [word for word in words if word.startswith("IN/")]:
             source = Path(read[0].replace("IN/", f"{given}/"))
-        if command in ("elastic", "scaling plan"):
+        if command in ("elastic", "sparsify", "scaling plan"):
             pytest.skip("reads no file")
         target.symlink_to(source)
         words.append("--force")

@@ -12,7 +12,13 @@ from architectures.primitive import Context, Options, option
 from architectures.registry import primitive
 
 
-@primitive("attn-res", mixes="stream", paper="arXiv:2603.15031", example="attn-res{mh-attention mlp swiglu}")
+@primitive(
+    "attn-res",
+    mixes="stream",
+    paper="arXiv:2603.15031",
+    example="attn-res{mh-attention mlp swiglu}",
+    known_as="AttnRes; with block > 1 Block AttnRes",
+)
 class AttnRes(Wrapper):
     """u_l = n sum_i p_i r_i, p = softmax_i(w_l . norm(r_i)), r_0 = x, r_i = f_i(u_i): (B, T, D) -> (B, T, D).
 

@@ -18,7 +18,9 @@ from architectures.registry import primitive
 KEPT = math.sqrt(1 / 5)
 
 
-@primitive("loop", mixes="stream", paper="arXiv:2604.12946", example="loop{mh-attention mlp}")
+@primitive(
+    "loop", mixes="stream", paper="arXiv:2604.12946", example="loop{mh-attention mlp}", known_as="Parcae"
+)
 class Loop(Wrapper):
     """h = core(a * h + d * B e), `times` times over, e = norm(x), y = C h: (B, T, D) -> (B, T, D).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from architectures.axes import Axes
@@ -12,12 +13,13 @@ from architectures.families.key_values import KeyValueMemory
 from architectures.functional.attention import hidden, visible_pairs
 from architectures.functional.precision import full_precision
 from architectures.functional.rotary import rotate, rotated_width
-from architectures.functional.steps import softplus
 from architectures.primitive import Context, choose, option
 from architectures.registry import primitive
 
 # Queries whose scores are written out at once; the keys after the last of them are left out.
 CHUNK = 64
+# Of the mean score: how far below the threshold a score still passes.
+SLACK = 1e-6
 
 
 @primitive(
@@ -106,11 +108,12 @@ class StatisticalTopKAttention(KeyValueMemory):
         (q1, q2), (k1, k2) = self._parts(q), self._parts(k)
         high = torch.promote_types(q.dtype, torch.float32)
         with full_precision(q):
-            scores = q1.to(high) @ k1.to(high).mT * self.rank**-0.5
+            scores = (q1.to(high) * self.rank**-0.5) @ k1.to(high).mT
         left = choose(self._left_out(scores.detach()), ctx)
         weights = scores.masked_fill(left, float("-inf")).softmax(-1)
-        factors = softplus((q2 @ k2.mT).to(high) * (self.key_dim - self.rank) ** -0.5)
-        return (weights * factors).to(v.dtype) @ v
+        # softplus(z) = -logsigmoid(-z); the signs are cheaper on the queries and the values.
+        factors = F.logsigmoid(((q2 * -((self.key_dim - self.rank) ** -0.5)) @ k2.mT).to(high))
+        return (weights * factors).to(v.dtype) @ -v
 
     def _left_out(self, scores: Tensor) -> Tensor:
         """True for the keys (B, H, T, S) that a query does not attend to, later ones among them."""
@@ -118,12 +121,14 @@ class StatisticalTopKAttention(KeyValueMemory):
         blind = hidden(length, total, device=scores.device)
         seen = torch.arange(total - length + 1, total + 1, device=scores.device, dtype=scores.dtype)[:, None]
         mean = scores.masked_fill(blind, 0).sum(-1, keepdim=True) / seen
-        spread = (scores - mean).masked_fill(blind, 0).square().sum(-1, keepdim=True) / seen
-        quantile = torch.special.ndtri(1 - (self.config.keep / seen).clamp(max=1))  # -inf: all
-        own = torch.eye(total, dtype=torch.bool, device=scores.device)[total - length :]
-        # 0 times -inf is no number; where the scores are equal, all are kept.
-        below = scores - mean < spread.sqrt() * quantile.clamp(min=-1e30)
-        return blind | (below & ~own)
+        apart = (scores - mean).masked_fill_(blind, 0)
+        deviation = torch.linalg.vector_norm(apart, dim=-1, keepdim=True) / seen.sqrt()
+        # -inf where all are kept; 0 times it would be no number.
+        quantile = torch.special.ndtri(1 - (self.config.keep / seen).clamp(max=1)).clamp(min=-1e30)
+        # Equal scores are all kept, whatever their mean was rounded to.
+        left = apart.masked_fill_(blind, float("-inf")) < quantile * deviation - SLACK * mean.abs()
+        left.diagonal(total - length, -2, -1).fill_(False)
+        return left
 
     def _parts(self, z: Tensor) -> list[Tensor]:
         return list(z.split([self.rank, self.key_dim - self.rank], dim=-1))

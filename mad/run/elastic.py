@@ -1,5 +1,6 @@
 """`mad elastic`: one nested model beside models that were trained for each of its sizes alone."""
 
+import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch
 from architectures import SequenceModel
 from architectures.elastic import Sampling, common_count, consistency, extract, nested_layers
 from architectures.sizes.bounds import shown
+from architectures.thresholds import Thresholds, thresholded
 from mad.data.protocol import get_protocol, get_suite
 from mad.messages import Failed, counted, last_words
 from mad.run.batches import Split, order, split_of
@@ -98,13 +100,13 @@ def _on_task(
     data = split_of(Group(cell, seed).runs[0], task, "test", place.device)
     steps = cell.setting.steps
     report(f"{name}: the nested model, {counted(times * steps, 'step')}")
-    whole = _train(cell, cell.architecture, seed, times, place)
+    whole = train_cell(cell, cell.architecture, seed, times, place)
     alone = []
     for g in range(count):
         plain = extract(whole, g).spec
         report(f"{name}: {plain}, {counted(steps, 'step')}")
         who = resolve(plain, dim=whole.dim, protocol=cell.protocol)
-        alone.append(_train(cell, who, seed, 1, place))
+        alone.append(train_cell(cell, who, seed, 1, place))
     # A plain model has the parameters of the nested one under the same names.
     vanilla = cell.architecture.build(task, seed).to(place.device)
     assert isinstance(vanilla, SequenceModel)
@@ -122,7 +124,7 @@ def _on_task(
     points = []
     for kind, mix, model, reference, seen in plans:
         measured = measure_one(model, data.inputs, data.targets, task.vocab_size)
-        agreement, kl = _consistency(model, reference, data)
+        agreement, kl = compare_answers(model, reference, data)
         points.append(
             Point(
                 task=str(task),
@@ -139,7 +141,7 @@ def _on_task(
     return points
 
 
-def _train(cell: Cell, who: Architecture, seed: int, times: int, place: Place) -> SequenceModel:
+def train_cell(cell: Cell, who: Architecture, seed: int, times: int, place: Place) -> SequenceModel:
     """The architecture after `times` the setting's epochs at the first point of its grid."""
     setting = cell.setting.model_copy(update={"epochs": times * cell.setting.epochs})
     one = Cell(architecture=who, setting=setting, protocol=cell.protocol, seeds=(seed,))
@@ -161,11 +163,15 @@ def _mixes(layers: int, count: int) -> list[tuple[int, ...]]:
 
 
 @torch.no_grad()
-def _consistency(small: SequenceModel, whole: SequenceModel, data: Split) -> tuple[float, float]:
-    """Agreement and divergence on the scored positions, in batches."""
+def compare_answers(
+    small: SequenceModel, whole: SequenceModel, data: Split, thresholds: Thresholds | None = None
+) -> tuple[float, float]:
+    """Agreement and divergence on the scored positions, in batches; `thresholds` are those of the first."""
     batches = data.inputs.split(EVALUATION_BATCH)
     scored = data.targets != IGNORE
-    found = consistency(*(torch.cat([model(x) for x in batches])[scored] for model in (small, whole)))
+    with thresholded(small, thresholds) if thresholds else contextlib.nullcontext():
+        answers = torch.cat([small(x) for x in batches])[scored]
+    found = consistency(answers, torch.cat([whole(x) for x in batches])[scored])
     return found.agreement, found.kl
 
 

@@ -176,7 +176,9 @@ def test_about_as_many_keys_are_kept_as_were_asked_for() -> None:
     assert bool((counts[..., :16] == torch.arange(1, 17)).all())
     assert float(counts[..., 100:].mean()) == pytest.approx(16.6, abs=0.5)
     assert bool(kept.diagonal(dim1=-2, dim2=-1).all())
-    assert bool((~layer._left_out(torch.zeros(1, 1, 40, 40)) == torch.ones(40, 40).tril().bool()).all())
+    for equal in (0.0, 0.1, -3.7):
+        left = layer._left_out(torch.full((1, 1, 40, 40), equal, dtype=torch.float32))
+        assert torch.equal(~left[0, 0], torch.ones(40, 40).tril().bool())
 
 
 def test_it_grows_by_heads_and_width_and_not_by_what_moves_a_threshold() -> None:
