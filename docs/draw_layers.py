@@ -114,14 +114,8 @@ LOOKUPS = (
     ("moe-mlp", "x", "router", "best experts", "their MLPs", "their sum"),
     ("sparse-mlp", "x", "map of|low rank", "best unit of|each block", "these rows|of W_1", "columns|of W_2"),
     ("bigram-hash", "the last|two ids", "hash", "number of|a row", "this row|of E", "added to x"),
-    (
-        "rosa",
-        "all ids|so far",
-        "longest suffix|met before",
-        "id that|came next",
-        "its row|of E",
-        "added to x",
-    ),
+    ("engram", "the last|2 and 3 ids", "hashes", "numbers|of rows", "their rows", "gated by x,|convolved"),
+    ("rosa", "all ids|so far", "longest end|met before", "id that|came next", "its row|of E", "added to x"),
 )
 
 

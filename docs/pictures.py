@@ -68,8 +68,8 @@ PICTURES = {
     "layers-lookups": Picture(
         "channel",
         "What a token looks up",
-        "Tables of which a token pays for a few rows: what chooses them, and what is read. The last two are\n"
-        "wrappers; they go by the ids of the tokens.",
+        "Tables of which a token pays for a few rows: what chooses them, and what is read. The last three\n"
+        "go by the ids of the tokens; they stand among the time mixers and the layers around others.",
         "How a token finds the few rows of a table that it reads",
         draw_layers.lookups,
     ),
