@@ -32,7 +32,8 @@ class Engram(Recurrent):
     (B, T, D) -> (B, T, D), root(s) = sign(s) sqrt|s|. For each n = 2 .. N, each of the `heads` has a table,
     in which the last n ids have a row of `row_dim` channels; e joins all rows. Where the n-grams of ids are
     many, they share rows: (m_1 i_t xor m_2 i_{t-1} ..) mod P with fixed odd m and a prime P of each table.
-    The convolution has `conv` taps, N tokens apart. The state: N - 1 ids, and what the convolution needs.
+    The convolution has `taps`, N tokens apart, which are 0 at the start. The state: N - 1 ids, and what the
+    convolution reads.
     Differs from the paper: x comes through the norm of the block, so that W_k e alone is normalised; one
     stream, not four; no merging of similar ids; the multipliers are the same in every layer; n-grams that
     are at most 100,000 have a row each.
@@ -54,7 +55,7 @@ class Engram(Recurrent):
             "least rows of a table; none: one for each n-gram, or 5 for each id where these are over 100,000",
             least=2,
         )
-        conv: int = taps(4, "a convolution and silu on what is let in")
+        taps: int = taps(4, "a convolution and silu on what is let in")
 
     config: Config
 
@@ -91,8 +92,8 @@ class Engram(Recurrent):
         self.key = nn.Linear(width, dim)
         self.value = nn.Linear(width, dim)
         self.key_norm = RMSNorm(dim)
-        self.value_norm = RMSNorm(dim) if config.conv else None
-        self.conv = nn.Parameter(torch.zeros(dim, config.conv)) if config.conv else None
+        self.value_norm = RMSNorm(dim) if config.taps else None
+        self.conv = nn.Parameter(torch.zeros(dim, config.taps)) if config.taps else None
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -101,7 +102,7 @@ class Engram(Recurrent):
     def init_state(self, batch: int, length: int | None = None) -> State:
         """The last N - 1 ids, at first one of no token, and what the convolution reads (B, N taps - N, D)."""
         self.check_length(length)
-        before = max(self.config.conv - 1, 0) * self.config.ngrams
+        before = max(self.config.taps - 1, 0) * self.config.ngrams
         ids = torch.full(
             (batch, self.config.ngrams - 1), self.vocab_size, dtype=torch.int64, device=self.table.device
         )
@@ -118,8 +119,8 @@ class Engram(Recurrent):
         if self.conv is not None and self.value_norm is not None:
             joined = torch.cat([tail, self.value_norm(a).to(tail.dtype)], dim=1)
             step, length = self.config.ngrams, x.shape[1]
-            taps = enumerate(self.conv.unbind(1))
-            rows = [w * joined[:, i * step : i * step + length] for i, w in taps]
+            weights = enumerate(self.conv.unbind(1))
+            rows = [w * joined[:, i * step : i * step + length] for i, w in weights]
             a, tail = a + F.silu(sum(rows[1:], rows[0])), joined[:, length:]
         return a, (ids[:, x.shape[1] :], tail)
 
@@ -139,7 +140,7 @@ class Engram(Recurrent):
         return torch.stack(found, dim=-1)
 
     def uncounted_flops(self, length: int) -> int:
-        return length * self.dim * (2 + 1 + (2 * self.config.conv + 1 if self.config.conv else 0))
+        return length * self.dim * (2 + 1 + (2 * self.config.taps + 1 if self.config.taps else 0))
 
     def active_params(self) -> int:
         rows = sum(map(sum, self.sizes)) - sum(map(len, self.sizes))

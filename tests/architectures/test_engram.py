@@ -30,10 +30,10 @@ from tests.architectures.helpers import (
 DIM = 32
 OPTIONS = [
     "",
-    "ngrams=2, conv=0",
-    "ngrams=4, heads=1, row_dim=5, conv=2",
+    "ngrams=2, taps=0",
+    "ngrams=4, heads=1, row_dim=5, taps=2",
     "rows=20, heads=3",
-    "rows=2, conv=1",
+    "rows=2, taps=1",
 ]
 
 
@@ -81,9 +81,9 @@ def naive(layer: Any, x: Tensor, ids: Tensor) -> Tensor:
             gate = 1 / (1 + torch.exp(-torch.sign(s) * torch.sqrt(torch.clamp(s.abs(), min=1e-6))))
             let_in.append(gate * (layer.value.weight @ e + layer.value.bias))
             y = let_in[-1]
-            if config.conv:
+            if config.taps:
                 total = torch.zeros_like(y)
-                for i in range(config.conv):
+                for i in range(config.taps):
                     s_ = t - i * config.ngrams
                     if s_ >= 0:
                         total = total + layer.conv[:, -1 - i] * rms(let_in[s_]) * layer.value_norm.weight
@@ -113,7 +113,7 @@ def test_pieces_and_steps_continue_the_sequence(options: str) -> None:
 
 @pytest.mark.parametrize("vocab", [5, 7])
 def test_with_two_tokens_an_open_gate_and_no_convolution_it_is_the_bigram_table(vocab: int) -> None:
-    layer = make("ngrams=2, heads=1, row_dim=16, conv=0", vocab=vocab, dim=16)
+    layer = make("ngrams=2, heads=1, row_dim=16, taps=0", vocab=vocab, dim=16)
     bigram = architectures.build("bigram-hash{mlp}", vocab_size=vocab, dim=16, max_len=60, seed=0).double()
     wrapper: Any = bigram.blocks[0]
     x, ids = noise(2, 19, 16), random_tokens(2, 19, vocab=vocab)
@@ -158,7 +158,7 @@ def test_the_convolution_starts_as_nothing_and_no_gate_breaks_the_gradient() -> 
     fresh, x = make(away=0), noise(2, 9, DIM)
     assert not bool(fresh.conv.any())
     ctx = Context(tokens=random_tokens(2, 9))
-    plain = make("conv=0", away=0)
+    plain = make("taps=0", away=0)
     plain.load_state_dict(fresh.state_dict(), strict=False)
     assert torch.equal(fresh(x, ctx), plain(x, ctx))
     for size in (0.0, 1e-12, 1e6):
