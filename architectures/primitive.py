@@ -266,6 +266,10 @@ class Primitive(nn.Module):
         """State as the iso-state literature counts it: here the recurrent elements after `length` tokens."""
         return self.measure_state(length)["recurrent"]
 
+    def reads(self, length: int) -> int | None:
+        """State elements of one row that a step needs to read after `length` tokens; None: all of them."""
+        return None
+
     def active_params(self) -> int:
         """Parameters that one token uses: all of them, unless the layer selects."""
         return sum(p.numel() for p in self.parameters())

@@ -34,7 +34,8 @@ Every layer that a spec can name. Written by `python docs/generate.py` from the 
 measurements, and kept true by a test; options and their defaults are listed by `mad primitives`.
 
 - **state**: elements that a row carries from token to token, as measured on the live state, D the model's
-  width and T the tokens so far; "conv" are the tails of short convolutions and token shifts.
+  width and T the tokens so far; "conv" are the tails of short convolutions and token shifts; where
+  a step need not read all of it, how much at D = T = 128.
 - **parameters** at width 128, with the layer's defaults.
 - **step**: forward + backward at (B 16, T 512, D 128) over `mh-attention[heads=16]`, its 16 heads 8 wide, in
   the same process ({machine}).
@@ -109,7 +110,9 @@ def state(row: dict[str, Any]) -> str:
     if row["state"] is None:
         return "unknown"
     texts = {k: formula or f"{row['state'][k]:,} at D = T = 128" for k, formula in row["formula"].items()}
-    return " + ".join(f"{text} (conv)" if kind == "conv" else text for kind, text in texts.items()) or "none"
+    text = " + ".join(f"{text} (conv)" if kind == "conv" else text for kind, text in texts.items()) or "none"
+    read, total = row["reads"], row["state"]["total"]
+    return text if read == total else f"{text}; read: {read:,} of {total:,}"
 
 
 def steps() -> str:

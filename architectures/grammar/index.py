@@ -27,9 +27,10 @@ def describe() -> list[dict[str, Any]]:
     """The same from the registry itself.
 
     name, mixes, version, paper, known_as, hypothesis, summary (the first line of the docstring), options
-    (default, doc, scales), and at width 128: params, state (after 128 tokens, by kind), nominal, flops
-    (forward, per token, over 128 tokens), formula (the state by kind as a function of width D and tokens T,
-    fitted to what was measured). A wrapper is described with the body of its example.
+    (default, doc, scales), and at width 128: params, state (after 128 tokens, by kind), reads (how much of it
+    a step reads), nominal, flops (forward, per token, over 128 tokens), formula (the state by kind as a
+    function of width D and tokens T, fitted to what was measured). A wrapper is described with the body of
+    its example.
     """
     from architectures import registry
 
@@ -69,7 +70,7 @@ def _row(entry: Any) -> dict[str, Any]:
         **{key: getattr(entry, key) for key in NAMED},
         "summary": entry.equation or (inspect.getdoc(entry.cls) or "").partition("\n")[0],
         "options": options,
-        **{key: getattr(layer, key) for key in ("params", "state", "nominal", "flops")},
+        **{key: getattr(layer, key) for key in ("params", "state", "reads", "nominal", "flops")},
         "formula": {} if layer.state is None else _formula(lambda *size: measure(*size).state),
     }
 

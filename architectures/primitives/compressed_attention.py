@@ -110,6 +110,11 @@ class CompressedSparseAttention(CompressedAttention):
             ctx.losses[key] = ctx.losses[key] + loss if key in ctx.losses else loss
         return chosen, [tail, keys]
 
+    def reads(self, length: int) -> int:
+        """All but the entries that are not chosen."""
+        entries = length // self.config.stride
+        return self.measure_state(length)["total"] - max(0, entries - self.config.top_k) * self.key_dim
+
     def entry_pairs(self, length: int) -> int:
         return sum(min((t + 1) // self.config.stride, self.config.top_k) for t in range(length))
 

@@ -99,6 +99,11 @@ class DeepSeekSparseAttention(KeyValueMemory):
     def axes(self) -> Axes:
         return super().axes().also({f"index_{n}.weight": ". D" for n in ("query", "key", "head")})
 
+    def reads(self, length: int) -> int:
+        """All but the keys and values that are not chosen."""
+        idle = max(0, length - self.config.top_k) * self.kv_heads * (self.key_dim + self.value_dim)
+        return self.measure_state(length)["total"] - idle
+
     def pairs(self, length: int) -> int:
         return sum(min(t + 1, self.config.top_k) for t in range(length))
 

@@ -58,6 +58,16 @@ class MixtureOfBlocks(KeyValueMemory):
         rest = best.new_zeros(*best.shape[:-1], len(at) - best.shape[-1])
         return torch.cat([best, rest], dim=-1) | (at == own)
 
+    def reads(self, length: int) -> int:
+        """Of a step after T tokens: its blocks, which each query head may choose otherwise, and all means."""
+        block = self.config.block
+        seen = length % block + min(self.config.top_k - 1, length // block) * block
+        means = self.kv_heads * (length // block) * self.key_dim
+        state = self.measure_state(length)
+        return (
+            min(self.heads * seen * (self.key_dim + self.value_dim) + means, state["growing"]) + state["conv"]
+        )
+
     def pairs(self, length: int) -> int:
         block, most = self.config.block, self.config.top_k - 1
         return sum(t % block + 1 + min(most, t // block) * block for t in range(length))

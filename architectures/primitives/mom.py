@@ -151,6 +151,11 @@ class MixtureOfMemories(MatrixMemory):
     def memory_shape(self) -> tuple[int, ...]:
         return self.memories * self.heads, self.key_dim, self.value_dim
 
+    def reads(self, length: int) -> int:
+        """All but the memories that a token is not sent to."""
+        idle = (self.memories - self.used) * self.heads * self.key_dim * self.value_dim
+        return self.measure_state(length)["total"] - idle
+
     def products(self, length: int) -> int:
         # Of all memories: what a token would give to another one may meet the taps of a later token.
         return length * linear_flops(self) + self.router.flops(length) + 2 * length * self.maps.numel()

@@ -101,6 +101,14 @@ class NativeSparseAttention(KeyValueMemory):
         tensors = {n: " ".join(x if x == "D" else "." for x in a.split()) for n, a in whole.tensors.items()}
         return dataclasses.replace(whole, tensors=tensors)
 
+    def reads(self, length: int) -> int:
+        """Of a step after T tokens: the means, the blocks and the window, as often as a branch reads them."""
+        block = self.config.block
+        seen = length % block + min(self.config.top_k - 1, length // block) * block
+        seen += length // block + min(length, self.config.window - 1)
+        state = self.measure_state(length)
+        return min(self.kv_heads * seen * (self.key_dim + self.value_dim), state["growing"]) + state["conv"]
+
     def pairs(self, length: int) -> int:
         block, most = self.config.block, self.config.top_k - 1
         return sum(t % block + 1 + min(most, t // block) * block for t in range(length))

@@ -27,7 +27,7 @@ class LayerAccount:
     """One layer by its name in the spec.
 
     `params` its own parameters, `active` those that one token uses, `flops` forward FLOPs per token, `state`
-    elements by kind.
+    elements by kind, `reads` how many of them one more token reads.
     """
 
     name: str
@@ -37,6 +37,7 @@ class LayerAccount:
     flops: float
     state: dict[str, int] | None
     nominal: int | None
+    reads: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +117,7 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
         key = (type(layer), layer.config, layer.index == 0) if alike else layer
         if key not in counted:
             state, nominal = _measure(layer, seq_len)
+            reads = layer.reads(seq_len)
             counted[key] = LayerAccount(
                 name=name,
                 mixes=layer.mixes,
@@ -124,6 +126,7 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
                 flops=layer.flops(seq_len) / seq_len,
                 state=state,
                 nominal=nominal,
+                reads=state["total"] if reads is None and state is not None else reads,
             )
         layers.append(dataclasses.replace(counted[key], name=name))
     params = sum(p.numel() for p in model.parameters())

@@ -19,9 +19,12 @@ def primitives() -> None:
         options = ", ".join(f"{name}={_spell(o['default'])}" for name, o in entry["options"].items())
         held = entry["state"]  # none where a layer has no step
         state = "-" if held is None else f"{held['total']:,}{' (grows)' if held['growing'] else ''}"
+        if held is not None and entry["reads"] < held["total"]:
+            state += f"\n{entry['reads']:,} read"
         table.add_row(entry["name"], entry["mixes"], f"{entry['params']:,}", state, entry["paper"], options)
     console.print(table)
-    console.print("Parameters at width 128; state: elements per row after 128 tokens.\n", style="dim")
+    console.print("Parameters at width 128; state: elements per row after 128 tokens.", style="dim")
+    console.print("read: how many of them a step reads, where it need not read all.\n", style="dim")
     table = terminal.new_table("preset", "spec", "")
     for name, preset in PRESETS.items():
         table.add_row(name, preset.spec, preset.about)

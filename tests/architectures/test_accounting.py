@@ -373,10 +373,12 @@ def test_the_index_says_what_a_listing_needs() -> None:
         entry = registry.get(name)
         assert (row["mixes"], row["version"], row["paper"]) == (entry.mixes, entry.version, entry.paper)
         assert row["summary"] and row["params"] > 0 and row["flops"] > 0
+        assert row["reads"] is None if row["state"] is None else row["reads"] <= row["state"]["total"]
         assert all(set(option) == {"default", "doc", "scales"} for option in row["options"].values())
     assert rows["mh-attention"]["options"]["heads"]["default"] is None
     assert rows["attention"]["options"]["heads"]["default"] == 1
     assert rows["mamba"]["state"] == {"recurrent": 1024, "conv": 768, "growing": 0, "total": 1792}
+    assert rows["mamba"]["reads"] == 1792 and rows["dsa"]["reads"] == 32 * 256 + 128 * 16
     assert (rows["mamba"]["nominal"], rows["hyena"]["nominal"]) == (1024, 2048)
     assert rows["mlp"]["params"] == 8 * 128**2 and rows["mlp"]["flops"] == 16 * 128**2
 

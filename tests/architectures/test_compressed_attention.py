@@ -183,6 +183,7 @@ def test_state_parameters_and_work_at_width_128() -> None:
     assert (sizes["recurrent"], sizes["conv"], sizes["growing"]) == (256, 2 * 7 * 64, 24 * (16 + 16))
     maps = 128 * 32 + 32 * 128 + 128 * 16 + 128**2
     assert parameters_in(hca) == maps + 128 * 32 + 8 * 16 + 8 + 32 + 2 * 16
+    assert csa.reads(96) == sizes["total"] - (24 - 8) * 16 and hca.reads(96) is None
     read = sum(min(t + 1, 16) + (t + 1) // 8 for t in range(40))
     assert hca.flops(40) == 80 * (maps + 128 * 32) + 4 * read * 128 + 2 * 40 * 16
     whole = [(t + 1) // 4 for t in range(40)]

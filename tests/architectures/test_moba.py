@@ -91,6 +91,8 @@ def test_work_state_and_refusals() -> None:
     assert layer.pairs(10) == visible
     assert layer.flops(10) == 80 * 128**2 + 4 * visible * 128 + 2 * 128 * sum(t // 4 for t in range(10))
     assert layer.measure_state(40)["growing"] == 2 * 40 * 128
+    # Two tokens of its own block, four of another one, and the means of ten blocks; or all that there is.
+    assert layer.reads(42) == (2 + 4) * 8 * 32 + 10 * 8 * 16 and layer.reads(6) == 6 * 8 * 32
     wide = make("top_k=99", dim=128)
     assert wide.pairs(100) == 100 * 101 // 2
     with pytest.raises(ValueError, match="top_k=0 must be at least 1"):

@@ -128,6 +128,7 @@ def test_state_parameters_and_work_at_width_128() -> None:
     assert layer.measure_state(40)["recurrent"] == layer.nominal_state(40) == 4 * 8 * 256
     assert layer.measure_state(40)["conv"] == 3 * (128 + 4 * 256)
     assert make("conv=0, shared=true", dim=128).measure_state(40)["total"] == 5 * 8 * 256
+    assert layer.reads(40) == layer.measure_state(40)["total"] - 2 * 8 * 256
     maps = 4 * (256 + 16) * 128
     conv = 4 * (128 + 4 * 256)
     assert parameters_in(layer) == maps + 3 * 128**2 + 4 * 128 + conv + 2 * 8 + 16

@@ -123,6 +123,7 @@ def test_work_state_and_refusals() -> None:
     visible = sum(t % 4 + 1 + min(2, t // 4) * 4 for t in range(20))
     seen = visible + sum((t + 1) // 4 for t in range(20)) + sum(min(t + 1, 5) for t in range(20))
     assert layer.kv_heads == 2 and layer.measure_state(40)["growing"] == 40 * 2 * 2 * 16
+    assert layer.reads(42) == 2 * 32 * (2 + 8 + 10 + 4) and layer.reads(6) == 2 * 32 * 6
     maps = 2 * 128**2 + 2 * 32 * 128 + 24 * 128
     assert layer.flops(20) == 40 * maps + 4 * seen * 128 + 3 * 20 * 128
     with pytest.raises(ValueError, match="top_k=2 must be at least 3"):
