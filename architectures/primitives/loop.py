@@ -22,9 +22,9 @@ KEPT = math.sqrt(1 / 5)
     "loop", mixes="stream", paper="arXiv:2604.12946", example="loop{mh-attention mlp}", known_as="Parcae"
 )
 class Loop(Wrapper):
-    """h = core(a * h + d * B e), `times` times over, e = norm(x), y = C h: (B, T, D) -> (B, T, D).
+    """h = core(a * h + d * B e), n times over, e = norm(x), y = C h: (B, T, D) -> (B, T, D).
 
-    core is the body with its residuals, the same weights in every pass, each pass with a state of its own.
+    core is the body with its residuals, the same weights in all n = `times` passes, each with its own state.
     What stands before this layer in a spec is the prelude, what stands after it the coda: its output takes
     the stream's place. d = softplus(b) and a = exp(-d exp(A)) are learned for each channel; a is below 1
     whatever A and b become, so that what is carried from pass to pass fades. B and C (D, D) start as the

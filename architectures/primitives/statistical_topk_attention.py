@@ -29,7 +29,7 @@ SLACK = 1e-6
     known_as="Spark Transformer (attention)",
 )
 class StatisticalTopKAttention(KeyValueMemory):
-    """o_t = sum_{s in S_t} softmax_s(q1_t . k1_s) softplus(q2_t . k2_s) v_s, S_t the best `keep`, about.
+    """o_t = sum_{s in S_t} softmax_s(q1_t . k1_s) softplus(q2_t . k2_s) v_s, S_t about the best keys.
 
     x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D); q1 are the first r channels of q, q2 the
     rest. Of the n keys that t sees, S_t has those whose q1 . k1 is above mean + std quantile(1 - keep / n)

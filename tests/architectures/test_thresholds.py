@@ -141,6 +141,9 @@ def test_decoding_reads_the_prompt_whole_and_then_by_thresholds() -> None:
         model = model_of(layers, max_len=24)
         found = speculate(model, x, 10, thresholds=calibrate(model, x, 0.5))
         assert torch.equal(found.tokens, decode(model, x, 10)) and found.drafted
+    model = model_of("mh-attention mlp", max_len=24)
+    rough = speculate(model, x, 10, thresholds=calibrate(model, x, 0.95))
+    assert rough.accepted < rough.drafted and torch.equal(rough.tokens, decode(model, x, 10))
     same = speculate(model_of("mamba", max_len=24), x, 10, thresholds={"blocks.0.layer.out": 0.0})
     assert same.accepted == same.drafted
 
