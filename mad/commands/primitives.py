@@ -21,7 +21,8 @@ def primitives() -> None:
         state = "-" if held is None else f"{held['total']:,}{' (grows)' if held['growing'] else ''}"
         if held is not None and entry["reads"] < held["total"]:
             state += f"\n{entry['reads']:,} read"
-        table.add_row(entry["name"], entry["mixes"], f"{entry['params']:,}", state, entry["paper"], options)
+        paper = entry["paper"].rpartition("/")[2]  # the arXiv id, or the end of an address
+        table.add_row(entry["name"], entry["mixes"], f"{entry['params']:,}", state, paper, options)
     console.print(table)
     console.print("Parameters at width 128; state: elements per row after 128 tokens.", style="dim")
     console.print("read: how many of them a step reads, where it need not read all.\n", style="dim")
