@@ -24,6 +24,7 @@ OUTER, INNER = "ac", "bd"
     version=1,
     paper="arXiv:2512.17351",
     example="canon[sites=abcd]{mh-attention swiglu}",
+    known_as="LlamaCanon, GLA5Canon, GDN2Canon, Mamba2Canon",
 )
 class CanonSites(Wrapper):
     """x = x + f(u_t + sum_i w_i * u_{t-i}) for each block f of the body, u = norm(x): (B, T, D) -> (B, T, D).
