@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from architectures.functional.momentum import weigh, weigh_flops
 from architectures.functional.precision import full_precision
 
 # What the memory gives for the keys, and what it should give, (B H, C, V) -> the loss's gradient there.
@@ -86,12 +87,58 @@ def descend(
         return grid.join(o, heads), torch.cat([w, total], dim=-2).unflatten(0, (-1, heads))
 
 
+def descend_with_momentum(
+    q: Tensor,
+    k: Tensor,
+    target: Tensor,
+    rate: Tensor,
+    log_a: Tensor,
+    log_m: Tensor,
+    state: Tensor,
+    since: int,
+    batch: int,
+) -> tuple[Tensor, Tensor]:
+    """M_t = m_t M_{t-1} + rate_t k_t (S_0^T k_t - target_t)^T,  S_t = a_t S_{t-1} - M_t,  o_t = S_t^T q_t.
+
+    S_0 is S at the end of the batch before the one of t. As in `descend`, with log_a, log_m (B, T, H) at most
+    0, and S above M above S_0 as the state (B, H, 3 K, V).
+    """
+    with full_precision(q):
+        grid, heads, key = Grid(q.shape[1], since, batch), q.shape[2], q.shape[-1]
+        b = torch.ones_like(rate)
+        q, k, target = (grid.cut(z) for z in (q, k, target))
+        rate, log_a, log_m, b = (grid.cut(z[..., None]) for z in (rate, log_a, log_m, b))
+        w = weigh(log_a, log_m, b)
+        seen, written = (q @ k.mT) * w.pairs, rate * k
+        kept = torch.cat([written * w.pairs[..., -1:, :].mT, -written * w.left], dim=-1).mT.unbind(1)
+        falls = zip(*(z[..., -1:, :].unbind(1) for z in (w.a, w.b, w.m)), strict=True)
+        s, m, first = state.flatten(0, 1).chunk(3, dim=-2)
+        starts, errors, last = [], [], q.shape[1] - 1
+        for n, (y, aim, (a_n, b_n, m_n)) in enumerate(zip(k.unbind(1), target.unbind(1), falls, strict=True)):
+            starts.append(torch.cat([s, m], dim=-2))
+            errors.append(u := aim - y @ first)
+            on_s, on_m = (kept[n] @ u).split(key, dim=-2)
+            s, m = a_n * s - b_n * m + on_s, m_n * m + on_m
+            first = s if n < last or grid.ends else first
+        reads = torch.cat([w.a * q, -w.b * q], dim=-1)
+        o = reads @ torch.stack(starts, dim=1) + (seen * rate.mT) @ torch.stack(errors, dim=1)
+        return grid.join(o, heads), torch.cat([s, m, first], dim=-2).unflatten(0, (-1, heads))
+
+
 def descend_flops(length: int, key: int, value: int, batch: int) -> tuple[int, int]:
     """FLOPs of `descend` for one row and head from its start: matrix products, and what is not one."""
     size = min(length, batch)
     chunks = -(-length // size)
     products = chunks * (6 * size * key * value + 2 * size**2 * (key + value))
     return products, chunks * (3 * size * value + 2 * key * value)
+
+
+def momentum_descend_flops(length: int, key: int, value: int, batch: int) -> tuple[int, int]:
+    """FLOPs of `descend_with_momentum` for one row and head from its start, as above."""
+    size = min(length, batch)
+    chunks = -(-length // size)
+    products = chunks * (10 * size * key * value + 2 * size**2 * (key + value))
+    return products, chunks * (size * value + 6 * key * value) + weigh_flops(length, size)
 
 
 def norm_error(weight: Tensor, bias: Tensor, rows: int, eps: float = 1e-6) -> Error:

@@ -7,13 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from architectures.families.matrix_memory import MatrixMemory, Vectors
-from architectures.families.options import taps
-from architectures.families.trained_memory import BatchOptions, TrainedMemory
-from architectures.functional.inner_batches import descend, descend_flops
+from architectures.families.options import (
+    canon_taps,
+    count_of_heads,
+    default_heads,
+    divide,
+    per_head,
+    taps,
+)
+from architectures.families.trained_memory import TrainedMemory, tokens_of_a_batch
+from architectures.functional.inner_batches import descend, descend_flops, norm_error
 from architectures.functional.rotary import rotate
 from architectures.functional.steps import strength
 from architectures.parts.norms import HeadNorm
-from architectures.primitive import Context, State
+from architectures.primitive import Context, Options, State
 from architectures.registry import primitive
 
 
@@ -37,11 +44,21 @@ class TTTLinear(TrainedMemory, MatrixMemory):
     anew = False
     undecayed = ("tau", "bias", "inner_weight", "inner_bias", "rate.bias", "norm")
 
-    class Config(BatchOptions):
+    class Config(Options):
+        heads: int | None = count_of_heads()
+        key_dim: int | None = per_head("key and value width", sizes="state")
         conv: int = taps(4, "a short convolution, without silu, on q, k and v")
+        canon: int = canon_taps()
+        batch: int = tokens_of_a_batch()
+
+        def sizes(self, dim: int) -> tuple[int, int, int]:
+            heads = self.heads or default_heads(dim)
+            key = self.key_dim or divide("dim", dim, "heads", heads)
+            return heads, key, key
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
+        self.batch = config.batch
         heads, key = self.heads, self.key_dim
         if key % 2:
             raise ValueError(f"key width {key} a head is odd, and RoPE rotates pairs; choose an even key_dim")
@@ -50,7 +67,8 @@ class TTTLinear(TrainedMemory, MatrixMemory):
         self.gates += heads * key  # q is added
         self.memory = nn.Parameter(0.02 * torch.randn(heads, key, key))
         self.bias = nn.Parameter(torch.zeros(heads, key))
-        self.add_inner_norm()
+        self.inner_weight = nn.Parameter(torch.ones(heads, key))
+        self.inner_bias = nn.Parameter(torch.zeros(heads, key))
         self.tau = nn.Parameter(torch.zeros(config.batch))
         self.rate = nn.Linear(dim, heads)
         nn.init.normal_(self.rate.weight, std=0.02)
@@ -81,12 +99,15 @@ class TTTLinear(TrainedMemory, MatrixMemory):
         count = torch.arange(1, self.batch + 1, device=s.device, dtype=s.dtype)
         pace = (1 / count + self.tau.to(s.dtype)).clamp(min=0)
         q, k = (F.pad(u, (0, 1), value=1.0) for u in (z.q, z.k))
-        return descend(q, k, z.v - z.k, rate, pace, s, since, self.error(s))
+        inner = self.inner_weight.to(s.dtype), self.inner_bias.to(s.dtype)
+        return descend(q, k, z.v - z.k, rate, pace, s, since, norm_error(*inner, len(s)))
 
     recur_once = recur
 
     def read(self, o: Tensor, x: Tensor, tokens: Vectors) -> Tensor:
-        o = self.norm(self.wrap(tokens.q, o).flatten(-2)[..., None, :]).to(x.dtype)
+        o = F.layer_norm(o, o.shape[-1:], eps=1e-6)
+        o = tokens.q + o * self.inner_weight.to(o.dtype) + self.inner_bias.to(o.dtype)
+        o = self.norm(o.flatten(-2)[..., None, :]).to(x.dtype)
         return self.out(o * F.gelu(self.gate(x), approximate="tanh"))
 
     def size_step(self, option: str) -> int:
