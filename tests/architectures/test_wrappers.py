@@ -181,7 +181,8 @@ def test_a_layer_shares_values_of_the_width_that_it_says() -> None:
         if registry.get(name).mixes != "time":
             continue
         layer = architectures.build(name, vocab_size=5, dim=64, max_len=8, seed=0).layers()[0][1]
-        ctx = Context(shared={mix_key(0): torch.empty(0)})
+        tokens = torch.zeros(1, 8, dtype=torch.int64)
+        ctx = Context(shared={mix_key(0): torch.empty(0)}, tokens=tokens)
         layer(torch.zeros(1, 8, 64), ctx)
         shared = ctx.shared.get(FIRST)
         assert layer.value_widths[-1:] == (() if shared is None else (shared.shape[2:].numel(),)), name
