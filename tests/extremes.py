@@ -124,7 +124,7 @@ class Drawer:
     def words(self, folder: Path) -> list[str]:
         """A command line."""
         draw, out = self.random.choice, str(folder / "out")
-        kind = draw(["show", "show", "tasks", "bench", "train", "elastic", "grow", "plan"])
+        kind = draw(["show", "show", "tasks", "bench", "train", "elastic", "sparsify", "grow", "plan"])
         if kind == "show":
             return ["show", self.spec(), *self.options("--dim", "--seq-len", "--vocab-size")]
         if kind == "tasks":
@@ -152,6 +152,8 @@ class Drawer:
             ]
         if kind == "elastic":
             return ["elastic", self.spec(), "--suite", "smoke", *self.options("--times", "--seed")]
+        if kind == "sparsify":
+            return ["sparsify", self.spec(), "--suite", "smoke", *self.options("--shares", "--seed")]
         if kind == "grow":
             return ["grow", str(folder / "m.pt"), "--to", self.spec(), "-o", out, *self.options("--dim")]
         budgets = f"{draw(REALS)},{self.number()}"
@@ -262,6 +264,7 @@ def run(seed: int, count: int, tell: Callable[[str], None]) -> int:
     import architectures
     import mad.run.cost
     import mad.run.elastic
+    import mad.run.sparsify
     from architectures import checkpoint, model
     from mad.run.engines import inline
 
@@ -272,7 +275,7 @@ def run(seed: int, count: int, tell: Callable[[str], None]) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
     model.machine_memory = lambda: MACHINE
     sys.modules["synthetic_tasks.task"].MOST_NUMBERS = MACHINE // 32  # type: ignore[attr-defined]
-    inline.run = mad.run.elastic._train = train
+    inline.run = mad.run.elastic.train_cell = mad.run.sparsify.train_cell = train
     mad.run.cost._flops_per_second = lambda *_: 1e9  # type: ignore[assignment]
     # What is imported on first use is not a cost of an input.
     architectures.account("mlp", vocab_size=16, seq_len=16)
