@@ -25,12 +25,14 @@ RULES = (
     ("gated-oja", "", "value channel", "v", "b (k - y) v", "q"),
     ("comba", "p", "head", "", "b k (v - y)", "q - d p"),
     ("rwkv7", "c", "key channel", "", "k v - (a * c) y", "r"),
+    ("titans-linear", "k", "head", "", "M", "q"),
+    ("ttt-linear", "k", "", "", "- r s k g", "q, normed"),
 )
 
 
 def rules() -> Canvas:
     """One token's update from left to right, a layer in each row."""
-    canvas = Canvas(44 + 18 * len(RULES) + 40)
+    canvas = Canvas(44 + 18 * len(RULES) + 52)
     columns = (
         ("ask", "ask", 36),
         ("decay", "new", 80),
@@ -57,11 +59,12 @@ def rules() -> Canvas:
         canvas.layer(4, 44 + 18 * row, name, size=8.5, at="start")
     for i, words in enumerate(
         (
-            "decay: a factor for each of these. y: what was answered. a, b, d, e^i, f, w: gates.",
+            "decay: a factor for each of these. y: the answer; ttt and titans ask at the start of a batch.",
             "u: k, less where much was written. p: a part of k. c: k, rescaled. M, n, z: carried sums.",
+            "g: the gradient of an error. The other letters: gates, as in the equations.",
         )
     ):
-        canvas.text(6, canvas.height - 27 + 15 * i, words, size=9.5, at="start", grey=True)
+        canvas.text(6, canvas.height - 40 + 15 * i, words, size=9.5, at="start", grey=True)
     return canvas
 
 
