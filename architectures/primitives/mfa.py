@@ -50,6 +50,9 @@ class FactoredQueries(Primitive):
         self.key = nn.Linear(dim, self.key_dim, bias=False)
         self.out = nn.Linear(self.heads * self.key_dim, dim, bias=False)
 
+    def size_step(self, option: str) -> int:
+        return 2 if option == "key_dim" and self.config.rope else 1
+
     @property
     def state_kinds(self) -> tuple[str, ...]:
         return ("growing",) * len(self.init_state(1))
