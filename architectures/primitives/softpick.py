@@ -43,9 +43,7 @@ def pick(q: Tensor, k: Tensor, v: Tensor, blind: Tensor) -> Tensor:
     """Softpick attention of a block, see `by_rows`."""
     scores = products(q, k).masked_fill(blind, float("-inf"))
     top = scores.detach().amax(-1, keepdim=True).clamp(min=0)
-    one, powers = torch.exp(-top), torch.exp(scores - top)
-    picked = (powers - one).relu()
-    # sum |e| = 2 sum relu(e) - sum e, in which what is hidden has no part.
-    signed = powers.sum(-1, keepdim=True) - one * blind.logical_not().sum(-1, keepdim=True)
-    size = 2 * picked.sum(-1, keepdim=True) - signed + EPSILON * one
-    return (picked.to(v.dtype) @ v) / size.to(v.dtype)
+    # Of scores near 0 a difference of powers would keep the rounding alone.
+    e = (torch.expm1(scores - top) - torch.expm1(-top)).masked_fill(blind, 0)
+    size = e.abs().sum(-1, keepdim=True) + EPSILON * torch.exp(-top)
+    return (e.relu().to(v.dtype) @ v) / size.to(v.dtype)

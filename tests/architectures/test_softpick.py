@@ -57,3 +57,12 @@ def test_scores_of_any_size_keep_values_and_gradients_finite(size: float) -> Non
     with torch.no_grad():
         layer.query.weight.mul_(size)
     finite(layer, noise(2, 70, DIM).float())
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-6, 1e-8, 1e-12])
+def test_scores_near_0_are_weighed_and_not_their_rounding(size: float) -> None:
+    layer, x = make("softpick"), noise(2, 130, DIM)
+    with torch.no_grad():
+        layer.query.weight.mul_(size)
+        expected = layer(x)
+        torch.testing.assert_close(layer.float()(x.float()).double(), expected, rtol=0, atol=1e-5)
