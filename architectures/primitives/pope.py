@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +21,11 @@ class PolarAttention(KeyValueMemory):
     """o_t = sum_{s <= t} softmax_s(sum_c f(q_tc) f(k_sc) cos((s - t) w_c + d_c) / sqrt(K)) v_s, f = softplus.
 
     x (B, T, D) -> q, k (B, T, H, K), v (B, T, H, V) -> (B, T, D). Every one of the K channels has its own
-    frequency w_c = base^(-c / K) and its own learned angle d_c in [-2 pi, 0] per head, where RoPE turns pairs
-    of channels by angles to which queries and keys add theirs. The scores are those of queries and keys of 2
-    K channels, f(q) (cos, sin) and f(k) (cos, sin); the cache holds the K of before. Differs from the paper:
-    nothing; the angles start at 0, its other choice being uniform ones.
+    frequency w_c = base^(-c / K) and its own learned angle d_c per head, where RoPE turns pairs of channels
+    by angles to which queries and keys add theirs. The scores are those of queries and keys of 2 K channels,
+    f(q) (cos, sin) and f(k) (cos, sin); the cache holds the K of before. Differs from the paper: the angles
+    start at 0, its other choice being uniform ones, and are not held in [-2 pi, 0], which is one turn: a
+    clamp would stop for good the half of them that the first step moves above 0.
 
     Hypothesis: as good as RoPE at the trained length, and better at longer ones; tasks in which the same
     token is met at many distances gain.
@@ -48,8 +48,8 @@ class PolarAttention(KeyValueMemory):
             at = torch.arange(k.shape[1], device=q.device, dtype=high)
             channel = torch.arange(self.key_dim, device=q.device, dtype=high)
             turned = (at[:, None] * self.config.base ** (-channel / self.key_dim))[:, None]  # (S, 1, K)
-            angle = self.angle.to(high).clamp(-2 * math.pi, 0)
-            q, k = _polar(q.to(high), turned[k.shape[1] - q.shape[1] :] - angle), _polar(k.to(high), turned)
+            asked = turned[k.shape[1] - q.shape[1] :] - self.angle.to(high)
+            q, k = _polar(q.to(high), asked), _polar(k.to(high), turned)
         return (attend_past if past else attend)(q, k, v, scale=self.scale).to(v.dtype)
 
     def flops(self, length: int) -> int:

@@ -29,8 +29,8 @@ def naive(layer: Any, x: Tensor) -> Tensor:
         behind = torch.arange(t + 1, dtype=x.dtype) - t
         for c in range(layer.key_dim):
             size = torch.log1p(q[:, None, c].exp()) * torch.log1p(k[:, :, c].exp())
-            shift = layer.angle[h, c].clamp(-2 * math.pi, 0)
-            score = score + size * torch.cos(behind * layer.config.base ** (-c / layer.key_dim) + shift)
+            turned = behind * layer.config.base ** (-c / layer.key_dim)
+            score = score + size * torch.cos(turned + layer.angle[h, c])
         return (score / math.sqrt(layer.key_dim)).softmax(1)
 
     return attended(layer, x, weigh)
@@ -59,11 +59,12 @@ def test_at_the_start_a_head_scores_equal_tokens_by_their_distance_only() -> Non
     assert layer.measure_state(9)["growing"] == 9 * 2 * DIM
 
 
-def test_angles_stay_between_a_turn_back_and_0() -> None:
+def test_an_angle_and_one_a_turn_away_are_the_same_and_both_can_learn() -> None:
     layer, x = make("pope"), noise(2, 13, DIM)
-    for inside, outside in ((0.0, 3.0), (-2 * math.pi, -9.0)):
+    slopes = []
+    for angle in (0.5, 0.5 - 2 * math.pi):
         with torch.no_grad():
-            layer.angle.fill_(inside)
-            expected = layer(x)
-            layer.angle.fill_(outside)
-        torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-13)
+            layer.angle.fill_(angle)
+        slopes += torch.autograd.grad(layer(x).square().sum(), layer.angle)
+    torch.testing.assert_close(*slopes, rtol=0, atol=1e-11)
+    assert slopes[0].all()
