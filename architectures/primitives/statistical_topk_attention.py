@@ -12,7 +12,7 @@ from architectures.axes import Axes
 from architectures.families.key_values import KeyValueMemory
 from architectures.functional.attention import hidden, visible_pairs
 from architectures.functional.precision import full_precision
-from architectures.functional.rotary import rotate, rotated_width
+from architectures.functional.rotary import rotate
 from architectures.primitive import Context, choose, option
 from architectures.registry import primitive
 
@@ -44,24 +44,32 @@ class StatisticalTopKAttention(KeyValueMemory):
     many have to be summed, as in compression.
     """
 
+    # It moves the second product of all keys alike, which no softmax evens out.
+    shift_free = False
+
     class Config(KeyValueMemory.Config):
         keep: int = option(16, "keys that a token attends to, if its scores are normal", least=1)
-        rank: int | None = option(None, "r, key channels that choose; none: half", per="head", least=1)
+        rank: int | None = option(
+            None, "r, key channels that choose; none: half, in whole pairs with rope", per="head", least=1
+        )
         rope: bool = option(True, "rotate queries and keys by their position, both parts by themselves")
 
     config: Config
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.rank = config.rank or self.key_dim // 2
-        if not 0 < self.rank < self.key_dim:
+        pair = 2 if config.rope else 1
+        self.rank = config.rank or max(pair, self.key_dim // 2 // pair * pair)
+        if self.rank >= self.key_dim:
             raise ValueError(
-                f"rank={self.rank} does not part the {self.key_dim} channels of a key; choose 1 to "
-                f"{self.key_dim - 1}"
+                f"rank={self.rank} does not part the {self.key_dim} channels of a key; choose less, or a "
+                f"key_dim above {self.rank}"
             )
-        if config.rope:
-            for width in (self.rank, self.key_dim - self.rank):
-                rotated_width(width, 1.0)  # refuses an odd width
+        if self.rank % pair or self.key_dim % pair:
+            raise ValueError(
+                f"rank={self.rank} parts a key of {self.key_dim} channels into odd numbers of them, and RoPE "
+                "rotates pairs; choose an even rank and an even key_dim, or rope=false"
+            )
 
     def project(
         self, x: Tensor, positions: Tensor | None, tails: Sequence[Tensor], ctx: Context | None

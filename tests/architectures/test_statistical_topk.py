@@ -34,6 +34,7 @@ ATTENTION = [
     "statistical-topk-attention",
     "statistical-topk-attention[heads=2, keep=1, rope=false]",
     "statistical-topk-attention[heads=4, kv_heads=2, key_dim=10, rank=4, gate=true, qk_norm=true, conv=3]",
+    "statistical-topk-attention[key_dim=6, rope=false, bias=all]",
 ]
 
 
@@ -205,11 +206,18 @@ def test_it_grows_by_heads_and_width_and_not_by_what_moves_a_threshold() -> None
         ("statistical-topk-attention[keep=0]", "keep=0 must be at least 1"),
         (
             "statistical-topk-attention[rank=16]",
-            "rank=16 does not part the 16 channels of a key; choose 1 to",
+            "rank=16 does not part the 16 channels of a key; choose less, or a key_dim above 16",
         ),
-        ("statistical-topk-attention[rank=3]", "odd"),
+        ("statistical-topk-attention[key_dim=2]", "rank=2 does not part the 2 channels of a key"),
+        ("statistical-topk-attention[rank=3]", "choose an even rank and an even key_dim, or rope=false"),
+        ("statistical-topk-attention[key_dim=7]", "choose an even rank and an even key_dim, or rope=false"),
     ],
 )
 def test_what_has_no_meaning_is_refused(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(spec)
+
+
+def test_keys_have_a_bias_where_queries_have_one() -> None:
+    for options in ("bias=qkv", "bias=all, rope=false"):
+        assert make(f"statistical-topk-attention[{options}]").key.bias is not None
