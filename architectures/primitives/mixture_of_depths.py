@@ -182,7 +182,8 @@ class MixtureOfDepths(Wrapper):
         """Rows that have chosen as many tokens, now and before: number now, rest -> rows."""
         sizes, *tensors = state
         marks = [chosen.sum(1), *sizes.unbind(1)]
-        marks += [t.flatten() for t, by_row in zip(tensors, self.by_row, strict=True) if not by_row]
+        counters = (t for t, by_row in zip(tensors, self.by_row, strict=True) if not by_row)
+        marks += [mark for t in counters for mark in (t.unbind(1) if t.dim() > 1 else (t,))]
         groups: dict[tuple[int, ...], list[int]] = {}
         for row, mark in enumerate(zip(*(m.tolist() for m in marks), strict=True)):
             groups.setdefault(mark, []).append(row)
@@ -193,8 +194,8 @@ class MixtureOfDepths(Wrapper):
         sizes, *tensors = state
         found = []
         for t, by_row, size in zip(tensors, self.by_row, sizes[rows[0]].tolist(), strict=True):
-            t = t[rows] if by_row else t[rows[0]]
-            found.append(t[:, :size] if by_row and t.dim() > 1 else t)
+            rest = t[:, :size] if t.dim() > 1 else t
+            found.append(rest[rows] if by_row else rest[rows[0]])
         return tuple(found)
 
     def _merged(self, state: State, pieces: list[tuple[list[int], list[Tensor]]], length: int) -> State:
@@ -203,17 +204,18 @@ class MixtureOfDepths(Wrapper):
         sizes, merged = sizes.clone(), []
         for j, (old, kind) in enumerate(zip(tensors, super().state_kinds, strict=True)):
             new = [(rows, after[j]) for rows, after in pieces]
-            if self.by_row[j] and old.dim() > 1:
-                longest = max(t.shape[1] for _, t in new)
+            axis = int(self.by_row[j])
+            if old.dim() > 1:
+                longest = max(t.shape[axis] for _, t in new)
                 # A place for every token, whoever fills it: what is kept does not depend on the choice.
                 longest = old.shape[1] + length if kind == "growing" else longest
                 old = old.new_zeros(old.shape[0], longest, *old.shape[2:])
             else:
                 old = old.clone()
             for rows, t in new:
-                if self.by_row[j] and t.dim() > 1:
-                    old[rows, : t.shape[1]] = t.to(old.dtype)
-                    sizes[rows, j] = t.shape[1]
+                if old.dim() > 1:
+                    old[rows, : t.shape[axis]] = t.to(old.dtype)
+                    sizes[rows, j] = t.shape[axis]
                 else:
                     old[rows] = t.to(old.dtype)
             merged.append(old)

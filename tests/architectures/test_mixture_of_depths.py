@@ -20,6 +20,7 @@ BODIES = [
     "mamba (mlp + delta-net)",
     "sliding-attention[window=3] repeat{attention[conv=3]}",
     "sequence-altup{delta-net mlp} log-linear-mamba2",
+    "hca[window=3,stride=2] csa[window=3,top_k=2,stride=3]",
     "value-residual{delta-net delta-net} mixture-of-depths{mh-attention mlp}",
 ]
 

@@ -728,6 +728,12 @@ def test_a_window_fills_before_its_state_is_constant() -> None:
     assert found.result == "passed"
 
 
+@pytest.mark.parametrize("spec", ["hca[stride=5]", "hca[stride=100]", "csa[stride=3]"])
+def test_entries_of_several_tokens_grow_in_proportion_whatever_their_number(spec: str) -> None:
+    (found,) = mad.check(spec, dim=16, only=["growth"])
+    assert found.result == "passed" and "in proportion" in found.seen, found.seen
+
+
 def test_a_kink_is_no_wrong_gradient() -> None:
     (found,) = mad.check("checked_layers:Encoder", dim=32, only=["slope"])
     assert found.result == "passed", found.seen
