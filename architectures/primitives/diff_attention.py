@@ -13,7 +13,7 @@ from architectures.families.key_values import KeyValueMemory, RotaryOptions
 from architectures.families.options import default_heads
 from architectures.functional.attention import executed_pairs
 from architectures.parts.norms import RMSNorm
-from architectures.primitive import Context, option
+from architectures.primitive import Context, divisors, option
 from architectures.registry import primitive
 
 
@@ -48,9 +48,15 @@ class DiffAttention(KeyValueMemory):
         stated = dataclasses.replace(config, heads=heads)
         super().__init__(stated, dim=dim, max_len=max_len, index=index, depth=depth)
         self.config = config
-        for name, count in (("heads", self.heads), ("kv_heads", self.kv_heads)):
-            if count % 2:
-                raise ValueError(f"{name}={count} is odd, and heads come in pairs; choose {name}={count + 1}")
+        if self.heads % 2:
+            raise ValueError(
+                f"heads={self.heads} is odd, and heads come in pairs; choose heads={self.heads + 1}"
+            )
+        if self.kv_heads % 2:
+            even = ", ".join(str(n) for n in divisors(self.heads) if n % 2 == 0)
+            raise ValueError(
+                f"kv_heads={self.kv_heads} is odd, and heads come in pairs; choose kv_heads from {even}"
+            )
         # Stored: a layer keeps it where others are put before it.
         self.offset = 0.8 - 0.6 * math.exp(-0.3 * index)
         self.lambda_query = nn.Parameter(0.1 * torch.randn(2, self.key_dim))

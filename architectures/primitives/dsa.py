@@ -11,7 +11,7 @@ from architectures.families.key_values import KeyValueMemory, RotaryOptions
 from architectures.families.recurrent import forward_anew
 from architectures.functional.attention import attend, hidden
 from architectures.functional.precision import full_precision
-from architectures.functional.rotary import rotate, rotated_width
+from architectures.functional.rotary import rotate
 from architectures.functional.selection import additive, divergence, index_flops, index_scores, largest
 from architectures.primitive import Context, State, choose, option
 from architectures.registry import primitive
@@ -47,8 +47,11 @@ class DeepSeekSparseAttention(KeyValueMemory):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        if config.rope:
-            rotated_width(config.index_dim, 1.0)  # refuses an odd width
+        if config.rope and config.index_dim % 2:
+            raise ValueError(
+                f"index_dim={config.index_dim} is odd, and RoPE rotates pairs; choose an even index_dim, or "
+                "rope=false"
+            )
         self.index_query = nn.Linear(dim, config.index_heads * config.index_dim, bias=False)
         self.index_key = nn.Linear(dim, config.index_dim, bias=False)
         self.index_head = nn.Linear(dim, config.index_heads, bias=False)

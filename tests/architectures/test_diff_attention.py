@@ -118,7 +118,8 @@ def test_the_constant_follows_the_place_among_the_mixers_and_is_stored() -> None
 def test_heads_come_in_pairs_and_share_no_more_than_pairs() -> None:
     assert [make("diff-attention", dim=d).heads for d in (16, 48, 128)] == [2, 6, 8]
     assert make("diff-attention", dim=128).measure_state(40)["growing"] == 40 * 2 * 128
-    for options, text in (("heads=3", "heads=3 is odd"), ("heads=2, kv_heads=1", "kv_heads=1 is odd")):
+    shared = "kv_heads=3 is odd, and heads come in pairs; choose kv_heads from 2, 6"
+    for options, text in (("heads=3", "heads=3 is odd"), ("heads=6, group=2", shared)):
         with pytest.raises(ValueError, match=text):
             make(f"diff-attention[{options}]")
 

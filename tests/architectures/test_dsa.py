@@ -132,7 +132,7 @@ def test_work_state_and_refusals() -> None:
     assert layer.flops(10) == 20 * maps + 4 * pairs * 128 + judged * 4 * (2 * 16 + 2)
     assert layer.measure_state(40)["growing"] == 40 * (2 * 128 + 16)
     assert layer.reads(40) == 4 * 2 * 128 + 40 * 16 and layer.reads(3) == 3 * (2 * 128 + 16)
-    with pytest.raises(ValueError, match="odd, and RoPE rotates pairs"):
+    with pytest.raises(ValueError, match="index_dim=5 is odd, and RoPE rotates pairs; choose an even"):
         make("index_dim=5")
     with pytest.raises(ValueError, match="top_k=0 must be at least 1"):
         make("top_k=0")
