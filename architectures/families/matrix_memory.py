@@ -187,6 +187,10 @@ class MatrixMemory(Primitive):
     def memory_shape(self) -> tuple[int, ...]:
         return self.heads, self.key_dim, self.value_dim
 
+    def measure_state(self, length: int) -> dict[str, int]:
+        """A state that keeps nothing per token has its size from the first one on."""
+        return super().measure_state(length if "growing" in self.state_kinds else min(length, 1))
+
     def step(self, x: Tensor, state: State, ctx: Context | None = None) -> tuple[Tensor, State]:
         y, state = self._advance(x[:, None], state, ctx, self.recur_once)
         return y[:, 0], state

@@ -82,10 +82,6 @@ class M2RNN(MatrixMemory):
         o = (o + self.skip.to(o.dtype) * tokens.v).flatten(-2).to(x.dtype)
         return self.out(self.norm(o * F.silu(self.gate(x))))
 
-    def measure_state(self, length: int) -> dict[str, int]:
-        """Its sizes are those after the first token, and each token is a step."""
-        return super().measure_state(min(length, 1))
-
     def state_flops(self, length: int) -> int:
         return sum(self.recur_flops(length))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from statistics import NormalDist
 
 import torch
@@ -68,9 +69,15 @@ class MixtureOfDepths(Wrapper):
         if self.selects:
             self.router = nn.Parameter(dim**-0.5 * torch.randn(dim))
             self.bias = nn.Parameter(torch.full((1,), NormalDist().inv_cdf(config.capacity)))
+
+    @functools.cached_property
+    def by_row(self) -> list[bool]:
+        """Whether each tensor of the body has rows; counters are the same for all, and here of each row.
+
+        Known once the model is built: a wrapper around this one may still add to the body.
+        """
         one, two = (super(MixtureOfDepths, self).init_state(batch) for batch in (1, 2))
-        # Counters are the same for all rows of a body, and here of each row.
-        self.by_row = [a.shape != b.shape for a, b in zip(one, two, strict=True)]
+        return [a.shape != b.shape for a, b in zip(one, two, strict=True)]
 
     @property
     def state_kinds(self) -> tuple[str, ...]:
@@ -181,6 +188,8 @@ class MixtureOfDepths(Wrapper):
     def _groups(self, chosen: Tensor, state: State) -> dict[tuple[int, ...], list[int]]:
         """Rows that have chosen as many tokens, now and before: number now, rest -> rows."""
         sizes, *tensors = state
+        if chosen.is_meta:  # without numbers every token is chosen
+            return {(chosen.shape[1],): list(range(len(chosen)))}
         marks = [chosen.sum(1), *sizes.unbind(1)]
         counters = (t for t, by_row in zip(tensors, self.by_row, strict=True) if not by_row)
         marks += [mark for t in counters for mark in (t.unbind(1) if t.dim() > 1 else (t,))]
@@ -192,8 +201,8 @@ class MixtureOfDepths(Wrapper):
     def _of_rows(self, state: State, rows: list[int]) -> State:
         """The state of the blocks for rows whose tensors are equally long."""
         sizes, *tensors = state
-        found = []
-        for t, by_row, size in zip(tensors, self.by_row, sizes[rows[0]].tolist(), strict=True):
+        found, lengths = [], [_size(t) for t in tensors] if sizes.is_meta else sizes[rows[0]].tolist()
+        for t, by_row, size in zip(tensors, self.by_row, lengths, strict=True):
             rest = t[:, :size] if t.dim() > 1 else t
             found.append(rest[rows] if by_row else rest[rows[0]])
         return tuple(found)

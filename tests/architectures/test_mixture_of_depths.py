@@ -22,6 +22,7 @@ BODIES = [
     "sequence-altup{delta-net mlp} log-linear-mamba2",
     "hca[window=3,stride=2] csa[window=3,top_k=2,stride=3]",
     "value-residual{delta-net delta-net} mixture-of-depths{mh-attention mlp}",
+    "csa[stride=3, window=2]",
 ]
 
 
@@ -160,9 +161,26 @@ def test_it_counts_the_tokens_that_pass() -> None:
     assert half.state == whole.state and half.params == whole.params + 33
 
 
+def test_its_state_is_counted_inside_of_other_wrappers() -> None:
+    """On a device without numbers, where nothing can be chosen."""
+    own, twice = (
+        account(spec, vocab_size=10**7, dim=32, seq_len=16)
+        for spec in (
+            "mixture-of-depths{mh-attention mamba}",
+            "loop[times=2]{mixture-of-depths{mh-attention mamba}}",
+        )
+    )
+    assert own.state is not None and twice.state is not None
+    assert {kind: 2 * size for kind, size in own.state.items()} == twice.state
+
+
 @pytest.mark.parametrize(
     "spec",
-    ["mlp mixture-of-depths{mh-attention (mlp + mamba)} mlp", "reversible{mixture-of-depths{mamba mlp}}"],
+    [
+        "canon[sites=abcd]{mixture-of-depths{mh-attention swiglu}}",
+        "mlp mixture-of-depths{mh-attention (mlp + mamba)} mlp",
+        "reversible{mixture-of-depths{mamba mlp}}",
+    ],
 )
 def test_it_decodes_and_learns(spec: str) -> None:
     decodes_and_learns(spec, length=19, steps=9)

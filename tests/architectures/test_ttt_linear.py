@@ -139,6 +139,18 @@ def test_loud_inputs_are_survived() -> None:
     assert finite(make().float(), 100 * noise(2, 70, DIM).float()).abs().max() < 1e3
 
 
+def test_the_state_of_long_rows_is_measured_on_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make()
+    prefill, sizes = layer.prefill, layer.measure_state(40)
+
+    def short(x: Tensor, *rest: Any) -> Any:
+        assert x.shape[1] == 1
+        return prefill(x, *rest)
+
+    monkeypatch.setattr(layer, "prefill", short)
+    assert layer.measure_state(10**6) == sizes
+
+
 def test_it_starts_as_published() -> None:
     layer, d, heads = make(dim=128), 128, 8
     sizes = layer.measure_state(40)
