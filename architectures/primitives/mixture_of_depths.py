@@ -17,6 +17,9 @@ from architectures.parts.norms import rms_norm
 from architectures.primitive import Context, Options, State, choose, option
 from architectures.registry import primitive
 
+# Of a logit: how far below the least that passes another still does.
+SLACK = 1e-5
+
 
 @primitive(
     "mixture-of-depths",
@@ -43,6 +46,7 @@ class MixtureOfDepths(Wrapper):
     """
 
     step = step_once
+    rewrites = True  # a place of a token that was not chosen is filled by a later one
     undecayed = ("router", "bias")
 
     class Config(Options):
@@ -159,7 +163,9 @@ class MixtureOfDepths(Wrapper):
         """The cross-entropy with a choice of the best `capacity` of each row."""
         count = max(1, round(self.config.capacity * logits.shape[1]))
         least = logits.detach().topk(count, dim=1).values[:, -1:]
-        return F.binary_cross_entropy_with_logits(logits, (logits.detach() >= least).to(logits.dtype))
+        # Equal tokens stand on the same side, whatever their logits were rounded to.
+        best = logits.detach() >= least - SLACK * least.abs().clamp(min=1)
+        return F.binary_cross_entropy_with_logits(logits, best.to(logits.dtype))
 
     def _added(self, x: Tensor, run: Run) -> Tensor:
         """What the blocks add to x together."""

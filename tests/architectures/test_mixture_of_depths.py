@@ -206,3 +206,11 @@ def test_values_of_every_token_are_not_to_be_had_inside() -> None:
     with pytest.raises(ValueError, match="put value-residual into its body"):
         model(torch.zeros(1, 4, dtype=torch.int64))
     wrapper_of("value-residual{delta-net mixture-of-depths{mlp} delta-net}")(noise(1, 4, 32))
+
+
+def test_equal_tokens_are_equal_to_the_loss_whatever_their_logits_are_rounded_to() -> None:
+    wrapper = wrapper_of("mixture-of-depths[capacity=0.25]{mlp}")
+    logits = torch.tensor([[0.7, -1.0, 0.7, 0.2, -0.4, 0.7, 0.1, -2.0]])
+    rounded = logits + 1e-7 * torch.tensor([[0, 0, 1, 0, 0, -1, 0, 0]])
+    assert len(set(rounded[0, [0, 2, 5]].tolist())) == 3
+    torch.testing.assert_close(wrapper._lag(rounded), wrapper._lag(logits), rtol=0, atol=1e-6)
