@@ -271,6 +271,8 @@ def _rewind(
 
     None where it is more than a cache whose entries, one per token, stay as they were written.
     """
+    if any(layer.rewrites for _, layer in model.layers()):
+        return None
     rewound: list[State] = []
     for block, old, new in zip(model.blocks, before, after, strict=True):
         kinds: Any = block.state_kinds

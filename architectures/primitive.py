@@ -134,6 +134,9 @@ class Primitive(nn.Module):
     writers: ClassVar[tuple[str, ...]] = ("out",)
     # Tensors, or modules of them, that are not decayed, of those that the layer has.
     undecayed: tuple[str, ...] = ()
+    # A token changes entries of the growing state that earlier tokens wrote, or is told by all of them: to
+    # cut off the entry of a token does not take it back.
+    rewrites: ClassVar[bool] = False
     # A discrete choice has a gradient that is an estimate, chosen to train, and not the slope.
     straight_through: ClassVar[bool] = False
 

@@ -17,7 +17,7 @@ from architectures.contract.subject import (
     unroll,
     where,
 )
-from architectures.primitive import State, count_state
+from architectures.primitive import Primitive, State, count_state
 
 KINDS = ("recurrent", "conv", "growing")
 
@@ -98,11 +98,26 @@ def state(subject: Subject, size: Size) -> str:
                 f"T={size.length}: {size.batch} rows hold {found[kind]} {kind} elements after as many steps, "
                 f"and measure_state says {measured[kind]} a row"
             )
+    _appended(layer, x, after)
     nominal = layer.nominal_state(size.length)
     if not isinstance(nominal, int) or nominal < 0:
         raise Violation(f"nominal_state({size.length}) is {nominal!r}; expected a number of elements")
     sizes = ", ".join(f"{kind} {measured[kind]:,}" for kind in KINDS)
     return f"{sizes} elements per row after {size.length} tokens, nominal {nominal:,}"
+
+
+def _appended(layer: Primitive, x: Tensor, before: State) -> None:
+    """What grows is only added to, unless the layer says otherwise."""
+    if any(m.rewrites for m in layer.modules() if isinstance(m, Primitive)):
+        return
+    with torch.no_grad():
+        _, after = advance(layer, x[:, 0], before)
+    for i, (kind, a, b) in enumerate(zip(layer.state_kinds, before, after, strict=True)):
+        if kind == "growing" and not torch.equal(b[:, : a.shape[1]], a):
+            raise Violation(
+                f"a step changes what earlier tokens left in tensor {i} of the state, which is declared "
+                "growing; declare rewrites = True"
+            )
 
 
 def growth(subject: Subject, size: Size) -> str:

@@ -17,9 +17,6 @@ from architectures.parts.norms import rms_norm
 from architectures.primitive import Context, Options, State, choose, option
 from architectures.registry import primitive
 
-# Of a logit: how far below the least that passes another still does.
-SLACK = 1e-5
-
 
 @primitive(
     "mixture-of-depths",
@@ -164,7 +161,7 @@ class MixtureOfDepths(Wrapper):
         count = max(1, round(self.config.capacity * logits.shape[1]))
         least = logits.detach().topk(count, dim=1).values[:, -1:]
         # Equal tokens stand on the same side, whatever their logits were rounded to.
-        best = logits.detach() >= least - SLACK * least.abs().clamp(min=1)
+        best = logits.detach() >= least - 1e-5 * least.abs().clamp(min=1)
         return F.binary_cross_entropy_with_logits(logits, best.to(logits.dtype))
 
     def _added(self, x: Tensor, run: Run) -> Tensor:

@@ -32,6 +32,7 @@ class PathAttention(KeyValueMemory):
 
     forward = forward_anew
     undecayed = (*KeyValueMemory.undecayed, "w_conv.weight")
+    rewrites = True
 
     class Config(KeyValueMemory.Config):
         rank: int = option(32, "rank of the map to w", least=1)

@@ -39,6 +39,7 @@ class Rosa(Wrapper):
     """
 
     reads_tokens: ClassVar[bool] = True
+    rewrites = True
     writers = ("table",)
     undecayed = ("table",)
 

@@ -29,6 +29,7 @@ class SelectiveAttention(KeyValueMemory):
     forward = forward_anew
 
     shift_free = False
+    rewrites = True
 
     class Config(RotaryOptions, KeyValueMemory.Config):
         pass

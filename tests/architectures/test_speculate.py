@@ -115,3 +115,25 @@ def test_drafts_rejected_at_any_position_change_nothing(layer: str, monkeypatch:
     # A cache whose entries stay as they were written is cut; anything else is computed once more.
     again = 0 if layer in CUT else broken
     assert layer not in (*CUT, *RECOMPUTED) or found.passes == 1 + rounds + again
+
+
+@pytest.mark.parametrize("layer", ["selective-attention", "rosa{mlp mh-attention}"])
+@pytest.mark.parametrize("seed", range(12))
+def test_what_a_rejected_draft_wrote_about_kept_tokens_goes_with_it(
+    layer: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first entries of a growing state may stay as they were while a draft rewrites later ones."""
+    model = model_of(f"{layer} matformer-mlp", max_len=1 + COUNT, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    prompt = torch.randint(VOCAB, (1, 1), generator=generator)
+    expected, step = greedy(model, prompt), model.step
+
+    def draft(tokens: Tensor, state: Any, ctx: Context | None = None) -> Any:
+        logits, state = step(tokens, state)
+        right = float(torch.rand((), generator=generator)) < 0.7
+        return (logits if right else -logits), state
+
+    monkeypatch.setattr(model, "step", draft)
+    found = speculate(model, prompt, COUNT, drafts=DRAFTS)
+    assert 0 < found.accepted < found.drafted
+    assert torch.equal(found.tokens, expected)

@@ -419,6 +419,20 @@ class Squares(Good):
         return {"recurrent": 0, "conv": 0, "growing": length**2, "total": length**2}
 
 
+class Rewrites(Good):
+    """All earlier inputs, as they have decayed."""
+
+    state_kinds = ("growing",)
+
+    def init_state(self, batch, length=None):
+        self.check_length(length)
+        return (self.logit.new_zeros(batch, 0, self.dim),)
+
+    def step(self, x, state, ctx=None):
+        kept = torch.cat([self.logit.sigmoid() * state[0], self.read(x)[:, None]], dim=1)
+        return kept.sum(1), (kept,)
+
+
 class Zeros(Good):
     def read(self, x):
         return self.into(x) + 0 * self.logit.sum() * x if x.dim() == 2 else self.into(x)
@@ -606,6 +620,7 @@ FURTHER = [
     ("Folds", "vmap", (1, 1, 16), ["outputs under vmap differ from the loop by 0.5"]),
     ("Nominal", "state", (1, 1, 16), ["nominal_state(1) is 0.5"]),
     ("Squares", "growth", (1, 1024, 16), ["in proportion"]),
+    ("Rewrites", "state", (1, 1, 16), ["earlier tokens left in tensor 0", "rewrites = True"]),
     ("Zeros", "gradients", (1, 80, 16), ["a zero gradient: logit"]),
     ("Order", "rows", (2, 1, 16), ["in another order"]),
     ("Late", "causality", (1, 2, 16), ["T=2", "before position 1 have a gradient of", "token 1"]),
