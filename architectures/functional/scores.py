@@ -23,6 +23,7 @@ Found = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 def by_rows(find: Found, q: Tensor, k: Tensor, v: Tensor, *, rows: int = ROWS) -> Tensor:
     """What the last T of S positions find: q (B, T, H, K), k (B, S, H, K), v (B, S, H, V) -> (B, T, H, V)."""
     length, total = q.shape[1], k.shape[1]
+    rows = length if q.is_meta else rows  # without numbers there is no work to spare
     q, k, v = (z.transpose(1, 2).contiguous() for z in (q, k, v))
     found = []
     for start in range(0, length, rows):

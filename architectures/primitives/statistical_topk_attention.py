@@ -82,9 +82,9 @@ class StatisticalTopKAttention(KeyValueMemory):
     def meet(self, q: Tensor, k: Tensor, v: Tensor, *, past: bool, ctx: Context | None) -> Tensor:
         start = k.shape[1] - q.shape[1]
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))  # (B, H, T, K)
-        found = []
-        for at in range(0, q.shape[2], CHUNK):
-            end = min(at + CHUNK, q.shape[2])
+        found, rows = [], q.shape[2] if q.is_meta else CHUNK  # without numbers there is no work to spare
+        for at in range(0, q.shape[2], rows):
+            end = min(at + rows, q.shape[2])
             found.append(self._find(q[:, :, at:end], k[:, :, : start + end], v[:, :, : start + end], ctx))
         return torch.cat(found, dim=2).transpose(1, 2)
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import architectures
 from architectures import registry
@@ -358,6 +359,20 @@ for name in names():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     grown = {name: int(megabytes) for name, megabytes in map(str.split, found.stdout.splitlines())}
     assert len(grown) > 50 and max(grown.values()) < 150, grown
+
+
+@pytest.mark.parametrize("name", ["softpick", "wall", "delta-former", "statistical-topk-attention", "moba"])
+def test_no_block_of_a_long_sequence_is_gone_through_to_count_it(name: str) -> None:
+    class Calls(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    with Calls() as calls:
+        account(name, vocab_size=7, dim=32, seq_len=100_000)
+    assert calls.count < 1000
 
 
 def test_the_index_is_the_registry() -> None:
