@@ -100,7 +100,7 @@ class CompressedAttention(Primitive):
         positions = count + torch.arange(length, device=x.device)
         low = self.query_norm(self.query_down(x))
         q = self.query_up(low).unflatten(-1, (self.heads, self.key_dim))
-        q = self.turn(rms_norm(q, torch.ones_like(q[0, 0, 0]), divisor=self.key_dim), positions, self.rotated)
+        q = self.turn(rms_norm(q, q.new_ones(self.key_dim), divisor=self.key_dim), positions, self.rotated)
         key = self.turn(self.key_norm(self.key(x))[:, :, None], positions, self.rotated)[:, :, 0]
         window = torch.cat([window, key], dim=1)
         new, tail = self.compressor(x, tail, len(waiting), entries.shape[1])

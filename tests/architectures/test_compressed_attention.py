@@ -198,3 +198,8 @@ def test_state_parameters_and_work_at_width_128() -> None:
 def test_what_is_empty_is_refused(option: str) -> None:
     with pytest.raises(ValueError, match="=0 must be at least 1"):
         make("hca", option)
+
+
+@pytest.mark.parametrize("name", ["hca", "csa"])
+def test_a_batch_may_be_empty(name: str) -> None:
+    assert make(name)(noise(0, 9, DIM)).shape == (0, 9, DIM)
