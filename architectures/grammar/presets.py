@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,10 +30,10 @@ class ModelOptions:
     def __post_init__(self) -> None:
         if self.norm not in ("rms", "layer"):
             raise ValueError(f"norm={self.norm!r} is not one of rms, layer")
-        if not self.norm_eps > 0:
-            raise ValueError(f"norm_eps={self.norm_eps} must be positive")
-        if self.embedding_std <= 0:
-            raise ValueError(f"embedding_std={self.embedding_std} must be positive")
+        for name in ("norm_eps", "embedding_std"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}={value} must be positive and finite")
         if self.readout_sparsity < 0:
             raise ValueError(
                 f"readout_sparsity={self.readout_sparsity} must be at least 0; 0 is a dense readout"

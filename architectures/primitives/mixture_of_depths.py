@@ -36,7 +36,7 @@ class MixtureOfDepths(Wrapper):
     Decoding keeps a place in a growing cache for every token, of which each row fills as many as it chose.
     Differs from the paper: there training takes the best of the row, which depends on later tokens; the
     router reads a normed x and has a bias, by which `capacity` of normal inputs pass at the start; `capacity`
-    is a half, there an eighth in rows of 2048. `forward` computes all tokens, the chosen ones first.
+    is a half, there an eighth in rows of 2048. `forward`, with losses of its body, has all, the chosen first.
 
     Hypothesis: as good as the body for all tokens where many of them are noise or say nothing new, worse
     where every token has to be kept, as in copying and compression.

@@ -60,6 +60,9 @@ class MomentumDeltaNet(MatrixMemory):
         self.correction = nn.Parameter(draw_rate(self.heads, 0, 1).log())
         self.add_output()
 
+    def axes(self) -> None:
+        """A wider model would divide by the root of another width."""
+
     def memory_shape(self) -> tuple[int, ...]:
         return self.heads, 2 * self.key_dim, self.value_dim
 

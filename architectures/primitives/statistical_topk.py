@@ -73,9 +73,11 @@ class StatisticalTopKMLP(Primitive):
 
     def __init__(self, config: Config, *, dim: int, max_len: int, index: int = 0, depth: int = 1) -> None:
         super().__init__(config, dim=dim, max_len=max_len, index=index, depth=depth)
-        self.inner, self.rank = config.inner or 4 * dim, config.rank or dim // 2
+        self.inner, self.rank = config.inner or 4 * dim, config.rank or max(1, dim // 2)
         if self.rank >= dim:
-            raise ValueError(f"rank={self.rank} leaves none of the {dim} channels; choose at most {dim - 1}")
+            raise ValueError(
+                f"rank={self.rank} leaves none of the {dim} channels; choose less, or a wider model"
+            )
         self.chosen = max(1, round(config.share * self.inner))
         self.above = quantile(config.share)
         self.predict = nn.Linear(self.rank, self.inner, bias=False)

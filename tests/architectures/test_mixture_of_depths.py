@@ -22,7 +22,6 @@ BODIES = [
     "sequence-altup{delta-net mlp} log-linear-mamba2",
     "hca[window=3,stride=2] csa[window=3,top_k=2,stride=3]",
     "value-residual{delta-net delta-net} mixture-of-depths{mh-attention mlp}",
-    "csa[stride=3, window=2]",
 ]
 
 

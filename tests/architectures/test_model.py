@@ -326,7 +326,9 @@ def test_the_norm_of_a_model_is_an_option() -> None:
     assert make("mlp").norm.eps == 1e-6
     for bad, said in (
         ({"norm": "batch"}, "norm='batch' is not one of rms, layer"),
-        ({"norm_eps": 0}, "positive"),
+        ({"norm_eps": 0}, "norm_eps=0 must be positive"),
+        ({"norm_eps": float("inf")}, "norm_eps=inf must be positive and finite"),
+        ({"embedding_std": float("nan")}, "embedding_std=nan must be positive and finite"),
     ):
         with pytest.raises(ValueError, match=said):
             ModelOptions(**bad)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+import architectures
+from architectures import growth
 from architectures.functional.delta import delta_rule
 from architectures.functional.momentum import momentum_rule, weigh
 from tests.architectures.helpers import (
@@ -150,3 +152,10 @@ def test_sizes_and_the_start_are_as_published() -> None:
         assert 0 < start.min() < most / 10 and 0.9 * most < start.max() <= most
     assert torch.equal(wide.dt_bias, wide.momentum_bias)
     assert set(layer.undecayed) < set(layer.hints())
+
+
+def test_it_says_that_it_cannot_be_wider() -> None:
+    """The pace is divided by the root of the width."""
+    model = architectures.build("momentum-delta-net", vocab_size=5, dim=32, max_len=8, seed=0)
+    with pytest.raises(ValueError, match="has no rule for momentum-delta-net"):
+        growth.widen_hidden(model, to=64)

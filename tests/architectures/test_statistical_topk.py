@@ -202,7 +202,7 @@ def test_it_grows_by_heads_and_width_and_not_by_what_moves_a_threshold() -> None
     [
         ("statistical-topk-mlp[share=0]", "share=0 must be above 0 and at most 1"),
         ("statistical-topk-glu[share=1.5]", "share=1.5"),
-        ("statistical-topk-mlp[rank=48]", "rank=48 leaves none of the 48 channels; choose at most 47"),
+        ("statistical-topk-mlp[rank=48]", "rank=48 leaves none of the 48 channels; choose less, or a wider"),
         ("statistical-topk-attention[keep=0]", "keep=0 must be at least 1"),
         (
             "statistical-topk-attention[rank=16]",
@@ -221,3 +221,8 @@ def test_what_has_no_meaning_is_refused(spec: str, message: str) -> None:
 def test_keys_have_a_bias_where_queries_have_one() -> None:
     for options in ("bias=qkv", "bias=all, rope=false"):
         assert make(f"statistical-topk-attention[{options}]").key.bias is not None
+
+
+def test_a_width_of_one_leaves_nothing_to_predict_from() -> None:
+    with pytest.raises(ValueError, match="rank=1 leaves none of the 1 channels"):
+        architectures.build("statistical-topk-mlp", vocab_size=5, dim=1, max_len=8, seed=0)
