@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,10 +55,17 @@ class Context:
     choices: Choices | None = None
     tokens: Tensor | None = None
 
-    def every(self, stride: int, start: int = 0) -> Context:
-        """What the layers are told that run on every `stride`-th position only."""
-        tokens = None if self.tokens is None else self.tokens[:, start::stride]
-        return dataclasses.replace(self, tokens=tokens)
+    def tell(self, tokens: Tensor | None) -> Tensor | None:
+        """Set the ids of what is called from here on; the ones so far, which the caller puts back.
+
+        Not a copy with other ids: a compiler that sees `step` copied compiles anew for each step.
+        """
+        before, self.tokens = self.tokens, tokens
+        return before
+
+    def every(self, stride: int, start: int = 0) -> Tensor | None:
+        """The ids of every `stride`-th position only."""
+        return None if self.tokens is None else self.tokens[:, start::stride]
 
     # A compiler cannot trace the hash, and would compile anew for each step and name.
     @torch._disable_dynamo

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Iterable
 from typing import Any, cast
@@ -105,7 +104,8 @@ class SequenceModel(nn.Module):
             )
         self._check_length(tokens.shape[1])
         x, states = self.embedding(tokens), []
-        ctx = dataclasses.replace(Context() if ctx is None else ctx, tokens=tokens)
+        ctx = Context() if ctx is None else ctx
+        outside = ctx.tell(tokens)
         for block, before in zip(self._parts(), state, strict=True):
             if x.shape[1] == 1:
                 y, after = block.step(x[:, 0], before, ctx)
@@ -114,6 +114,7 @@ class SequenceModel(nn.Module):
                 y, after = block.prefill(x, before, ctx)
             x = y if owns_stream(block) else x + y
             states.append(after)
+        ctx.tell(outside)
         return self._read(x), tuple(states)
 
     @property
@@ -146,9 +147,10 @@ class SequenceModel(nn.Module):
     def _logits(self, tokens: Tensor, ctx: Context) -> Tensor:
         self._check_length(tokens.shape[1])
         x = self.embedding(tokens)  # (B, T, D), D the width of the stream
-        ctx = dataclasses.replace(ctx, tokens=tokens)
+        outside = ctx.tell(tokens)
         for block in self._parts():
             x = add(block, x, ctx)
+        ctx.tell(outside)
         if self.decoder is not None:
             x = self.decoder(x[:, -1], tokens.shape[1])
         return self._read(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from statistics import NormalDist
 
@@ -98,8 +97,11 @@ class MixtureOfDepths(Wrapper):
             loss = self.config.loss * self._lag(logits)
             ctx.losses[key] = ctx.losses[key] + loss if key in ctx.losses else loss
         rank = ranks(chosen)
-        inside = self._told(ctx, None if ctx.tokens is None else pack(ctx.tokens, rank))
-        added = self._added(pack(x, rank), lambda block, u: block(u, inside))
+        self._check_shared(ctx)
+        shared, ctx.shared = ctx.shared, {}
+        outside = ctx.tell(None if ctx.tokens is None else pack(ctx.tokens, rank))
+        added = self._added(pack(x, rank), lambda block, u: block(u, ctx))
+        ctx.shared, ctx.tokens = shared, outside
         return self._spread(x, logits, chosen, added, rank)
 
     def init_state(self, batch: int, length: int | None = None) -> State:
@@ -121,17 +123,20 @@ class MixtureOfDepths(Wrapper):
         logits = self._logits(x)
         chosen = choose(logits.detach() >= 0, ctx)
         rank = ranks(chosen)
+        self._check_shared(ctx)
+        shared, ctx.shared = ctx.shared, {}
         u, tokens = pack(x, rank), None if ctx.tokens is None else pack(ctx.tokens, rank)
+        outside = ctx.tell(None)
         added = torch.zeros_like(x)
         pieces: list[tuple[list[int], list[Tensor]]] = []
         for (count, *_), rows in self._groups(chosen, state).items():
             before = self._of_rows(state, rows)
-            run = Advance(
-                "prefill", before, self._told(ctx, None if tokens is None else tokens[rows, :count])
-            )
+            ctx.tell(None if tokens is None else tokens[rows, :count])
+            run = Advance("prefill", before, ctx)
             if count:
                 added[rows, :count] = self._added(u[rows, :count], run).to(x.dtype)
             pieces.append((rows, run.after if count else list(before)))
+        ctx.shared, ctx.tokens = shared, outside
         return self._spread(x, logits, chosen, added, rank), self._merged(state, pieces, x.shape[1])
 
     def measure_state(self, length: int) -> dict[str, int]:
@@ -179,14 +184,13 @@ class MixtureOfDepths(Wrapper):
         back = added.gather(1, rank[..., None].expand(added.shape))
         return x + weight[..., None] * back.to(x.dtype)
 
-    def _told(self, ctx: Context, tokens: Tensor | None) -> Context:
-        """What the blocks are told, which see some tokens only."""
+    def _check_shared(self, ctx: Context) -> None:
+        """Refuse values that earlier layers left for all tokens, of which the blocks see some."""
         if ctx.shared and any(layer.value_widths for layer in self.inside()):
             raise ValueError(
                 "mixture-of-depths stands where layers share their values, and its body does not see every "
                 "token; put value-residual into its body, around the layers that share"
             )
-        return dataclasses.replace(ctx, shared={}, tokens=tokens)
 
     def _groups(self, chosen: Tensor, state: State) -> dict[tuple[int, ...], list[int]]:
         """Rows that have chosen as many tokens, now and before: number now, rest -> rows."""

@@ -47,10 +47,12 @@ class SequenceAltUp(Wrapper):
         return (*super().state_kinds, *("recurrent" for _ in self.body), "counter")
 
     def forward(self, x: Tensor, ctx: Context | None = None) -> Tensor:
-        ctx = (Context() if ctx is None else ctx).every(self.config.stride)
+        ctx = Context() if ctx is None else ctx
+        outside = ctx.tell(ctx.every(self.config.stride))
         for i, block in enumerate(self.order()):
             anchors = x[:, :: self.config.stride]
             x = self._correct(i, x, self._kept(i, anchors, block(anchors, ctx)), 0)
+        ctx.tell(outside)
         return x
 
     def init_state(self, batch: int, length: int | None = None) -> State:
@@ -65,7 +67,8 @@ class SequenceAltUp(Wrapper):
         *rest, since = state
         inside, held = rest[: len(rest) - count], rest[len(rest) - count :]
         past = since.shape[1]  # since the last anchor, 0: the first token is one
-        ctx = (Context() if ctx is None else ctx).every(stride, -past % stride)
+        ctx = Context() if ctx is None else ctx
+        outside = ctx.tell(ctx.every(stride, -past % stride))
         after: list[Tensor] = []
         kept: list[Tensor] = []
         at = 0
@@ -82,6 +85,7 @@ class SequenceAltUp(Wrapper):
             after += states
             kept.append(sources[:, -1])
             x = self._correct(i, x, sources, past)
+        ctx.tell(outside)
         return x, (*after, *kept, since.new_zeros(since.shape[0], (past + length) % stride, 0))
 
     def flops(self, length: int) -> int:

@@ -94,7 +94,7 @@ def test_by_default_a_state_is_constant_early_or_grows_with_the_tokens(name: str
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CLASSES)
 def test_compile_gives_the_same_numbers(name: str) -> None:
     compiled(Subject(one_layer(name), dtype=torch.float32), Size(2, 21, DIM))
 
@@ -106,7 +106,9 @@ def test_inductor_gives_the_same_numbers(name: str) -> None:
     compiled(Subject(one_layer(name), dtype=torch.float32), Size(2, 21, DIM), backend="inductor")
 
 
-@pytest.mark.parametrize("name", [n for n in STEPPED if not make(n).measure_state(32)["growing"]])
+@pytest.mark.parametrize(
+    "name", [n for n in CLASSES if n in STEPPED and not make(n).measure_state(32)["growing"]]
+)
 def test_memory_is_linear_in_time_where_the_state_is_fixed(name: str) -> None:
     def peak(length: int) -> int:
         with torch.device("meta"):
@@ -116,7 +118,7 @@ def test_memory_is_linear_in_time_where_the_state_is_fixed(name: str) -> None:
             layer(x, told(x)).square().sum().backward()
         return memory.peak
 
-    assert peak(8192) <= 2.05 * peak(4096)
+    assert peak(4096) <= 2.05 * peak(2048)
 
 
 @pytest.mark.parametrize("name", NAMES)
