@@ -31,6 +31,14 @@ class Choices:
         return choice
 
 
+@dataclass(frozen=True)
+class When:
+    """The step of a call, handed on as an object: a compiler that sees the number copied from context to
+    context compiles anew for each step."""
+
+    step: int
+
+
 @dataclass
 class Context:
     """What does not flow through x: one plain object per model call, never stored on a module.
@@ -44,6 +52,7 @@ class Context:
     choices      discrete choices, where a wrapper runs layers a second time and must meet the same ones
     tokens       ids (B, T) of the positions that are called, (B, 1) in a step; the model sets them, and
                  leaves none where there are no tokens
+    when         the step as inner contexts have it
     """
 
     shared: dict[str, Tensor] = field(default_factory=dict)
@@ -54,12 +63,18 @@ class Context:
     step: int = 0
     choices: Choices | None = None
     tokens: Tensor | None = None
+    when: When | None = None
+
+    def __post_init__(self) -> None:
+        self.when = When(self.step) if self.when is None else self.when
+
+    def inner(self, **changes: Any) -> Context:
+        """A context of a wrapper's own: other values, losses and choices, the same noise."""
+        kept = {"updates": self.updates, "granularity": self.granularity, "seed": self.seed}
+        return Context(**{**kept, "tokens": self.tokens, "when": self.when, **changes})
 
     def tell(self, tokens: Tensor | None) -> Tensor | None:
-        """Set the ids of what is called from here on; the ones so far, which the caller puts back.
-
-        Not a copy with other ids: a compiler that sees `step` copied compiles anew for each step.
-        """
+        """Set the ids of what is called from here on; the ones so far, which the caller puts back."""
         before, self.tokens = self.tokens, tokens
         return before
 
@@ -77,7 +92,8 @@ class Context:
         """
         if self.seed is None:
             return None
-        generator = torch.Generator().manual_seed(keyed_seed(f"{self.seed}/{self.step}/{name}"))
+        assert self.when is not None
+        generator = torch.Generator().manual_seed(keyed_seed(f"{self.seed}/{self.when.step}/{name}"))
         dtype = torch.promote_types(like.dtype, torch.float32)
         return torch.rand(shape, generator=generator).to(device=like.device, dtype=dtype)
 

@@ -47,9 +47,7 @@ class Tape:
     """
 
     calls: list[Call]
-    granularity: Any
-    seed: int | None
-    step: int
+    ctx: Context  # with the noise of the call and none of its tensors
     autocast: Callable[[], contextlib.AbstractContextManager[object]]
     outputs: tuple[int, ...] = ()
     levels: tuple[Dims, ...] = ()
@@ -59,7 +57,7 @@ class Tape:
 def reversible(blocks: Iterable[nn.Module], x: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
     """The two streams after the blocks; their losses, updates and shared values are left in the context."""
     choices = Choices() if ctx.choices is None else ctx.choices
-    tape = Tape([], ctx.granularity, ctx.seed, ctx.step, _autocast(x))
+    tape = Tape([], ctx.inner(updates={}, tokens=None), _autocast(x))
     tensors = [x, x, x]  # where the gradient goes, then the streams
 
     def keep(named: dict[str, Tensor]) -> dict[str, int]:
@@ -77,9 +75,7 @@ def reversible(blocks: Iterable[nn.Module], x: Tensor, ctx: Context) -> tuple[Te
             call = Call(block, keep(own), shared)
             if any(getattr(m, "draws", False) for m in block.modules()):
                 call.rng = _same_rng(x.device)
-            inner = dataclasses.replace(
-                ctx, shared={k: tensors[i] for k, i in shared.items()}, losses={}, choices=choices
-            )
+            inner = ctx.inner(shared={k: tensors[i] for k, i in shared.items()}, choices=choices)
             before = len(choices.made)
             a, b = b, a + block(b, inner)
             call.made = keep({k: t for k, t in inner.shared.items() if k not in shared})
@@ -157,11 +153,9 @@ def _again(
 
     def run(p: Tensor, moving: list[Tensor], still: list[Tensor]) -> tuple[Tensor, ...]:
         at = dict(zip((*places, *fixed), (*moving, *still), strict=True))
-        ctx = Context(
+        ctx = tape.ctx.inner(
             shared={k: at[i] for k, i in call.shared.items()},
-            granularity=tape.granularity,
-            seed=tape.seed,
-            step=tape.step,
+            updates={},
             choices=Choices([at[i] for i in call.choices]),
             tokens=at[tape.tokens[0]] if tape.tokens else None,
         )

@@ -226,9 +226,10 @@ def test_processes_leave_no_files_and_no_threads_behind() -> None:
     for one in told:
         one.end()
     end = time.monotonic() + 5.0
-    while held() != before and time.monotonic() < end:
+    # What another test left may end meanwhile.
+    while any(now > then for now, then in zip(held(), before, strict=True)) and time.monotonic() < end:
         time.sleep(0.05)
-    assert held() == before
+    assert all(now <= then for now, then in zip(held(), before, strict=True)), (held(), before)
 
 
 # A worker that answers every job at once, and imports nothing for it.

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
+import architectures
 import mad
 from architectures.primitive import Context, Primitive
 from mad.data.protocol import Protocol, get_protocol
@@ -24,7 +26,7 @@ from mad.run.batched import Batched
 from mad.run.batches import load, order
 from mad.run.cost import cost_of, training_work
 from mad.run.engines import Options, get_engine
-from mad.run.learners import Turns
+from mad.run.learners import Objective, Turns
 from mad.run.optim import learning_rate
 from mad.run.place import find_place
 from mad.run.runner import check_cell, run_group
@@ -566,6 +568,28 @@ def test_compiling_changes_no_curve(replicas: Replicas) -> None:
     )
     assert all(o.note is None for o in compiled)
     close(compiled, eager, rel=2e-4)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "mlp",
+        "sequence-altup{mlp}",
+        "mixture-of-depths{mlp}",
+        "reversible{mlp mlp}",
+        "bigram-hash{repeat{mlp}}",
+    ],
+)
+def test_a_step_is_compiled_once_whatever_its_number(body: str) -> None:
+    torch.compiler.reset()
+    counter = CompileCounter()
+    model = architectures.build(body, vocab_size=8, dim=16, max_len=8, seed=0)
+    objective = Objective(model)
+    fast = torch.compile(objective, backend=counter, dynamic=False)
+    for step in range(3):
+        tokens = torch.randint(8, (2, 8), generator=torch.Generator().manual_seed(step))
+        fast(tokens, tokens, *objective.contexts(0, step))
+    assert counter.frame_count == 1
 
 
 def test_the_tenth_model_of_a_process_is_still_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
