@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from architectures.families.recurrent import step_once
 from architectures.families.wrapper import Advance, Block, Run, Wrapper, outermost
+from architectures.functional.packing import pack, ranks
 from architectures.functional.precision import full_precision
 from architectures.parts.norms import rms_norm
 from architectures.primitive import Context, Options, State, choose, option
@@ -97,8 +98,7 @@ class MixtureOfDepths(Wrapper):
             loss = self.config.loss * self._lag(logits)
             ctx.losses[key] = ctx.losses[key] + loss if key in ctx.losses else loss
         rank = ranks(chosen)
-        self._check_shared(ctx)
-        shared, ctx.shared = ctx.shared, {}
+        shared = self._alone(ctx)
         outside = ctx.tell(None if ctx.tokens is None else pack(ctx.tokens, rank))
         added = self._added(pack(x, rank), lambda block, u: block(u, ctx))
         ctx.shared, ctx.tokens = shared, outside
@@ -123,8 +123,7 @@ class MixtureOfDepths(Wrapper):
         logits = self._logits(x)
         chosen = choose(logits.detach() >= 0, ctx)
         rank = ranks(chosen)
-        self._check_shared(ctx)
-        shared, ctx.shared = ctx.shared, {}
+        shared = self._alone(ctx)
         u, tokens = pack(x, rank), None if ctx.tokens is None else pack(ctx.tokens, rank)
         outside = ctx.tell(None)
         added = torch.zeros_like(x)
@@ -184,13 +183,15 @@ class MixtureOfDepths(Wrapper):
         back = added.gather(1, rank[..., None].expand(added.shape))
         return x + weight[..., None] * back.to(x.dtype)
 
-    def _check_shared(self, ctx: Context) -> None:
-        """Refuse values that earlier layers left for all tokens, of which the blocks see some."""
+    def _alone(self, ctx: Context) -> dict[str, Tensor]:
+        """Take away what earlier layers left for all tokens, of which the blocks see some."""
         if ctx.shared and any(layer.value_widths for layer in self.inside()):
             raise ValueError(
                 "mixture-of-depths stands where layers share their values, and its body does not see every "
                 "token; put value-residual into its body, around the layers that share"
             )
+        shared, ctx.shared = ctx.shared, {}
+        return shared
 
     def _groups(self, chosen: Tensor, state: State) -> dict[tuple[int, ...], list[int]]:
         """Rows that have chosen as many tokens, now and before: number now, rest -> rows."""
@@ -236,18 +237,6 @@ class MixtureOfDepths(Wrapper):
                     old[rows] = t.to(old.dtype)
             merged.append(old)
         return sizes, *merged
-
-
-def ranks(chosen: Tensor) -> Tensor:
-    """(B, T) -> where each token goes if the chosen ones come first, both kinds in their order."""
-    here = chosen.long().cumsum(1)
-    return torch.where(chosen, here - 1, here[:, -1:] + (~chosen).long().cumsum(1) - 1)
-
-
-def pack(z: Tensor, rank: Tensor) -> Tensor:
-    """z (B, T, ...) with token t at rank[:, t]."""
-    index = rank.reshape(*rank.shape, *(1,) * (z.dim() - 2)).expand(z.shape)
-    return torch.zeros_like(z).scatter(1, index, z)
 
 
 def _size(t: Tensor) -> int:

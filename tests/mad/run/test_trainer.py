@@ -570,15 +570,10 @@ def test_compiling_changes_no_curve(replicas: Replicas) -> None:
     close(compiled, eager, rel=2e-4)
 
 
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     "body",
-    [
-        "mlp",
-        "sequence-altup{mlp}",
-        "mixture-of-depths{mlp}",
-        "reversible{mlp mlp}",
-        "bigram-hash{repeat{mlp}}",
-    ],
+    ["sequence-altup{mlp}", "mixture-of-depths{mlp}", "reversible{mlp mlp}", "bigram-hash{repeat{mlp}}"],
 )
 def test_a_step_is_compiled_once_whatever_its_number(body: str) -> None:
     torch.compiler.reset()
