@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import architectures
+from architectures.functional.packing import pack, ranks
 from architectures.primitive import Context
-from architectures.primitives.mixture_of_depths import pack, ranks
 from architectures.sizes.accounting import account
 from tests.architectures.helpers import close, decodes_and_learns, in_pieces, noise, rms, wrapper_of
 
