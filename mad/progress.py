@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 
 from mad.data.records import Record
 from mad.messages import last_words, one_line, printable
-from mad.score.selection import measure_of
+from mad.score.selection import measure_of, preference
 
 if TYPE_CHECKING:
     from mad.run.sweep import Group
@@ -125,10 +125,8 @@ def _outcome(records: list[Record]) -> str:
         return "diverged, scored at chance"
     protocol = scored[0].config.protocol
 
-    def accuracy(record: Record, split: str) -> float:
-        return measure_of(record, split).accuracy(protocol.metric)
-
-    best = max(scored, key=lambda record: accuracy(record, protocol.select_on))
+    best = min(scored, key=lambda record: preference(record, protocol))
     diverged = sum(record.status == "diverged" for record in records)
     note = f", {diverged} diverged" if diverged else ""
-    return f"{accuracy(best, 'test'):.3f} on test (lr {best.config.lr:g}){note} in {clock(seconds)}"
+    accuracy = measure_of(best, "test").accuracy(protocol.metric)
+    return f"{accuracy:.3f} on test (lr {best.config.lr:g}){note} in {clock(seconds)}"

@@ -41,23 +41,26 @@ def choose(group: Group, setting: Setting, protocol: Protocol) -> Choice | None:
         return None
     runs = {point: group[point] for point in setting.grid}
     scored = [point for point, run in runs.items() if run.status == "ok"]
-    watched = {point: measure_of(runs[point], protocol.select_on) for point in scored}
-    accuracy = {point: found.accuracy(protocol.metric) for point, found in watched.items()}
+    accuracy = {point: -preference(runs[point], protocol)[0] for point in scored}
     accuracy |= {point: metrics_of(run).chance for point, run in runs.items() if run.status == "diverged"}
     if not scored:
         point, chance = setting.grid[0], metrics_of(runs[setting.grid[0]]).chance
         return Choice(point, runs[point], chance, False, chance, chance, ())
 
-    def preference(point: Point) -> tuple[float, float]:
-        loss = measure_of(runs[point], "validation").loss
-        return -accuracy[point], math.inf if loss is None else loss
-
-    best = min(scored, key=preference)  # `min` keeps the first of equals, so the grid's order decides last.
+    # `min` keeps the first of equals, so the grid's order decides last.
+    best = min(scored, key=lambda point: preference(runs[point], protocol))
     test = measure_of(runs[best], "test")
     edges = () if accuracy[best] >= protocol.solved_at else tuple(_edges(best, accuracy, setting))
     value = test.accuracy(protocol.metric)
     apart = _apart(value, measure_of(runs[best], "validation").accuracy(protocol.metric), setting)
     return Choice(best, runs[best], value, apart, test.micro, test.macro, edges)
+
+
+def preference(run: Record, protocol: Protocol) -> tuple[float, float]:
+    """What is least of the run that is chosen: accuracy, negated, and among equals the validation loss."""
+    loss = measure_of(run, "validation").loss
+    found = measure_of(run, protocol.select_on).accuracy(protocol.metric)
+    return -found, math.inf if loss is None else loss
 
 
 def _apart(test: float, validation: float, setting: Setting) -> bool:

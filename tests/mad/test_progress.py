@@ -12,6 +12,8 @@ from mad.run.cost import estimate, work
 from mad.run.place import find_place
 from mad.run.sweep import Group, plan
 from mad.run.trainer import Progress
+from mad.score.selection import choose
+from tests.mad.records import record, setting
 
 
 def groups() -> list[Group]:
@@ -38,6 +40,20 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch)
     assert "step 4/8, best 0.250" in lines[0]
     assert lines[1].startswith("[1/2] swiglu on compression") and "61 s left" in lines[1]
     assert lines[2].startswith("[2/2]") and "left" not in lines[2]
+
+
+def test_a_line_names_the_run_that_the_board_chooses() -> None:
+    at = setting("compression[vocab_size=8, seq_len=8]")
+    # Equal on validation rows: the lower validation loss decides, on the board and here.
+    runs = [record(at, 1e-3, test=0.25, validation=0.5, loss=2.0)]
+    runs.append(record(at, 2e-3, test=0.75, validation=0.5, loss=1.0))
+    chosen = choose({(run.config.lr, 0.0): run for run in runs}, at, get_protocol("sound"))
+    out = io.StringIO()
+    first, second = groups()
+    with Display(2, lambda group: 1.0, Console(file=out, width=120)) as display:
+        display.planned([first, second])
+        display.ended(first, runs)
+    assert chosen is not None and chosen.value == 0.75 and "0.750 on test (lr 0.002)" in out.getvalue()
 
 
 def test_a_bar_with_time_left_on_a_terminal() -> None:
