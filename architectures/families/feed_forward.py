@@ -30,7 +30,7 @@ class FeedForward(Primitive):
     class Config(Options):
         inner: int | None = inner_width("4 times the width")
         expand: float | None = option(
-            None, "inner width over the width, with inner=none; none: as inner says"
+            None, "inner width over the width, with inner=none; none: as inner says", most=1024
         )
         bias: bool = option(False, "biases of the maps")
         canon: int = canon_taps("the inner units, before the activation")

@@ -38,7 +38,9 @@ class RGLRU(Recurrent):
     undecayed = ("rate", "gate_bias", "conv.weight")
 
     class Config(Options):
-        expand: float = option(1.0, "width of the recurrence over the model's, to the nearest multiple of 16")
+        expand: float = option(
+            1.0, "width of the recurrence over the model's, to the nearest multiple of 16", most=1024
+        )
         heads: int | None = option(None, "gate blocks; none: one for each 16 channels", per="width", least=1)
         conv: int = taps(4, "the short convolution")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -111,15 +110,15 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
     """`fresh`: nobody has set anything on the layers, so that equal ones have equal accounts."""
     layers = []
     counted: dict[Any, LayerAccount] = {}
-    for name, layer in _named(model):
-        # A wrapper depends on its body, which its config does not tell; the first of a kind may lack tensors.
-        alike = fresh and layer.mixes != "stream"
-        key = (type(layer), layer.config, layer.index == 0) if alike else layer
+    for item, layer in _placed(model):
+        # The first of a kind, also in a body, may lack tensors.
+        firsts = tuple(m.index == 0 for m in layer.modules() if isinstance(m, Primitive))
+        key: Any = (item, firsts) if fresh else layer
         if key not in counted:
             state, nominal = _measure(layer, seq_len)
             reads = layer.reads(seq_len)
             counted[key] = LayerAccount(
-                name=name,
+                name=item.name,
                 mixes=layer.mixes,
                 params=sum(p.numel() for p in layer.parameters()),
                 active=layer.active_params(),
@@ -128,7 +127,7 @@ def _count(model: SequenceModel, seq_len: int, *, fresh: bool) -> Account:
                 nominal=nominal,
                 reads=state["total"] if reads is None and state is not None else reads,
             )
-        layers.append(dataclasses.replace(counted[key], name=name))
+        layers.append(counted[key])
     params = sum(p.numel() for p in model.parameters())
     head = 0 if model.options.tied else sum(p.numel() for p in model.head.parameters())
     embedding = model.embedding.weight.numel() + head
@@ -165,7 +164,7 @@ def _training_flops(model: SequenceModel, seq_len: int, flops: float) -> float |
         flops = 0.0
     for granularity, often in enumerate(passes):
         with as_submodel(model, granularity):
-            inside = sum(layer.flops(seq_len) for _, layer in _named(model)) / seq_len
+            inside = sum(layer.flops(seq_len) for _, layer in _placed(model)) / seq_len
         flops += often * (inside + readout_flops(model, seq_len))
     return 3 * flops
 
@@ -182,15 +181,15 @@ def _measure(layer: Primitive, seq_len: int) -> tuple[dict[str, int] | None, int
         return None, None
 
 
-def _named(model: SequenceModel) -> list[tuple[str, Primitive]]:
-    """Every layer that is inside no other one, which counts what it holds, with its name in the spec."""
-    return list(zip(_names(model.spec), outermost(model.blocks), strict=True))
+def _placed(model: SequenceModel) -> list[tuple[Layer, Primitive]]:
+    """Every layer that is inside no other one, which counts what it holds, with its item of the spec."""
+    return list(zip(_items(model.spec), outermost(model.blocks), strict=True))
 
 
-def _names(spec: Spec) -> Iterator[str]:
+def _items(spec: Spec) -> Iterator[Layer]:
     for item in spec:
         if isinstance(item, Layer):
-            yield item.name
+            yield item
         else:
             for branch in item.branches:
-                yield from _names(branch)
+                yield from _items(branch)
