@@ -36,7 +36,7 @@ class M2RNN(MatrixMemory):
 
     anew = False
     undecayed = ("log_rate", "dt_bias", "skip")
-    straight_through = True  # a clipped gradient is no slope
+    straight_through = True  # a clipped gradient is not the slope
 
     class Config(MatrixMemory.Config):
         conv: int = taps(4)
