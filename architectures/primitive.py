@@ -120,10 +120,11 @@ class Primitive(nn.Module):
     causal: bool = True
     # False where rounding lets the future leak at the level of the last bit, as an FFT does.
     exact_causality: bool = True
-    # A user's module, which may draw from the global random state; our layers draw from the context only.
-    draws: ClassVar[bool] = False
-    # The layer reads the ids of the tokens beside x: `token_ids`. Its constructor takes `vocab_size` as well,
-    # and keeps it; earlier ids that decoding needs are integers of the state, of kind "conv".
+    draws: ClassVar[bool] = False  # A user's module may, from the global random state; ours never do.
+    # One of `grammar.index.KINDS`, for pictures; a family declares it. "": a user's layer that does not say.
+    kind: ClassVar[str] = ""
+    # The layer reads the ids of the tokens: `token_ids`. It takes and keeps `vocab_size`; earlier ids that
+    # decoding needs are integers of the state, of kind "conv".
     reads_tokens: ClassVar[bool] = False
     vocab_size: int = 0
     # Tensors of a routed layer, of which one batch may use only a part.
@@ -134,8 +135,7 @@ class Primitive(nn.Module):
     writers: ClassVar[tuple[str, ...]] = ("out",)
     # Tensors, or modules of them, that are not decayed, of those that the layer has.
     undecayed: tuple[str, ...] = ()
-    # A token changes entries of the growing state that earlier tokens wrote, or is told by all of them: to
-    # cut off the entry of a token does not take it back.
+    # A token changes growing entries of earlier tokens, or is told by all: cutting its entry undoes nothing.
     rewrites: ClassVar[bool] = False
     # A discrete choice has a gradient that is an estimate, chosen to train, and not the slope.
     straight_through: ClassVar[bool] = False

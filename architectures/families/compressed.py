@@ -49,6 +49,7 @@ class CompressedAttention(Primitive):
     the number of tokens, and what the subclass keeps.
     """
 
+    kind = "attention"
     forward = forward_anew
     step = step_once
     undecayed: tuple[str, ...] = ("sink", "compressor.bias")

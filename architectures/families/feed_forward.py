@@ -22,6 +22,7 @@ class FeedForward(Primitive):
     The state is that of `canon`, a short convolution of the inner units before f: the tail of each map.
     """
 
+    kind = "mlp"
     writers = ("down",)
     undecayed = ("up_canon", "gate_canon")
     gated: ClassVar[bool] = False

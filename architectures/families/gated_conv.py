@@ -30,6 +30,7 @@ class GatedConv(Primitive):
     last inputs of the featuriser, which no activation follows. The featuriser has a bias where W_i has one.
     """
 
+    kind = "convolution"
     config: GatedConvConfig
     forward = forward_anew
     # A subclass adds the parameters of its operator, which are functions of time.

@@ -42,6 +42,7 @@ class KeyValueMemory(Primitive):
     positions, and has no state; it takes `step` and `prefill` from `Primitive`.
     """
 
+    kind = "attention"
     step = step_once
     window: int | None = None
     rope_base: float = 1e4

@@ -77,6 +77,7 @@ class MatrixMemory(Primitive):
     gates    element-wise multiplications per token outside the recurrence that count as work
     """
 
+    kind = "recurrence"
     form: ClassVar[Literal["plain", "tied", "free"]] = "plain"
     decay: ClassVar[Literal["scalar", "vector"]] = "scalar"
     before: ClassVar[bool] = False

@@ -21,6 +21,7 @@ def step_once(self: Primitive, x: Tensor, state: State, ctx: Context | None = No
 class Recurrent(Primitive):
     """The base of layers that are nothing but a `prefill`, by default of `nn.Linear` maps."""
 
+    kind = "recurrence"
     forward = forward_anew
     step = step_once
 

@@ -26,6 +26,8 @@ class Wrapper(Primitive):
     The stream is (..., D): the same code runs (B, T, D) and, in `step`, (B, D).
     """
 
+    kind = "wrapper"
+
     def __init__(self, config: object, *, body: list[Block], **place: int) -> None:
         super().__init__(config, **place)
         self.body = nn.ModuleList(body)

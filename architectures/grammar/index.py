@@ -15,6 +15,8 @@ from architectures.files import whole_file
 
 PATH = Path(__file__).with_name("index.json")
 DIM = LENGTH = 128
+# What a layer is at a glance: "mlp" maps channels, "experts" choose or look up the weights that they use.
+KINDS = ("attention", "recurrence", "convolution", "mlp", "experts", "wrapper")
 NAMED = ("name", "mixes", "version", "paper", "known_as", "hypothesis")
 
 
@@ -26,11 +28,11 @@ def read() -> list[dict[str, Any]]:
 def describe() -> list[dict[str, Any]]:
     """The same from the registry itself.
 
-    name, mixes, version, paper, known_as, hypothesis, summary (the first line of the docstring), options
-    (default, doc, scales), and at width 128: params, state (after 128 tokens, by kind), reads (how much of it
-    a step reads), nominal, flops (forward, per token, over 128 tokens), formula (the state by kind as a
-    function of width D and tokens T, fitted to what was measured). A wrapper is described with the body of
-    its example.
+    name, mixes, version, paper, known_as, hypothesis, kind, summary (the first line of the docstring),
+    options (default, doc, scales), and at width 128: params, state (after 128 tokens, by kind), reads (how
+    much of it a step reads), nominal, flops (forward, per token, over 128 tokens), formula (the state by kind
+    as a function of width D and tokens T, fitted to what was measured). A wrapper is described with the body
+    of its example.
     """
     from architectures import registry
 
@@ -68,6 +70,7 @@ def _row(entry: Any) -> dict[str, Any]:
     }
     return {
         **{key: getattr(entry, key) for key in NAMED},
+        "kind": entry.cls.kind,
         "summary": entry.equation or (inspect.getdoc(entry.cls) or "").partition("\n")[0],
         "options": options,
         **{key: getattr(layer, key) for key in ("params", "state", "reads", "nominal", "flops")},

@@ -42,6 +42,7 @@ class Engram(Recurrent):
     context is unmoved.
     """
 
+    kind = "experts"
     reads_tokens: ClassVar[bool] = True
     writers = ("value",)
     undecayed = ("conv",)

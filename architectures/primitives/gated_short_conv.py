@@ -19,6 +19,7 @@ class GatedShortConv(Recurrent):
     Differs from the paper: nothing known.
     """
 
+    kind = "convolution"
     undecayed = ("conv.weight",)
 
     class Config(Options):

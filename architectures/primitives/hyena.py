@@ -103,6 +103,7 @@ class MHHyena(Recurrent):
     places (8 heads of 16: `head_dim=16`).
     """
 
+    kind = "convolution"
     exact_causality = False
 
     undecayed = ("skip", "conv.weight")

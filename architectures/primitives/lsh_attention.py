@@ -31,6 +31,7 @@ class LSHAttention(Recurrent):
     does not see.
     """
 
+    kind = "attention"
     undecayed = ("conv.weight",)
 
     class Config(Options):

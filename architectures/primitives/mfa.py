@@ -21,6 +21,7 @@ class FactoredQueries(Primitive):
     The keys are kept as they were before RoPE and turned when they are read, all of them.
     """
 
+    kind = "attention"
     forward = forward_anew
     step = step_once
 

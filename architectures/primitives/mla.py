@@ -26,6 +26,7 @@ class LatentAttention(Primitive):
     layer shares none with others. Differs from the paper: queries are not compressed.
     """
 
+    kind = "attention"
     undecayed = ("conv.weight",)
 
     class Config(Options):

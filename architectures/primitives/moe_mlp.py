@@ -30,6 +30,7 @@ class MoEMLP(Primitive):
     renormalised; no capacity, so that no token is dropped.
     """
 
+    kind = "experts"
     routed = ("gate", "up", "down")
     writers = ("down",)
 

@@ -28,6 +28,7 @@ class ProductKeyMemory(Primitive):
     query, instead of batch normalisation; 2 heads and 1,024 values by default, for models of width 128.
     """
 
+    kind = "experts"
     routed = ("values",)
     writers = ("values",)
 

@@ -19,6 +19,7 @@ from architectures.registry import primitive
 class ShiftedMLP(Primitive):
     """What the three have in common: y = W_v relu(W_k z)^2, gated or not; the state is the token before."""
 
+    kind = "mlp"
     forward = forward_anew
     step = step_once
     state_kinds = ("conv",)

@@ -30,6 +30,7 @@ class SparseAttention(Recurrent):
     no biases.
     """
 
+    kind = "attention"
     writers = ("value",)
 
     class Config(Options):

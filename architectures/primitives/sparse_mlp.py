@@ -41,6 +41,7 @@ class SparseMLP(Recurrent):
     Differs from the paper: no biases b_1 and b_2 unless `bias`; blocks of 16, there 64.
     """
 
+    kind = "mlp"
     routed = ("up", "down")
     writers = ("down", "down_bias", "sru.up")
     straight_through = True

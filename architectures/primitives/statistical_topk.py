@@ -61,6 +61,7 @@ class StatisticalTopKMLP(Primitive):
     to be stored, and worse at memorisation.
     """
 
+    kind = "mlp"
     writers = ("down",)
 
     class Config(ShareOptions):

@@ -29,6 +29,7 @@ class TensorProductAttention(Primitive):
     look for different things.
     """
 
+    kind = "attention"
     forward = forward_anew
     step = step_once
 

@@ -598,3 +598,10 @@ def test_a_variant_of_another_form_states_its_own_equation(name: str) -> None:
         own = (entry.cls.__doc__ or "").partition("\n")[0]
         (row,) = [row for row in index.read() if row["name"] == name]
         assert row["summary"] == entry.equation and not own.startswith(entry.equation)
+
+
+def test_every_layer_says_what_kind_it_is() -> None:
+    rows = index.read()
+    assert {row["kind"] for row in rows} == set(index.KINDS)
+    may = {"channel": ("mlp", "experts"), "stream": ("wrapper",), "time": index.KINDS}
+    assert all(row["kind"] in may[row["mixes"]] for row in rows)
