@@ -19,7 +19,7 @@ from scaling.report.figures import finish, legend, looks, panels, save
 
 def draw(store: Path, path: Path) -> None:
     """One panel: scores with their 95 % intervals by task, chance as a grey line under each."""
-    scores = scores_of(suite="quick", store=store)
+    scores = scores_of(suite="quick", store=store, reference=False)
     tasks = scores.tasks
     names = [row.label for row in scores.architectures]
     look = looks(names)

@@ -17,6 +17,7 @@ from mad.run.battery import execute as execute
 from mad.run.battery import prepare as prepare
 from mad.score import Scores, score
 from mad.store import Store, default_path
+from mad.store.reference import reference_records
 from mad.tracking import By, read_tracking
 
 if TYPE_CHECKING:
@@ -251,25 +252,43 @@ def check(
         return examine_models(asked, where=where, only=only, report=report)
 
 
-def scores_of(*, suite: str = "quick", protocol: str = "sound", store: str | Path | None = None) -> Scores:
+def scores_of(
+    *,
+    suite: str = "quick",
+    protocol: str = "sound",
+    store: str | Path | None = None,
+    reference: bool = True,
+) -> Scores:
     """Score everything in the store that belongs to a suite, as `leaderboard` does; needs no torch."""
     from architectures.grammar.index import read
 
     versions = {entry["name"]: entry["version"] for entry in read()}
-    with Store(store, read_only=True) as opened:
-        return score(opened.records(), get_suite(suite), get_protocol(protocol), versions=versions)
+    exam, referee = get_suite(suite), get_protocol(protocol)
+    packaged = reference_records(exam.name) if reference else []
+    own: list[Record] = []
+    # Reference results are there before the first run is made; a store that was named must be.
+    if store is not None or not packaged or default_path().exists():
+        with Store(store, read_only=True) as opened:
+            own = opened.records()
+    return score(own, exam, referee, versions=versions, reference=packaged)
 
 
 def leaderboard(
-    *, suite: str = "quick", protocol: str = "sound", store: str | Path | None = None
+    *,
+    suite: str = "quick",
+    protocol: str = "sound",
+    store: str | Path | None = None,
+    reference: bool = True,
 ) -> pandas.DataFrame:
     """The leaderboard of a suite: one row per architecture, best first; scores from 0 to 1 with 95 %
-    intervals. An empty table where nothing of the suite is stored.
+    intervals. An empty table where there is no run of the suite.
 
     suite, protocol  as in `bench`: a run counts by its content, whatever it was made for
-    store            path of the store; None: $MAD_STORE, else the user's data directory; one that is missing
-                     is refused with a ValueError
+    store            path of the store; None: $MAD_STORE, else the user's data directory; a named one that is
+                     missing is refused with a ValueError
+    reference        whether the results that come with the package stand beside those of the store; where
+                     both have a run, that of the store counts
 
     The columns are described in `mad.board.columns` and in docs/protocol.md.
     """
-    return frame(scores_of(suite=suite, protocol=protocol, store=store))
+    return frame(scores_of(suite=suite, protocol=protocol, store=store, reference=reference))

@@ -59,9 +59,10 @@ def short(number: float | None) -> str:
 
 
 def name_of(row: ArchitectureScore, scores: Scores) -> str:
-    """The label, with a mark where the row is stale or lacks tasks."""
+    """The label, with a mark where the row came with the package, is stale or lacks tasks."""
     complete = sum(task.complete for task in row.tasks.values())
-    marks = ["stale"] if row.stale else []
+    marks = ["ref"] if row.reference == row.runs else []
+    marks += ["stale"] if row.stale else []
     marks += [] if row.complete else [f"{complete}/{len(scores.tasks)} tasks"]
     return f"{row.label} ({', '.join(marks)})" if marks else row.label
 
@@ -139,7 +140,9 @@ FIRST = [
 ]
 LAST = [
     Column("seeds", "the smallest number of seeds of a setting", "Int64"),
+    Column("runs", "how many the row is made of", "Int64"),
     Column("imported", "runs that came out of a file", "Int64"),
+    Column("reference", "runs that came with the package", "Int64"),
     Column(
         "interval",
         "`seeds`: bootstrap over seeds; `rows`: binomial over test rows of one seed",

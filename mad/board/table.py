@@ -112,6 +112,11 @@ def _lines(scores: Scores, iso: Collection[str]) -> Iterator[str]:
         sizes = {column.name: f"{column.heading}, {column.about}" for column in columns(())}
         told = (sizes[column] for name, column in EQUAL.items() if name in iso)
         yield f"Sizes shown: {'; '.join(told)}."
+    if scores.reference:
+        made = "; ".join(scores.reference)
+        yield f"(ref): a reference result, which comes with the package (made by {made})."
+        if all(row.reference for row in rows):
+            yield "There are no runs of your own yet: `mad bench` makes some, and they stand beside these."
     for row in rows:
         said = [*([f"missing {_missing(row, scores)}"] if row.missing else []), *row.notes]
         if said:

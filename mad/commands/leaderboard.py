@@ -15,11 +15,14 @@ def leaderboard(
     iso: Annotated[
         str, option("Show the sizes that bench --iso made equal, comma-separated: state, params.")
     ] = "",
+    reference: Annotated[
+        bool, option("Show the results that come with the package too.", "--reference/--no-reference")
+    ] = True,
 ) -> None:
-    """Compare every architecture in the store."""
+    """Compare every architecture in the store, and those whose results come with the package."""
     from mad.api import scores_of
     from mad.board import render
 
-    scores = scores_of(suite=suite, protocol=protocol, store=store)
+    scores = scores_of(suite=suite, protocol=protocol, store=store, reference=reference)
     color, equal = sys.stdout.isatty(), listed(iso) or []
     sys.stdout.write(render(scores, format, width=terminal.width(), color=color, iso=equal))

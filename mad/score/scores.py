@@ -8,8 +8,9 @@ mean over tasks. Runs belong to a suite by content, whatever they were called wh
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ import synthetic_tasks
 from mad.data.protocol import Protocol, Setting, Suite
 from mad.data.records import DONE, Cost, Record, setting_key
 from mad.score.interval import RESAMPLES, Array, Estimate, average, mean, over_rows, over_seeds
-from mad.score.remarks import remarks
+from mad.score.remarks import makers, remarks
 from mad.score.selection import Choice, Group, Point, choose, metrics_of
 
 Answers = dict[str, dict[int, Group]]  # by setting key and seed
@@ -64,8 +65,8 @@ class ArchitectureScore:
     """A row of the leaderboard.
 
     Costs are those of the suite's first setting that was scored. `mad` is the mean over the tasks that are
-    there, None where there is none. `seeds` is the smallest number of seeds of a setting. `imported` counts
-    the runs that came out of a file.
+    there, None where there is none. `seeds` is the smallest number of seeds of a setting. Of its `runs`,
+    `imported` counts those that came out of a file, and `reference` those that came with the package.
     """
 
     rank: int
@@ -85,7 +86,9 @@ class ArchitectureScore:
     interval_kind: Literal["seeds", "rows"]
     tasks: dict[str, TaskScore]
     seeds: int
+    runs: int
     imported: int
+    reference: int
     missing: tuple[str, ...]
     notes: tuple[str, ...]
     stale: bool
@@ -94,7 +97,9 @@ class ArchitectureScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The scores of a suite under a protocol, best first; `settings` are those of each task."""
+    """The scores of a suite under a protocol, best first; `settings` are those of each task. `reference` says
+    what the runs that came with the package were made by.
+    """
 
     suite: str
     protocol: str
@@ -103,6 +108,7 @@ class Scores:
     chance: dict[str, float]
     ceiling: dict[str, float]
     architectures: tuple[ArchitectureScore, ...]
+    reference: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -115,15 +121,19 @@ def score(
     protocol: Protocol,
     *,
     versions: Mapping[str, int] | None = None,
+    reference: Iterable[Record] = (),
     seed: int = 0,
 ) -> Scores:
     """Score every architecture that has a run of the suite under the protocol.
 
-    `versions` are the primitives' current ones: an older one makes a row stale. `seed` is the bootstrap's.
+    `reference` are runs that came with the package: they count where `records` lack them. `versions` are the
+    primitives' current ones: an older one makes a row stale. `seed` is the bootstrap's.
     """
     exam = _exam(suite, protocol)
     answers: dict[str, Answers] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
-    for record in records:
+    own, packaged = {run.id: run for run in records}, {run.id: run for run in reference}
+    packaged = {id: run for id, run in packaged.items() if id not in own}
+    for record in chain(own.values(), packaged.values()):
         config = record.config
         key, point = config.setting_key, (config.lr, config.weight_decay)
         # A suite fixes the width as well; a factory of whole models has none to fix.
@@ -133,7 +143,7 @@ def score(
     # A row of uniform numbers per seed: the same ones resample every setting and every architecture.
     uniform = np.random.default_rng(seed).random((most, RESAMPLES))
     rows = [
-        _architecture(key, found, exam, suite, protocol, versions or {}, uniform)
+        _architecture(key, found, exam, suite, protocol, versions or {}, packaged, uniform)
         for key, found in sorted(answers.items())
     ]
     settings: dict[str, tuple[str, ...]] = {}
@@ -147,6 +157,7 @@ def score(
         chance=_bound(rows, lambda setting: setting.chance),
         ceiling=_bound(rows, lambda setting: setting.ceiling),
         architectures=tuple(_ranked(_distinct(rows))),
+        reference=makers(run for found in answers.values() for run in _runs(found) if run.id in packaged),
     )
 
 
@@ -178,6 +189,7 @@ def _architecture(
     suite: Suite,
     protocol: Protocol,
     versions: Mapping[str, int],
+    packaged: Collection[str],
     uniform: Array,
 ) -> ArchitectureScore:
     chosen: dict[str, dict[int, Choice]] = {}
@@ -208,7 +220,7 @@ def _architecture(
     }
     mad = mean(list(numbers.values())) if numbers else None
 
-    records = [run for groups in answers.values() for group in groups.values() for run in group.values()]
+    records = _runs(answers)
     config = records[0].config
     spec, given = _spelling(records)
     old = [
@@ -233,7 +245,9 @@ def _architecture(
         tasks=tasks,
         seeds=min(counts),
         missing=tuple(missing),
+        runs=len(records),
         imported=sum(record.imported for record in records),
+        reference=sum(record.id in packaged for record in records),
         notes=tuple(remarks(tasks, number_of_settings, counts, suite.seeds, old, records)),
         stale=bool(old),
         complete=len(chosen) == len(exam),
@@ -273,6 +287,10 @@ def _setting(
         cost=next(iter(choices.values())).record.cost,
     )
     return setting, number
+
+
+def _runs(answers: Mapping[str, Mapping[int, Group]]) -> list[Record]:
+    return [run for groups in answers.values() for group in groups.values() for run in group.values()]
 
 
 def _lack(question: _Question, seed: int, group: Group) -> str:

@@ -67,7 +67,7 @@ def read_scores(
     else:
         from mad.api import leaderboard
 
-        frame = leaderboard(suite=suite, protocol=protocol, store=store)
+        frame = leaderboard(suite=suite, protocol=protocol, store=store, reference=False)
         if frame.empty:
             raise ValueError(
                 f"the store holds no scores of suite {suite!r}; run `mad bench` on the architectures first, "

@@ -1,0 +1,70 @@
+"""Results that come with the package, beside one's own."""
+
+from pathlib import Path
+
+import pytest
+
+import mad
+from mad.api import scores_of
+from mad.board import render
+from mad.data.protocol import SUITES
+from mad.score import score
+from mad.store import Store
+from mad.store.reference import FOLDER, reference_records
+from tests.mad.records import SOUND, group, setting, suite
+
+RECALL = setting("in-context-recall[vocab_size=8, seq_len=16]")
+TEST = suite(RECALL)
+
+
+def test_packaged_runs_count_where_the_store_lacks_them() -> None:
+    mine, theirs = group(RECALL, 0.5, 0.6), group(RECALL, 0.7, 0.8)
+    mixed = score(mine[:1], TEST, SOUND, reference=theirs)
+    (row,) = mixed.architectures
+    assert (row.runs, row.reference, row.seeds) == (2, 1, 1)
+    assert row.mad is not None and row.mad.value == 0.8
+    (own,) = score(mine, TEST, SOUND, reference=theirs).architectures
+    assert (own.runs, own.reference) == (2, 0) and own.mad is not None and own.mad.value == 0.6
+    assert score(mine, TEST, SOUND, reference=theirs).reference == ()
+
+
+def test_a_reference_row_is_marked_and_its_making_is_said_once() -> None:
+    made = {"mad_suite": "0.1.0", "torch": "2.13.0", "device": "cpu", "device_name": "[b]EPYC"}
+    theirs = [run.model_copy(update={"environment": made}) for run in group(RECALL, 0.7, 0.8, spec="mamba")]
+    text = " ".join(render(score(group(RECALL, 0.5, 0.6), TEST, SOUND, reference=theirs)).split())
+    assert "mamba (ref)" in text and "hyena swiglu (ref)" not in text
+    assert text.count("mad-suite 0.1.0, torch 2.13.0, cpu ([b]EPYC)") == 1 and "of your own" not in text
+    alone = render(
+        score([], TEST, SOUND, reference=[run.model_copy(update={"environment": {}}) for run in theirs])
+    )
+    assert "an unknown version" in alone and "no runs of your own yet" in alone
+
+
+def test_reference_results_need_no_store_unless_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAD_STORE", str(tmp_path / "store.sqlite"))
+    shown = mad.leaderboard()
+    assert len(shown) >= 4 and (shown["reference"] == shown["runs"]).all()
+    for refused in ({"store": tmp_path / "store.sqlite"}, {"reference": False}, {"suite": "smoke"}):
+        with pytest.raises(ValueError, match="no store at .*; run `mad bench` first"):
+            scores_of(**refused)
+    assert not list(tmp_path.iterdir())
+    Store(tmp_path / "store.sqlite").close()
+    assert scores_of() == scores_of(store=tmp_path / "store.sqlite") and scores_of(suite="smoke") is not None
+    assert mad.leaderboard(reference=False).empty
+
+
+@pytest.mark.parametrize("name", ["../quick", "quick@1", "", "*", "/etc/passwd"])
+def test_the_name_of_a_suite_is_no_path(name: str) -> None:
+    assert reference_records(name) == []
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_packaged_runs_are_of_their_suite_and_sorted(path: Path) -> None:
+    records = reference_records(path.stem)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [run.id for run in records] == sorted({run.id for run in records}) and len(lines) == len(records)
+    assert not any(run.imported for run in records)
+    rows = score(records, SUITES[path.stem], SOUND).architectures
+    assert sum(row.runs for row in rows) == len(records) and all(row.complete for row in rows)
