@@ -30,6 +30,7 @@ from mad.data.bounds import (
     Whole,
     Word,
 )
+from mad.data.hits import Packed, unpack
 from mad.data.protocol import Data, Protocol, Setting
 from mad.data.stored import Sheet, StoredRecord, decimals, not_rising
 from mad.messages import counted
@@ -137,7 +138,11 @@ def _asked(fields: Mapping[str, Any]) -> str:
 
 
 class Measure(Data):
-    """One split, counted once over the whole set. `rows` examples held `targets` scored targets."""
+    """One split, counted once over the whole set. `rows` examples held `targets` scored targets.
+
+    hits  of each row of the test split, as `mad.data.hits` packs them; runs made before they were kept have
+          none
+    """
 
     rows: Positive
     targets: Positive
@@ -145,9 +150,25 @@ class Measure(Data):
     macro: Fraction
     macro_batches: Fraction
     loss: Amount | None
+    hits: Packed | None = None
 
     def accuracy(self, metric: str) -> float:
         return float(getattr(self, metric.replace("-", "_")))
+
+    def wrong_hits(self, length: object) -> Iterator[str]:
+        """What is wrong with the hits of rows of this length."""
+        if self.hits is None:
+            return
+        try:
+            hits = unpack(self.hits, self.rows)
+        except ValueError as error:
+            yield f"has hits that are {error}"
+            return
+        if abs(self.micro * self.targets - hits.sum()) > HITS_TOLERANCE:
+            accuracy = f"an accuracy of {self.micro} over {self.targets:,} targets"
+            yield f"has {hits.sum():,} hits by row, and {accuracy}"
+        if isinstance(length, int) and hits.max() > length:
+            yield f"has a row of {hits.max():,} hits, and rows of length {length}"
 
 
 class Point(Data):
@@ -249,6 +270,10 @@ class Record(StoredRecord):
                 yield f"has a {split} accuracy of {found.micro}: {whole}"
             if len({(value == 0, value == 1) for value in (found.micro, found.macro)}) > 1:
                 yield f"has a {split} accuracy of {found.micro}, but {found.macro} over classes"
+            if split == "test":
+                yield from found.wrong_hits(length)
+            elif found.hits is not None:
+                yield f"has hits of each row of {split}, and only those of test are kept"
         protocol = config.protocol
         watched = getattr(metrics, protocol.select_on).accuracy(protocol.metric)
         if metrics.curve and abs(metrics.curve[-1].accuracy - watched) > ACCURACY_TOLERANCE:

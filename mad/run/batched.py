@@ -103,14 +103,15 @@ class Batched:
                     tensor.copy_(stacked[name][replica])
         return objective.model
 
-    def measure(self, data: Split, vocab_size: int) -> list[Measure]:
+    def measure(self, data: Split, vocab_size: int, *, by_row: bool = False) -> list[Measure]:
         start = time.perf_counter()
         self.objective.eval()
         predict = torch.vmap(self._logits, in_dims=(0, 0, None))
 
         def measured(at: slice) -> list[Measure]:
             share = self._share(at)
-            return measure(lambda x: predict(*share, x), data.inputs, data.targets, vocab_size)
+            inputs, targets = data.inputs, data.targets
+            return measure(lambda x: predict(*share, x), inputs, targets, vocab_size, by_row=by_row)
 
         with kept(), self.place.autocast():
             found = list(itertools.chain(*self._in_shares(measured)))

@@ -104,12 +104,13 @@ class Turns:
     def model_of(self, replica: int) -> nn.Module:
         return self.objectives[replica].model
 
-    def measure(self, data: Split, vocab_size: int) -> list[Measure]:
+    def measure(self, data: Split, vocab_size: int, *, by_row: bool = False) -> list[Measure]:
         found = []
         for r, objective in enumerate(self.objectives):
             start = time.perf_counter()
             with kept(), self.place.autocast():
-                found.append(measure_one(objective.eval().model, data.inputs, data.targets, vocab_size))
+                model = objective.eval().model
+                found.append(measure_one(model, data.inputs, data.targets, vocab_size, by_row=by_row))
             self.seconds[r] += time.perf_counter() - start
         return found
 

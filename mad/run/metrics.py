@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mad.data.hits import pack
 from mad.data.records import Measure
 from synthetic_tasks import IGNORE
 
@@ -25,11 +26,17 @@ def _high(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(
-    predict: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, vocab_size: int
+    predict: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    vocab_size: int,
+    *,
+    by_row: bool = False,
 ) -> list[Measure]:
     """Measure R replicas on a split: `predict` maps tokens (B, T) to logits (R, B, T, V).
 
-    One transfer from the device at the end. The last batch may be smaller; nothing is dropped or repeated.
+    Nothing leaves the device before the end. The last batch may be smaller; nothing is dropped or repeated.
+    `by_row` keeps the hits of each row as well.
     """
     tallies = [
         _tally(predict(x), y, vocab_size)
@@ -37,16 +44,24 @@ def measure(
     ]
     counts = torch.stack([t[0] for t in tallies], dim=1).cpu().double()  # (R, batches, 3, V)
     losses = torch.stack([t[1] for t in tallies], dim=1).cpu().double()  # (R, batches)
-    return [_measure(c, loss, len(inputs)) for c, loss in zip(counts, losses, strict=True)]
+    found = [_measure(c, loss, len(inputs)) for c, loss in zip(counts, losses, strict=True)]
+    if not by_row:
+        return found
+    rows = torch.cat([t[2] for t in tallies], dim=1).cpu().numpy()  # (R, rows)
+    return [one.model_copy(update={"hits": pack(hits)}) for one, hits in zip(found, rows, strict=True)]
 
 
-def measure_one(model: nn.Module, inputs: Tensor, targets: Tensor, vocab_size: int) -> Measure:
+def measure_one(
+    model: nn.Module, inputs: Tensor, targets: Tensor, vocab_size: int, *, by_row: bool = False
+) -> Measure:
     """Measure one model, as it is."""
-    return measure(lambda tokens: model(tokens)[None], inputs, targets, vocab_size)[0]
+    return measure(lambda tokens: model(tokens)[None], inputs, targets, vocab_size, by_row=by_row)[0]
 
 
-def _tally(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """Integer counts (R, 3, V) of scored targets, hits and predictions by class, and the summed loss (R,)."""
+def _tally(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Integer counts (R, 3, V) of scored targets, hits and predictions by class, the summed loss (R,), and
+    the hits of each row (R, B).
+    """
     replicas = logits.shape[0]
     truth = targets.clamp(min=0)
     guess = logits.argmax(-1)  # (R, B, T)
@@ -60,7 +75,7 @@ def _tally(logits: Tensor, targets: Tensor, vocab_size: int) -> tuple[Tensor, Te
     counts = torch.stack([count(truth, weight), count(truth, hit), count(guess, weight)], dim=1)
     flat = targets.expand_as(guess).flatten()
     nats = F.cross_entropy(_high(logits.flatten(0, 2)), flat, ignore_index=IGNORE, reduction="none")
-    return counts, nats.view(replicas, -1).sum(1)
+    return counts, nats.view(replicas, -1).sum(1), hit.sum(-1)
 
 
 def _measure(counts: Tensor, losses: Tensor, rows: int) -> Measure:

@@ -129,7 +129,10 @@ def train(
             check_trained(
                 learner.model_of(r), splits[protocol.select_on], task, run, run.architecture.spec, step
             )
-    final = {name: learner.measure(splits[name], task.vocab_size) for name in ("validation", "test")}
+    final = {
+        name: learner.measure(splits[name], task.vocab_size, by_row=name == "test")
+        for name in ("validation", "test")
+    }
     ceiling = task.ceiling_for(splits["train"].drawn, splits["test"].drawn)
     peak = peak_memory(device)
     outcomes = []

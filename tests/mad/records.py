@@ -41,7 +41,7 @@ def architecture(spec: str = "hyena swiglu", **changes: Any) -> ArchitectureConf
 
 
 def measure(accuracy: float, loss: float | None = 1.0, *, rows: int = 1280, **changes: float) -> Measure:
-    values = {"micro": accuracy, "macro": accuracy, "macro_batches": accuracy, **changes}
+    values: dict[str, Any] = {"micro": accuracy, "macro": accuracy, "macro_batches": accuracy, **changes}
     return Measure(rows=rows, targets=8 * rows, loss=loss, **values)
 
 

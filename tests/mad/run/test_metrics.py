@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from mad.data.hits import unpack
 from mad.data.records import Measure
 from mad.run.metrics import EVALUATION_BATCH, cross_entropy, measure
 from synthetic_tasks import IGNORE
@@ -27,11 +28,11 @@ def questions(rows: int, *, scored: float, seed: int = 0, vocab_size: int = V) -
     return logits, targets.masked_fill(blank, IGNORE)
 
 
-def score(*replicas: Tensor, targets: Tensor) -> list[Measure]:
+def score(*replicas: Tensor, targets: Tensor, by_row: bool = False) -> list[Measure]:
     """Measure given logits: the inputs are the numbers of the rows, with which they are looked up."""
     stacked = torch.stack(replicas)
     rows = torch.arange(len(targets))[:, None].expand(-1, targets.shape[1])
-    return measure(lambda x: stacked[:, x[:, 0]], rows, targets, stacked.shape[-1])
+    return measure(lambda x: stacked[:, x[:, 0]], rows, targets, stacked.shape[-1], by_row=by_row)
 
 
 def answers(predictions: list[int], targets: list[int], rows: int, vocab_size: int) -> Measure:
@@ -77,7 +78,7 @@ def test_it_is_a_naive_count(rows: int, scored: float) -> None:
     logits, targets = questions(rows, scored=scored, seed=rows)
     (found,) = score(logits, targets=targets)
     assert found.rows == rows
-    assert found.model_dump(exclude={"rows"}) == pytest.approx(naive(logits, targets), rel=1e-5)
+    assert found.model_dump(exclude={"rows", "hits"}) == pytest.approx(naive(logits, targets), rel=1e-5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -85,7 +86,7 @@ def test_it_is_a_naive_count(rows: int, scored: float) -> None:
 def test_it_is_a_naive_count_of_anything(rows: int, scored: float, seed: int, vocab_size: int) -> None:
     logits, targets = questions(rows, scored=scored, seed=seed, vocab_size=vocab_size)
     (found,) = score(logits, targets=targets)
-    assert found.model_dump(exclude={"rows"}) == pytest.approx(naive(logits, targets), rel=1e-5)
+    assert found.model_dump(exclude={"rows", "hits"}) == pytest.approx(naive(logits, targets), rel=1e-5)
 
 
 def test_replicas_at_once_are_replicas_one_by_one() -> None:
@@ -94,6 +95,20 @@ def test_replicas_at_once_are_replicas_one_by_one() -> None:
     together = score(*replicas, targets=targets)
     assert together == [score(logits, targets=targets)[0] for logits in replicas]
     assert len({found.micro for found in together}) == 3
+
+
+@pytest.mark.parametrize("rows", [1, EVALUATION_BATCH, 2 * EVALUATION_BATCH + 37])
+def test_hits_are_counted_by_row_and_by_replica(rows: int) -> None:
+    _, targets = questions(rows, scored=0.4)
+    replicas = [questions(rows, scored=1.0, seed=seed)[0] for seed in range(2)]
+    for found, logits in zip(score(*replicas, targets=targets, by_row=True), replicas, strict=True):
+        assert found.hits is not None
+        naively = [
+            sum(int(guess) == int(t) for guess, t in zip(row.argmax(-1), truth, strict=True))
+            for row, truth in zip(logits, targets, strict=True)
+        ]
+        assert unpack(found.hits, rows).tolist() == naively
+        assert found.model_copy(update={"hits": None}) == score(logits, targets=targets)[0]
 
 
 def test_the_order_of_rows_matters_to_the_average_over_batches_only() -> None:

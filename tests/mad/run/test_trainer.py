@@ -89,6 +89,8 @@ def close(ours: list[Outcome], theirs: list[Outcome], rel: float = 1e-5) -> None
         assert (a.metrics.test is None) == (b.metrics.test is None)
         if a.metrics.test is not None and b.metrics.test is not None:
             assert a.metrics.test.loss == pytest.approx(b.metrics.test.loss, rel=rel)
+            assert a.metrics.test.hits == b.metrics.test.hits is not None
+        assert a.metrics.validation is None or a.metrics.validation.hits is None
 
 
 # Layers and models of a user's own. They live here, so that `package.module:name` finds them.
