@@ -14,7 +14,7 @@ help:
 	@echo "make test         install with test extras, run linters, type checks and the fast tests"
 	@echo "make slow         run the tests marked slow (kill -9, Inductor, whole suites)"
 	@echo "make index        regenerate the index of primitives that the listings read"
-	@echo "make docs         regenerate the pages and tables of docs/ that come from the registry and measurements"
+	@echo "make docs         regenerate the tables of docs/, and run the commands whose output the pages show"
 	@echo "make site         build the documentation site into site/"
 	@echo "make gpu-wheels   collect in build/gpu-wheels what benchmarks/gpu.py needs on a machine without a network"
 	@echo "make hooks        run linters and type checks before every commit"
@@ -62,7 +62,7 @@ index: $(VENV)/.installed
 	$(BIN)/python -m architectures.grammar.index
 
 docs: index
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate.py --all
 
 # Reads the sources without importing them, and needs no network.
 site: $(VENV)/.installed-dev

@@ -1,13 +1,16 @@
 """Writes the generated parts of the documentation; a test keeps them true.
 
-    python docs/generate.py
+    python docs/generate.py          # all but the outputs of commands that train
+    python docs/generate.py --all
 
 docs/primitives.md comes from the registry's index and from the measured step times, with the pictures of
 `pictures.py`. In the other pages, what stands between `<!-- generated: NAME -->` and `<!-- end -->` is
-replaced by the table of that name.
+replaced by the table of that name, and blocks after `<!-- output of: COMMAND -->` by what the command prints
+(`sessions.py`).
 """
 
 import ast
+import os
 import re
 import sys
 from pathlib import Path
@@ -17,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import scaling_tables  # noqa: E402
+import sessions  # noqa: E402
 from pictures import PICTURES  # noqa: E402
 from tables import ROOT, measured, shown, table  # noqa: E402
 
@@ -222,3 +226,11 @@ if __name__ == "__main__":
     for path, text in pages().items():
         with whole_file(path, force=True) as part:
             part.write_text(text, encoding="utf-8")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    # After the tables, which stand on pages with outputs too.
+    for path in sessions.PAGES.values():
+        page = path.read_text(encoding="utf-8")
+        text = sessions.played(page, everything="--all" in sys.argv)
+        if text != page:
+            with whole_file(path, force=True) as part:
+                part.write_text(text, encoding="utf-8")

@@ -1,0 +1,182 @@
+"""The outputs that the pages show, made by running what the pages show.
+
+    python docs/sessions.py --all start faq     # prints those pages as they should be, as JSON
+
+A page is a session. Its files (`<!-- file: NAME -->` before a block of code) lie in an empty folder, the
+store is empty, and its commands run in order, as in a terminal that nobody watches:
+
+    <!-- output of: mad tasks show compression -->         before a block of text
+    <!-- output, status 2, of: mad show mambo -->          what is refused, with standard error
+
+Commands that train take seconds, and their numbers depend on the machine. They, and what follows them on the
+page, run with --all only (`make docs`), and a test compares everything but the numbers.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
+FILE = re.compile(r"<!-- file: (\S+) -->\n+```\w+\n(.*?)```", re.DOTALL)
+OUTPUT = re.compile(
+    r"(<!-- output(?:, status (?P<status>\d+),)? of: (?P<command>.+?) -->\n+```text\n)(?P<text>.*?)```",
+    re.DOTALL,
+)
+TRAINING = re.compile(r"\bmad (bench|train|elastic|sparsify|verify|doctor|scaling train)\b")
+HEAVY = {"bench", "check", "doctor", "elastic", "grow", "show", "sparsify", "train", "verify"}
+# What differs from machine to machine where something was trained, timed or dated.
+VOLATILE = (
+    (r"\d{4}-\d\d-\d\dT[\d:+]+", "TIME"),
+    (r"\b(?=[0-9a-f]*\d)[0-9a-f]{10,}\b", "ID"),
+    (r"\b(cpu|cuda) \(.*?\)", "DEVICE"),
+    (r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?[kMG]?", "0"),
+    (r"(?m)[ -]{2,}| *$", " "),
+)
+SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a page says that a command prints and ends with; `rough` where the numbers are one machine's."""
+
+    command: str
+    status: int
+    text: str
+    rough: bool
+    late: bool  # After something was trained.
+
+
+def outputs(page: str) -> Iterator[Output]:
+    late = False
+    for found in OUTPUT.finditer(page):
+        command = found["command"]
+        planned = "--dry-run" in command
+        late = late or bool(TRAINING.search(command) and not planned)
+        yield Output(command, int(found["status"] or 0), found["text"], late or planned, late)
+
+
+def played(page: str, *, everything: bool) -> str:
+    """The page with what its commands print now: all, or those before the first that trains."""
+    wanted = [output for output in outputs(page) if everything or not output.late]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        for file, text in FILE.findall(page):
+            (folder / file).write_text(text, encoding="utf-8")
+        texts = iter([printed(output, folder) for output in wanted])
+    # The wanted ones are the first ones.
+    return (
+        OUTPUT.sub(lambda found: f"{found[1]}{next(texts)}```", page, count=len(wanted)) if wanted else page
+    )
+
+
+def constant(text: str) -> str:
+    """What of an output is the same on every machine."""
+    for pattern, kept in VOLATILE:
+        text = re.sub(pattern, kept, text)
+    return text
+
+
+def printed(output: Output, folder: Path) -> str:
+    """What the command prints in the folder; another status than the page says is an error."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        status = _run(output.command, folder, out.fileno(), err.fileno())
+        texts = []
+        for stream in (out, err):
+            stream.seek(0)
+            texts.append(stream.read().decode())
+    if status != output.status:
+        raise ValueError(f"`{output.command}` ended with status {status}, not {output.status}: {texts}")
+    said = (texts[0] + texts[1] if status else texts[0]).replace(f"{folder}/", "")
+    return "".join(f"{line.rstrip()}\n" for line in said.strip("\n").splitlines())
+
+
+def _run(command: str, folder: Path, out: int, err: int) -> int:
+    """The status of a command whose streams are the two files."""
+    words = shlex.shlex(command, posix=True, punctuation_chars="|&;<>")
+    words.whitespace_split = True
+    program, *rest = words
+    if program == "mad" and not set("|&;<>") & {word[0] for word in rest if word}:
+        return _forked(rest, folder, out, err)
+    call = ["sh", "-c", command]
+    environment = _environment(folder)
+    return subprocess.run(
+        call, cwd=folder, env=environment, stdout=out, stderr=err, timeout=SECONDS
+    ).returncode
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """A stranger's shell: `mad` and modules of the folder are found, and nothing is configured."""
+    calls = {"mad": f"{shlex.quote(sys.executable)} -m mad.cli", "python": shlex.quote(sys.executable)}
+    (folder / ".bin").mkdir(exist_ok=True)
+    for name, call in calls.items():
+        (folder / ".bin" / name).write_text(f'#!/bin/sh\nexec {call} "$@"\n', encoding="utf-8")
+        (folder / ".bin" / name).chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAD_", "WANDB_"))}
+    return kept | {
+        "PATH": os.pathsep.join([str(folder / ".bin"), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+        "MAD_STORE": str(folder / "store.sqlite"),
+        "MAD_CACHE": str(folder / ".cache"),
+        "OMP_NUM_THREADS": "1",
+        "COLUMNS": "100",
+    }
+
+
+def _forked(words: list[str], folder: Path, out: int, err: int) -> int:
+    """The command in a copy of this process, which loads once what most commands load."""
+    import mad.cli
+
+    if words[0] in HEAVY:
+        import torch  # noqa: F401
+
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 70
+        try:
+            signal.alarm(SECONDS)
+            os.dup2(out, 1)
+            os.dup2(err, 2)
+            sys.stdout, sys.stderr = (os.fdopen(n, "w", encoding="utf-8") for n in (1, 2))
+            known = _environment(folder)
+            os.environ.clear()
+            os.environ.update(known)
+            os.chdir(folder)
+            sys.path.insert(0, str(folder))
+            sys.argv = ["mad", *words]
+            mad.cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(words: list[str]) -> None:
+    """Print the pages that have outputs, as they should be."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    everything = "--all" in words
+    names = [word for word in words if word != "--all"] or list(PAGES)
+    texts = {name: PAGES[name].read_text(encoding="utf-8") for name in names}
+    made = {name: played(text, everything=everything) for name, text in texts.items() if OUTPUT.search(text)}
+    print(json.dumps(made))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main(sys.argv[1:])

@@ -1,0 +1,193 @@
+"""Every page of the site: its commands exist, its outputs are real, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import mad.cli
+from architectures.grammar.stripe import parse
+from mad.data.protocol import get_suite
+from scaling import cli as scaling_cli
+from tests.modules import module_at
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES |= {name: (ROOT / f"{name}.md").read_text() for name in ("README", "CONTRIBUTING")}
+SESSIONS = module_at("docs/sessions.py")
+
+
+@functools.cache
+def tree() -> Any:
+    """The command line with all its commands."""
+    root: Any = typer.main.get_command(mad.cli.app)
+    root.commands["scaling"] = typer.main.get_command(scaling_cli.app)
+    return root
+
+
+def shell_lines(page: str) -> Iterator[str]:
+    """The lines of the blocks of shell, those that go on in the next put together, without comments."""
+    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", page, flags=re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield re.split(r"(?:^|\s)# ", line)[0].strip()
+
+
+def calls(line: str) -> Iterator[list[str]]:
+    """The words of each call of `mad` in a line of shell."""
+    words = shlex.shlex(line, posix=True, punctuation_chars="|&;")
+    words.whitespace_split = True
+    call: list[str] = []
+    for word in [*words, ";"]:
+        if word in ("|", "||", "&", "&&", ";"):
+            if call[:1] == ["mad"]:
+                yield call[1:]
+            call = []
+        elif call or word not in ("if", "then", "{", "exec"):
+            call.append(word)
+
+
+def refusal(words: list[str]) -> str | None:
+    """What the command line has against the words, without running anything."""
+    command, words = tree(), [word for word in words if word != "$@"]
+    while parts := getattr(command, "commands", None):
+        if not words or words[0].startswith("-"):
+            return None
+        if words[0] not in parts:
+            return f"no command {words[0]}"
+        command, *words = parts[words[0]], *words[1:]
+    try:
+        context = command.context_class(command)
+        values, spare, _ = command.make_parser(context).parse_args(list(words))
+    except Exception as error:  # The parser's own class is in another package in some releases of typer.
+        return str(error) or repr(error)
+    if spare:
+        return f"unexpected {spare}"
+    try:
+        if values.get("suite"):
+            get_suite(values["suite"])
+        for spec in values.get("specs") or ():
+            if ":" not in spec and not spec.startswith("$"):
+                parse(spec.partition("=")[2] if re.match(r"[\w +.-]+=", spec) else spec)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_on_a_page_exists(page: str) -> None:
+    for line in shell_lines(PAGES[page]):
+        if "mad " in line and not line.startswith("pip "):
+            for words in calls(line):
+                assert refusal(words) is None, f"mad {shlex.join(words)}: {refusal(words)}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_in_the_prose_exists(page: str) -> None:
+    prose = re.sub(r"```.*?```", "", PAGES[page], flags=re.S)
+    root = tree()
+    for code in re.findall(r"`mad ([a-z][^`]*)`", prose):
+        first, *rest = code.split()
+        command = root.commands.get(first)
+        assert command is not None, f"mad {code}"
+        if rest and rest[0] in getattr(command, "commands", {}):
+            command = command.commands[rest[0]]
+        known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+        unknown = {word.partition("=")[0] for word in rest if word.startswith("-")} - known - {"--help"}
+        assert not unknown, f"mad {code}: {unknown}"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("mad bench mamba --suit quick", "--suit"),
+        ("mad bensh mamba", "bensh"),
+        ("mad bench mambo --suite quick", "mambo"),
+        ("mad bench mamba --suite quikc", "quikc"),
+        ("mad track pusch x", "pusch"),
+        ("mad tasks show compression more", "more"),
+        ("true && mad scaling fit --form", "form"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(line: str, said: str) -> None:
+    (found,) = [refusal(words) for words in calls(line)]
+    assert found is not None and said in found
+
+
+def with_outputs() -> list[str]:
+    return [name for name, text in PAGES.items() if name in SESSIONS.PAGES and SESSIONS.OUTPUT.search(text)]
+
+
+def test_outputs_are_what_the_commands_print() -> None:
+    words = [sys.executable, str(ROOT / "docs" / "sessions.py"), "--all", *with_outputs()]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, page in json.loads(done.stdout).items():
+        for shown, real in zip(SESSIONS.outputs(PAGES[name]), SESSIONS.outputs(page), strict=True):
+            kept = SESSIONS.constant if shown.rough else str
+            assert kept(shown.text) == kept(real.text), f"{name}.md, `{shown.command}`: run `make docs`"
+
+
+@pytest.mark.parametrize("page", with_outputs())
+def test_a_command_is_shown_before_its_output(page: str) -> None:
+    for found in SESSIONS.OUTPUT.finditer(PAGES[page]):
+        assert found["command"] in list(shell_lines(PAGES[page][: found.start()])), found["command"]
+
+
+def test_numbers_of_a_machine_do_not_count_and_words_do() -> None:
+    shown = "1  mamba   27.3k  15.9 +-3.6  made 2026-11-28T10:13:38+00:00 cpu (AMD EPYC) 287c7c629150bede6935"
+    other = "1  mamba     9k   0.25 +-0    made 2027-01-02T00:00:00+00:00 cpu (M7, 8) ffff7c629150bede6935\n"
+    assert SESSIONS.constant(shown).strip() == SESSIONS.constant(other).strip()
+    assert SESSIONS.constant("1 run failed") != SESSIONS.constant("1 run")
+
+
+def test_a_page_is_a_session(tmp_path: Path) -> None:
+    page = (
+        "<!-- file: own.py -->\n```python\nprint('mine')\n```\n"
+        "<!-- output of: python own.py > kept && cat kept kept | tail -n 1 -->\n```text\nold\n```\n"
+        "<!-- output of: cat kept -->\n\n```text\n```\n"
+        "<!-- output, status 2, of: mad tasks show compresion -->\n```text\n```\n"
+        "<!-- output of: mad train mlp compression -->\n```text\nkept\n```\n"
+        "<!-- output of: cat kept -->\n```text\nkept\n```\n"
+    )
+    words = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'docs')!r}); import sessions"]
+    words[-1] += f"; sys.path.insert(0, {str(ROOT)!r}); print(sessions.played({page!r}, everything=False))"
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    texts = [output.text for output in SESSIONS.outputs(done.stdout)]
+    assert texts[:2] == ["mine\n", "mine\n"] and texts[3:] == ["kept\n", "kept\n"]
+    assert texts[2].startswith("mad: ") and "did you mean 'compression'?" in texts[2]
+
+
+def slug(heading: str) -> str:
+    """What GitHub and the site call a heading."""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+    return re.sub(r"[^\w\- ]", "", plain).strip().lower().replace(" ", "-")
+
+
+def anchors(text: str) -> set[str]:
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", prose, flags=re.M)}
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))], ids=str
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)[^)]*\)", prose):
+        name, _, anchor = target.partition("#")
+        other = page.parent / name if name else page
+        assert other.exists(), target
+        if anchor:
+            assert anchor in anchors(other.read_text()), target
