@@ -258,6 +258,7 @@ def scores_of(
     protocol: str = "sound",
     store: str | Path | None = None,
     reference: bool = True,
+    tasks: Sequence[str] | None = None,
 ) -> Scores:
     """Score everything in the store that belongs to a suite, as `leaderboard` does; needs no torch."""
     from architectures.grammar.index import read
@@ -270,7 +271,7 @@ def scores_of(
     if store is not None or not packaged or default_path().exists():
         with Store(store, read_only=True) as opened:
             own = opened.records()
-    return score(own, exam, referee, versions=versions, reference=packaged)
+    return score(own, exam, referee, versions=versions, reference=packaged, tasks=tasks)
 
 
 def leaderboard(
@@ -279,16 +280,19 @@ def leaderboard(
     protocol: str = "sound",
     store: str | Path | None = None,
     reference: bool = True,
+    tasks: Sequence[str] | None = None,
 ) -> pandas.DataFrame:
     """The leaderboard of a suite: one row per architecture, best first; scores from 0 to 1 with 95 %
-    intervals. An empty table where there is no run of the suite.
+    intervals. An empty table where there is no run of the suite. Rows that lack a task or are stale come
+    last, without a rank.
 
     suite, protocol  as in `bench`: a run counts by its content, whatever it was made for
     store            path of the store; None: $MAD_STORE, else the user's data directory; a named one that is
                      missing is refused with a ValueError
     reference        whether the results that come with the package stand beside those of the store; where
                      both have a run, that of the store counts
+    tasks            names of the tasks that count; None: all. Of some there is `mean`, and no `mad`
 
     The columns are described in `mad.board.columns` and in docs/protocol.md.
     """
-    return frame(scores_of(suite=suite, protocol=protocol, store=store, reference=reference))
+    return frame(scores_of(suite=suite, protocol=protocol, store=store, reference=reference, tasks=tasks))

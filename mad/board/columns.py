@@ -7,6 +7,8 @@ from typing import Any, Literal
 import synthetic_tasks
 from mad.score import ArchitectureScore, Scores
 
+SHORT_ID = 12
+
 
 @dataclass(frozen=True)
 class Column:
@@ -72,8 +74,19 @@ def _with_interval(row: ArchitectureScore, scores: Scores) -> str:
     return f"{value} +-{percent(row.mad.half)}" if row.mad else value
 
 
-def columns(tasks: Collection[str]) -> list[Column]:
-    """Every column of a board with these tasks, in the order of all formats."""
+def _ids(row: ArchitectureScore) -> str:
+    """As short as git shows them, and as `mad show` reads them."""
+    settings = (setting for task in row.tasks.values() for setting in task.settings)
+    return " ".join(id[:SHORT_ID] for setting in settings for id in setting.ids)
+
+
+def columns(tasks: Collection[str], *, mean: str = "MAD") -> list[Column]:
+    """Every column of a board with these tasks, in the order of all formats; their mean is called so."""
+    overall, *bounds = _estimate(
+        "mad" if mean == "MAD" else "mean",
+        f"the {'MAD score: the ' * (mean == 'MAD')}mean of the tasks, from 0 to 1",
+    )
+    overall = replace(overall, heading=f"  {mean}", text=_with_interval, left=True)  # padded to its numbers
     scores, ends = [], []
     known = synthetic_tasks.names()
     for task in tasks:
@@ -81,7 +94,12 @@ def columns(tasks: Collection[str]) -> list[Column]:
         heading = synthetic_tasks.get(task).heading if task in known else ""
         scores.append(replace(score, heading=heading or task, wraps=not heading))
         ends += interval
-    return [*FIRST, *scores, *ends, *LAST]
+    return [*FIRST, overall, *bounds, *scores, *ends, *LAST]
+
+
+def columns_of(scores: Scores) -> list[Column]:
+    """Every column of this board."""
+    return columns(scores.tasks, mean=scores.mean)
 
 
 def _estimate(name: str, about: str, task: str | None = None) -> list[Column]:
@@ -113,9 +131,15 @@ def _size(name: str, heading: str, about: str, goal: str, *, equal: bool) -> Col
     return Column(name, about, number, heading, short, shown=lambda scores, iso: (goal in iso) == equal)
 
 
-_MAD, *_MAD_ENDS = _estimate("mad", "the MAD score: the mean of the tasks, from 0 to 1")
 FIRST = [
-    Column("rank", "1 + the number of rows whose interval lies wholly above", "Int64", "#"),
+    Column(
+        "rank",
+        "1 + the number of ranked rows whose interval lies wholly above; stale rows and those that lack a "
+        "task have none",
+        "Int64",
+        "#",
+        lambda rank: "-" if rank is None else str(rank),
+    ),
     Column(
         "architecture",
         "the preset's name where one was typed, else the canonical spec",
@@ -127,6 +151,7 @@ FIRST = [
     ),
     Column("given", "what was typed"),
     Column("spec", "the canonical spec, with the model options that differ from their default"),
+    Column("family", "attention, recurrence, convolution, hybrid, none, or own: what mixes time"),
     _how("precision", "of the arithmetic"),
     _how("backend", "of the layers"),
     _how("compile", "whether torch.compile was used"),
@@ -135,8 +160,6 @@ FIRST = [
     _size("flops_per_token", "FLOPs", "forward FLOPs per token", "flops", equal=True),
     _size("state", "state", "state elements with the tails of convolutions", "state", equal=False),
     _size("nominal_state", "nominal", "state elements as iso-state counts them", "state", equal=True),
-    replace(_MAD, heading="  MAD", text=_with_interval, left=True),  # padded to its numbers
-    *_MAD_ENDS,
 ]
 LAST = [
     Column("seeds", "the smallest number of seeds of a setting", "Int64"),
@@ -149,6 +172,7 @@ LAST = [
         value=lambda row: row.interval_kind,
     ),
     Column("stale", "whether a layer in it has a newer version by now"),
+    Column("ids", "the runs that were chosen, of each setting and seed: `mad show ID`", value=_ids),
     Column("missing", "what was not run", value=lambda row: "; ".join(row.missing)),
     Column("notes", "what to know before trusting it", value=lambda row: "; ".join(row.notes)),
 ]

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from mad.board.columns import EQUAL, Column, columns, name_of, percent
-from mad.messages import counted, near, printable
-from mad.score import ArchitectureScore, Scores
+from mad.board.caption import caption, remarks
+from mad.board.columns import EQUAL, Column, columns_of, percent
+from mad.messages import near, printable
+from mad.score import Scores
 from mad.score.interval import average
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ WIDTH = 100
 FORMATS = ("table", "md", "csv", "json")
 # How a spreadsheet tells a formula, in narrow and in wide signs.
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-INTERVALS = {"seeds": "bootstrap over seeds", "rows": "binomial over test rows of one seed"}
 
 
 def frame(scores: Scores) -> pandas.DataFrame:
@@ -35,7 +35,7 @@ def frame(scores: Scores) -> pandas.DataFrame:
     """
     import pandas
 
-    found = columns(scores.tasks)
+    found = columns_of(scores)
     rows = [[column.of(row) for column in found] for row in scores.architectures]
     table = pandas.DataFrame(rows, columns=[column.name for column in found])
     # A pandas integer can be missing without becoming a float.
@@ -69,11 +69,11 @@ def render(
         return json.dumps(content, indent=1, allow_nan=False, default=lambda cost: cost.model_dump()) + "\n"
     if not scores.architectures:
         return _nothing(scores)
-    shown = [column for column in columns(scores.tasks) if column.heading and column.shown(scores, iso)]
+    shown = [column for column in columns_of(scores) if column.heading and column.shown(scores, iso)]
     # Records come from other machines too: nothing in them is shown but what can be read.
     rows = [[printable(column.cell(row, scores)) for column in shown] for row in scores.architectures]
-    bounds = [_bound(name, getattr(scores, name), scores, shown) for name in ("chance", "ceiling")]
-    lines = list(map(printable, _lines(scores, iso)))
+    bounds = list(_bounds(scores, shown))
+    lines = [printable(line) for line in (*caption(scores, iso), *remarks(scores))]
     if format == "md":
         return _markdown(shown, rows, bounds, lines)
     return _table(shown, rows, bounds, lines, width, color)
@@ -87,52 +87,18 @@ def _cell(value: Any) -> Any:
     return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
-def _bound(name: str, values: Mapping[str, float], scores: Scores, shown: Iterable[Column]) -> list[str]:
-    """The row of the tasks' chance or ceiling."""
-    known = [values[task] for task in scores.tasks if task in values]
-    mean = average(known) if len(known) == len(scores.tasks) else None
-    cells = {task: percent(values.get(task)) for task in scores.tasks}
-    cells |= {"architecture": name, "mad": f"{percent(mean):>5}"}
-    return [cells.get(column.name, "") for column in shown]
-
-
-def _lines(scores: Scores, iso: Collection[str]) -> Iterator[str]:
-    rows = scores.architectures
-    seeds = sorted({row.seeds for row in rows if row.mad})
-    count = (
-        f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else counted(seeds[0] if seeds else 0, "seed")
-    )
-    kinds = dict.fromkeys(row.interval_kind for row in rows if row.mad)
-    yield (
-        f"{scores.suite}, protocol {scores.protocol}: {scores.metric} accuracy in %, {count}. "
-        f"+- is half of the 95 % interval ({', or '.join(INTERVALS[kind] for kind in kinds) or 'none yet'}); "
-        "ranks tie where intervals overlap."
-    )
-    if iso:
-        sizes = {column.name: f"{column.heading}, {column.about}" for column in columns(())}
-        told = (sizes[column] for name, column in EQUAL.items() if name in iso)
-        yield f"Sizes shown: {'; '.join(told)}."
-    if scores.reference:
-        made = "; ".join(scores.reference)
-        yield f"(ref): a reference result, which comes with the package (made by {made})."
-        if all(row.reference for row in rows):
-            yield "There are no runs of your own yet: `mad bench` makes some, and they stand beside these."
-    for row in rows:
-        said = [*([f"missing {_missing(row, scores)}"] if row.missing else []), *row.notes]
-        if said:
-            yield f"{name_of(row, scores)}: {'; '.join(said)}."
-
-
-def _missing(row: ArchitectureScore, scores: Scores) -> str:
-    """The runs that are missing, or where they are many, the settings by task."""
-    if len(row.missing) <= 3:
-        return ", ".join(row.missing)
-    wanted = {task: len(settings) for task, settings in scores.settings.items()}
-    found = {task: len(row.tasks[task].settings) if task in row.tasks else 0 for task in wanted}
-    lacking = [
-        f"{task} (has {found[task]} of {wanted[task]})" for task in wanted if found[task] < wanted[task]
-    ]
-    return ", ".join(lacking) or f"{counted(len(row.missing), 'group')} of further seeds"
+def _bounds(scores: Scores, shown: Iterable[Column]) -> Iterator[list[str]]:
+    """The rows below the others: what chance and perfection score, and how much each task separates."""
+    asked = len(scores.tasks)
+    for name, values in (("chance", scores.chance), ("ceiling", scores.ceiling)):
+        mean = average(values.values()) if len(values) == asked else None
+        cells = {task: percent(values.get(task)) for task in scores.tasks}
+        cells |= {"architecture": name, "mad": f"{percent(mean):>5}", "mean": f"{percent(mean):>5}"}
+        yield [cells.get(column.name, "") for column in shown]
+    known = {task: value for task, value in scores.signal.items() if value is not None}
+    if known:
+        cells = {"architecture": "signal", **{task: f"{value:.1f}" for task, value in known.items()}}
+        yield [cells.get(column.name, "") for column in shown]
 
 
 def _table(shown: list[Column], rows: Cells, bounds: Cells, lines: list[str], width: int, color: bool) -> str:

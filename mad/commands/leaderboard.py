@@ -15,6 +15,9 @@ def leaderboard(
     iso: Annotated[
         str, option("Show the sizes that bench --iso made equal, comma-separated: state, params.")
     ] = "",
+    tasks: Annotated[
+        str | None, option("Only these tasks of the suite and their mean, comma-separated.")
+    ] = None,
     reference: Annotated[
         bool, option("Show the results that come with the package too.", "--reference/--no-reference")
     ] = True,
@@ -23,6 +26,6 @@ def leaderboard(
     from mad.api import scores_of
     from mad.board import render
 
-    scores = scores_of(suite=suite, protocol=protocol, store=store, reference=reference)
+    scores = scores_of(suite=suite, protocol=protocol, store=store, reference=reference, tasks=listed(tasks))
     color, equal = sys.stdout.isatty(), listed(iso) or []
     sys.stdout.write(render(scores, format, width=terminal.width(), color=color, iso=equal))

@@ -152,7 +152,8 @@ def execute(
             for group, found in running:
                 records += found
                 watcher.ended(group, found)
-    return records, score(records, get_suite(prepared.suite), get_protocol(prepared.protocol))
+    tasks = {cell.task.name for cell in prepared.cells}
+    return records, score(records, get_suite(prepared.suite), get_protocol(prepared.protocol), tasks=tasks)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """From records to scores with intervals."""
 
-from mad.score.scores import ArchitectureScore, Scores, score
+from mad.score.rows import ArchitectureScore, Scores
+from mad.score.scores import score
 
 __all__ = ["ArchitectureScore", "Scores", "score"]

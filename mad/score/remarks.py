@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mad.data.records import Record
 
 if TYPE_CHECKING:
-    from mad.score.scores import TaskScore
+    from mad.score.rows import TaskScore
 
 
 def remarks(

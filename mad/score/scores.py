@@ -17,102 +17,21 @@ import numpy as np
 
 import synthetic_tasks
 from mad.data.protocol import Protocol, Setting, Suite
-from mad.data.records import DONE, Cost, Record, setting_key
+from mad.data.records import DONE, Record, setting_key
+from mad.messages import near
+from mad.score.families import family
 from mad.score.interval import RESAMPLES, Array, Estimate, average, mean, over_rows, over_seeds
+from mad.score.ranks import ranked
 from mad.score.remarks import makers, remarks
-from mad.score.selection import Choice, Group, Point, choose, metrics_of
+from mad.score.rows import ArchitectureScore, Scores, SettingScore, TaskScore
+from mad.score.selection import Choice, Group, choose, metrics_of
+from mad.score.signal import noise, signals
 
 Answers = dict[str, dict[int, Group]]  # by setting key and seed
 
 PRESET = re.compile(r"[a-z][a-z0-9+.-]*")
 ARITHMETIC = ("precision", "backend", "compile")
 COSTS = ("params", "core_params", "flops_per_token", "nominal_state")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SettingScore(Estimate):
-    """One architecture on one setting: the mean over its complete seeds.
-
-    `chosen` is the grid point of each seed. `edges` names the axes on which one of them lies at an end of the
-    grid. `diverged` counts runs of all seeds. `apart`: test lies above validation by more than chance. `cost`
-    is that of the first seed's chosen run.
-    """
-
-    setting: str
-    task: str
-    micro: float
-    macro: float
-    chance: float
-    ceiling: float
-    seeds: tuple[int, ...]
-    chosen: tuple[Point, ...]
-    edges: tuple[str, ...]
-    diverged: int
-    apart: bool
-    cost: Cost | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskScore(Estimate):
-    """The mean over the settings of a task that are there; `complete` where none is missing."""
-
-    settings: tuple[SettingScore, ...]
-    complete: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArchitectureScore:
-    """A row of the leaderboard.
-
-    Costs are those of the suite's first setting that was scored. `mad` is the mean over the tasks that are
-    there, None where there is none. `seeds` is the smallest number of seeds of a setting. Of its `runs`,
-    `imported` counts those that came out of a file, and `reference` those that came with the package.
-    """
-
-    rank: int
-    label: str
-    given: str
-    spec: str
-    architecture_key: str
-    precision: str
-    backend: str
-    compile: bool
-    params: int | None
-    core_params: int | None
-    flops_per_token: float | None
-    state: int | None
-    nominal_state: int | None
-    mad: Estimate | None
-    interval_kind: Literal["seeds", "rows"]
-    tasks: dict[str, TaskScore]
-    seeds: int
-    runs: int
-    imported: int
-    reference: int
-    missing: tuple[str, ...]
-    notes: tuple[str, ...]
-    stale: bool
-    complete: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """The scores of a suite under a protocol, best first; `settings` are those of each task. `reference` says
-    what the runs that came with the package were made by.
-    """
-
-    suite: str
-    protocol: str
-    metric: str
-    settings: dict[str, tuple[str, ...]]
-    chance: dict[str, float]
-    ceiling: dict[str, float]
-    architectures: tuple[ArchitectureScore, ...]
-    reference: tuple[str, ...] = ()
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return tuple(self.settings)
 
 
 def score(
@@ -122,14 +41,18 @@ def score(
     *,
     versions: Mapping[str, int] | None = None,
     reference: Iterable[Record] = (),
+    tasks: Collection[str] | None = None,
     seed: int = 0,
 ) -> Scores:
     """Score every architecture that has a run of the suite under the protocol.
 
     `reference` are runs that came with the package: they count where `records` lack them. `versions` are the
-    primitives' current ones: an older one makes a row stale. `seed` is the bootstrap's.
+    primitives' current ones: an older one makes a row stale. `tasks` are those that count, None: all of the
+    suite. `seed` is the bootstrap's.
     """
-    exam = _exam(suite, protocol)
+    whole = _exam(suite, protocol)
+    asked = _asked(tasks, whole.values(), suite)
+    exam = {key: question for key, question in whole.items() if question.task in asked}
     answers: dict[str, Answers] = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     own, packaged = {run.id: run for run in records}, {run.id: run for run in reference}
     packaged = {id: run for id, run in packaged.items() if id not in own}
@@ -154,9 +77,13 @@ def score(
         protocol=f"{protocol.name}@{protocol.version}",
         metric=protocol.metric,
         settings=settings,
+        left_out=tuple(dict.fromkeys(q.task for q in whole.values() if q.task not in asked)),
         chance=_bound(rows, lambda setting: setting.chance),
         ceiling=_bound(rows, lambda setting: setting.ceiling),
-        architectures=tuple(_ranked(_distinct(rows))),
+        signal=signals(rows, settings),
+        noise=noise(rows),
+        architectures=tuple(ranked(_distinct(rows))),
+        own=sum(row.runs - row.reference for row in rows),
         reference=makers(run for found in answers.values() for run in _runs(found) if run.id in packaged),
     )
 
@@ -182,6 +109,18 @@ def _exam(suite: Suite, protocol: Protocol) -> dict[str, _Question]:
     return exam
 
 
+def _asked(tasks: Collection[str] | None, exam: Iterable[_Question], suite: Suite) -> Collection[str]:
+    """The tasks that count; refuses what the suite does not have."""
+    known = dict.fromkeys(question.task for question in exam)
+    for name in tasks or ():
+        if name not in known:
+            hint = near(name, known)
+            raise ValueError(
+                f"suite {suite.label} has no task {name!r}{hint}; choose from {', '.join(known)}"
+            )
+    return tasks or known
+
+
 def _architecture(
     key: str,
     answers: Answers,
@@ -197,10 +136,10 @@ def _architecture(
     for at, question in exam.items():
         groups = dict(sorted(answers.get(at, {}).items()))
         choices = {seed: choose(group, question.setting, protocol) for seed, group in groups.items()}
-        complete = {seed: choice for seed, choice in choices.items() if choice is not None}
-        if complete:
-            chosen[at] = complete
-        missing += [_lack(question, seed, groups[seed]) for seed in choices if seed not in complete]
+        whole = {seed: choice for seed, choice in choices.items() if choice is not None}
+        if whole:
+            chosen[at] = whole
+        missing += [_lack(question, seed, groups[seed]) for seed in choices if seed not in whole]
         missing += [] if groups else [f"{question.label}: not run"]
 
     counts = [len(choices) for choices in chosen.values()] or [0]
@@ -218,7 +157,8 @@ def _architecture(
         )
         for name, number in numbers.items()
     }
-    mad = mean(list(numbers.values())) if numbers else None
+    complete = len(chosen) == len(exam)
+    mad = mean(list(numbers.values())) if complete else None
 
     records = _runs(answers)
     config = records[0].config
@@ -232,10 +172,11 @@ def _architecture(
     cost = next((setting.cost for task in tasks.values() for setting in task.settings), None)
     costs: dict[str, Any] = {name: getattr(cost, name, None) for name in COSTS}
     return ArchitectureScore(
-        rank=0,
+        rank=None,
         label=given if PRESET.fullmatch(given) else spec,
         given=given,
         spec=spec,
+        family=family(config.architecture.versions),
         architecture_key=key,
         **arithmetic,
         **costs,
@@ -250,7 +191,7 @@ def _architecture(
         reference=sum(record.id in packaged for record in records),
         notes=tuple(remarks(tasks, number_of_settings, counts, suite.seeds, old, records)),
         stale=bool(old),
-        complete=len(chosen) == len(exam),
+        complete=complete,
     )
 
 
@@ -281,6 +222,8 @@ def _setting(
         ceiling=average([found.ceiling for found in metrics]),
         seeds=tuple(choices),
         chosen=tuple(choice.point for choice in choices.values()),
+        ids=tuple(choice.record.id for choice in choices.values()),
+        values=tuple(choice.value for choice in choices.values()),
         edges=tuple(sorted({edge for choice in choices.values() for edge in choice.edges})),
         diverged=sum(run.status == "diverged" for run in runs),
         apart=any(choice.apart for choice in choices.values()),
@@ -314,20 +257,6 @@ def _distinct(rows: Sequence[ArchitectureScore]) -> list[ArchitectureScore]:
     for row in rows:
         specs[row.label].add(row.spec)
     return [row if len(specs[row.label]) == 1 else replace(row, label=row.spec) for row in rows]
-
-
-def _ranked(rows: Sequence[ArchitectureScore]) -> list[ArchitectureScore]:
-    """Rank 1 + the number of those surely better. Incomplete rows follow complete ones; stale are last."""
-    tiers: dict[tuple[bool, bool, bool], list[ArchitectureScore]] = defaultdict(list)
-    for row in rows:
-        tiers[row.stale, row.mad is None, not row.complete].append(row)
-    ranked: list[ArchitectureScore] = []
-    for _, tier in sorted(tiers.items()):
-        estimates = [row.mad or Estimate(value=0, low=0, high=0) for row in tier]
-        better = [sum(other.low > own.high for other in estimates) for own in estimates]
-        first = len(ranked) + 1
-        ranked += [replace(row, rank=first + ahead) for row, ahead in zip(tier, better, strict=True)]
-    return sorted(ranked, key=lambda r: (r.rank, -(r.mad.value if r.mad else 0), r.label, r.architecture_key))
 
 
 def _bound(rows: Iterable[ArchitectureScore], of: Callable[[SettingScore], float]) -> dict[str, float]:

@@ -141,9 +141,10 @@ class Families:
         summary: dict[str, Cell] = {"status": status, "runs": len(records), "seconds": round(seconds, 3)}
         table: list[dict[str, Cell]] = []
         suite = self.roster.suites.get(str(family.head.config.get("suite")))
-        if suite is not None and (row := _scored(records, suite)) is not None:
+        if suite is not None and (scored := _scored(records, suite)) is not None:
+            row, whole = scored
             summary |= _summary(row)
-            if status == "complete" and not row.complete:
+            if status == "complete" and not whole:
                 summary["status"] = "incomplete"
             table = _cells(row)
         ok = "ok" if status == "complete" else "failed"
@@ -155,10 +156,15 @@ def _alone(suite: Suite) -> set[str]:
     return {name for name, count in counts.items() if count == 1}
 
 
-def _scored(records: list[Record], suite: Suite) -> ArchitectureScore | None:
-    """The row of the leaderboard; None where no run is of the suite as it is now."""
-    rows = score(records, suite, records[0].config.protocol).architectures
-    return rows[0] if rows else None
+def _scored(records: list[Record], suite: Suite) -> tuple[ArchitectureScore, bool] | None:
+    """The row on a board of the tasks that were asked, and whether they and the row are whole; None where no
+    run is of the suite as it is now.
+    """
+    known = {synthetic_tasks.parse(setting.task).name for setting in suite.settings}
+    tasks = known & {record.subject for record in records}
+    found = score(records, suite, records[0].config.protocol, tasks=tasks)
+    rows = found.architectures
+    return (rows[0], rows[0].complete and not found.left_out) if rows else None
 
 
 def _summary(row: ArchitectureScore) -> dict[str, Cell]:

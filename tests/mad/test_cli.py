@@ -85,7 +85,7 @@ def test_bench_leaderboard_show_export_import(store: Path, tmp_path: Path, cli: 
     dry = call(*words, "--dry-run")
     assert "2 groups to run (0 stored already), 4 runs, 32 steps" in dry and not store.exists()
     first = call(*words)
-    assert spec in first and "compr." in first and "2/6 tasks" in first
+    assert spec in first and "mean of 2  compr.  memor." in first and "no MAD score" in first
     records = records_in(store)
     assert len(records) == 4 and {r.status for r in records} <= {"ok", "stopped"}
     assert call(*words) == first

@@ -33,11 +33,11 @@ def test_a_reference_row_is_marked_and_its_making_is_said_once() -> None:
     theirs = [run.model_copy(update={"environment": made}) for run in group(RECALL, 0.7, 0.8, spec="mamba")]
     text = " ".join(render(score(group(RECALL, 0.5, 0.6), TEST, SOUND, reference=theirs)).split())
     assert "mamba (ref)" in text and "hyena swiglu (ref)" not in text
-    assert text.count("mad-suite 0.1.0, torch 2.13.0, cpu ([b]EPYC)") == 1 and "of your own" not in text
+    assert text.count("mad-suite 0.1.0, torch 2.13.0, cpu ([b]EPYC)") == 1 and "your own" not in text
     alone = render(
         score([], TEST, SOUND, reference=[run.model_copy(update={"environment": {}}) for run in theirs])
     )
-    assert "an unknown version" in alone and "no runs of your own yet" in alone
+    assert "an unknown version" in alone and "No run is your own yet" in alone
 
 
 def test_reference_results_need_no_store_unless_one_is_named(

@@ -54,7 +54,7 @@ def test_an_architecture_is_one_run_whose_summary_is_its_row_of_the_board(
         assert {"smoke@1", "sound@1", f"mad-suite {mad.__version__}"} < set(run.tags)
         assert run.config["architecture"]["spec"] == run.name and len(run.config["settings"]) == 6
         found = [run.summary[name] for name in ("score", "score_low", "score_high", "params", "state")]
-        assert found == [row[name] for name in ("mad", "mad_low", "mad_high", "params", "state")]
+        assert found == [row[name] for name in ("mean", "mean_low", "mean_high", "params", "state")]
         assert {"chance", "ceiling", "flops_per_token", "nominal_state", "seconds"} < set(run.summary)
         assert (
             run.summary["status"] == "incomplete" and run.summary["compression/score"] == row["compression"]
