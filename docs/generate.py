@@ -170,8 +170,7 @@ def suites() -> str:
     """Every suite, what it runs and how often it trains an architecture."""
     rows = []
     for suite in SUITES.values():
-        runs = suite.seeds * sum(len(setting.grid) for setting in suite.settings)
-        rows.append([f"`{suite.name}`", suite.about, str(runs)])
+        rows.append([f"`{suite.label}`", suite.about, str(suite.runs)])
     return table(["suite", "what it runs", "runs per architecture"], rows)
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from architectures.files import check_target
 from mad.board import frame
-from mad.data.protocol import Setting, get_protocol, get_suite
+from mad.data.protocol import Setting as Setting
+from mad.data.protocol import Suite as Suite
+from mad.data.protocol import get_protocol, get_suite
 from mad.data.records import Record
 from mad.messages import Failed, last_words
 from mad.run.battery import Prepared as Prepared
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 def bench(
     specs: Any,
     *,
-    suite: str = "quick",
+    suite: str | Path | Suite = "quick",
     protocol: str = "sound",
     seeds: int | None = None,
     tasks: str | Sequence[str] | None = None,
@@ -54,8 +56,8 @@ def bench(
 
     specs      a spec, a preset's name, package.module:name, a factory `(task) -> nn.Module`, or a list of
     these
-    suite      "smoke", "quick", "baseline", "mad-2024", one that another package announces, or
-    package.module:NAME of a `mad.data.protocol.Suite`
+    suite      a suite's name, "quick" for its newest version or "quick@1"; a TOML file, "mine.toml";
+    package.module:NAME of a `mad.Suite`; or the `mad.Suite` itself
     protocol   "sound" or "public-code"
     seeds      how many seeds; None: the suite's own number
     tasks      names of the suite's tasks to run, a list or comma-separated; None: all
@@ -103,7 +105,7 @@ def bench(
     with watching(
         prepared.groups,
         prepared.place,
-        suite=get_suite(suite),
+        suite=prepared.suite,
         progress=progress,
         report=report,
         tracking=tracking,
@@ -254,7 +256,7 @@ def check(
 
 def scores_of(
     *,
-    suite: str = "quick",
+    suite: str | Path | Suite = "quick",
     protocol: str = "sound",
     store: str | Path | None = None,
     reference: bool = True,
@@ -276,7 +278,7 @@ def scores_of(
 
 def leaderboard(
     *,
-    suite: str = "quick",
+    suite: str | Path | Suite = "quick",
     protocol: str = "sound",
     store: str | Path | None = None,
     reference: bool = True,

@@ -19,6 +19,7 @@ from mad.commands.primitives import primitives
 from mad.commands.rm import rm
 from mad.commands.show import show
 from mad.commands.sparsify import sparsify
+from mad.commands.suites import suites
 from mad.commands.tasks import tasks
 from mad.commands.track import track
 from mad.commands.train import train
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 TRAINING, STORED = (bench, train, elastic, sparsify), (leaderboard, show, check, primitives, grow)
-for command in (*TRAINING, *STORED, export, import_, rm):
+for command in (*TRAINING, *STORED, suites, export, import_, rm):
     app.command(command.__name__.rstrip("_"))(command)
 GROUPS = {"tasks": tasks, "track": track}
 for name, group in GROUPS.items():

@@ -9,7 +9,8 @@
 A task is a frozen dataclass whose fields are its difficulty; `names()` lists the tasks. Only numpy is needed.
 """
 
-from synthetic_tasks.registry import get, names, parse, task
+from synthetic_tasks.registry import get, names, task
+from synthetic_tasks.spelling import parse
 from synthetic_tasks.task import IGNORE, Batch, Task
 
 __all__ = ["IGNORE", "Batch", "Task", "get", "names", "parse", "task"]

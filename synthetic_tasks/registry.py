@@ -1,4 +1,4 @@
-"""Tasks by name: registration, lookup, discovery and the spelling "name[option=value, ...]"."""
+"""Tasks by name, or by class as "package.module:Task": registration, lookup and discovery."""
 
 import importlib
 import pkgutil
@@ -10,11 +10,14 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
+from synthetic_tasks.outside import load
 from synthetic_tasks.task import Task
 
 T = TypeVar("T", bound=type[Task])
 
 ENTRY_POINTS = "mad.tasks"  # each entry point of this group names an object whose import registers tasks
+# What says of a task which it is, so that no field can: beside these there are its fields.
+RESERVED = ("name", "version", "heading", "source")
 
 _tasks: dict[str, type[Task]] = {}
 
@@ -34,15 +37,22 @@ def task(name: str, *, version: int, heading: str = "") -> Callable[[T], T]:
     return register
 
 
+def find(name: str) -> type[Task]:
+    """The class of a registered name, or the one that "package.module:Task" names, which is imported."""
+    if ":" in name:
+        return load(name)
+    if name not in names():
+        raise ValueError(unknown("task", name, names()))
+    return _tasks[name]
+
+
 def get(name: str, /, **options: Any) -> Task:
     """The task of that name, with its default difficulty but for the options."""
-    if name not in names():
-        raise ValueError(_unknown("task", name, names()))
-    cls = _tasks[name]
+    cls = find(name)
     known = [field.name for field in fields(cls)]
     for option in options:
         if option not in known:
-            raise ValueError(_unknown(f"option of {name}", option, known))
+            raise ValueError(unknown(f"option of {name}", option, known))
     return cls(**options)
 
 
@@ -52,59 +62,8 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_tasks))
 
 
-def parse(text: str) -> Task:
-    """Reads "name" or "name[option=value, ...]"; values are ints, floats, true, false and bare words."""
-    position = 0
-    if len(text) > 1000:
-        raise ValueError(f"a task of {len(text):,} characters is refused; write at most 1,000")
-
-    def take(pattern: str, expected: str) -> tuple[str, int]:
-        nonlocal position
-        start = len(text) - len(text[position:].lstrip())
-        found = re.compile(pattern).match(text, start)
-        if not found:
-            raise ValueError(_caret(text, start, f"expected {expected}"))
-        position = found.end()
-        return found.group(), start
-
-    name, start = take(r"[A-Za-z][\w-]*", "the name of a task")
-    if name not in names():
-        raise ValueError(_caret(text, start, _unknown("task", name, names())))
-    known = [field.name for field in fields(_tasks[name])]
-    options: dict[str, Any] = {}
-    closing = take(r"\[|$", "'[' or the end")[0]
-    while closing in ("[", ","):
-        option, start = take(r"[A-Za-z]\w*", "the name of an option")
-        if option not in known:
-            raise ValueError(_caret(text, start, _unknown(f"option of {name}", option, known)))
-        if option in options:
-            raise ValueError(_caret(text, start, f"{option} is given twice; give it once"))
-        take("=", "'='")
-        value, start = take(r"[^\s,=\[\]]+", "a value")
-        options[option] = _value(text, value, start)
-        closing = take(r",|\]", "',' or ']'")[0]
-    if closing == "]":
-        take("$", "the end")
-    return get(name, **options)
-
-
-def _value(text: str, word: str, start: int) -> bool | int | float | str:
-    if word in ("true", "false"):
-        return word == "true"
-    if re.fullmatch(r"[+-]?\d+", word):
-        return int(word)
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", word):
-        return float(word)
-    if re.fullmatch(r"[A-Za-z][\w-]*", word):
-        return word
-    raise ValueError(_caret(text, start, "expected a number, true, false or a word"))
-
-
-def _caret(text: str, position: int, message: str) -> str:
-    return f"{message}\n  {text}\n  {' ' * position}^"
-
-
-def _unknown(what: str, word: str, known: Collection[str]) -> str:
+def unknown(what: str, word: str, known: Collection[str]) -> str:
+    """What to say about a name that is not known: the nearest one and all of them."""
     near = get_close_matches(word, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {what} {word!r}; {hint}Available: {', '.join(known)}"
@@ -127,6 +86,7 @@ def _check(name: str, version: int, cls: type[Task]) -> None:
         plain = hints[field.name] in (int, float, bool) or get_origin(hints[field.name]) is Literal
         require(plain, f"annotate {field.name} as int, float, bool or Literal of words, to be spelled")
         require(field.default is not MISSING, f"give {field.name} a default: the bare name must be a setting")
+        require(field.name not in RESERVED, f"a field cannot be called {field.name}; choose another name")
     held, given = (f"{one.__module__}.{one.__qualname__}" for one in (_tasks.get(name, cls), cls))
     require(held == given, f"the name is taken by {held}; choose another")
 
@@ -136,7 +96,7 @@ def _discover() -> None:
     """Imports the package's own task files, then what other distributions announce, once names are needed."""
     package = __name__.rpartition(".")[0]
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if not module.name.startswith("_"):
+        if not module.name.startswith("_") and not module.ispkg:
             importlib.import_module(f"{package}.{module.name}")
     for entry in entry_points(group=ENTRY_POINTS):
         try:

@@ -17,6 +17,7 @@ import typer
 import architectures
 import mad.cli
 from architectures.checkpoint import save
+from mad.data.protocol import SUITES
 from mad.store import Store
 from mad.store.exchange import export_records
 from scaling import cli as scaling_cli
@@ -44,6 +45,7 @@ COMMANDS = {
     "tasks show": ["compression"],
     "track push": ["--track", "csv", "--track-dir", "OUT/tracks"],
     "primitives": [],
+    "suites": ["IN/suite.toml"],
     "grow": ["IN/small.pt", "--to", "2*mlp", "-o", "OUT/big.pt"],
     "export": ["OUT/runs.jsonl"],
     "import": ["IN/runs.jsonl", "--store", "OUT/new.sqlite"],
@@ -79,6 +81,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     budgets = [1e10, 3e10, 1e11]
     made = plan(["mlp swiglu"], budgets=budgets, corpus=load(GRAMMAR).config, seq_len=32, lr=4e-3)
     made.save(folder / "plan.json")
+    (folder / "suite.toml").write_text(SUITES["smoke"].toml())
     return folder
 
 
@@ -240,7 +243,12 @@ def test_a_user_without_a_home_is_told_what_to_set(
     assert not Path("~").exists()
 
 
-READ = ["import", "grow", *(f"scaling {name}" for name in ("train", "fit", "compare", "relate", "report"))]
+READ = [
+    "import",
+    "grow",
+    "suites",
+    *(f"scaling {name}" for name in ("train", "fit", "compare", "relate", "report")),
+]
 CONTENT = {
     "empty": b"",
     "zeros": bytes(5000),

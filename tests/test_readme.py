@@ -13,6 +13,7 @@ import pytest
 from mad.api import scores_of
 from mad.board import render
 from mad.data.protocol import SUITES
+from mad.data.suites import NAMES
 from mad.store import Store
 from mad.store.exchange import read_records
 
@@ -80,7 +81,7 @@ def test_every_suite_and_command_is_named() -> None:
 
     from mad.cli import app
 
-    assert all(f"`{name}`" in PAGES for name in SUITES)
+    assert all(f"`{name}`" in PAGES for name in (*NAMES, *SUITES))
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert all(f"mad {name}" in README for name in commands)
 

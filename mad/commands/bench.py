@@ -97,7 +97,6 @@ def bench(
         show_plan(prepared, store, terminal.console())
         return
     from mad.board import render
-    from mad.data.protocol import get_suite
     from mad.run.battery import watching
     from mad.run.iso import read_goals
 
@@ -107,7 +106,7 @@ def bench(
     console = terminal.errors()
     console.print(printable(headline(prepared, store)), soft_wrap=True)
     with watching(
-        prepared.groups, prepared.place, suite=get_suite(suite), progress=True, tracking=tracking
+        prepared.groups, prepared.place, suite=prepared.suite, progress=True, tracking=tracking
     ) as watcher:
         records, scores = api.execute(
             prepared,

@@ -1,12 +1,11 @@
 """How commands declare their options, and those that several share."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mad.data.suites import SUITES
+from mad.data.suites import NAMES
 
 
 def option(help: str, *names: str) -> Any:
@@ -18,16 +17,12 @@ def argument(help: str, metavar: str | None = None) -> Any:
     return typer.Argument(help=help, metavar=metavar)
 
 
-def one_of(names: Collection[str]) -> str:
-    """The names for a help text: a, b or c."""
-    *most, last = names
-    return f"{', '.join(most)} or {last}."
-
-
 StoreOption = Annotated[
     Path | None, option("Path of the store; default $MAD_STORE or the user's data directory.")
 ]
-SuiteOption = Annotated[str, option(one_of(SUITES))]
+SuiteOption = Annotated[
+    str, option(f"{', '.join(NAMES)}, a file of your own (mine.toml) or module:NAME; see `mad suites`.")
+]
 ProtocolOption = Annotated[str, option("sound, or public-code to compare with published scores.")]
 DeviceOption = Annotated[str, option("auto, cpu, cuda, cuda:N or mps.")]
 PrecisionOption = Annotated[str, option("32-true or bf16-mixed; part of a run's identity.")]

@@ -5,20 +5,21 @@ grid, budget and seeds. A change of either is a new version, and an old result k
 made with.
 """
 
-import dataclasses
 import functools
+import hashlib
 import importlib.metadata
-from typing import Any, Literal, TypeVar
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-import synthetic_tasks
 from mad.data import suites
-from mad.data.bounds import MOST_ENTRIES, Amount, Fraction, Seed, Signed, Whole, Word
+from mad.data.bounds import MOST_ENTRIES, Amount, Fraction, Positive, Seed, Signed, Text, Whole, Word
+from mad.data.tasks import identify, read_task
 from mad.messages import near
 from synthetic_tasks import Task
-
-_T = TypeVar("_T")
 
 
 class Data(BaseModel):
@@ -48,17 +49,18 @@ class Protocol(Data):
     data_seed: Seed = 0
 
 
+SOUND = Protocol(
+    name="sound",
+    version=1,
+    betas=(0.9, 0.98),
+    schedule="cosine",
+    select_on="validation",
+    metric="micro",
+    hints=True,
+    variant="repaired",
+)
 PROTOCOLS = {
-    "sound": Protocol(
-        name="sound",
-        version=1,
-        betas=(0.9, 0.98),
-        schedule="cosine",
-        select_on="validation",
-        metric="micro",
-        hints=True,
-        variant="repaired",
-    ),
+    "sound": SOUND,
     "public-code": Protocol(
         name="public-code",
         version=1,
@@ -73,22 +75,37 @@ PROTOCOLS = {
 }
 
 
+def _different(values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value:g} is given twice; give each point of the grid once")
+    return values
+
+
+Axis = Annotated[tuple[Amount, ...], Field(min_length=1, max_length=MOST_ENTRIES), AfterValidator(_different)]
+
+
 class Setting(Data):
     """One question at one difficulty with its budget: a row of a suite."""
 
-    task: str
-    train_examples: int = Field(ge=1)
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    lrs: tuple[float, ...]
-    weight_decays: tuple[float, ...]
-    evaluations: int = Field(default=10, ge=1)
-    validation_examples: int = Field(default=1280, ge=1)
-    test_examples: int = Field(default=1280, ge=1)
+    task: Annotated[Text, Field(min_length=1)]
+    train_examples: Positive
+    epochs: Positive
+    batch_size: Positive
+    lrs: Axis
+    weight_decays: Axis
+    evaluations: Positive = 10
+    validation_examples: Positive = 1280
+    test_examples: Positive = 1280
 
     def resolve(self, protocol: Protocol) -> Task:
         """The task of this setting, with the generators that the protocol wants."""
-        return _resolved(self.task, protocol.variant)
+        return read_task(self.task, protocol.variant)
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """What of a setting, beside its task, decides what its runs can be compared with."""
+        return {name: getattr(self, name) for name in BUDGET}
 
     @property
     def steps(self) -> int:
@@ -100,49 +117,143 @@ class Setting(Data):
         return [(lr, wd) for lr in self.lrs for wd in self.weight_decays]
 
 
-@functools.lru_cache
-def _resolved(text: str, variant: str) -> Task:
-    task = synthetic_tasks.parse(text)
-    if "variant" in {field.name for field in dataclasses.fields(task)}:
-        changes: dict[str, Any] = {"variant": variant}
-        task = dataclasses.replace(task, **changes)
-    return task
+BUDGET = ("train_examples", "epochs", "batch_size", "evaluations", "validation_examples", "test_examples")
 
 
 class Suite(Data):
-    """The exam: settings, model width and seeds."""
+    """The exam: settings, model width and seeds. Its identity is its content; its name is a label."""
 
-    name: str
-    version: int
-    about: str
-    dim: int
-    seeds: int
-    settings: tuple[Setting, ...]
+    name: Annotated[Word, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    version: Positive = 1
+    about: Text = ""
+    dim: Positive
+    seeds: Positive = 1
+    settings: Annotated[tuple[Setting, ...], Field(min_length=1, max_length=MOST_ENTRIES)]
 
     @property
     def label(self) -> str:
-        return f"{self.name}@{self.version}"
+        """name@version; of one that is not ours with the hash of its content, for two may have one name."""
+        label = f"{self.name}@{self.version}"
+        ours = SUITES.get(label)
+        if ours is not None and all(getattr(ours, part) == getattr(self, part) for part in CONTENT):
+            return label
+        settings = [(identify(s.resolve(SOUND)), s.budget, s.lrs, s.weight_decays) for s in self.settings]
+        text = json.dumps([self.dim, self.seeds, settings], sort_keys=True)
+        return f"{label}+{hashlib.sha256(text.encode()).hexdigest()[:4]}"
+
+    @property
+    def runs(self) -> int:
+        """How often an architecture is trained."""
+        return self.seeds * sum(len(setting.grid) for setting in self.settings)
+
+    @property
+    def steps(self) -> int:
+        """Of all these runs together, if none ends early."""
+        return self.seeds * sum(len(setting.grid) * setting.steps for setting in self.settings)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Suite":
+        """The suite of a TOML file (docs/own-task.md); a ValueError names what is wrong in it, and where."""
+        from mad.data.suite_files import read
+
+        return read(path)
+
+    def toml(self) -> str:
+        """The suite as `read` reads it."""
+        from mad.data.suite_files import write
+
+        return write(self)
 
 
-SUITES = {name: Suite(name=name, **data) for name, data in suites.SUITES.items()}
+CONTENT = ("dim", "seeds", "settings")
+
+
+class _Suites(dict[str, Suite]):
+    """Suites by label; a bare name is the newest version."""
+
+    def __missing__(self, name: str) -> Suite:
+        versions = [suite for suite in self.values() if suite.name == name]
+        if not versions:
+            raise KeyError(name)
+        return max(versions, key=lambda suite: suite.version)
+
+
+def _ours() -> _Suites:
+    found = _Suites()
+    for label, data in suites.SUITES.items():
+        name, _, version = label.partition("@")
+        found[label] = Suite(name=name, version=int(version), **data)
+    return found
+
+
+SUITES = _ours()
 
 
 def get_protocol(name: str) -> Protocol:
-    return _get("protocol", name, PROTOCOLS)
+    if name not in PROTOCOLS:
+        hint = near(name, PROTOCOLS, cutoff=0.5)
+        raise ValueError(f"unknown protocol {name!r}{hint}; available: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
 
 
-def get_suite(name: str) -> Suite:
-    """A suite by name or name@version, of ours or of another package; or package.module:NAME."""
-    if ":" in name:
+def get_suite(suite: str | Path | Suite) -> Suite:
+    """A suite by name or name@version, of ours or of another package; package.module:NAME; a TOML file, which
+    ends in .toml or has a folder before it; or a suite as it is. Its tasks are read, so that their code runs.
+    """
+    if isinstance(suite, Suite):
+        return _checked(suite, f"suite {suite.name}@{suite.version}")
+    if isinstance(suite, Path) or suite.endswith(".toml") or "/" in suite or os.sep in suite:
+        return Suite.read(suite)
+    if ":" in suite:
         from architectures.registry import load_object  # Loads torch.
 
-        return _suite(load_object(name), name)
+        return _checked(_suite(load_object(suite), suite), suite)
+    found = _named(suite, known_suites())
+    return found if found in SUITES.values() else _checked(found, f"suite {suite}")
+
+
+def known_suites() -> dict[str, Suite]:
+    """The suites that have a name, ours first, by name@version."""
+    return _Suites(SUITES | _announced())
+
+
+def _named(name: str, known: dict[str, Suite]) -> Suite:
     bare, _, version = name.partition("@")
-    suite = _get("suite", bare, SUITES | _announced())
-    if version and version != str(suite.version):
+    versions = sorted(found.version for found in known.values() if found.name == bare)
+    if not versions:
+        names = dict.fromkeys(found.name for found in known.values())
+        hint = near(bare, names, cutoff=0.5)
         raise ValueError(
-            f"suite {name!r} is not in this release, which has {suite.label}; install the release that has it"
+            f"unknown suite {name!r}{hint}; available: {', '.join(names)}, or a file of your own: mine.toml"
         )
+    if version and version not in map(str, versions):
+        those = ", ".join(f"{bare}@{number}" for number in versions)
+        raise ValueError(
+            f"suite {name!r} is not in this release, which has {those}; choose one, or install the release "
+            "that has it"
+        )
+    return known[name]
+
+
+def fault(suite: Suite) -> tuple[int, str] | None:
+    """The place of the first setting that cannot be run, or is there twice, and why."""
+    seen: dict[str, int] = {}
+    for place, setting in enumerate(suite.settings):
+        try:
+            # The variant is the protocol's: two that differ by it alone are one.
+            asked = json.dumps([identify(setting.resolve(SOUND)), setting.budget], sort_keys=True)
+        except ValueError as error:
+            return place, str(error)
+        if asked in seen:
+            return place, f"it is setting {seen[asked] + 1} again; change its task or budget, or leave it out"
+        seen[asked] = place
+    return None
+
+
+def _checked(suite: Suite, where: str) -> Suite:
+    if (found := fault(suite)) is not None:
+        place, why = found
+        raise ValueError(f"{where}, setting {place + 1} ({suite.settings[place].task}): {why}")
     return suite
 
 
@@ -157,9 +268,10 @@ def _announced() -> dict[str, Suite]:
         except Exception as error:
             raise ValueError(f"{where} cannot be loaded: {error}; repair or uninstall its package") from error
         suite = _suite(loaded, where)
-        if suite.name in SUITES | found:
+        label = f"{suite.name}@{suite.version}"
+        if label in found or suite.name in suites.NAMES:
             raise ValueError(f"{where}: the name {suite.name!r} is taken; choose another")
-        found[suite.name] = suite
+        found[label] = suite
     return found
 
 
@@ -167,10 +279,3 @@ def _suite(found: object, where: str) -> Suite:
     if not isinstance(found, Suite):
         raise ValueError(f"{where} is a {type(found).__name__}; name a mad.data.protocol.Suite")
     return found
-
-
-def _get(kind: str, name: str, known: dict[str, _T]) -> _T:
-    if name not in known:
-        hint = near(name, known, cutoff=0.5)
-        raise ValueError(f"unknown {kind} {name!r}{hint}; available: {', '.join(known)}")
-    return known[name]

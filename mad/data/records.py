@@ -31,8 +31,9 @@ from mad.data.bounds import (
     Word,
 )
 from mad.data.hits import Packed, unpack
-from mad.data.protocol import Data, Protocol, Setting
+from mad.data.protocol import BUDGET, Data, Protocol, Setting
 from mad.data.stored import Sheet, StoredRecord, decimals, not_rising
+from mad.data.tasks import identify
 from mad.messages import counted
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ class RunConfig(Data):
     """One run, fully resolved: everything that decides its numbers and nothing else."""
 
     architecture: ArchitectureConfig
-    # name, version and every field of the task, as `Task.content()` gives them, and `train_targets`.
+    # name, version and every field of the task; of one that is not ours, `class` ("package.module:Task") and
+    # `source`, the hash of its code: see `mad.data.tasks.identify`.
     task: Task
     train_examples: Positive
     epochs: Positive
@@ -117,14 +119,9 @@ class RunConfig(Data):
         return self.epochs * -(-self.train_examples // self.batch_size)
 
 
-BUDGET = ("train_examples", "epochs", "batch_size", "evaluations", "validation_examples", "test_examples")
-
-
 def setting_fields(setting: Setting, protocol: Protocol) -> dict[str, Any]:
     """The part of a `RunConfig` that a setting decides."""
-    task = setting.resolve(protocol)
-    budget = {name: getattr(setting, name) for name in BUDGET}
-    return {"task": task.content() | {"train_targets": task.train_targets}, "protocol": protocol, **budget}
+    return {"task": identify(setting.resolve(protocol)), "protocol": protocol, **setting.budget}
 
 
 def setting_key(setting: Setting, protocol: Protocol) -> str:

@@ -1,6 +1,7 @@
-"""The suites as plain data: a new one is an entry in SUITES; `mad.data.protocol.Suite` checks the fields.
+"""The suites as plain data, by name and version: `mad.data.protocol.Suite` checks the fields.
 
-A change of a suite is a new version. This imports nothing, so that a listing can name the suites.
+A new suite is an entry in SUITES, and so is a change of one: a new version, beside the older ones. This
+imports nothing, so that a listing can name the suites.
 """
 
 from typing import Any
@@ -41,8 +42,7 @@ def _published(name: str) -> Settings:
 
 
 SUITES: dict[str, dict[str, Any]] = {
-    "smoke": {
-        "version": 1,
+    "smoke@1": {
         "about": "six tiny tasks: does everything run? Its scores mean nothing",
         "dim": 32,
         "seeds": 1,
@@ -56,8 +56,7 @@ SUITES: dict[str, dict[str, Any]] = {
             "memorization[vocab_size=32, seq_len=8]",
         ),
     },
-    "quick": {
-        "version": 1,
+    "quick@1": {
         "about": "six small tasks, calibrated to tell architectures apart in minutes on a laptop",
         "dim": 64,
         "seeds": 1,
@@ -74,18 +73,20 @@ SUITES: dict[str, dict[str, Any]] = {
             *_settings(QUICK, "memorization[vocab_size=1024]", epochs=50, train_examples=256),
         ],
     },
-    "baseline": {
-        "version": 1,
+    "baseline@1": {
         "about": "the six baseline settings of the published protocol, three seeds: one GPU, minutes",
         "dim": 128,
         "seeds": 3,
         "settings": [_published(name)[0] for name in VARIED],
     },
-    "mad-2024": {
-        "version": 1,
+    "mad-2024@1": {
         "about": "all 66 settings of arXiv:2403.17844 at six grid points: the published protocol",
         "dim": 128,
         "seeds": 1,
         "settings": [setting for name in VARIED for setting in _published(name)],
     },
 }
+
+
+# In the order of the entries, each once.
+NAMES = tuple(dict.fromkeys(label.partition("@")[0] for label in SUITES))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mad import terminal
-from mad.data.protocol import Suite, get_protocol, get_suite
+from mad.data.protocol import Protocol, Suite, get_protocol, get_suite
 from mad.data.records import Record
 from mad.score import Scores, score
 from mad.store import Store, default_path
@@ -32,8 +32,8 @@ class Prepared:
     """A sweep, or a part of one, with everything resolved that its engine checks and runs."""
 
     cells: list[Cell]
-    suite: str
-    protocol: str
+    suite: Suite
+    protocol: Protocol
     place: Place
     shard: Shard | None = None
 
@@ -48,7 +48,7 @@ class Prepared:
 def prepare(
     specs: Any,
     *,
-    suite: str,
+    suite: str | Path | Suite,
     protocol: str,
     seeds: int | None = None,
     tasks: str | Sequence[str] | None = None,
@@ -72,10 +72,11 @@ def prepare(
     many = list(specs) if isinstance(specs, list | tuple) else [specs]
     if not many:
         raise ValueError("no architecture is given; name at least one, such as '2*(mh-attention swiglu)'")
+    exam, referee = get_suite(suite), get_protocol(protocol)
     cells = plan(
         many,
-        get_suite(suite),
-        get_protocol(protocol),
+        exam,
+        referee,
         seeds=seeds,
         tasks=[name.strip() for name in named] or None,
         precision=precision,
@@ -83,7 +84,7 @@ def prepare(
         iso=read_goals(iso),
     )
     place = find_place(device, precision)
-    return Prepared([check_sketch(cell) for cell in cells], suite, protocol, place, asked)
+    return Prepared([check_sketch(cell) for cell in cells], exam, referee, place, asked)
 
 
 @contextlib.contextmanager
@@ -153,7 +154,7 @@ def execute(
                 records += found
                 watcher.ended(group, found)
     tasks = {cell.task.name for cell in prepared.cells}
-    return records, score(records, get_suite(prepared.suite), get_protocol(prepared.protocol), tasks=tasks)
+    return records, score(records, prepared.suite, prepared.protocol, tasks=tasks)
 
 
 @contextlib.contextmanager

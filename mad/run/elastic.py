@@ -5,6 +5,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from architectures import SequenceModel
 from architectures.elastic import Sampling, common_count, consistency, extract, nested_layers
 from architectures.sizes.bounds import shown
 from architectures.thresholds import Thresholds, thresholded
-from mad.data.protocol import get_protocol, get_suite
+from mad.data.protocol import Suite, get_protocol, get_suite
 from mad.messages import Failed, counted, last_words
 from mad.run.batches import Split, order, split_of
 from mad.run.driver import one_driver
@@ -59,7 +60,7 @@ class Point:
 def compare(
     spec: str,
     *,
-    suite: str = "quick",
+    suite: str | Path | Suite = "quick",
     tasks: Sequence[str] | None = None,
     times: int | None = None,
     seed: int = 0,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
 from architectures import SequenceModel
 from architectures.thresholds import balance, calibrate, maps, thresholded
-from mad.data.protocol import get_protocol, get_suite
+from mad.data.protocol import Suite, get_protocol, get_suite
 from mad.messages import Failed, counted, last_words
 from mad.run.batches import split_of
 from mad.run.driver import one_driver
@@ -52,7 +53,7 @@ class Point:
 def compare(
     spec: str,
     *,
-    suite: str = "quick",
+    suite: str | Path | Suite = "quick",
     tasks: Sequence[str] | None = None,
     shares: Sequence[float] = SHARES,
     seed: int = 0,

@@ -49,6 +49,6 @@ def _known(labels: Sequence[str]) -> dict[str, Suite]:
             found[label] = get_suite(label)
         except ValueError as error:
             note(
-                f"{error}; its runs are told without scores (--suite package.module:NAME names one of yours)"
+                f"{error}; its runs are told without scores (--suite names one of yours: a file, module:NAME)"
             )
     return found
