@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from architectures.files import check_target
 from mad.board import frame
+from mad.data.outline import Outline
 from mad.data.protocol import Setting as Setting
 from mad.data.protocol import Suite as Suite
 from mad.data.protocol import get_protocol, get_suite
-from mad.data.records import Record
+from mad.data.records import Record, setting_key
+from mad.memory import uncollected
 from mad.messages import Failed, last_words
 from mad.run.battery import Prepared as Prepared
 from mad.run.battery import Report, store_for, watching
@@ -267,13 +269,15 @@ def scores_of(
 
     versions = {entry["name"]: entry["version"] for entry in read()}
     exam, referee = get_suite(suite), get_protocol(protocol)
+    asked = {setting_key(setting, referee) for setting in exam.settings}
     packaged = reference_records(exam.name) if reference else []
-    own: list[Record] = []
-    # Reference results are there before the first run is made; a store that was named must be.
-    if store is not None or not packaged or default_path().exists():
-        with Store(store, read_only=True) as opened:
-            own = opened.records()
-    return score(own, exam, referee, versions=versions, reference=packaged, tasks=tasks)
+    own: list[Outline] = []
+    with uncollected():
+        # Reference results are there before the first run is made; a store that was named must be.
+        if store is not None or not packaged or default_path().exists():
+            with Store(store, read_only=True) as opened:
+                own = list(opened.outlines(asked))
+        return score(own, exam, referee, versions=versions, reference=packaged, tasks=tasks)
 
 
 def leaderboard(

@@ -9,7 +9,7 @@ from mad.commands.flags import StoreOption, argument, option
 from mad.messages import brief, counted, say
 
 if TYPE_CHECKING:
-    from mad.store.store import Entry
+    from mad.store.entry import Entry
 
 
 def rm(

@@ -6,12 +6,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+from mad.data.records import Record
+from mad.messages import counted, note
+from mad.store import outlines
 from mad.store.checking import LONGEST, kinds
 from mad.store.location import check_regular, network_file_system
 from mad.store.lock import WAIT, Lock
 
-# 2 added the table of language-model runs, 3 the mark of imported records.
-SCHEMA = 3
+# 2 added the table of language-model runs, 3 the mark of imported records, 4 the outlines of the runs.
+SCHEMA = 4
+OUTLINED = 4
+# Runs from which on people are told that the store is brought to a new version: some seconds.
+MANY = 20_000
 APPLICATION = 0x4D414453  # "MADS": tells our files from other SQLite databases.
 COLUMNS = "status TEXT NOT NULL, created TEXT NOT NULL, record TEXT NOT NULL"
 DAMAGED = "it is damaged: `sqlite3 FILE .recover` saves what can be saved, and --store names another one"
@@ -69,7 +75,7 @@ def connect(
         version = _version(db, path)
         db.execute("PRAGMA journal_mode = WAL")
         if version < SCHEMA:
-            _migrate(db, version)
+            _migrate(db, path, version)
     return db, _tables(SCHEMA), lock
 
 
@@ -93,7 +99,7 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
             f"store {path} was written by a newer version (schema {version}, known is {SCHEMA}); "
             "upgrade with `pip install -U mad-suite`, or pass another --store"
         )
-    _check_tables(db, path, _tables(version))
+    _check_tables(db, path, _definitions(version))
     return int(version)
 
 
@@ -102,11 +108,17 @@ def _tables(version: int, *, after: int = 0) -> list[str]:
     return [name for name, kind in kinds().items() if after < kind.since <= version]
 
 
-def _definition(name: str) -> str:
-    return f"CREATE TABLE {name} (id TEXT PRIMARY KEY, {kinds()[name].column}, {COLUMNS})"
+def _definitions(version: int, *, after: int = 0) -> dict[str, str]:
+    """What a store has that those versions made, by name."""
+    known = kinds()
+    made = {
+        name: f"CREATE TABLE {name} (id TEXT PRIMARY KEY, {known[name].column}, {COLUMNS})"
+        for name in _tables(version, after=after)
+    }
+    return made | ({outlines.TABLE: outlines.DEFINITION} if after < OUTLINED <= version else {})
 
 
-def _check_tables(db: sqlite3.Connection, path: Path, expected: list[str]) -> None:
+def _check_tables(db: sqlite3.Connection, path: Path, expected: dict[str, str]) -> None:
     """A store is its tables and nothing else: a view or a trigger would run as it is read or written."""
     rows = db.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     found = {
@@ -118,18 +130,23 @@ def _check_tables(db: sqlite3.Connection, path: Path, expected: list[str]) -> No
             f"store {path} has records of the kind {min(foreign)!r}, which no package here declares; install "
             "the one that does, or pass another --store"
         )
-    if found != {name.encode(): _definition(name).encode() for name in expected}:
+    if found != {name.encode(): sql.encode() for name, sql in expected.items()}:
         raise ValueError(
             f"store {path} does not have the tables {', '.join(expected)} as mad makes them; {DAMAGED}"
         )
 
 
-def _migrate(db: sqlite3.Connection, version: int) -> None:
+def _migrate(db: sqlite3.Connection, path: Path, version: int) -> None:
     """Bring an empty file or a store of an older version to this one; records stay as they are."""
     with db:
         db.execute("BEGIN IMMEDIATE")
-        for name in _tables(SCHEMA, after=version):
-            db.execute(_definition(name))
+        for definition in _definitions(SCHEMA, after=version).values():
+            db.execute(definition)
+        if 0 < version < OUTLINED:
+            (count,) = db.execute(f"SELECT count(*) FROM {Record.table}").fetchone()
+            if count >= MANY:
+                note(f"store {path} is brought to a new version, once: {counted(count, 'run')} to be read")
+            outlines.fill(db)
         db.execute(f"PRAGMA application_id = {APPLICATION}")
         db.execute(f"PRAGMA user_version = {SCHEMA}")
 

@@ -10,49 +10,31 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-from mad.data.bounds import LARGEST_WHOLE
-from mad.data.records import DONE, Record
+from mad.data.outline import Outline
+from mad.data.records import DONE, ArchitectureConfig, Record
 from mad.data.stored import StoredRecord
 from mad.messages import note
+from mad.store import outlines
 from mad.store.checking import R, kinds, understood
 from mad.store.database import connect, reporting
+from mad.store.entry import Entry, entry_of
 from mad.store.location import SIDE_FILES, default_path
 from mad.store.lock import Lock
+from mad.store.outlines import Line
+from mad.store.replacing import COMPLETENESS, ImportReport, is_final, successor
 
 # Characters of an error that are kept, its end: what a layer raises may hold a tensor.
 LONGEST_ERROR = 2**16
+# Texts that are read in one query.
+AT_ONCE = 256
 # How many records that were set aside are named.
 MOST_NAMED = 3
-# How much a record says: an import keeps ours unless the other one says more.
-COMPLETENESS = {"failed": 0, "interrupted": 0, "stopped": 1, "diverged": 2, "ok": 2}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportReport:
-    """`known` runs were here already; the `conflicting` of them had another result, and ours stayed."""
-
-    added: int
-    known: int
-    replaced: int
-    conflicts: int
-    conflicting: tuple[str, ...] = field(default=(), compare=False)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of a store. `record` is None where it cannot be understood, and `reason` says why."""
-
-    table: str
-    row: int
-    id: str
-    record: StoredRecord | None
-    reason: str = ""
 
 
 class Store:
@@ -84,7 +66,7 @@ class Store:
         rows = self._rows(f"SELECT rowid, id, record FROM {kind.table} WHERE id = ?", id)
         if not rows:
             return None
-        entry = _entry(kind.table, *rows[0])
+        entry = entry_of(kind.table, *rows[0])
         if entry.record is None:
             raise ValueError(f"{self._lost(entry)}; remove it with `mad rm {id}`, or pass another --store")
         return entry.record
@@ -97,24 +79,45 @@ class Store:
 
     def records(self, kind: type[StoredRecord] = Record) -> Sequence[StoredRecord]:
         """Every run of a kind that can be understood, the oldest first; a note names the others."""
-        entries = self.entries(kind.table)
-        lost = [entry for entry in entries if entry.record is None and entry.id not in self._named]
-        if lost:
-            self._named |= {entry.id for entry in lost}
-            said = "; ".join(map(self._lost, lost[:MOST_NAMED]))
-            more = f"; and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
-            note(f"{said}{more}. Set aside; `mad rm --unreadable` removes what cannot be understood")
-        return [entry.record for entry in entries if entry.record is not None]
+        found = list(self.scan(kind.table))
+        self._name([entry for entry in found if entry.record is None])
+        return [entry.record for entry in found if entry.record is not None]
+
+    def outlines(self, settings: Collection[str] | None = None) -> Iterator[Outline]:
+        """The runs of the battery without what is long in them: those of the settings with these keys, or
+        all, in no order. A note at the end names those that cannot be understood.
+        """
+        met: dict[str, ArchitectureConfig] = {}
+        lost = []
+        with self._snapshot():
+            for line, text in self._texts(outlines.lines(self._db, settings)):
+                run = outlines.believed(line, text, met)
+                if run is None:
+                    entry = entry_of(Record.table, line.row, line.id, text)
+                    if not isinstance(entry.record, Record):
+                        lost.append(entry)
+                        continue
+                    run = outlines.outline_of(entry.record, text, met)
+                if settings is None or run.config.setting_key in settings:
+                    yield run
+        self._name(lost)
 
     def entries(self, table: str | None = None, *, prefix: str = "") -> list[Entry]:
         """The rows of a table, or of all, whose id begins so; the oldest first, understood or not."""
+        return list(self.scan(table, prefix=prefix))
+
+    def scan(self, table: str | None = None, *, prefix: str = "") -> Iterator[Entry]:
+        """The same one by one, for those who need not keep them."""
         # An id that is not text has no beginning.
-        which = "WHERE ?2 = '' OR substr(id, 1, ?1) = ?2 ORDER BY created, id"
-        return [
-            _entry(name, *row)
-            for name in (self._tables if table is None else {table} & set(self._tables))
-            for row in self._rows(f"SELECT rowid, id, record FROM {name} {which}", len(prefix), prefix)
-        ]
+        which = "WHERE id >= ? AND id < ?" if prefix else ""
+        ends = (prefix, f"{prefix}{chr(sys.maxunicode)}") if prefix else ()
+        with self._snapshot():
+            for name in self._tables if table is None else {table} & set(self._tables):
+                # Sorted without their texts, which are long.
+                rows = self._rows(f"SELECT rowid FROM {name} {which} ORDER BY created, id", *ends)
+                for (row,) in rows:
+                    (found,) = self._rows(f"SELECT rowid, id, record FROM {name} WHERE rowid = ?", row)
+                    yield entry_of(name, *found)
 
     def find(self, beginning: str) -> Entry:
         """The one row whose id begins so, with 6 digits or more."""
@@ -142,8 +145,8 @@ class Store:
         with self._transaction():
             for record in batch:
                 old = self.get(record.id, type(record))
-                if not (once and old is not None and _is_final(old, record)):
-                    self._put(record if old is None else _successor(old, record))
+                if not (once and old is not None and is_final(old, record)):
+                    self._put(record if old is None else successor(old, record))
 
     def relabel(self, run: R, **labels: Any) -> R:
         """Say what a stored run counts to; its result stays."""
@@ -191,6 +194,8 @@ class Store:
         with self._transaction():
             gone = [entry for entry in entries if self._still(entry)]
             for entry in gone:
+                if entry.table == Record.table:
+                    outlines.remove(self._db, entry.row)
                 self._db.execute(f"DELETE FROM {entry.table} WHERE rowid = ?", (entry.row,))
         return gone
 
@@ -244,7 +249,39 @@ class Store:
 
     def _still(self, entry: Entry) -> bool:
         rows = self._rows(f"SELECT rowid, id, record FROM {entry.table} WHERE rowid = ?", entry.row)
-        return entry in (_entry(entry.table, *row) for row in rows)
+        return entry in (entry_of(entry.table, *row) for row in rows)
+
+    def _texts(self, lines: Sequence[Line]) -> Iterator[tuple[Line, Any]]:
+        """Each line with the text of its record, some hundred in one query."""
+        for start in range(0, len(lines), AT_ONCE):
+            some = lines[start : start + AT_ONCE]
+            marks = ", ".join("?" * len(some))
+            query = f"SELECT rowid, record FROM {Record.table} WHERE rowid IN ({marks})"
+            texts = dict(self._rows(query, *(line.row for line in some)))
+            yield from ((line, texts[line.row]) for line in some)
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """What is read inside is of one moment, whatever others write."""
+        with reporting(self.path):
+            own = not self._db.in_transaction
+            if own:
+                self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if own:
+                    self._db.execute("ROLLBACK")
+
+    def _name(self, lost: Sequence[Entry]) -> None:
+        """Note, once, which rows cannot be understood."""
+        new = [entry for entry in lost if entry.id not in self._named]
+        if not new:
+            return
+        self._named |= {entry.id for entry in new}
+        said = "; ".join(map(self._lost, new[:MOST_NAMED]))
+        more = f"; and {len(new) - MOST_NAMED} more" if len(new) > MOST_NAMED else ""
+        note(f"{said}{more}. Set aside; `mad rm --unreadable` removes what cannot be understood")
 
     def _lost(self, entry: Entry) -> str:
         return f"run {entry.id} in store {self.path} cannot be understood ({entry.reason})"
@@ -252,37 +289,14 @@ class Store:
     def _put(self, record: StoredRecord) -> None:
         if record.error is not None and len(record.error) > LONGEST_ERROR:
             record = record.model_copy(update={"error": f"...{record.error[-LONGEST_ERROR:]}"})
+        if type(record) is not kinds()[record.table]:
+            raise ValueError(
+                f"run {record.id} is a {type(record).__name__}, which lacks a part; give the whole"
+            )
         text = record.model_dump_json()
         # What is written must be readable, and a copy that was changed was never validated.
         understood(type(record), text)
         row = (record.id, record.grouped, record.status, record.created, text)
         self._db.execute(f"INSERT OR REPLACE INTO {record.table} VALUES (?, ?, ?, ?, ?)", row)
-
-
-def _entry(table: str, row: int, id: Any, text: Any) -> Entry:
-    name = id.decode(errors="replace") if isinstance(id, bytes) else str(id)
-    try:
-        if not isinstance(text, bytes):
-            raise ValueError("its text is missing")
-        record = understood(kinds()[table], text)
-        if record.id != name:
-            raise ValueError(f"its text is that of run {record.id}")
-    except ValueError as error:
-        return Entry(table, row, name, None, str(error))
-    return Entry(table, row, name, record)
-
-
-def _is_final(old: StoredRecord, new: StoredRecord) -> bool:
-    return old.status in DONE and not old.gives_way_to(new)
-
-
-def _successor(old: StoredRecord, new: StoredRecord) -> StoredRecord:
-    """What is stored when `new` arrives where `old` is; refuses to lose a result."""
-    if old.status not in DONE:
-        return new.model_copy(update={"attempts": min(old.attempts + 1, LARGEST_WHOLE)})
-    if not _is_final(old, new):
-        return new
-    raise ValueError(
-        f"run {old.id} is stored as {old.status!r}, which is final, so {new.status!r} cannot replace it; "
-        "run only what the store does not hold, or pass another --store"
-    )
+        if isinstance(record, Record):
+            outlines.write(self._db, record, text.encode())
