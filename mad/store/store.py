@@ -287,6 +287,8 @@ class Store:
         return f"run {entry.id} in store {self.path} cannot be understood ({entry.reason})"
 
     def _put(self, record: StoredRecord) -> None:
+        if type(record) is not kinds()[record.table]:
+            raise ValueError(f"run {record.id} is the outline of a record; commit the one of `Store.get`")
         if record.error is not None and len(record.error) > LONGEST_ERROR:
             record = record.model_copy(update={"error": f"...{record.error[-LONGEST_ERROR:]}"})
         if type(record) is not kinds()[record.table]:

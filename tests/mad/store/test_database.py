@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mad.data.protocol import SUITES
 from mad.data.records import Record
 from mad.store import Store
 from mad.store.exchange import export_records, read_records
@@ -250,8 +251,10 @@ def test_a_row_under_the_name_of_another_run_is_not_believed(path: Path) -> None
 
 
 def test_a_note_is_one_line_on_standard_error(path: Path) -> None:
+    with Store(path) as store:
+        store.commit([run := record(SUITES["smoke"].settings[0])])
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE runs SET record = '{}' WHERE rowid = 1")
+        db.execute("UPDATE runs SET record = '{}' WHERE id = ?", [run.id])
     db.close()
     words = [sys.executable, "-m", "mad.cli", "leaderboard", "--suite", "smoke", "--store", str(path)]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3])

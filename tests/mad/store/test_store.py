@@ -191,7 +191,7 @@ def test_a_store_of_a_newer_version_is_refused(path: Path) -> None:
     db.execute(f"PRAGMA user_version = {module.SCHEMA + 1}")
     db.close()
     for read_only in (False, True):
-        with pytest.raises(ValueError, match=r"newer version \(schema 4, known is 3\); upgrade with"):
+        with pytest.raises(ValueError, match=r"newer version \(schema 5, known is 4\); upgrade with"):
             Store(path, read_only=read_only)
 
 

@@ -62,6 +62,7 @@ def version_1(path: Path) -> None:
         store.commit(group(TWO.settings[0], 0.5, 0.6))
     db = sqlite3.connect(path)
     db.execute("DROP TABLE language")
+    db.execute("DROP TABLE outlines")
     db.execute("PRAGMA user_version = 1")
     db.close()
 
@@ -186,7 +187,7 @@ def test_a_store_of_the_first_version_is_brought_up_by_a_writer(path: Path) -> N
     with Store(path) as store:
         assert store.records() == before and len(before) == 2
         assert store.records(LanguageRecord) == [language()]
-    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (3,)
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (4,)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
