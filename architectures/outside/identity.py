@@ -12,10 +12,12 @@ import functools
 import hashlib
 import importlib.machinery
 import inspect
+import itertools
 import os
 import site
 import sys
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,9 @@ def _read(path: Path, module: str) -> tuple[str, tuple[str, ...]]:
 def _digest(path: Path, module: str, changed: int, size: int) -> tuple[str, tuple[str, ...]]:
     content = path.read_bytes()
     try:
-        tree = ast.parse(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Else it depends on whether warnings are errors.
+            tree = ast.parse(content)
     except (SyntaxError, ValueError):  # compiled, or not for this Python
         return hashlib.sha256(content).hexdigest(), ()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -144,8 +148,11 @@ def spell(tree: ast.AST) -> str:
             words.append(f"{type(node).__name__}(")
             waiting.append(_End)
             for field, value in reversed(list(ast.iter_fields(node))):
-                if field == "body" and isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False):
-                    value = value[1:]
+                if field == "body" and isinstance(node, DOCUMENTED) and _has_docstring(node):
+                    # A function of a docstring alone does what `pass` does.
+                    value = value[1:] or ([] if isinstance(node, ast.Module) else [ast.Pass()])
+                if isinstance(node, ast.JoinedStr):
+                    value = _joined(value)
                 # Fields that a later version adds are empty where an earlier one reads the program.
                 if field not in ("kind", "type_comment") and value is not None and value != []:
                     waiting += [value, _Field(field)]
@@ -155,8 +162,27 @@ def spell(tree: ast.AST) -> str:
         elif node is _End:
             words.append(")")
         else:
-            words.append(f"{node}=" if isinstance(node, _Field) else f"{node!r},")
+            words.append(f"{node}=" if isinstance(node, _Field) else f"{_value(node)},")
     return "".join(words)
+
+
+def _joined(parts: list[ast.expr]) -> list[ast.expr]:
+    """The parts of an f-string, of text no empty one and no two in a row: versions cut it differently."""
+    found: list[ast.expr] = []
+    for is_text, run in itertools.groupby(parts, lambda part: isinstance(part, ast.Constant)):
+        alike = list(run)
+        text = "".join(str(part.value) for part in alike if isinstance(part, ast.Constant))
+        found += alike if not is_text else [ast.Constant(text)] if text else []
+    return found
+
+
+def _has_docstring(node: Any) -> bool:
+    return ast.get_docstring(node, clean=False) is not None
+
+
+def _value(value: Any) -> str:
+    """A constant or a name. What is printable differs between versions, and so do long whole numbers."""
+    return hex(value) if type(value) is int and abs(value) >= 2**64 else ascii(value)
 
 
 class _Field(str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from architectures.outside.identity import code_hash, spell
+from architectures.outside.identity import _digest, code_hash, spell
 
 FILES = {
     "own_layers/__init__.py": "from own_layers.base import Base\n",
@@ -149,6 +150,12 @@ def test_what_is_installed_has_no_part_in_it_but_its_own_package(
         ("x = (1 +\n     2)", "x = 1 + 2", True),
         ("x = 'a'", 'x = u"a"', True),
         ("def f():\n    'one'\n    return 1", "def f():\n    'two'\n    return 1", True),
+        ("def f():\n    ''\n    return 1", "def f():\n    return 1", True),
+        ("class A:\n    'one'", "class A: pass", True),
+        ("'one'", "", True),
+        ("x = f'a' 'b' f'{y}'", "x = f'ab{y}'", True),
+        ("x = f'{y}a'", "x = f'{y}b'", False),
+        ("x = 'a' 'b'", "x = 'ab'", True),
         ("x = 1", "x = 1.0", False),
         ("x = 1", "x = True", False),
         ("x = None", "x = ...", False),
@@ -173,6 +180,52 @@ def test_the_spelling_is_the_same_in_every_version_of_python() -> None:
         "arg(arg='x',)defaults=1:Constant(value=1,))body=1:Return(value=JoinedStr(values=2:FormattedValue("
         "value=Name(id='x',ctx=Load())conversion=-1,)Constant(value='a',))))))"
     )
+
+
+# What versions of Python are known to read in their own way: f-strings above all.
+SAMPLE = """
+import os as o
+from . import near
+class A(object, metaclass=type):
+    a: int = -0.0
+    def f(self, x, /, y=1, *args: int, z: str = "\u00e9\u2028\U0001fae8", **kw) -> None:
+        s = f"a{x!r:>{y}}b" "c" f"{x=}" f"{x:%Y-%m}" rf"\\d{y}" f"{{}}" f"" f"{x:{y}.{y}f}"
+        async def g():
+            async with a as b, c: await b
+            async for i in x: yield i
+        try: pass
+        except* ValueError as e: raise
+        match x:
+            case {"a": 1, **rest} if y: pass
+            case [1, *_] | A(b=2) | None: ...
+        return x[1:2, ..., ::3] @ y if (z := 3) else {**x, "a": b"\\xff"}
+@dec(1)
+def g(a: "b" = 1j, *, c): return a < b <= c != d is not e not in [i for i in f if i]
+numbers = 1e400, 0.1, 1e-7, 12345678901234567890123, u"\\ud800", lambda *a, k=1: (yield)
+with (open("a") as f, open("b") as g): del f, g[0]
+"""
+
+
+def test_a_program_has_one_hash_in_every_version_of_python() -> None:
+    """Pinned; of Python 3.11, 3.12 and 3.13."""
+    digest = hashlib.sha256(spell(ast.parse(SAMPLE)).encode()).hexdigest()
+    assert digest[:20] == "7edabeeb6769e1108e90"
+
+
+@pytest.mark.filterwarnings("error")
+def test_warnings_of_the_code_do_not_change_it(tmp_path: Path) -> None:
+    (tmp_path / "own_odd.py").write_bytes(b"PATTERN = '\\d'\n")
+    assert (
+        _digest(tmp_path / "own_odd.py", "own_odd", 0, 0)[0] == _digest(tmp_path / "own_odd.py", "a", 1, 0)[0]
+    )
+    assert (
+        _digest(tmp_path / "own_odd.py", "own_odd", 0, 0)[0]
+        != hashlib.sha256(b"PATTERN = '\\d'\n").hexdigest()
+    )
+
+
+def test_a_whole_number_too_long_to_be_printed_is_read() -> None:
+    assert spell(ast.parse("x = 0x" + "f" * 6000)) != spell(ast.parse("x = 0x" + "e" * 6000))
 
 
 def test_a_deep_expression_is_read() -> None:
