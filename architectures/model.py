@@ -14,9 +14,10 @@ from architectures import registry
 from architectures.blocks import Part, add, owns_stream
 from architectures.builder import Builder, on_meta
 from architectures.builder import build_blocks as build_blocks  # imported from here by users
-from architectures.grammar.presets import PRESETS, ModelOptions
+from architectures.grammar.presets import ModelOptions
 from architectures.grammar.spec import Spec
 from architectures.grammar.stripe import parse
+from architectures.grammar.stripe import resolve_options as resolve_options
 from architectures.parts.linear import MultiplicativeLinear
 from architectures.parts.norms import RMSNorm
 from architectures.primitive import Context, Hint, Primitive, State, check_length
@@ -313,9 +314,3 @@ def _bytes(spec: Spec, *settings: Any) -> int:
             return 0
         raise
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-
-
-def resolve_options(spec: str | Spec) -> ModelOptions:
-    """The model options that belong to a preset's name; the defaults for anything else."""
-    preset = PRESETS.get(spec.strip()) if isinstance(spec, str) else None
-    return preset.options if preset else ModelOptions()

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from architectures.grammar.outline import spell
 from architectures.outside.foreign import Foreign, foreign_config
 from architectures.outside.identity import code_hash
 from architectures.outside.surroundings import kept
@@ -272,10 +273,14 @@ def load_object(path: str) -> Any:
         raise ValueError(
             f"{path}: module {module_name} cannot be imported: {type(error).__name__}: {error}; repair it"
         ) from error
-    if not hasattr(module, attribute):
-        public = [n for n in vars(module) if not n.startswith("_")]
-        raise ValueError(f"{path}: module {module_name} has no {attribute!r}{_suggest(attribute, public)}")
-    return getattr(module, attribute)
+    found: Any = module
+    for part in attribute.split("."):  # of a class, as the `__qualname__` of a function in it
+        if not hasattr(found, part):
+            where = f"module {module_name}" if found is module else path.removesuffix(f".{part}")
+            public = [n for n in dir(found) if not n.startswith("_")]
+            raise ValueError(f"{path}: {where} has no {part!r}{_suggest(part, public)}")
+        found = getattr(found, part)
+    return found
 
 
 def unknown(name: str, known: typing.Iterable[str]) -> str:
@@ -343,12 +348,3 @@ def _check_type(where: str, value: Any, hint: Any) -> None:
         else:
             words.append(names.get(kind, str(kind)))
     raise ValueError(f"{where}={spell(value)} is refused; expected {' or '.join(words)}")
-
-
-def spell(value: Any) -> str:
-    """A value as the grammar writes it: none, true, false, 4, 0.5, word."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)

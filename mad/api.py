@@ -21,6 +21,7 @@ from mad.run.battery import execute as execute
 from mad.run.battery import prepare as prepare
 from mad.score import Scores, score
 from mad.store import Store, default_path
+from mad.store.labels import call, spelled
 from mad.store.reference import reference_records
 from mad.tracking import By, read_tracking
 
@@ -56,8 +57,8 @@ def bench(
 ) -> pandas.DataFrame:
     """Run the battery on one architecture or several and return their rows of the leaderboard.
 
-    specs      a spec, a preset's name, package.module:name, a factory `(task) -> nn.Module`, or a list of
-    these
+    specs      a spec, a preset's name, package.module:name, each as "label=spec" if you like, a label that
+    the store knows, a factory `(task) -> nn.Module`, or a list of these
     suite      a suite's name, "quick" for its newest version or "quick@1"; a TOML file, "mine.toml";
     package.module:NAME of a `mad.Suite`; or the `mad.Suite` itself
     protocol   "sound" or "public-code"
@@ -103,6 +104,7 @@ def bench(
         compile=compile,
         iso=iso,
         shard=shard,
+        store=store,
     )
     with watching(
         prepared.groups,
@@ -190,7 +192,8 @@ def train(
         weight_decays=(weight_decay,),
         evaluations=evaluations,
     )
-    architecture = resolve(spec, dim=dim, protocol=referee)
+    given = spelled(spec, store) if isinstance(spec, str) else spec
+    architecture = resolve(given, dim=dim, protocol=referee)
     if save is not None:
         if architecture.spec is None:
             raise ValueError(f"{architecture.given} makes whole models, which no spec spells; leave save out")
@@ -208,7 +211,8 @@ def train(
     with watching(groups, place, progress=progress, report=report, tracking=tracking) as watcher:
         options = Options(place=place, report=watcher.report, keep=None if save is None else kept.append)
         with store_for(groups, store) as opened:
-            ((_, (record,)),) = get_engine("inline")(groups, opened, options)
+            ((_, found),) = get_engine("inline")(groups, opened, options)
+            (record,) = call(found, architecture.given, opened if architecture.stored else None)
         watcher.ended(groups[0], [record])
     if record.status == "failed":
         shown = f"; `mad show {record.id}` prints all of it" if architecture.stored else ""
@@ -242,10 +246,12 @@ def check(
     """
     from architectures.contract.checkup import examine
     from architectures.contract.whole import examine_models
+    from mad.data.labels import read
     from mad.run.driver import one_driver
     from mad.run.sweep import candidates, factory_named
 
     with one_driver():
+        _, spec = read(spec)
         factory = factory_named(spec)
         if factory is None:
             return examine(spec, dim=dim, compile=compile, only=only, size=size, report=report)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from architectures.sizes.bounds import MAX_LAYERS, MAX_NESTING
 
@@ -27,6 +27,20 @@ def outline(text: str) -> tuple[Item, ...]:
 def depth(items: Sequence[Item]) -> int:
     """The number of layers, those in branches and bodies too."""
     return sum((name not in ("+", "()")) + depth(inner) for name, inner in items)
+
+
+def spell(value: Any) -> str:
+    """A value as the grammar writes it: none, true, false, 4, 0.5, word."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def spell_options(options: Mapping[str, Any]) -> str:
+    """[name=value, name=value], "" for none."""
+    return f"[{', '.join(f'{name}={spell(value)}' for name, value in options.items())}]" if options else ""
 
 
 class SpecError(ValueError):
@@ -165,13 +179,21 @@ class Reader(Generic[_T]):
 
 
 class _Outline(Reader[Item]):
-    def layer(self) -> list[Item]:
-        name, here = self.word, self.here
-        self.here += 1
+    def parse(self) -> list[Item]:
+        self.options()  # of the model
+        return super().parse()
+
+    def options(self) -> None:
         if self.word == "[":
             while self.word != "]" and self.kind != "end":
                 self.here += 1
             self.take("]", "to close the options")
+
+    def layer(self) -> list[Item]:
+        name, here = self.word, self.here
+        self.here += 1
+        if self.word == "[":
+            self.options()
             name = "".join(word for _, word, _ in self.tokens[here : self.here])
         return [(name, tuple(self.body(name)) if self.word == "{" else ())]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from architectures.grammar.outline import spell_options
 from architectures.grammar.presets import PRESETS
-from architectures.registry import spell
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Layer:
     body: Spec | None = None
 
     def __str__(self) -> str:
-        options = f"[{', '.join(f'{k}={spell(v)}' for k, v in self.options)}]" if self.options else ""
-        return f"{self.name}{options}" + (f"{{{_fold(self.body.layers)}}}" if self.body else "")
+        return f"{self.name}{spell_options(dict(self.options))}" + (
+            f"{{{_fold(self.body.layers)}}}" if self.body else ""
+        )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The striping grammar: a string of layers <-> a `Spec`.
 
+    text    := ['[' options of the model ']'] spec
     spec    := item+
     item    := [INT '*'] (layer | '(' spec ')' | '(' spec ('+' spec)+ ')')
     layer   := NAME ['[' NAME '=' VALUE {',' NAME '=' VALUE} ']'] ['{' spec '}']
@@ -12,6 +13,8 @@
 `+` is the parallel topology: the branches read the same normed input and are averaged. A preset's name stands
 for its layers, `package.module:Class` for a layer of the user's own. Where a preset and a layer share a name,
 the name alone is the preset and beside other layers the layer: "mamba" is a model, "1*mamba" one layer.
+Options before all layers are those of the model, as in "[tied=true, norm=layer] 2*(mh-attention swiglu)":
+they are no part of the spec, and `resolve_options` reads them.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from architectures import registry
 from architectures.grammar.outline import Reader, SpecError
-from architectures.grammar.presets import PRESETS
+from architectures.grammar.presets import PRESETS, ModelOptions
 from architectures.grammar.spec import Layer, Parallel, Spec
 from architectures.sizes.bounds import MAX_CHARACTERS, MAX_LAYERS, check_sizes, shown
 
@@ -52,6 +56,15 @@ def parse(text: str | Spec) -> Spec:
         )
     preset = PRESETS.get(text.strip())
     return Spec(tuple(_Parser(preset.spec if preset else text).parse()))
+
+
+def resolve_options(text: str | Spec) -> ModelOptions:
+    """The options of the model that a text begins with or that a preset's name brings, else the defaults."""
+    if not isinstance(text, str) or not text.strip().startswith("["):
+        preset = PRESETS.get(text.strip()) if isinstance(text, str) else None
+        return preset.options if preset else ModelOptions()
+    parse(text)  # Too long a text is refused, and what comes after the options.
+    return _Parser(text).model()
 
 
 def scale(spec: str | Spec, *, depth: int | None = None, dim: int | None = None, from_dim: int = 128) -> Spec:
@@ -106,7 +119,24 @@ def _widen(layer: Layer, dim: int, from_dim: int) -> Layer:
     return Layer(layer.name, entry.changed(options), layer.body)
 
 
+# What has the options of the model, for their names and types.
+_MODEL = registry.Entry("the model", cast(Any, SimpleNamespace(Config=ModelOptions)), {}, "", 1, "", "")
+
+
 class _Parser(Reader[Layer | Parallel]):
+    def parse(self) -> list[Layer | Parallel]:
+        self.model()
+        return super().parse()
+
+    def model(self) -> ModelOptions:
+        """The options before all layers."""
+        if self.word != "[":
+            return ModelOptions()
+        column = self.column
+        found = self.options(_MODEL)
+        with self.pointing(column):
+            return cast(ModelOptions, _MODEL.config(found))
+
     @contextlib.contextmanager
     def pointing(self, column: int) -> Iterator[None]:
         """Give a refusal from elsewhere the string and a caret at `column`."""

@@ -142,7 +142,7 @@ FIRST = [
     ),
     Column(
         "architecture",
-        "the preset's name where one was typed, else the canonical spec",
+        "the label or the name of a preset that was typed, else the canonical spec",
         heading="architecture",
         value=lambda row: row.label,
         text=name_of,
@@ -150,7 +150,7 @@ FIRST = [
         left=True,
     ),
     Column("given", "what was typed"),
-    Column("spec", "the canonical spec, with the model options that differ from their default"),
+    Column("spec", "the canonical spec, after the model options that differ from their default"),
     Column("family", "attention, recurrence, convolution, hybrid, none, or own: what mixes time"),
     _how("precision", "of the arithmetic"),
     _how("backend", "of the layers"),

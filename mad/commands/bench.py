@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 def bench(
     specs: Annotated[
-        list[str], argument("Architectures: '2*(hyena swiglu)', a preset, module:Class.", "SPEC...")
+        list[str],
+        argument("Architectures: '2*(hyena swiglu)', a preset, module:Class; label=SPEC.", "SPEC..."),
     ],
     suite: SuiteOption = "quick",
     protocol: ProtocolOption = "sound",
@@ -92,6 +93,7 @@ def bench(
         compile=compile,
         iso=iso,
         shard=shard,
+        store=store,
     )
     if dry_run:
         show_plan(prepared, store, terminal.console())

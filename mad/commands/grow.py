@@ -29,8 +29,10 @@ def grow_file(
     from architectures import growth
     from architectures.checkpoint import load, save
     from architectures.files import check_target
+    from mad.data.labels import read
 
     check_target(out, force=force, sources=[checkpoint])
+    _, to = read(to)
     model, optimizer = load(checkpoint)
     steps = growth.plan(model, to, dim=dim)
     generator = torch.Generator().manual_seed(seed)

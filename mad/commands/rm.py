@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from mad.commands.flags import StoreOption, argument, option
+from mad.data.labels import meanings
 from mad.messages import brief, counted, say
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def _matches(entry: Entry, wanted: Mapping[str, str], *, imported: bool, unreada
     if unreadable or (imported and not record.imported):
         return False
     known = record.known()
-    return all(value in known.get(name, ()) for name, value in wanted.items())
+    said = {name: meanings(value) if name == "architecture" else (value,) for name, value in wanted.items()}
+    return all(set(texts) & known.get(name, set()) for name, texts in said.items())
 
 
 def _line(entry: Entry) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def show(
-    what: Annotated[str, argument("An architecture, or the id of a stored run.", "SPEC|RUN")],
+    what: Annotated[str, argument("An architecture or its label, or the id of a stored run.", "SPEC|RUN")],
     dim: Annotated[int, option("Width of the model.")] = 128,
     seq_len: Annotated[int, option("Length at which FLOPs and state are counted.")] = 128,
     vocab_size: Annotated[int, option("Size of the vocabulary.")] = 16,
@@ -29,7 +29,9 @@ def show(
     if record is not None:
         show_record(record, console)
     else:
-        show_architecture(what, console, dim=dim, seq_len=seq_len, vocab_size=vocab_size)
+        from mad.store.labels import spelled
+
+        show_architecture(spelled(what, store), console, dim=dim, seq_len=seq_len, vocab_size=vocab_size)
 
 
 def find_run(what: str, store: str | Path | None) -> StoredRecord | None:
@@ -70,14 +72,19 @@ def show_architecture(given: str, console: Console, *, dim: int, seq_len: int, v
     import architectures
     from architectures.model import resolve_options
     from architectures.sizes.accounting import account_model
+    from mad.data.labels import read
 
-    spec = architectures.parse(given)
-    size: dict[str, Any] = {"vocab_size": vocab_size, "dim": dim, "options": resolve_options(given)}
+    label, asked = read(given)
+    spec = architectures.parse(asked)
+    size: dict[str, Any] = {"vocab_size": vocab_size, "dim": dim, "options": resolve_options(asked)}
     if ":" in str(spec):  # A layer of the user's own need not run on the meta device.
         found = account_model(architectures.build(spec, max_len=seq_len, seed=0, **size), seq_len)
     else:
         found = architectures.account(spec, seq_len=seq_len, **size)
-    console.print(f"{spec}   width {dim}, length {seq_len}, vocabulary {vocab_size}\n", markup=False)
+    console.print(
+        f"{f'{label}: ' if label else ''}{spec}   width {dim}, length {seq_len}, vocabulary {vocab_size}\n",
+        markup=False,
+    )
     numbers = ("parameters", "FLOPs per token", "state", "recurrent", "conv", "growing", "nominal")
     table = terminal.new_table("layer", numbers=numbers)
     readout = found.flops - sum(layer.flops for layer in found.layers)

@@ -31,6 +31,7 @@ from mad.data.bounds import (
     Word,
 )
 from mad.data.hits import Packed, unpack
+from mad.data.labels import label_of
 from mad.data.protocol import BUDGET, Data, Protocol, Setting
 from mad.data.stored import Sheet, StoredRecord, decimals, not_rising
 from mad.data.tasks import identify
@@ -212,8 +213,9 @@ class Cost(Data):
 class Record(StoredRecord):
     """One run of the battery as it is stored, exported and imported: one line of JSON.
 
-    `given` is what the user typed, `config` what it resolved to. `group` names the runs that shared the
-    seed's data and early stopping. `suite` is a label for people; membership is decided by content.
+    `given` is what the user typed, `config` what it resolved to; `called` is what was typed since then with
+    another label, and when. `group` names the runs that shared the seed's data and early stopping. `suite` is
+    a label for people; membership is decided by content.
     """
 
     table: ClassVar[str] = "runs"
@@ -225,6 +227,7 @@ class Record(StoredRecord):
     status: Status
     config: RunConfig
     given: Text
+    called: dict[Text, Time] = Field(default_factory=dict, max_length=MOST_ENTRIES)
     suite: Word | None = None
     metrics: Metrics | None = None
     cost: Cost | None = None
@@ -283,8 +286,18 @@ class Record(StoredRecord):
         return self.status == "stopped" and self.group != new.group
 
     def known(self) -> dict[str, set[str | None]]:
-        suite = self.suite or ""
-        return super().known() | {"task": {self.subject}, "suite": {suite, suite.partition("@")[0]}}
+        suite, known = self.suite or "", super().known()
+        names = {name for _, text in self.typed for name in (text, label_of(text)) if name}
+        return known | {
+            "architecture": known["architecture"] | names,
+            "task": {self.subject},
+            "suite": {suite, suite.partition("@")[0]},
+        }
+
+    @property
+    def typed(self) -> list[tuple[str, str]]:
+        """When it was asked for, and by which text."""
+        return [(self.created, self.given), *((when, text) for text, when in self.called.items())]
 
     @property
     def subject(self) -> str:

@@ -14,6 +14,7 @@ from mad.data.protocol import Protocol, Suite, get_protocol, get_suite
 from mad.data.records import Record
 from mad.score import Scores, score
 from mad.store import Store, default_path
+from mad.store.labels import call, spelled
 
 if TYPE_CHECKING:
     from mad.run.place import Place
@@ -57,9 +58,12 @@ def prepare(
     compile: bool = False,
     iso: str | Mapping[str, float] | None = None,
     shard: str | None = None,
+    store: str | Path | None = None,
 ) -> Prepared:
     """Resolve architectures, settings and device, and refuse what can be refused without weights: sizes that
     do not fit, into each other or into memory, and layers that declare that they see too much.
+
+    A label by itself is what the store has under it.
     """
     from mad.run.iso import read_goals
     from mad.run.place import find_place
@@ -74,7 +78,7 @@ def prepare(
         raise ValueError("no architecture is given; name at least one, such as '2*(mh-attention swiglu)'")
     exam, referee = get_suite(suite), get_protocol(protocol)
     cells = plan(
-        many,
+        [spelled(one, store) if isinstance(one, str) else one for one in many],
         exam,
         referee,
         seeds=seeds,
@@ -131,7 +135,7 @@ def execute(
     watcher: Watcher | None = None,
 ) -> tuple[list[Record], Scores]:
     """Run what the store does not hold yet, and score all of it; each group is committed as it ends."""
-    from mad.run.engines import Options, check_engine, choose, get_engine
+    from mad.run.engines import Options, check_engine, choose, get_engine, store_of
     from mad.run.watching import Watchers
 
     watcher = watcher or Watchers()
@@ -151,7 +155,7 @@ def execute(
         # Closed at once where it is left: it has workers.
         with contextlib.closing(get_engine(name)(prepared.groups, opened, options)) as running:
             for group, found in running:
-                records += found
+                records += call(found, group.cell.architecture.given, store_of(group, opened))
                 watcher.ended(group, found)
     tasks = {cell.task.name for cell in prepared.cells}
     return records, score(records, prepared.suite, prepared.protocol, tasks=tasks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,14 @@ import architectures
 import synthetic_tasks
 from architectures.builder import seeded
 from architectures.contract.whole import Candidate
+from architectures.grammar.outline import spell_options
 from architectures.model import resolve_options
 from architectures.outside.identity import code_hash
 from architectures.registry import get, load_object
+from mad.data import labels
 from mad.data.protocol import Protocol, Setting, Suite
 from mad.data.records import ArchitectureConfig, Cost, RunConfig, content_hash, setting_fields
+from mad.messages import note
 from mad.run.iso import Goals, equalise
 from synthetic_tasks import Task
 
@@ -33,7 +36,8 @@ CONTRACT_ROWS = 32
 class Architecture:
     """Who answers: `config` identifies it, `build` makes it from a spec or by a factory of whole models.
 
-    `given` is what was typed. `stored` is False for a nameless factory.
+    `given` is what was typed, its label included, and `label` that label by itself, "" for none. `stored` is
+    False for a nameless factory.
     """
 
     given: str
@@ -41,6 +45,7 @@ class Architecture:
     spec: architectures.Spec | None = None
     factory: Factory | None = None
     stored: bool = True
+    label: str = ""
 
     def build(self, task: Task, seed: int) -> nn.Module:
         if self.factory is None:
@@ -93,10 +98,23 @@ def resolve(
     protocol: Protocol,
     equalise: Resize | None = None,
 ) -> Architecture:
-    """The architecture of a spec, a preset's name, package.module:name or a factory `(task) -> module`.
+    """The architecture of a spec, a preset's name, package.module:name, each with a label before it if you
+    like, or of a factory `(task) -> module`.
 
     `equalise` resizes a spec; a factory makes whole models, whose sizes are its own.
     """
+    if not isinstance(given, str):
+        return _resolved(given, dim, protocol, equalise)
+    label, asked = labels.read(given)
+    found = _resolved(asked, dim, protocol, equalise)
+    # What was typed, and where it was resized what it became.
+    typed = given.strip() if found.given == asked else f"{label}={found.given}" if label else found.given
+    return dataclasses.replace(found, given=typed, label=label)
+
+
+def _resolved(
+    given: str | architectures.Spec | Factory, dim: int, protocol: Protocol, equalise: Resize | None
+) -> Architecture:
     named = factory_named(given) if isinstance(given, str) else None
     if isinstance(given, str | architectures.Spec) and named is None:
         return _from_spec(given, dim, protocol, equalise)
@@ -128,7 +146,9 @@ def _from_spec(
         sources={name: entry.source for name, entry in sorted(entries.items()) if entry.source},
     )
     # An architecture that was resized is no longer the one that was typed.
-    return Architecture(given=str(given).strip() if spec == asked else config.spec, config=config, spec=spec)
+    own = {k: v for k, v in dataclasses.asdict(resolve_options(given)).items() if v != default[k]}
+    resized = f"{spell_options(own)} {spec}".strip()
+    return Architecture(given=str(given).strip() if spec == asked else resized, config=config, spec=spec)
 
 
 def _from_factory(factory: Factory, name: str) -> Architecture:
@@ -216,10 +236,7 @@ def plan(
         raise ValueError(f"seeds={seeds} must be at least 1")
     settings = list(_chosen(suite, tasks, protocol))
     resized = functools.partial(equalise, goals=iso, suite=suite, protocol=protocol) if iso else None
-    found: dict[str, Architecture] = {}
-    for given in specs:
-        architecture = resolve(given, dim=suite.dim, protocol=protocol, equalise=resized)
-        found.setdefault(content_hash(architecture.config.model_dump(mode="json")), architecture)
+    found = _distinct(resolve(given, dim=suite.dim, protocol=protocol, equalise=resized) for given in specs)
     return [
         Cell(
             architecture=architecture,
@@ -230,9 +247,29 @@ def plan(
             precision=precision,
             compile=compile,
         )
-        for architecture in found.values()
+        for architecture in found
         for setting in settings
     ]
+
+
+def _distinct(resolved: Iterable[Architecture]) -> list[Architecture]:
+    """Each architecture once, by its last label; one label for two of them is refused."""
+    found: dict[str, Architecture] = {}
+    labelled: dict[str, str] = {}
+    for new in resolved:
+        key = content_hash(new.config.model_dump(mode="json"))
+        old = found.setdefault(key, new)
+        if not new.label:
+            continue
+        if (other := labelled.setdefault(new.label, key)) != key:
+            raise ValueError(
+                f"label {new.label!r} is given to two architectures, {found[other].config.label} and "
+                f"{new.config.label}; give each its own"
+            )
+        if old.label not in ("", new.label):
+            note(f"{old.given!r} and {new.given!r} are one architecture: it runs once, as {new.label!r}")
+        found[key] = new
+    return list(found.values())
 
 
 def _chosen(suite: Suite, tasks: list[str] | None, protocol: Protocol) -> Iterator[Setting]:

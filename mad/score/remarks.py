@@ -6,9 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mad.data.labels import label_of
 from mad.data.records import Record
 
 if TYPE_CHECKING:
+    from mad.score.naming import Spelling
     from mad.score.rows import TaskScore
 
 
@@ -19,8 +21,13 @@ def remarks(
     seeds: int,
     old: Sequence[str],
     records: Sequence[Record],
+    called: Spelling,
 ) -> Iterator[str]:
     """What a reader must know of a row before trusting its scores."""
+    if called.label == label_of(called.given):
+        yield f"is {called.spec}"
+    if called.others:
+        yield f"also called {', '.join(called.others)}"
     edges: dict[str, list[str]] = defaultdict(list)
     for name, task in tasks.items():
         for axis, number in Counter(axis for setting in task.settings for axis in setting.edges).items():

@@ -6,10 +6,9 @@ setting's score is the mean over seeds, a task's the mean over its settings, and
 mean over tasks. Runs belong to a suite by content, whatever they were called when they were made.
 """
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from mad.data.records import DONE, Record, setting_key
 from mad.messages import near
 from mad.score.families import family
 from mad.score.interval import RESAMPLES, Array, Estimate, average, mean, over_rows, over_seeds
+from mad.score.naming import distinct, spelling
 from mad.score.ranks import ranked
 from mad.score.remarks import makers, remarks
 from mad.score.rows import ArchitectureScore, Scores, SettingScore, TaskScore
@@ -29,7 +29,6 @@ from mad.score.signal import noise, signals
 
 Answers = dict[str, dict[int, Group]]  # by setting key and seed
 
-PRESET = re.compile(r"[a-z][a-z0-9+.-]*")
 ARITHMETIC = ("precision", "backend", "compile")
 COSTS = ("params", "core_params", "flops_per_token", "nominal_state")
 
@@ -82,7 +81,7 @@ def score(
         ceiling=_bound(rows, lambda setting: setting.ceiling),
         signal=signals(rows, settings),
         noise=noise(rows),
-        architectures=tuple(ranked(_distinct(rows))),
+        architectures=tuple(ranked(distinct(rows))),
         own=sum(row.runs - row.reference for row in rows),
         reference=makers(run for found in answers.values() for run in _runs(found) if run.id in packaged),
     )
@@ -162,7 +161,7 @@ def _architecture(
 
     records = _runs(answers)
     config = records[0].config
-    spec, given = _spelling(records)
+    called = spelling(records)
     old = [
         f"{name}@{version} is now {name}@{versions[name]}"
         for name, version in config.architecture.versions.items()
@@ -173,9 +172,9 @@ def _architecture(
     costs: dict[str, Any] = {name: getattr(cost, name, None) for name in COSTS}
     return ArchitectureScore(
         rank=None,
-        label=given if PRESET.fullmatch(given) else spec,
-        given=given,
-        spec=spec,
+        label=called.label,
+        given=called.given,
+        spec=called.spec,
         family=family(config.architecture.versions),
         architecture_key=key,
         **arithmetic,
@@ -189,7 +188,7 @@ def _architecture(
         runs=len(records),
         imported=sum(record.imported for record in records),
         reference=sum(record.id in packaged for record in records),
-        notes=tuple(remarks(tasks, number_of_settings, counts, suite.seeds, old, records)),
+        notes=tuple(remarks(tasks, number_of_settings, counts, suite.seeds, old, records, called)),
         stale=bool(old),
         complete=complete,
     )
@@ -241,22 +240,6 @@ def _lack(question: _Question, seed: int, group: Group) -> str:
     done = sum(statuses[status] for status in DONE)
     failed = f", {statuses['failed']} failed" if statuses["failed"] else ""
     return f"{question.label}: seed {seed} has {done} of {len(question.setting.grid)} runs{failed}"
-
-
-def _spelling(records: Sequence[Record]) -> tuple[str, str]:
-    """The canonical spec with the model options that differ, and what was typed: a preset's name if any."""
-    architecture = records[0].config.architecture
-    options = ", ".join(f"{name}={value}" for name, value in sorted(architecture.options.items()))
-    given = min({record.given for record in records}, key=lambda text: (not PRESET.fullmatch(text), text))
-    return f"{architecture.label} ({options})" if options else architecture.label, given
-
-
-def _distinct(rows: Sequence[ArchitectureScore]) -> list[ArchitectureScore]:
-    """Where one name meant different architectures, each is called by its spec."""
-    specs: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        specs[row.label].add(row.spec)
-    return [row if len(specs[row.label]) == 1 else replace(row, label=row.spec) for row in rows]
 
 
 def _bound(rows: Iterable[ArchitectureScore], of: Callable[[SettingScore], float]) -> dict[str, float]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import synthetic_tasks
+from mad.data.labels import label_of
 from mad.data.records import Cost, Point, Record, RunConfig, content_hash
 from mad.data.trails import Cell, Head, Row, Tail, Trail, known
 from mad.score.interval import over_rows
-from mad.score.scores import PRESET
+from mad.score.naming import PRESET
 
 # Of the environment, what tells results apart, and what of it can be filtered by.
 VERSIONS, TAGGED = ("mad_suite", "torch", "python", "device", "device_name"), ("mad_suite", "torch")
@@ -31,7 +32,7 @@ def made_with(environment: Mapping[str, Any]) -> Made:
 def head_of(config: RunConfig, *, given: str, suite: str | None, environment: Mapping[str, Any]) -> Head:
     """What is known of a run before it begins. `given` is what the user typed, `suite` the suite's label."""
     task, protocol = str(config.task["name"]), f"{config.protocol.name}@{config.protocol.version}"
-    label = given if PRESET.fullmatch(given) else config.architecture.label
+    label = label_of(given) or (given if PRESET.fullmatch(given) else config.architecture.label)
     group = f"{suite} {label}" if suite else label
     made = made_with(environment)
     tags = (*([suite] if suite else []), protocol, *made.tags)

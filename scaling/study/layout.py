@@ -9,7 +9,6 @@ budget and grows as C^(1/3), between 200 and 20,000 steps per run.
 from __future__ import annotations
 
 import math
-import re
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ import architectures
 from architectures.contract import causality
 from architectures.model import resolve_options
 from architectures.sizes.bounds import shown
+from mad.data import labels
 from mad.messages import Failed
 from mad.run.driver import one_driver
 from mad.run.runner import PROBE_ROWS
@@ -170,11 +170,11 @@ def _try_out(label: str, spec: str, size: Size, seq_len: int, corpus: CorpusConf
 
 
 def _labelled(archs: Sequence[str]) -> dict[str, str]:
-    """{label: spec} of "label=spec" or "spec"; options of a layer have an equals sign too, in brackets."""
+    """{label: spec} of "label=spec" or "spec", which then is its own label."""
     found: dict[str, str] = {}
     for text in archs:
-        match = re.fullmatch(r"\s*([\w.+\-]+)=(.+)", text, re.DOTALL)
-        label, spec = match.groups() if match else (text.strip(), text.strip())
+        label, spec = labels.read(text)
+        label = label or spec
         if label in found:
             raise ValueError(
                 f"architecture {label!r} is there twice; give each a label of its own: label=spec"

@@ -281,7 +281,7 @@ def test_a_row_is_called_by_its_preset_unless_the_name_meant_two_things() -> Non
     rows = score(named + changed, suite(RECALL), SOUND).architectures
     assert sorted(row.label for row in rows) == ["hyena hyena", "hyena swiglu"]
     tied = group(RECALL, 0.5, 0.6, who=architecture(options={"tied": True}))
-    assert only(tied, suite(RECALL)).label == "hyena swiglu (tied=True)"
+    assert only(tied, suite(RECALL)).label == "[tied=true] hyena swiglu"
 
 
 def test_the_arithmetic_makes_a_row_of_its_own() -> None:

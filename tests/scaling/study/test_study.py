@@ -27,7 +27,7 @@ from tests.programs import program, says
 from tests.scaling.study.fake_training import CORPUS, Training, Words
 
 GRID = (1e-3, 2e-3, 4e-3, 8e-3)
-ARCHS = ["attention=mh-attention swiglu", "gated=mh-gated-linear-attention swiglu"]
+ARCHS = ["softmax=mh-attention swiglu", "gated=mh-gated-linear-attention swiglu"]
 
 
 def planned(**changes: Any) -> Plan:
@@ -130,7 +130,7 @@ def test_what_diverges_at_half_its_rate_too_is_not_tried_a_third_time(tmp_path: 
 
 def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     frame, records = go(tmp_path, Training(tmp_path, fail="gated"), GIVEN)
-    assert set(frame["arch"]) == {"attention"}
+    assert set(frame["arch"]) == {"softmax"}
     failed = [record for record in records if record.status == "failed"]
     assert len(failed) == CORE // 2 and "RuntimeError: out of memory" in (failed[0].error or "")
     _, records = go(tmp_path, Training(tmp_path), GIVEN)
@@ -140,7 +140,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
 
 def test_an_architecture_that_cannot_be_tuned_waits_and_the_other_is_done(tmp_path: Path) -> None:
     frame, _ = go(tmp_path, Training(tmp_path, fail="gated"))
-    assert set(frame["arch"]) == {"attention"} and len(frame) == CORE // 2
+    assert set(frame["arch"]) == {"softmax"} and len(frame) == CORE // 2
     assert any("the grid of gated waits for its learning rate" in said for said in frame.attrs["problems"])
 
 
@@ -191,7 +191,7 @@ def test_runs_that_a_plan_rounds_to_no_time_are_told_of_without_the_time_left(tm
 
 
 def test_options_of_a_preset_survive_its_scaling() -> None:
-    made = GIVEN.model_copy(update={"archs": {**GIVEN.archs, "attention": "terraformer"}})
+    made = GIVEN.model_copy(update={"archs": {**GIVEN.archs, "softmax": "terraformer"}})
     config = configure(made, made.runs[0], 1e-3, "32-true")
     assert config.architecture.options == {"readout_sparsity": 4}
 
@@ -248,7 +248,7 @@ from tests.scaling.lm.stand_in import StandIn
 
 def main():
     made = plan(
-        ["attention=mh-attention swiglu", "gated=mh-gated-linear-attention swiglu"],
+        ["softmax=mh-attention swiglu", "gated=mh-gated-linear-attention swiglu"],
         budgets=(3e8, 6e8, 1.2e9), corpus=StandIn().config, sizes=3, span=2.0, seq_len=16, batch_tokens=2048,
         tokens_per_param=1, lr=4e-3, evaluations=1, evaluation_tokens=512, allow_repeats=True,
     )
