@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install --quiet --progress-bar off
 
-.PHONY: help quickstart test slow lint format hooks index docs site gpu-wheels clean
+.PHONY: help quickstart test slow lint format hooks index docs reference site gpu-wheels clean
 
 help:
 	@echo "make quickstart   install, run the quick suite on three architectures, print the leaderboard"
@@ -15,6 +15,7 @@ help:
 	@echo "make slow         run the tests marked slow (kill -9, Inductor, whole suites)"
 	@echo "make index        regenerate the index of primitives that the listings read"
 	@echo "make docs         regenerate the tables of docs/, and run the commands whose output the pages show"
+	@echo "make reference    run what the packaged reference results lack (hours; goes on where it was left), write them"
 	@echo "make site         build the documentation site into site/"
 	@echo "make gpu-wheels   collect in build/gpu-wheels what benchmarks/gpu.py needs on a machine without a network"
 	@echo "make hooks        run linters and type checks before every commit"
@@ -63,6 +64,10 @@ index: $(VENV)/.installed
 
 docs: index
 	$(BIN)/python docs/generate.py --all
+
+# On a CPU, three seeds. Runs are kept in build/reference.sqlite: what is there is not repeated.
+reference: $(VENV)/.installed
+	$(BIN)/python -m mad.reference --suite quick --seeds 3 --store build/reference.sqlite
 
 # Reads the sources without importing them, and needs no network.
 site: $(VENV)/.installed-dev

@@ -23,6 +23,7 @@ class Column:
     shown    whether it is shown there, of the scores and of the sizes that were made equal (--iso)
     wraps    its cells may be broken there
     left     they are read from the left
+    percent  a fraction, which is shown in percent: a score, of which more is better
     """
 
     name: str
@@ -35,6 +36,7 @@ class Column:
     shown: Callable[[Scores, Collection[str]], bool] = lambda scores, iso: True
     wraps: bool = False
     left: bool = False
+    percent: bool = False
 
     def of(self, row: ArchitectureScore) -> Any:
         """The value of a row."""
@@ -110,9 +112,9 @@ def _estimate(name: str, about: str, task: str | None = None) -> list[Column]:
 
     end = f"end of the 95 % interval of `{name}`"
     return [
-        Column(name, about, "float64", spell=percent, value=part("value")),
-        Column(f"{name}_low", f"the lower {end}", "float64", value=part("low")),
-        Column(f"{name}_high", f"the upper {end}", "float64", value=part("high")),
+        Column(name, about, "float64", spell=percent, value=part("value"), percent=True),
+        Column(f"{name}_low", f"the lower {end}", "float64", value=part("low"), percent=True),
+        Column(f"{name}_high", f"the upper {end}", "float64", value=part("high"), percent=True),
     ]
 
 

@@ -3,7 +3,7 @@
 import codecs
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,13 @@ def export_records(store: Store, file: str | Path, *, overwrite: bool = False) -
         if _suffix(path) == ".parquet":
             _write_parquet(part, records)
         else:
-            part.write_text("".join(f"{_line(record)}\n" for record in records), encoding="utf-8")
+            part.write_text(lines_of(records), encoding="utf-8")
     return len(records)
+
+
+def lines_of(records: Iterable[StoredRecord]) -> str:
+    """JSON lines, one a record, in this order."""
+    return "".join(f"{_line(record)}\n" for record in records)
 
 
 def _line(record: StoredRecord) -> str:
