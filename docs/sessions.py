@@ -32,7 +32,7 @@ OUTPUT = re.compile(
     r"(<!-- output(?:, status (?P<status>\d+),)? of: (?P<command>.+?) -->\n+```text\n)(?P<text>.*?)```",
     re.DOTALL,
 )
-TRAINING = re.compile(r"\bmad (bench|train|elastic|sparsify|verify|doctor|scaling train)\b")
+TRAINING = re.compile(r"\bpython |\bmad (bench|train|elastic|sparsify|verify|doctor|scaling train)\b")
 HEAVY = {"bench", "check", "doctor", "elastic", "grow", "show", "sparsify", "train", "verify"}
 # Cut here and not by a shell, in which each call of `mad` would load everything anew.
 CUT = re.compile(r"(.*?)(?: \| (head|tail) -n (\d+))?")

@@ -191,3 +191,16 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert other.exists(), target
         if anchor:
             assert anchor in anchors(other.read_text()), target
+
+
+def test_the_glossary_is_in_order_and_says_each_thing_once() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", PAGES["glossary"], flags=re.M)[1:]
+    terms = [term for term, _ in rows]
+    assert len(terms) > 90 and terms == sorted(terms, key=str.lower)
+    assert len({term.lower() for term in terms}) == len(terms)
+    assert all(meaning.endswith(".") for _, meaning in rows)
+
+
+@pytest.mark.parametrize("page", ["start", "concepts", "running", "board", "faq", "glossary"])
+def test_a_page_is_short(page: str) -> None:
+    assert len(PAGES[page].splitlines()) <= 200
