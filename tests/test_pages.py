@@ -153,7 +153,7 @@ def test_numbers_of_a_machine_do_not_count_and_words_do() -> None:
 def test_a_page_is_a_session(tmp_path: Path) -> None:
     page = (
         "<!-- file: own.py -->\n```python\nprint('mine')\n```\n"
-        "<!-- output of: python own.py > kept && cat kept kept | tail -n 1 -->\n```text\nold\n```\n"
+        "<!-- output of: cat own.py > kept && cat kept kept | tail -n 1 -->\n```text\nold\n```\n"
         "<!-- output of: cat kept -->\n\n```text\n```\n"
         "<!-- output, status 2, of: mad tasks show compresion -->\n```text\n```\n"
         "<!-- output of: mad train mlp compression -->\n```text\nkept\n```\n"
@@ -164,7 +164,7 @@ def test_a_page_is_a_session(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     texts = [output.text for output in SESSIONS.outputs(done.stdout)]
-    assert texts[:2] == ["mine\n", "mine\n"] and texts[3:] == ["kept\n", "kept\n"]
+    assert texts[:2] == ["print('mine')\n"] * 2 and texts[3:] == ["kept\n", "kept\n"]
     assert texts[2].startswith("mad: ") and "did you mean 'compression'?" in texts[2]
 
 
