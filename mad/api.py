@@ -22,7 +22,7 @@ from mad.run.battery import prepare as prepare
 from mad.score import Scores, score
 from mad.store import Store, default_path
 from mad.store.labels import call, spelled
-from mad.store.reference import reference_records
+from mad.store.reference import reference_outlines
 from mad.tracking import By, read_tracking
 
 if TYPE_CHECKING:
@@ -276,14 +276,14 @@ def scores_of(
     versions = {entry["name"]: entry["version"] for entry in read()}
     exam, referee = get_suite(suite), get_protocol(protocol)
     asked = {setting_key(setting, referee) for setting in exam.settings}
-    packaged = reference_records(exam.name) if reference else []
     own: list[Outline] = []
     with uncollected():
+        packaged, makers = reference_outlines(exam.name) if reference else ([], {})
         # Reference results are there before the first run is made; a store that was named must be.
         if store is not None or not packaged or default_path().exists():
             with Store(store, read_only=True) as opened:
                 own = list(opened.outlines(asked))
-        return score(own, exam, referee, versions=versions, reference=packaged, tasks=tasks)
+        return score(own, exam, referee, versions=versions, reference=packaged, makers=makers, tasks=tasks)
 
 
 def leaderboard(

@@ -54,6 +54,7 @@ def make(
     """
     asked = [spec for family in listed().values() for spec in family] if specs is None else specs
     plans = [prepare(asked, suite=suite, protocol="sound", seeds=seeds, device=device) for suite in suites]
+    folder.mkdir(parents=True, exist_ok=True)  # Before the hours of training, not after.
     if train:
         for suite, plan in zip(suites, plans, strict=True):
             print(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mad.data.labels import label_of
@@ -52,16 +52,3 @@ def remarks(
     for name, task in tasks.items():
         if any(setting.apart for setting in task.settings):
             yield f"test accuracy far above validation in {name}"
-
-
-def makers(records: Iterable[Record]) -> tuple[str, ...]:
-    """Versions and devices that made these runs, each once: "mad-suite 0.1.0, torch 2.13.0, cpu (EPYC)"."""
-    return tuple(sorted({_maker(record.environment) for record in records}))
-
-
-def _maker(environment: dict[str, object]) -> str:
-    named = {"mad_suite": "mad-suite", "torch": "torch"}
-    parts = [f"{name} {environment[key]}" for key, name in named.items() if environment.get(key)]
-    device, model = environment.get("device"), environment.get("device_name")
-    parts += [f"{device} ({model})" if model else str(device)] if device else []
-    return ", ".join(parts) or "an unknown version"

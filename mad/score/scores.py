@@ -22,7 +22,7 @@ from mad.score.families import family
 from mad.score.interval import RESAMPLES, Array, Estimate, average, mean, over_rows, over_seeds
 from mad.score.naming import distinct, spelling
 from mad.score.ranks import ranked
-from mad.score.remarks import makers, remarks
+from mad.score.remarks import remarks
 from mad.score.rows import ArchitectureScore, Scores, SettingScore, TaskScore
 from mad.score.selection import Choice, Group, choose, metrics_of
 from mad.score.signal import noise, signals
@@ -40,14 +40,15 @@ def score(
     *,
     versions: Mapping[str, int] | None = None,
     reference: Iterable[Record] = (),
+    makers: Mapping[str, str] | None = None,
     tasks: Collection[str] | None = None,
     seed: int = 0,
 ) -> Scores:
     """Score every architecture that has a run of the suite under the protocol.
 
-    `reference` are runs that came with the package: they count where `records` lack them. `versions` are the
-    primitives' current ones: an older one makes a row stale. `tasks` are those that count, None: all of the
-    suite. `seed` is the bootstrap's.
+    `reference` are runs that came with the package, which count where `records` lack them, and `makers` says
+    by their ids what made them. `versions` are the primitives' current ones: an older one makes a row stale.
+    `tasks` are those that count, None: all of the suite. `seed` is the bootstrap's.
     """
     whole = _exam(suite, protocol)
     asked = _asked(tasks, whole.values(), suite)
@@ -83,7 +84,9 @@ def score(
         noise=noise(rows),
         architectures=tuple(ranked(distinct(rows))),
         own=sum(row.runs - row.reference for row in rows),
-        reference=makers(run for found in answers.values() for run in _runs(found) if run.id in packaged),
+        reference=_makers(
+            [run for found in answers.values() for run in _runs(found)], packaged, makers or {}
+        ),
     )
 
 
@@ -233,6 +236,11 @@ def _setting(
 
 def _runs(answers: Mapping[str, Mapping[int, Group]]) -> list[Record]:
     return [run for groups in answers.values() for group in groups.values() for run in group.values()]
+
+
+def _makers(runs: Iterable[Record], packaged: Collection[str], makers: Mapping[str, str]) -> tuple[str, ...]:
+    """What made the packaged ones of these runs, each once."""
+    return tuple(sorted({makers.get(run.id, "an unknown version") for run in runs if run.id in packaged}))
 
 
 def _lack(question: _Question, seed: int, group: Group) -> str:

@@ -57,7 +57,6 @@ def test_what_is_complete_is_written_and_the_same_bytes_again(
     with Store(tmp_path / "b.sqlite") as store:
         store.commit(reversed([*swiglu[1:], *mlp]))
     for name in "ab":
-        (tmp_path / f"{name}.out").mkdir()
         (made,) = make(
             ["smoke"], tmp_path / f"{name}.sqlite", specs=SPECS, train=False, folder=tmp_path / f"{name}.out"
         )
