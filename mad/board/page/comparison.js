@@ -1,0 +1,8 @@
+// Two rows beside each other, setting by setting.
+
+function drawComparison() {
+  const [a, b] = state.pair.map(rowOf);
+  $("compare").hidden = board().rows.filter((row) => row.mad).length < 2;
+  if (!a || !b) return $("verdict").replaceChildren();
+  $("verdict").replaceChildren(h("p", { class: "note" }, "..."));
+}

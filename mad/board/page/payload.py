@@ -1,0 +1,170 @@
+"""The page's data: one value for JSON, of scores and of the records behind them.
+
+Every text in it may come from another machine and is shown as text only; control characters and marks that
+turn the direction of writing are replaced here. Fractions are rounded to six digits, so that equal stores make
+equal pages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import synthetic_tasks
+from mad.board.page.rows import Found, Shared, row_of
+from mad.data.protocol import Protocol, Setting, Suite
+from mad.data.records import Record, setting_key
+from mad.messages import printable
+from mad.score import Scores
+from mad.score.interval import average
+
+FORMAT = 1
+
+
+def payload(
+    boards: Iterable[tuple[Scores, Suite, Protocol]],
+    records: Sequence[Record],
+    *,
+    opened: str,
+    version: str,
+    packaged: Iterable[str] = (),
+    published: Sequence[Mapping[str, Any]] = (),
+    sections: Sequence[Mapping[str, str]] = (),
+) -> dict[str, Any]:
+    """All that the page shows.
+
+    boards     scores with the suite and the protocol that they were made by, those without rows left out
+    records    those that the scores came from, of the store and of the package
+    opened     label of the suite that is shown first
+    packaged   ids of the records that came with the package
+    published  rows of `mad.board.page.published`
+    sections   of other packages: name, title and HTML
+    """
+    shared = Shared(packaged=frozenset(packaged))
+    made = [_board(*board, records, shared) for board in boards if board[0].architectures]
+    labels = [board["suite"] for board in made]
+    return _clean(
+        {
+            "format": FORMAT,
+            "version": version,
+            "opened": labels.index(opened) if opened in labels else 0,
+            "asked": opened,
+            "boards": made,
+            "environments": shared.environments,
+            "steps": shared.steps,
+            "published": list(published),
+            "sections": [{name: part[name] for name in ("name", "title")} for part in sections],
+        }
+    )
+
+
+def _board(
+    scores: Scores, suite: Suite, protocol: Protocol, records: Iterable[Record], shared: Shared
+) -> dict[str, Any]:
+    questions = [(setting_key(setting, protocol), setting) for setting in suite.settings]
+    found: Found = {}
+    wanted = {key for key, _ in questions}
+    for record in records:
+        config = record.config
+        if (key := config.setting_key) in wanted and config.architecture.dim in (None, suite.dim):
+            groups = found.setdefault(config.architecture_key, {})
+            groups.setdefault((key, config.seed), {})[config.lr, config.weight_decay] = record
+    tasks = _tasks(scores, questions)
+    order = {setting["label"]: setting.pop("key") for task in tasks for setting in task["settings"]}
+    rows = [row_of(row, scores, order, found, shared, suite) for row in scores.architectures]
+    for task in tasks:
+        task["sigma"] = _sigma(_means(row["settings"], task["first"], len(task["settings"])) for row in rows)
+    return {
+        "suite": scores.suite,
+        "protocol": scores.protocol,
+        "metric": scores.metric,
+        "about": suite.about,
+        "seeds": suite.seeds,
+        "test_rows": suite.settings[0].test_examples,
+        "tasks": tasks,
+        "sigma": _sigma(_means_of_tasks(row["settings"], tasks) for row in rows),
+        "rows": rows,
+    }
+
+
+def _tasks(scores: Scores, questions: Sequence[tuple[str, Setting]]) -> list[dict[str, Any]]:
+    """The tasks with their settings: labels in the order of the suite, and what each changes of the first."""
+    by_task: dict[str, list[tuple[str, Setting, dict[str, Any]]]] = {}
+    for key, setting in questions:
+        task = synthetic_tasks.parse(setting.task)
+        options = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
+        options["train_examples"] = setting.train_examples
+        by_task.setdefault(task.name, []).append((key, setting, options))
+    tasks, first = [], 0
+    for name, parts in by_task.items():
+        base = parts[0][2]
+        settings = [
+            {
+                "key": key,
+                "label": label,
+                "changes": {k: v for k, v in options.items() if v != base[k] and _is_number(v)},
+                "lrs": len(setting.lrs),
+            }
+            for label, (key, setting, options) in zip(scores.settings[name], parts, strict=True)
+        ]
+        known = name in synthetic_tasks.names()
+        tasks.append(
+            {
+                "name": name,
+                "heading": (synthetic_tasks.get(name).heading if known else "") or name,
+                "chance": _six(scores.chance.get(name)),
+                "ceiling": _six(scores.ceiling.get(name)),
+                "base": {k: v for k, v in base.items() if _is_number(v)},
+                "settings": settings,
+                "first": first,
+            }
+        )
+        first += len(settings)
+    return tasks
+
+
+def _means(settings: Sequence[Any], first: int, count: int) -> list[float] | None:
+    """The mean of these settings for each seed that all of them have; None where one is missing."""
+    parts = settings[first : first + count]
+    if any(part is None for part in parts):
+        return None
+    by_seed = [{group[0]: group[1] for group in part["groups"]} for part in parts]
+    seeds = set.intersection(*(set(values) for values in by_seed))
+    return [average(values[seed] for values in by_seed) for seed in sorted(seeds)]
+
+
+def _means_of_tasks(settings: Sequence[Any], tasks: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    parts = [_means(settings, task["first"], len(task["settings"])) for task in tasks]
+    if any(part is None for part in parts) or len({len(part or ()) for part in parts}) != 1:
+        return None
+    return [average(values) for values in zip(*(part or () for part in parts), strict=True)]
+
+
+def _sigma(values: Iterable[Sequence[float] | None]) -> float | None:
+    """The standard deviation between seeds, pooled over architectures; None where none has two seeds."""
+    groups = [np.array(group) for group in values if group is not None and len(group) > 1]
+    if not groups:
+        return None
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
+    return _six(math.sqrt(squares / sum(len(group) - 1 for group in groups)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _six(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def _clean(value: Any) -> Any:
+    """The same with every text printable."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {printable(str(key)): _clean(part) for key, part in value.items()}
+    return [_clean(part) for part in value] if isinstance(value, list | tuple) else value
