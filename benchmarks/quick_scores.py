@@ -14,7 +14,7 @@ from pathlib import Path
 import harness
 
 from mad.api import scores_of
-from scaling.report.figures import finish, legend, looks, panels, save
+from mad.board.look.figures import finish, legend, looks, panels, save
 
 
 def draw(store: Path, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from architectures.files import check_target
 from mad.board import frame
+from mad.board.page.gather import leaderboard_page as leaderboard_page
 from mad.data.outline import Outline
 from mad.data.protocol import Setting as Setting
 from mad.data.protocol import Suite as Suite

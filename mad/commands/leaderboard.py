@@ -1,10 +1,12 @@
 """The command `mad leaderboard`: the scores of everything in a store."""
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from mad import terminal
 from mad.commands.flags import ProtocolOption, StoreOption, SuiteOption, listed, option
+from mad.messages import counted, note
 
 
 def leaderboard(
@@ -27,16 +29,35 @@ def leaderboard(
     reference: Annotated[
         bool, option("Show the results that come with the package too.", "--reference/--no-reference")
     ] = True,
+    html: Annotated[Path | None, option("Folder for the board as a page, index.html.")] = None,
+    figures: Annotated[Path | None, option("Folder for the page's plots as SVG and PDF, for papers.")] = None,
+    published: Annotated[
+        Path | None, option("CSV of published scores, which the page shows apart: model, source, tasks in %.")
+    ] = None,
 ) -> None:
     """Compare every architecture in the store, and those whose results come with the package."""
     from mad.api import scores_of
     from mad.board import render
     from mad.board.choice import filtered, sorted_by
 
-    scores = scores_of(suite=suite, protocol=protocol, store=store, reference=reference, tasks=listed(tasks))
+    if published is not None and html is None:
+        raise ValueError(f"published scores {published} stand on the page only; name its folder with --html")
+    asked: dict[str, Any] = {"suite": suite, "protocol": protocol, "store": store, "reference": reference}
+    asked["tasks"] = listed(tasks)
+    scores = scores_of(**asked)
     if filter is not None:
         scores = filtered(scores, filter)
     if sort is not None:
         scores = sorted_by(scores, sort)
     color, equal = sys.stdout.isatty(), listed(iso) or []
     sys.stdout.write(render(scores, format, width=terminal.width(), color=color, iso=equal))
+    if html is not None:
+        from mad.board.page.gather import leaderboard_page
+
+        page = leaderboard_page(html, published=published, **asked)
+        note(f"the page is {page}: open it in a browser")
+    if figures is not None:
+        from mad.board.figures import leaderboard_figures
+
+        made = leaderboard_figures(figures, **asked)
+        note(f"{counted(len(made), 'figure')} in {figures}, each as SVG and PDF")

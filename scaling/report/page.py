@@ -9,8 +9,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from mad.board.look.figures import svg
 from mad.messages import printable
-from scaling.report.figures import svg
 from scaling.report.numbers import shown
 from scaling.report.section import Section, Table
 

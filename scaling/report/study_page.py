@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from architectures.files import check_target, whole_file
+from mad.board.look.figures import save
 from scaling.laws.comparison import compare
 from scaling.laws.families import fit_families
 from scaling.laws.penalty import overtraining
@@ -18,7 +19,6 @@ from scaling.laws.runs.cleaning import Table as RunTable
 from scaling.laws.runs.doubts import SERIOUS
 from scaling.laws.state import state_law
 from scaling.report.evidence import BEYOND, Evidence
-from scaling.report.figures import save
 from scaling.report.numbers import number
 from scaling.report.page import page
 from scaling.report.results.allocation import allocations_section

@@ -4,3 +4,6 @@ from pathlib import Path
 
 # Colours, type, tables and plots of every page that this project writes; a page adds what is its own.
 STYLE = Path(__file__).with_name("look.css")
+
+# From chance to ceiling, in figures as on light pages.
+HEAT = ("#fdf3dc", "#b9dfcb", "#72b2e4")

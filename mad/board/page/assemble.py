@@ -20,11 +20,16 @@ from mad.board.look import STYLE
 HERE = Path(__file__).parent
 # In the order in which they are read; each says at its top what it needs of those before it.
 SCRIPTS = ("dom", "stats", "board", "table", "detail", "comparison", "plot", "charts", "copying", "main")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; script-src '{hash}'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "script-src '{hash}'"
+)
 
 
-def write_page(folder: str | Path, payload: Mapping[str, Any], sections: Sequence[Mapping[str, str]] = ()) -> Path:
-    """Write `index.html` into a folder, which is made where it is missing; the page that was there is replaced.
+def write_page(
+    folder: str | Path, payload: Mapping[str, Any], sections: Sequence[Mapping[str, str]] = ()
+) -> Path:
+    """Write `index.html` into a folder, which is made where it is missing; a page that is there is replaced.
 
     sections  of other packages, whose `html` is put in as it is: they escape what is in it
     """

@@ -1,7 +1,7 @@
 // What is shown: the data, the reader's choices, and the rows that pass the filters, in their order.
 
 const data = JSON.parse($("payload").textContent);
-const FAMILIES = ["attention", "recurrence", "convolution", "hybrid", "other"];
+const FAMILIES = ["attention", "recurrence", "convolution", "hybrid", "none", "own"];
 const ORIGINS = ["own", "reference", "incomplete", "stale", "published"];
 
 const state = {

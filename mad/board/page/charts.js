@@ -9,7 +9,7 @@ const COSTS = {
 };
 
 const scoreOf = (row, name) => (name === "mad" ? row.mad : row.tasks[Number(name)]);
-const scoreName = (name) => (name === "mad" ? "MAD score" : board().tasks[Number(name)].heading);
+const scoreName = (name) => (name === "mad" ? (board().mean === "MAD" ? "MAD score" : board().mean) : board().tasks[Number(name)].heading);
 
 // The rows that no other beats in both: more score for less cost.
 function paretoFront(points) {

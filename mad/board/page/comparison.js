@@ -2,7 +2,7 @@
 
 function drawComparison() {
   const [a, b] = state.pair.map(rowOf);
-  $("compare").hidden = board().rows.filter((row) => row.mad).length < 2;
+  $("compare").hidden = !board().pairs || board().rows.filter((row) => row.mad).length < 2;
   if (!a || !b) return $("verdict").replaceChildren();
   $("verdict").replaceChildren(h("p", { class: "note" }, "..."));
 }

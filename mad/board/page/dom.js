@@ -50,4 +50,4 @@ function probability(p) {
 const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 const listed = (words) => (words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`);
 const clipped = (text, longest) => (text.length > longest ? `${text.slice(0, longest - 1)}\u2026` : text);
-const tone = (kind) => (["attention", "recurrence", "convolution", "hybrid", "mlp", "experts", "wrapper", "branches", "branch"].includes(kind) ? `k-${kind}` : "k-other");
+const tone = (kind) => (["attention", "recurrence", "convolution", "hybrid", "own", "mlp", "experts", "wrapper", "branches", "branch"].includes(kind) ? `k-${kind}` : "k-other");

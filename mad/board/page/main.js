@@ -42,18 +42,14 @@ function drawPair() {
 
 // The board's sentence, its key and the caption: what the numbers are, how they are ranked, how noisy they are.
 function drawWords() {
-  const { suite, protocol, metric, about, rows, sigma, tasks } = board();
-  const seeds = [...new Set(rows.filter((row) => row.mad).map((row) => row.seeds))].sort((a, b) => a - b);
-  const many = seeds.length > 1 ? `${seeds[0]} to ${seeds.at(-1)} seeds` : counted(seeds[0] ?? 0, "seed");
+  const { suite, protocol, about, rows, caption, sigma, tasks } = board();
   $("summary").textContent = `${counted(rows.length, "architecture")} on ${suite}: ${about}.`;
   const versions = data.boards.filter((other) => other.suite.split("@")[0] === suite.split("@")[0] && other.protocol === protocol).map((other) => other.suite);
-  const partial = tasks.length < 6 ? ` The score is the mean of ${listed(tasks.map((task) => task.heading))}.` : "";
   const words = [
-    `${suite}, protocol ${protocol}: ${metric} accuracy in percent on ${board().test_rows.toLocaleString("en")} fresh test rows a setting, ${many}; the MAD score is the plain mean of the tasks.${partial} \u00b1 is half of the 95 % interval (${[...new Set(rows.filter((row) => row.mad).map((row) => INTERVALS[row.interval]))].join(", or ")}).`,
-    "Rank: 1 + the number of rows whose interval lies wholly above, so rows whose intervals overlap may share it. Rows with missing tasks have no rank.",
-    noise(sigma, tasks, seeds.at(-1) ?? 1),
+    ...caption.map((text) => text.replaceAll("+-", "\u00b1")),
+    sigma === null ? null : `By task, \u03c3 between seeds: ${listed(tasks.filter((task) => task.sigma !== null).map((task) => `${task.heading} ${percent(task.sigma)}`))}. A claim that one row beats another is accepted where the comparison below, paired on the same test rows and corrected for the number of settings, has p < 0.05.`,
     versions.length > 1 ? `Versions of a suite are boards of their own (${listed(versions)}): their scores are not comparable.` : null,
-    data.published.length ? "Published scores are from other settings, budgets and grids. They are hollow, unranked, and only show the form." : null,
+    data.published.length ? "Published scores are from other settings, budgets and grids: hollow, unranked, for orientation only." : null,
   ];
   $("caption").replaceChildren(...words.filter(Boolean).map((text) => h("p", {}, text)));
   const kinds = ["attention", "recurrence", "convolution", "mlp", "experts", "wrapper", "other"];
@@ -66,13 +62,6 @@ function drawWords() {
 }
 
 const kindsIn = (blocks) => blocks.flatMap(([, kind, inside]) => [kind, ...(inside ? kindsIn(inside) : [])]);
-
-function noise(sigma, tasks, seeds) {
-  if (sigma === null) return "Noise between seeds is not known: no row has two. Differences of a point or two may be a seed's luck.";
-  const each = tasks.filter((task) => task.sigma !== null).map((task) => `${task.heading} ${percent(task.sigma)}`);
-  const least = 1.96 * sigma * Math.sqrt(2 / seeds);
-  return `Noise: between seeds the MAD score of one architecture moves by \u03c3 = ${percent(sigma)} points (${each.join(", ")}). Two rows of ${counted(seeds, "seed")} each differ for certain only where more than 1.96 \u03c3 \u221a(2/${seeds}) = ${percent(least)} points part them; a claim is accepted where the comparison below, paired on the same test rows and seeds and corrected for the number of settings, has p < 0.05.`;
-}
 
 function chip(set, name, label, figure) {
   const input = h("input", { type: "checkbox", onchange: () => (input.checked ? set.add(name) : set.delete(name), refresh()) });
@@ -89,7 +78,7 @@ function drawChoices() {
   set("families", families.map((name) => chip(state.families, name, name, s("svg", { width: 13, height: 13, "aria-hidden": "true" }, mark(name, 6.5, 6.5, 4.5)))));
   set("origins", Object.keys(origins).filter((name) => origins[name]).map((name) => chip(state.origins, name, name)));
   set("views", [chip(state.views, "intervals", "\u00b1 of tasks"), chip(state.views, "more", "more columns")]);
-  const names = [["mad", "MAD score"], ...board().tasks.map((task, i) => [String(i), task.heading])];
+  const names = [["mad", scoreName("mad")], ...board().tasks.map((task, i) => [String(i), task.heading])];
   choose("tradeoff-y", names, state.against);
   choose("tradeoff-x", Object.entries(COSTS).map(([name, { label }]) => [name, label]), state.cost);
   const unique = (of) => [...new Set(data.boards.map(of))].map((name) => [name, name]);
@@ -185,7 +174,7 @@ function wire() {
 }
 
 if (!data.boards.length) {
-  $("summary").textContent = `No run of ${data.asked} is stored yet. Make some: mad bench "2*(hyena swiglu)" --suite ${data.asked.split("@")[0]}`;
+  $("summary").textContent = `No run of ${data.asked[0]} under protocol ${data.asked[1]} is stored yet. Make some: mad bench "2*(hyena swiglu)" --suite ${data.asked[0].split("@")[0]}`;
   ["board", "compare", "tradeoff", "spread", "difficulty", "learning"].forEach((id) => ($(id).hidden = true));
   document.querySelector(".switches").hidden = true;
 } else {

@@ -1,8 +1,7 @@
 """The page's data: one value for JSON, of scores and of the records behind them.
 
 Every text in it may come from another machine and is shown as text only; control characters and marks that
-turn the direction of writing are replaced here. Fractions are rounded to six digits, so that equal stores make
-equal pages.
+turn the direction of writing are replaced here. Equal stores make equal pages.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 
 import synthetic_tasks
+from mad.board.caption import caption
 from mad.board.page.rows import Found, Shared, row_of
 from mad.data.protocol import Protocol, Setting, Suite
 from mad.data.records import Record, setting_key
 from mad.messages import printable
 from mad.score import Scores
-from mad.score.interval import average
 
 FORMAT = 1
 
@@ -29,9 +28,8 @@ def payload(
     boards: Iterable[tuple[Scores, Suite, Protocol]],
     records: Sequence[Record],
     *,
-    opened: str,
+    opened: tuple[str, str],
     version: str,
-    packaged: Iterable[str] = (),
     published: Sequence[Mapping[str, Any]] = (),
     sections: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
@@ -39,20 +37,19 @@ def payload(
 
     boards     scores with the suite and the protocol that they were made by, those without rows left out
     records    those that the scores came from, of the store and of the package
-    opened     label of the suite that is shown first
-    packaged   ids of the records that came with the package
+    opened     labels of the suite and the protocol that are shown first
     published  rows of `mad.board.page.published`
     sections   of other packages: name, title and HTML
     """
-    shared = Shared(packaged=frozenset(packaged))
+    shared = Shared()
     made = [_board(*board, records, shared) for board in boards if board[0].architectures]
-    labels = [board["suite"] for board in made]
+    labels = [(board["suite"], board["protocol"]) for board in made]
     return _clean(
         {
             "format": FORMAT,
             "version": version,
             "opened": labels.index(opened) if opened in labels else 0,
-            "asked": opened,
+            "asked": list(opened),
             "boards": made,
             "environments": shared.environments,
             "steps": shared.steps,
@@ -65,7 +62,10 @@ def payload(
 def _board(
     scores: Scores, suite: Suite, protocol: Protocol, records: Iterable[Record], shared: Shared
 ) -> dict[str, Any]:
-    questions = [(setting_key(setting, protocol), setting) for setting in suite.settings]
+    asked = [
+        setting for setting in suite.settings if synthetic_tasks.parse(setting.task).name in scores.tasks
+    ]
+    questions = [(setting_key(setting, protocol), setting) for setting in asked]
     found: Found = {}
     wanted = {key for key, _ in questions}
     for record in records:
@@ -77,16 +77,17 @@ def _board(
     order = {setting["label"]: setting.pop("key") for task in tasks for setting in task["settings"]}
     rows = [row_of(row, scores, order, found, shared, suite) for row in scores.architectures]
     for task in tasks:
-        task["sigma"] = _sigma(_means(row["settings"], task["first"], len(task["settings"])) for row in rows)
+        complete = [row.tasks[task["name"]] for row in scores.architectures if task["name"] in row.tasks]
+        task["sigma"] = _sigma(list(part.by_seed.values()) for part in complete if part.complete)
     return {
         "suite": scores.suite,
         "protocol": scores.protocol,
         "metric": scores.metric,
         "about": suite.about,
-        "seeds": suite.seeds,
-        "test_rows": suite.settings[0].test_examples,
+        "mean": scores.mean,
+        "caption": list(caption(scores)),
         "tasks": tasks,
-        "sigma": _sigma(_means_of_tasks(row["settings"], tasks) for row in rows),
+        "sigma": _six(scores.noise.sd) if scores.noise else None,
         "rows": rows,
     }
 
@@ -118,6 +119,7 @@ def _tasks(scores: Scores, questions: Sequence[tuple[str, Setting]]) -> list[dic
                 "heading": (synthetic_tasks.get(name).heading if known else "") or name,
                 "chance": _six(scores.chance.get(name)),
                 "ceiling": _six(scores.ceiling.get(name)),
+                "signal": _six(scores.signal.get(name)),
                 "base": {k: v for k, v in base.items() if _is_number(v)},
                 "settings": settings,
                 "first": first,
@@ -127,26 +129,9 @@ def _tasks(scores: Scores, questions: Sequence[tuple[str, Setting]]) -> list[dic
     return tasks
 
 
-def _means(settings: Sequence[Any], first: int, count: int) -> list[float] | None:
-    """The mean of these settings for each seed that all of them have; None where one is missing."""
-    parts = settings[first : first + count]
-    if any(part is None for part in parts):
-        return None
-    by_seed = [{group[0]: group[1] for group in part["groups"]} for part in parts]
-    seeds = set.intersection(*(set(values) for values in by_seed))
-    return [average(values[seed] for values in by_seed) for seed in sorted(seeds)]
-
-
-def _means_of_tasks(settings: Sequence[Any], tasks: Sequence[Mapping[str, Any]]) -> list[float] | None:
-    parts = [_means(settings, task["first"], len(task["settings"])) for task in tasks]
-    if any(part is None for part in parts) or len({len(part or ()) for part in parts}) != 1:
-        return None
-    return [average(values) for values in zip(*(part or () for part in parts), strict=True)]
-
-
-def _sigma(values: Iterable[Sequence[float] | None]) -> float | None:
+def _sigma(values: Iterable[Sequence[float]]) -> float | None:
     """The standard deviation between seeds, pooled over architectures; None where none has two seeds."""
-    groups = [np.array(group) for group in values if group is not None and len(group) > 1]
+    groups = [np.array(group) for group in values if len(group) > 1]
     if not groups:
         return None
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)

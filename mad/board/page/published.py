@@ -30,7 +30,9 @@ def read_published(file: str | Path) -> list[dict[str, Any]]:
         with open(path, encoding="utf-8-sig", newline="") as opened:
             lines = list(csv.DictReader(opened, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} cannot be read as CSV ({error}); give a table of published scores") from None
+        raise ValueError(
+            f"{path} cannot be read as CSV ({error}); give a table of published scores"
+        ) from None
     names = [name for name in (lines[0] if lines else {}) if name is not None]
     for wanted in ("model", "source"):
         if wanted not in names:
@@ -59,7 +61,9 @@ def _row(line: Mapping[str, str | None], tasks: Mapping[str, str], where: str) -
         except ValueError:
             value = math.nan
         if not 0 <= value <= 100:
-            raise ValueError(f"{where}: {column} is {text[:40]!r}; give percent from 0 to 100, or leave it out")
+            raise ValueError(
+                f"{where}: {column} is {text[:40]!r}; give percent from 0 to 100, or leave it out"
+            )
         scores[task] = round(value / 100, 6)
     told = {name: (line.get(name) or "").strip() for name in TEXTS}
     if not told["model"]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mad.board.page.stripe import family, stripe
+from mad.board.page.stripe import stripe
 from mad.data.protocol import Suite
 from mad.data.records import Record
 from mad.messages import printable
 from mad.score import ArchitectureScore, Scores
 from mad.score.interval import Estimate
-from mad.score.scores import SettingScore
+from mad.score.rows import SettingScore
 from mad.score.selection import Group
 
 # Of each architecture, by setting and seed.
@@ -26,7 +26,6 @@ TOLD = ("mad_suite", "torch", "python", "system", "device", "device_name", "thre
 class Shared:
     """What many rows have in common and the page holds once: environments, and the steps of curves."""
 
-    packaged: frozenset[str] = frozenset()
     environments: list[dict[str, Any]] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
 
@@ -53,18 +52,17 @@ def row_of(
     by_label = {part.setting: part for task in row.tasks.values() for part in task.settings}
     mine = found[row.architecture_key]
     records = [run for group in mine.values() for run in group.values()]
-    blocks = stripe(row.spec)
     cost = next((part.cost for part in by_label.values() if part.cost), None)
     seeds = {seed for _, seed in mine}
     seconds = sum(run.cost.seconds for run in records if run.cost)
     return {
         "key": row.architecture_key,
-        "rank": row.rank if row.complete else None,
+        "rank": row.rank,
         "label": row.label,
         "given": row.given,
         "spec": row.spec,
-        "family": family(blocks),
-        "stripe": blocks,
+        "family": row.family,
+        "stripe": stripe(row.spec),
         "arithmetic": [row.precision, row.backend, row.compile],
         "params": row.params,
         "core": row.core_params,
@@ -84,9 +82,9 @@ def row_of(
         "seeds": row.seeds,
         "versions": records[0].config.architecture.versions if records else {},
         "sources": records[0].config.architecture.sources if records else {},
-        "runs": len(records),
-        "imported": sum(run.imported for run in records),
-        "packaged": sum(run.id in shared.packaged for run in records),
+        "runs": row.runs,
+        "imported": row.imported,
+        "packaged": row.reference,
         "created": max((run.created[:10] for run in records), default=""),
         "missing": list(row.missing),
         "notes": list(row.notes),
@@ -97,7 +95,7 @@ def row_of(
 
 
 def command(row: ArchitectureScore, scores: Scores, suite: Suite, seeds: int) -> str | None:
-    """The one line that makes the row again, quoted for a shell; None where no text that can be shown does."""
+    """The line that makes the row again, quoted for a shell; None where it cannot be shown as it is."""
     words = [row.given, scores.suite, row.precision]
     if any(printable(word) != word for word in words) or row.given.startswith("-"):
         return None
@@ -118,15 +116,12 @@ def _setting(
     A run is [id, lr, weight decay, status, seconds, place of its environment].
     """
     groups = []
-    for seed, point in zip(score.seeds, score.chosen, strict=True):
+    for seed, point, value in zip(score.seeds, score.chosen, score.values, strict=True):
         group = mine[key, seed]
         runs = list(group.values())
         chosen = group[point]
-        told = [
-            [run.id, run.config.lr, run.config.weight_decay, run.status, _seconds(run), shared.environment(run)]
-            for run in runs
-        ]
-        groups.append([seed, _value(chosen), runs.index(chosen), told, shared.curve(chosen)])
+        told = [_run(run, shared) for run in runs]
+        groups.append([seed, round(value, 6), runs.index(chosen), told, shared.curve(chosen)])
     return {
         "score": _ends(score),
         "micro": round(score.micro, 6),
@@ -139,15 +134,10 @@ def _setting(
     }
 
 
-def _value(run: Record) -> float:
-    """What the chosen run scores: on test, or at chance where all of its group diverged."""
-    assert run.metrics is not None, run.id
-    test = run.metrics.test
-    return round(run.metrics.chance if test is None else test.accuracy(run.config.protocol.metric), 6)
-
-
-def _seconds(run: Record) -> float:
-    return round(run.cost.seconds, 1) if run.cost else 0.0
+def _run(run: Record, shared: Shared) -> list[Any]:
+    config, seconds = run.config, run.cost.seconds if run.cost else 0.0
+    where = shared.environment(run)
+    return [run.id, config.lr, config.weight_decay, run.status, round(seconds, 1), where]
 
 
 def _ends(estimate: Estimate) -> list[float]:

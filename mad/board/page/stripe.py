@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,8 +12,6 @@ from mad.messages import printable
 
 # More blocks than these say nothing that their number does not.
 MOST_BLOCKS = 48
-MIXERS = ("attention", "recurrence", "convolution")
-FAMILIES = (*MIXERS, "hybrid", "other")
 
 # [name, kind], and for a wrapper or branches their blocks: [name, kind, [blocks]].
 Block = list[Any]
@@ -31,12 +28,6 @@ def stripe(spec: str) -> list[Block]:
     return [*blocks, [f"and {more} more", "other"]] if more else blocks
 
 
-def family(blocks: Sequence[Block]) -> str:
-    """What mixes tokens in these blocks: one of `MIXERS`, "hybrid" for several, "other" for none that is known."""
-    found = set(_kinds(blocks)) & set(MIXERS)
-    return "hybrid" if len(found) > 1 else next(iter(found), "other")
-
-
 def _block(item: Item) -> Block:
     name, inside = item
     if not inside:
@@ -45,13 +36,6 @@ def _block(item: Item) -> Block:
         return ["in parallel", "branches", [_block(branch) for branch in inside]]
     kind = "branch" if name == "()" else _kind(name)
     return ["" if name == "()" else name, kind, [_block(part) for part in inside[:MOST_BLOCKS]]]
-
-
-def _kinds(blocks: Sequence[Block]) -> Iterator[str]:
-    for _, kind, *inside in blocks:
-        yield kind
-        for part in inside:
-            yield from _kinds(part)
 
 
 def _kind(name: str) -> str:

@@ -31,7 +31,7 @@ function columns() {
   return [
     { key: "rank", label: "#", title: "1 + the number of rows whose interval lies wholly above", value: (row) => row.rank, copy: (row) => String(row.rank ?? ""), cell: (row) => h("td", { class: "rank" }, row.rank ?? "\u2013") },
     { key: "name", label: "architecture", title: "label, and its layers as a stripe", value: (row) => row.label.toLowerCase(), copy: (row) => [row.label, ...marksOf(row).map(([text]) => `(${text})`)].join(" "), cell: nameCell },
-    { key: "mad", label: "MAD score", title: "the mean of the tasks, with its 95 % interval", down: true, value: (row) => row.mad?.[0] ?? null, copy: (row) => (row.mad ? percent(row.mad[0]) : ""), half: (row) => (row.mad ? half(row.mad) : ""), cell: scoreCell },
+    { key: "mad", label: scoreName("mad"), title: "the mean of the tasks, with its 95 % interval", down: true, value: (row) => row.mad?.[0] ?? null, copy: (row) => (row.mad ? percent(row.mad[0]) : ""), half: (row) => (row.mad ? half(row.mad) : ""), cell: scoreCell },
     ...tasks,
     size("params", "params", "parameters"),
     size("state", "state", "state elements after the first setting's tokens, with the tails of convolutions"),
@@ -73,7 +73,7 @@ function nameCell(row) {
   box.checked = state.picked.includes(row.key);
   const opener = h("button", { type: "button", "aria-expanded": String(state.open.has(row.key)), title: "layers, settings, runs and the command that makes this row again", onclick: () => toggle(row, opener) }, row.label);
   const marks = marksOf(row).map(([text, title, warn]) => h("span", { class: `mark ${warn ?? ""}`, title }, text));
-  return h("th", { scope: "row", class: "name" }, h("div", { class: "who" }, box, opener, h("div", { class: "stripe" }, stripeOf(row)), marks.length ? h("div", { class: "marks" }, marks) : null));
+  return h("th", { scope: "row", class: "name" }, h("div", { class: "who" }, box, opener, h("div", { class: "under" }, stripeOf(row), marks)));
 }
 
 // The layers as coloured blocks, the wrapped ones inside a frame, branches above one another.
@@ -159,7 +159,7 @@ function publishedBody() {
   const all = columns();
   const cell = (row, { key }) => {
     if (key === "rank") return h("td", { class: "rank" }, "");
-    if (key === "name") return h("th", { scope: "row", class: "name" }, row.model, h("div", { class: "marks" }, h("span", { class: "mark", title: row.notes }, row.source)));
+    if (key === "name") return h("th", { scope: "row", class: "name" }, row.model, h("div", { class: "under" }, h("span", { class: "mark", title: row.notes }, row.source)));
     const task = key.startsWith("task-") ? board().tasks[Number(key.slice(5))] : null;
     if (task) return h("td", {}, task.name in row.scores ? percent(row.scores[task.name]) : "");
     return h("td", {}, "");

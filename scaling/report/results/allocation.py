@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mad.board.look import figures
+from mad.board.look.figures import FLOPS, PARAMS, TOKENS, Label, Look
 from scaling.laws.envelopes import Envelope, envelope
 from scaling.laws.fitting import FittedLaw, fit
 from scaling.laws.isoflops import IsoFlop, isoflop
@@ -15,9 +17,7 @@ from scaling.laws.law import Interval
 from scaling.laws.powerlaw import PowerLaws
 from scaling.laws.runs.cleaning import NotIdentified, clean, ends, tidy
 from scaling.laws.runs.cleaning import Table as RunTable
-from scaling.report import figures
 from scaling.report.evidence import BEYOND, Evidence
-from scaling.report.figures import FLOPS, PARAMS, TOKENS, Label, Look
 from scaling.report.numbers import number
 from scaling.report.section import Drawing, Section, Table
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mad.board.look import figures
+from mad.board.look.figures import FLOPS, FONT, PARAMS, TOKENS, plain
 from scaling.laws.auditing import Audit
 from scaling.laws.families import Families
 from scaling.laws.fitting import FittedLaw
@@ -16,9 +18,7 @@ from scaling.laws.law import COEFFICIENTS
 from scaling.laws.penalty import OverTrainingLaw
 from scaling.laws.runs.cleaning import NotIdentified, Runs, clean
 from scaling.laws.runs.cleaning import Table as RunTable
-from scaling.report import figures
 from scaling.report.evidence import Evidence
-from scaling.report.figures import FLOPS, FONT, PARAMS, TOKENS, plain
 from scaling.report.numbers import brackets, intervals, number, records, span, within
 from scaling.report.section import Drawing, Listing, Section, Table, stacked
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mad.board.look import figures
+from mad.board.look.figures import PARAMS, Label, plain
 from mad.messages import counted
 from scaling.laws.envelopes import Envelope
 from scaling.laws.isoflops import IsoFlop
@@ -15,9 +17,7 @@ from scaling.laws.optima import OUTSIDE, grouped
 from scaling.laws.powerlaw import PowerLaws
 from scaling.laws.runs.cleaning import NotIdentified, Status
 from scaling.laws.runs.cleaning import Table as RunTable
-from scaling.report import figures
 from scaling.report.evidence import Evidence
-from scaling.report.figures import PARAMS, Label, plain
 from scaling.report.numbers import brackets, intervals, number, records, span, within
 from scaling.report.results.allocation import allocation, exponents
 from scaling.report.section import Drawing, Listing, Section, Table, stacked

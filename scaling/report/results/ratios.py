@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mad.board.look import figures
+from mad.board.look.figures import FLOPS, GREY, PPL, Label, Look
 from scaling.laws.comparison import Comparison, compare
 from scaling.laws.isoflops import IsoFlop
 from scaling.laws.penalty import RATIOS, OverTraining, overtraining
 from scaling.laws.runs.cleaning import NotIdentified, tidy
 from scaling.laws.runs.cleaning import Table as RunTable
 from scaling.laws.state import StateLaw
-from scaling.report import figures
-from scaling.report.figures import FLOPS, GREY, PPL, Label, Look
 from scaling.report.numbers import number, records, span, within
 from scaling.report.section import Drawing, Listing, Section, Table, about_table
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from mad.board.look import figures
+from mad.board.look.figures import FONT, GREY, PPL, plain
 from scaling.laws.runs.doubts import SERIOUS
-from scaling.report import figures
-from scaling.report.figures import FONT, GREY, PPL, plain
 from scaling.report.numbers import number, records
 from scaling.report.section import Drawing, Listing, Section, Table, about_table
 from scaling.scores.relation import Relation

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from mad.board.look import figures
 from scaling.laws.fitting import FittedLaw, fit
 from scaling.laws.isoflops import IsoFlop, isoflop
 from scaling.laws.penalty import overtraining
 from scaling.laws.state import state_law
-from scaling.report import figures
 from scaling.report.numbers import number
 from scaling.report.results.allocation import figure_allocation
 from scaling.report.results.law import figure_residuals, figure_surface
@@ -178,11 +178,13 @@ def test_names_become_labels() -> None:
     assert [number(x) for x in (1e18, 12345.0, 0.5, 3e-7)] == ["1e18", "1.23e4", "0.5", "3e-7"]
 
 
-def test_only_png_and_svg_are_written(iso: IsoFlop, tmp_path: Path) -> None:
+def test_only_png_svg_and_pdf_are_written(iso: IsoFlop, tmp_path: Path) -> None:
     figure = figure_frontiers(iso)
-    with pytest.raises(ValueError, match=r"'a.pdf' is neither .png nor .svg"):
-        figures.save(figure, tmp_path / "a.pdf")
+    with pytest.raises(ValueError, match=r"'a.eps' is neither .png nor .svg nor .pdf"):
+        figures.save(figure, tmp_path / "a.eps")
     assert figures.save(figure, tmp_path / "deep" / "a.svg").read_text("utf-8").startswith("<?xml")
+    first, second = (figures.save(figure, tmp_path / f"{name}.pdf").read_bytes() for name in "ab")
+    assert first.startswith(b"%PDF") and first == second
 
 
 def test_nothing_to_draw_is_refused() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from architectures.files import whole_file
-from scaling.report.numbers import number
+from mad.board.look.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -227,20 +227,22 @@ def svg(figure: Figure, *, name: str = "figure") -> str:
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a PNG (200 dots per inch) or an SVG, by the ending of the path; equal figures make equal files.
+    """Write a PNG (200 dots per inch), SVG or PDF, by the ending of the path; equal figures make equal files.
 
     A file that exists is replaced; missing folders are made.
     """
     import matplotlib as mpl
 
     path = Path(path)
-    if path.suffix not in (".png", ".svg"):
-        raise ValueError(f"{path.name!r} is neither .png nor .svg; give one of them")
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"{path.name!r} is neither .png nor .svg nor .pdf; give one of them")
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, force=True) as part:
         if path.suffix == ".svg":
             part.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + svg(figure, name=path.stem), "utf-8")
         else:
-            with mpl.rc_context(SIZES):
-                figure.savefig(part, dpi=200, metadata={"Software": None})
+            # What differs from one writing to the next is left out.
+            told = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+            with mpl.rc_context({**SIZES, "pdf.fonttype": 42}):
+                figure.savefig(part, dpi=200, metadata=told)
     return path

@@ -1,0 +1,125 @@
+"""A crowd of architectures with made-up results: what a page or a table of a hundred rows has to bear."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import synthetic_tasks
+from architectures.grammar.index import read
+from mad.data.hits import pack
+from mad.data.protocol import Suite
+from mad.data.records import (
+    ArchitectureConfig,
+    Cost,
+    Measure,
+    Metrics,
+    Point,
+    Record,
+    RunConfig,
+    setting_fields,
+)
+from tests.mad.records import SOUND
+
+ENVIRONMENT = {
+    "mad_suite": "0.1.0",
+    "torch": "2.13.0+cpu",
+    "python": "3.11.7",
+    "device": "cpu",
+    "device_name": "AMD EPYC",
+    "threads": 1,
+}
+
+
+def specs(count: int) -> list[str]:
+    """Pure and striped, shallow and deep, a wrapper and parallel branches now and then."""
+    mixers = [row["name"] for row in read() if row["mixes"] == "time" and row["state"]]
+    found = []
+    for i in range(count):
+        one, two = mixers[i % len(mixers)], mixers[(7 * i + 3) % len(mixers)]
+        channel = ("swiglu", "mlp", "moe-mlp")[i % 3]
+        found.append(
+            (
+                f"2*({one} {channel})",
+                f"{one} {channel} {two} {channel}",
+                f"({one} + {two}) {channel}",
+                f"3*({one} {channel}) {two} {channel}",
+                f"altup{{{one} {channel}}} {two} {channel}",
+            )[i // len(mixers) if i >= len(mixers) else i % 5]
+        )
+    return list(dict.fromkeys(found))
+
+
+def crowd(suite: Suite, count: int, *, seeds: int = 3, curve: int = 10) -> list[Record]:
+    """`seeds` groups of each setting for `count` architectures, the same ones for the same numbers."""
+    rng = np.random.default_rng(0)
+    return [
+        run
+        for i, spec in enumerate(specs(count))
+        for run in _architecture(suite, spec, rng, seeds, curve, skill=float(rng.beta(2, 1.4)), place=i)
+    ]
+
+
+def _architecture(
+    suite: Suite, spec: str, rng: np.random.Generator, seeds: int, curve: int, *, skill: float, place: int
+) -> list[Record]:
+    names = sorted(set(spec.translate(str.maketrans("(){}+*23", "        ")).split()))
+    who = ArchitectureConfig(spec=spec, dim=suite.dim, versions=dict.fromkeys(names, 1))
+    params, state = (
+        int(60_000 + 5_000 * rng.gamma(6)),
+        int(512 * rng.gamma(3) * (1 + 6 * skill)) * (place % 17 > 0),
+    )
+    cost = Cost(
+        params=params,
+        core_params=params - 2048,
+        flops_per_token=2.1 * params,
+        state={"recurrent": state, "conv": 0, "growing": 0, "total": state},
+        nominal_state=state // 2,
+        seconds=float(round(30 + 200 * rng.random(), 1)),
+        peak_memory=int(5e8),
+    )
+    runs = []
+    for setting in suite.settings:
+        task = synthetic_tasks.parse(setting.task)
+        level = task.chance + (0.995 - task.chance) * float(np.clip(skill + 0.25 * rng.normal(), 0, 1)) ** 0.7
+        easy = rng.normal(size=setting.test_examples)
+        for seed in range(seeds):
+            own = float(np.clip(level + 0.012 * rng.normal(), task.chance, 0.998))
+            for lr, decay in setting.grid:
+                runs.append(_run(setting, task, who, own, easy, rng, seed, lr, decay, curve, cost, spec))
+    return runs
+
+
+def _run(setting, task, who, level, easy, rng, seed, lr, decay, curve, cost, spec) -> Record:  # type: ignore[no-untyped-def]
+    per_row = 8
+    chances = np.clip(level + 0.1 * easy * level * (1 - level), 0, 1)
+    hits = rng.binomial(per_row, chances)
+    config = RunConfig(
+        architecture=who, lr=lr, weight_decay=decay, seed=seed, **setting_fields(setting, SOUND)
+    )
+    right = float(hits.mean()) / per_row
+    measure = {"macro": right, "macro_batches": right, "loss": 1.0, "targets": per_row * len(hits)}
+    steps = [config.steps * (i + 1) // curve for i in range(curve)]
+    rise = [task.chance + (right - task.chance) * (1 - 0.02 ** ((i + 1) / curve)) for i in range(curve)]
+    points = tuple(
+        Point(step=step, accuracy=accuracy if i < curve - 1 else right, loss=1.0, train_loss=1.0, lr=lr)
+        for i, (step, accuracy) in enumerate(zip(steps, rise, strict=True))
+    )
+    return Record(
+        id=config.id,
+        group=f"{config.architecture_key}-{config.setting_key}-{seed}",
+        status="ok",
+        config=config,
+        given=spec,
+        metrics=Metrics(
+            validation=Measure(rows=setting.validation_examples, micro=right, **measure),
+            test=Measure(rows=len(hits), micro=right, hits=pack(hits), **measure),
+            curve=points,
+            chance=task.chance,
+            ceiling=1.0,
+            steps=config.steps,
+            solved=right >= SOUND.solved_at,
+        ),
+        cost=cost,
+        environment=ENVIRONMENT,
+        created="2026-11-20T00:00:00Z",
+    )
