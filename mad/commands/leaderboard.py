@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from mad import terminal
 from mad.commands.flags import ProtocolOption, StoreOption, SuiteOption, listed, option
-from mad.messages import counted, note
+from mad.messages import counted, printable
 
 
 def leaderboard(
@@ -55,9 +55,14 @@ def leaderboard(
         from mad.board.page.gather import leaderboard_page
 
         page = leaderboard_page(html, published=published, **asked)
-        note(f"the page is {page}: open it in a browser")
+        _tell(f"the page is {page}: open it in a browser")
     if figures is not None:
         from mad.board.figures import leaderboard_figures
 
         made = leaderboard_figures(figures, **asked)
-        note(f"{counted(len(made), 'figure')} in {figures}, each as SVG and PDF")
+        _tell(f"{counted(len(made), 'figure')} in {figures}, each as SVG and PDF")
+
+
+def _tell(words: str) -> None:
+    """On standard error: standard output is the table's, which may go into a file."""
+    sys.stderr.write(f"{printable(words)}\n")
