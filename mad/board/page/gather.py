@@ -12,7 +12,7 @@ from architectures.grammar.index import read
 from mad.board.page.assemble import write_page
 from mad.board.page.payload import payload
 from mad.board.page.published import read_published
-from mad.data.protocol import PROTOCOLS, SUITES, Suite, get_protocol, get_suite
+from mad.data.protocol import PROTOCOLS, Suite, get_protocol, get_suite, known_suites
 from mad.data.records import Record
 from mad.score import Scores, score
 from mad.store import Store, default_path
@@ -25,7 +25,7 @@ Section = Mapping[str, str]
 def leaderboard_page(
     folder: str | Path,
     *,
-    suite: str = "quick",
+    suite: str | Path | Suite = "quick",
     protocol: str = "sound",
     store: str | Path | None = None,
     reference: bool = True,
@@ -50,7 +50,7 @@ def leaderboard_page(
 
 def gathered(
     *,
-    suite: str = "quick",
+    suite: str | Path | Suite = "quick",
     protocol: str = "sound",
     store: str | Path | None = None,
     reference: bool = True,
@@ -73,6 +73,8 @@ def gathered(
             first = first or scores
     assert first is not None
     sections = list(_sections(store, first))
+    # A suite of one's own is found by what was typed, not by its label.
+    words = {asked.label: str(suite)} if not isinstance(suite, Suite) and "+" in asked.label else {}
     content = payload(
         boards,
         [*packaged, *own],
@@ -80,6 +82,7 @@ def gathered(
         version=mad.__version__,
         published=told,
         sections=sections,
+        words=words,
     )
     return content, sections
 
@@ -87,7 +90,7 @@ def gathered(
 def _suites(asked: Suite) -> Iterator[Suite]:
     """The suite that was asked for, then the others."""
     yield asked
-    yield from (suite for suite in SUITES.values() if suite.label != asked.label)
+    yield from (suite for suite in known_suites().values() if suite.label != asked.label)
 
 
 def _records(asked: Suite, store: str | Path | None, reference: bool) -> tuple[list[Record], list[Record]]:

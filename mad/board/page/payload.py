@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def payload(
     version: str,
     published: Sequence[Mapping[str, Any]] = (),
     sections: Sequence[Mapping[str, str]] = (),
+    words: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """All that the page shows.
 
@@ -40,9 +42,14 @@ def payload(
     opened     labels of the suite and the protocol that are shown first
     published  rows of `mad.board.page.published`
     sections   of other packages: name, title and HTML
+    words      what `--suite` takes for a suite, where that is not its label
     """
     shared = Shared()
-    made = [_board(*board, records, shared) for board in boards if board[0].architectures]
+    made = [
+        _board(*board, records, shared, words.get(board[0].suite, board[0].suite))
+        for board in boards
+        if board[0].architectures
+    ]
     labels = [(board["suite"], board["protocol"]) for board in made]
     return _clean(
         {
@@ -60,7 +67,7 @@ def payload(
 
 
 def _board(
-    scores: Scores, suite: Suite, protocol: Protocol, records: Iterable[Record], shared: Shared
+    scores: Scores, suite: Suite, protocol: Protocol, records: Iterable[Record], shared: Shared, word: str
 ) -> dict[str, Any]:
     asked = [
         setting for setting in suite.settings if synthetic_tasks.parse(setting.task).name in scores.tasks
@@ -75,7 +82,7 @@ def _board(
             groups.setdefault((key, config.seed), {})[config.lr, config.weight_decay] = record
     tasks = _tasks(scores, questions)
     order = {setting["label"]: setting.pop("key") for task in tasks for setting in task["settings"]}
-    rows = [row_of(row, scores, order, found, shared, suite) for row in scores.architectures]
+    rows = [row_of(row, scores, order, found, shared, suite, word) for row in scores.architectures]
     for task in tasks:
         complete = [row.tasks[task["name"]] for row in scores.architectures if task["name"] in row.tasks]
         task["sigma"] = _sigma(list(part.by_seed.values()) for part in complete if part.complete)

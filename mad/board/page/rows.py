@@ -47,8 +47,11 @@ def row_of(
     found: Found,
     shared: Shared,
     suite: Suite,
+    word: str,
 ) -> dict[str, Any]:
-    """The row as the page holds it. `settings` are the suite's, label to key, in the order of the tasks."""
+    """The row as the page holds it. `settings` are the suite's, label to key, in the order of the tasks;
+    `word` is what `--suite` takes for the suite.
+    """
     by_label = {part.setting: part for task in row.tasks.values() for part in task.settings}
     mine = found[row.architecture_key]
     records = [run for group in mine.values() for run in group.values()]
@@ -90,16 +93,16 @@ def row_of(
         "notes": list(row.notes),
         "stale": row.stale,
         "complete": row.complete,
-        "command": command(row, scores, suite, len(seeds)),
+        "command": command(row, scores, suite, word, len(seeds)),
     }
 
 
-def command(row: ArchitectureScore, scores: Scores, suite: Suite, seeds: int) -> str | None:
+def command(row: ArchitectureScore, scores: Scores, suite: Suite, word: str, seeds: int) -> str | None:
     """The line that makes the row again, quoted for a shell; None where it cannot be shown as it is."""
-    words = [row.given, scores.suite, row.precision]
+    words = [row.given, word, row.precision]
     if any(printable(word) != word for word in words) or row.given.startswith("-"):
         return None
-    parts = ["mad", "bench", row.given, "--suite", scores.suite]
+    parts = ["mad", "bench", row.given, "--suite", word]
     protocol = scores.protocol.partition("@")[0]
     parts += [] if protocol == "sound" else ["--protocol", protocol]
     parts += [] if seeds == suite.seeds else ["--seeds", str(max(seeds, 1))]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import synthetic_tasks
 from architectures.grammar.index import read
 from mad.data.hits import pack
-from mad.data.protocol import Suite
+from mad.data.protocol import Setting, Suite
 from mad.data.records import (
     ArchitectureConfig,
     Cost,
@@ -84,12 +86,24 @@ def _architecture(
         easy = rng.normal(size=setting.test_examples)
         for seed in range(seeds):
             own = float(np.clip(level + 0.012 * rng.normal(), task.chance, 0.998))
-            for lr, decay in setting.grid:
-                runs.append(_run(setting, task, who, own, easy, rng, seed, lr, decay, curve, cost, spec))
+            for point in setting.grid:
+                runs.append(_run(setting, who, own, easy, rng, seed, point, curve, cost))
     return runs
 
 
-def _run(setting, task, who, level, easy, rng, seed, lr, decay, curve, cost, spec) -> Record:  # type: ignore[no-untyped-def]
+def _run(
+    setting: Setting,
+    who: ArchitectureConfig,
+    level: float,
+    easy: Any,
+    rng: np.random.Generator,
+    seed: int,
+    point: tuple[float, float],
+    curve: int,
+    cost: Cost,
+) -> Record:
+    """A run whose accuracy is about `level`, on rows of which some are easier than others."""
+    (lr, decay), chance = point, synthetic_tasks.parse(setting.task).chance
     per_row = 8
     chances = np.clip(level + 0.1 * easy * level * (1 - level), 0, 1)
     hits = rng.binomial(per_row, chances)
@@ -97,9 +111,14 @@ def _run(setting, task, who, level, easy, rng, seed, lr, decay, curve, cost, spe
         architecture=who, lr=lr, weight_decay=decay, seed=seed, **setting_fields(setting, SOUND)
     )
     right = float(hits.mean()) / per_row
-    measure = {"macro": right, "macro_batches": right, "loss": 1.0, "targets": per_row * len(hits)}
+    measure: dict[str, Any] = {
+        "macro": right,
+        "macro_batches": right,
+        "loss": 1.0,
+        "targets": per_row * len(hits),
+    }
     steps = [config.steps * (i + 1) // curve for i in range(curve)]
-    rise = [task.chance + (right - task.chance) * (1 - 0.02 ** ((i + 1) / curve)) for i in range(curve)]
+    rise = [chance + (right - chance) * (1 - 0.02 ** ((i + 1) / curve)) for i in range(curve)]
     points = tuple(
         Point(step=step, accuracy=accuracy if i < curve - 1 else right, loss=1.0, train_loss=1.0, lr=lr)
         for i, (step, accuracy) in enumerate(zip(steps, rise, strict=True))
@@ -109,12 +128,12 @@ def _run(setting, task, who, level, easy, rng, seed, lr, decay, curve, cost, spe
         group=f"{config.architecture_key}-{config.setting_key}-{seed}",
         status="ok",
         config=config,
-        given=spec,
+        given=who.spec,
         metrics=Metrics(
             validation=Measure(rows=setting.validation_examples, micro=right, **measure),
             test=Measure(rows=len(hits), micro=right, hits=pack(hits), **measure),
             curve=points,
-            chance=task.chance,
+            chance=chance,
             ceiling=1.0,
             steps=config.steps,
             solved=right >= SOUND.solved_at,

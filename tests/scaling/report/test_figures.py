@@ -183,7 +183,9 @@ def test_only_png_svg_and_pdf_are_written(iso: IsoFlop, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"'a.eps' is neither .png nor .svg nor .pdf"):
         figures.save(figure, tmp_path / "a.eps")
     assert figures.save(figure, tmp_path / "deep" / "a.svg").read_text("utf-8").startswith("<?xml")
-    first, second = (figures.save(figure, tmp_path / f"{name}.pdf").read_bytes() for name in "ab")
+    first, second = (
+        figures.save(figure_frontiers(iso), tmp_path / f"{name}.pdf").read_bytes() for name in "ab"
+    )
     assert first.startswith(b"%PDF") and first == second
 
 
