@@ -29,7 +29,9 @@ def leaderboard(
     reference: Annotated[
         bool, option("Show the results that come with the package too.", "--reference/--no-reference")
     ] = True,
-    html: Annotated[Path | None, option("Folder for the board as a page, index.html.")] = None,
+    html: Annotated[
+        Path | None, option("Folder for the page, index.html: all rows, to sort and filter there.")
+    ] = None,
     figures: Annotated[Path | None, option("Folder for the page's plots as SVG and PDF, for papers.")] = None,
     published: Annotated[
         Path | None, option("CSV of published scores, which the page shows apart: model, source, tasks in %.")
