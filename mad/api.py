@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ from mad.run.battery import Prepared as Prepared
 from mad.run.battery import Report, store_for, watching
 from mad.run.battery import execute as execute
 from mad.run.battery import prepare as prepare
+from mad.run.checkup import check as check
 from mad.score import Scores, score
 from mad.store import Store, default_path
 from mad.store.labels import call, spelled
@@ -28,8 +29,6 @@ from mad.tracking import By, read_tracking
 
 if TYPE_CHECKING:
     import pandas
-
-    from architectures.contract.subject import Finding
 
 
 def bench(
@@ -221,46 +220,6 @@ def train(
     if save is not None:  # The record is stored by now: a full disk costs the file alone.
         save_model(kept[0], save, force=force)
     return record
-
-
-def check(
-    spec: str,
-    *,
-    dim: int = 64,
-    compile: bool = False,
-    only: Collection[str] | None = None,
-    size: tuple[int, int, int] | None = None,
-    report: Callable[[str], None] = lambda check: None,
-) -> list[Finding]:
-    """Test one layer against the contract that the registered ones keep, and return what each check found.
-
-    spec     package.module:Class, a registered name, or either with options: "mamba[d_state=8]"; or
-             package.module:factory of whole models, which is asked less, on the tasks of the smoke suite
-    dim      the width of most inputs; divisible by 16
-    compile  torch.compile too, which takes seconds
-    only     names of checks; None: all
-    size     (batch, length, width) of the one input to ask; None: several, and where a check fails the search
-             for the smallest that shows it
-    report   told the name of each check before it runs
-
-    What the layer raises is a finding. With MAD_TRACEBACK in the environment it is raised instead.
-    """
-    from architectures.contract.checkup import examine
-    from architectures.contract.whole import examine_models
-    from mad.data.labels import read
-    from mad.run.driver import one_driver
-    from mad.run.sweep import candidates, factory_named
-
-    with one_driver():
-        _, spec = read(spec)
-        factory = factory_named(spec)
-        if factory is None:
-            return examine(spec, dim=dim, compile=compile, only=only, size=size, report=report)
-        if size is not None:
-            raise ValueError(f"{spec} makes models for tasks, which have a size of their own; leave size out")
-        asked = candidates(factory, get_suite("smoke"), get_protocol("sound"))
-        where = f"the {len(asked)} tasks of the smoke suite"
-        return examine_models(asked, where=where, only=only, report=report)
 
 
 def scores_of(

@@ -32,6 +32,8 @@ def parse(text: str) -> Task:
     try:
         cls = find(name)
     except ValueError as error:
+        if ":" in name:  # It says where to look, which is not here.
+            raise
         raise ValueError(_caret(text, start, str(error))) from error
     known = [field.name for field in fields(cls)]
     options: dict[str, Any] = {}

@@ -62,6 +62,8 @@ class Task(ABC):
                 self.require(
                     field.name, type(value) is not int or abs(value) <= LARGEST, f"at most {LARGEST:,}"
                 )
+        self.require("vocab_size", self.vocab_size >= 2, "there are two ids at least; choose 2 or more")
+        self.require("seq_len", self.seq_len >= 1, "a row has a token at least; choose 1 or more")
 
     def require(self, field: str, holds: bool, rule: str) -> None:
         """Refuses the value of a field unless its rule holds; `rule` also says what to write instead."""

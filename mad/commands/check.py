@@ -1,4 +1,4 @@
-"""The command `mad check`: the findings on one layer as a table, or as JSON."""
+"""The command `mad check`: the findings on one layer, factory or task as a table, or as JSON."""
 
 from __future__ import annotations
 
@@ -25,15 +25,22 @@ STYLES = {"passed": "green", "failed": "bold red"}
 
 def check(
     spec: Annotated[
-        str, argument("A layer, module:Class or a name, options if you like; or module:factory.")
+        str, argument("A layer or a task: module:Class or a name, options if you like; or module:factory.")
     ],
-    dim: Annotated[int, option("Width of most inputs, divisible by 16.")] = 64,
-    compile: Annotated[bool, option("Check torch.compile too; takes seconds.", "--compile")] = False,
+    dim: Annotated[
+        int | None, option("Of a layer: width of most inputs, divisible by 16; default 64.")
+    ] = None,
+    compile: Annotated[
+        bool, option("Of a layer: check torch.compile too; takes seconds.", "--compile")
+    ] = False,
     only: Annotated[str | None, option("Only these checks, comma-separated.")] = None,
-    size: Annotated[str | None, option("The one input to ask: batch,length,width.")] = None,
+    size: Annotated[str | None, option("Of a layer: the one input to ask, batch,length,width.")] = None,
+    suite: Annotated[
+        str | None, option("Of a factory: the suite whose tasks it is asked on; default smoke.")
+    ] = None,
     format: Annotated[str, option("table or json.")] = "table",
 ) -> None:
-    """Test one layer or a factory, your own too: causality, step, gradients, vmap, FLOPs and more."""
+    """Test a layer, a factory or a task, your own too: causality, gradients, oracle, chance and more."""
     from mad import api
 
     if format not in ("table", "json"):
@@ -41,7 +48,13 @@ def check(
     sides = _sides(size) if size is not None else None
     with Console(stderr=True).status("importing") as status:
         findings = api.check(
-            spec, dim=dim, compile=compile, only=listed(only), size=sides, report=status.update
+            spec,
+            dim=dim,
+            compile=compile,
+            only=listed(only),
+            size=sides,
+            suite=suite,
+            report=status.update,
         )
     if format == "json":
         sys.stdout.write(json.dumps([dataclasses.asdict(found) for found in findings], indent=2) + "\n")

@@ -14,6 +14,7 @@ import pytest
 
 import synthetic_tasks
 from synthetic_tasks import IGNORE, Batch, Task
+from synthetic_tasks.contract.checkup import examine
 from synthetic_tasks.task import SPLITS
 
 NAMES = synthetic_tasks.names()
@@ -94,41 +95,26 @@ def test_every_task_is_pinned_here_or_by_the_example_of_its_docstring() -> None:
     assert set(NAMES) <= set(PINNED) | shown
 
 
-@pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("setting", [*SETTINGS, "fuzzy-in-context-recall[variant=public]"])
-def test_a_batch_is_two_arrays_of_tokens_with_something_scored_in_each_row(setting: str, split: str) -> None:
-    task = synthetic_tasks.parse(setting)
-    batch = task.draw(3, split, 67)
-    for array in (*batch, task.training_targets(batch), task.solve(batch.inputs)):
-        assert array.shape == (67, task.seq_len)
-        assert array.dtype == np.int64
-        assert array.flags.c_contiguous
-    for tokens in (batch.inputs, batch.targets[scored(batch)]):
-        assert tokens.min() >= 0 and tokens.max() < task.vocab_size
-    assert scored(batch).any(axis=1).all()
+# What is wrong with the public generators: a marker that is scored, probes that were never shown.
+WRONG = {"compression[variant=public]": {"chance"}, "fuzzy-in-context-recall[variant=public]": {"oracle"}}
 
 
-@pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_the_oracle_is_always_right(setting: str, split: str) -> None:
-    task = synthetic_tasks.parse(setting)
-    batch = task.draw(4, split, 500)
-    assert (task.solve(batch.inputs) == batch.targets)[scored(batch)].all()
+@pytest.mark.parametrize("setting", dict.fromkeys([*SETTINGS, *WRONG]))
+def test_the_contract_holds(setting: str) -> None:
+    found = examine(synthetic_tasks.parse(setting))
+    failed = {finding.check for finding in found if finding.result in ("failed", "not run")}
+    assert failed == WRONG.get(setting, set()), found
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_changing_the_future_leaves_the_oracle_alone(setting: str) -> None:
-    """With the test above: every scored target is answerable from its prefix."""
-    task = synthetic_tasks.parse(setting)
-    if task.readout == "last":
-        pytest.skip("all answers are read from the last position")
-    inputs = task.draw(5, "train", 20).inputs
-    answers = task.solve(inputs)
-    rng = np.random.default_rng(0)
-    for cut in range(1, task.seq_len, max(1, task.seq_len // 40)):
-        changed = inputs.copy()
-        changed[:, cut:] = rng.integers(task.vocab_size, size=changed[:, cut:].shape)
-        np.testing.assert_array_equal(task.solve(changed)[:, :cut], answers[:, :cut])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_trained_is_not_part_of_the_content(name: str) -> None:
+    task = synthetic_tasks.get(name)
+    batch = task.draw(0, "test", 40)
+    for other in (other for field, other in alternatives(task) if field == "train_targets"):
+        assert digest(other.draw(0, "test", 40)) == digest(batch) and other.content_hash == task.content_hash
+        assert not np.array_equal(other.training_targets(batch), task.training_targets(batch))
+    if task.train_targets == "next-token":
+        np.testing.assert_array_equal(task.training_targets(batch)[:, :-1], batch.inputs[:, 1:])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,39 +139,6 @@ def test_a_stream_is_keyed_by_seed_split_and_content(name: str) -> None:
     assert task.stream(0, "test").bytes(16) == task.stream(0, "test").bytes(16)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_sample_depends_on_its_arguments_alone(name: str) -> None:
-    task = synthetic_tasks.get(name)
-    first = task.sample(np.random.default_rng(7), 33, split="train")
-    np.random.seed(1)
-    task.draw(9, "test", 5)
-    second = synthetic_tasks.get(name).sample(np.random.default_rng(7), 33, split="train")
-    assert digest(first) == digest(second)
-    assert digest(first) != digest(task.sample(np.random.default_rng(8), 33, split="train"))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_option_changes_what_is_drawn_or_trained(name: str) -> None:
-    task = synthetic_tasks.get(name)
-    batch = task.sample(np.random.default_rng(0), 300, split="train")
-    for field, other in alternatives(task):
-        drawn = other.sample(np.random.default_rng(0), 300, split="train")
-        if field == "train_targets":
-            assert digest(drawn) == digest(batch) and other.content_hash == task.content_hash
-            assert not np.array_equal(other.training_targets(drawn), task.training_targets(batch))
-        else:
-            assert digest(drawn) != digest(batch) and other.content_hash != task.content_hash, field
-
-
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_chance_and_ceiling_enclose_something(setting: str) -> None:
-    task = synthetic_tasks.parse(setting)
-    assert 0 < task.chance < 1
-    assert task.ceiling == 1.0
-    train, test = task.draw(0, "train", 50), task.draw(0, "test", 50)
-    assert task.chance < task.ceiling_for(train, test) <= 1.0
-
-
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_chance_is_one_over_the_number_of_answers(setting: str) -> None:
     task = synthetic_tasks.parse(setting)
@@ -195,18 +148,6 @@ def test_chance_is_one_over_the_number_of_answers(setting: str) -> None:
         1 if task.shared and task.vocab_size % 2 == 0 else 0
     )  # the value that no key of the dictionary has
     assert len(answers) + unused == round(1 / task.chance)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_next_tokens_and_answers_agree_where_both_are_given(name: str) -> None:
-    task = synthetic_tasks.get(name)
-    batch = task.draw(0, "test", 40)
-    targets = task.training_targets(batch)
-    assert (targets == batch.targets)[scored(batch)].all()
-    if task.train_targets == "answers":
-        np.testing.assert_array_equal(targets, batch.targets)
-    else:
-        np.testing.assert_array_equal(targets[:, :-1], batch.inputs[:, 1:])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -226,21 +167,6 @@ def test_a_task_is_frozen_and_equal_by_its_fields(name: str) -> None:
         task.seq_len = 4  # type: ignore[misc]
     with pytest.raises(TypeError):
         type(task)(16)  # type: ignore[call-arg]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_values_of_the_wrong_type_are_refused(name: str) -> None:
-    task = synthetic_tasks.get(name)
-    hints = get_type_hints(type(task))
-    wrong: dict[object, list[Any]] = {
-        int: [True, 64.0, "64", None, np.int64(64)],
-        float: ["0.5", True, None, float("nan"), float("inf")],
-        bool: [1, 0, "true", None],
-    }
-    for field in fields(task):
-        for value in wrong.get(hints[field.name], ["nonsense", 1, None, ["repaired"]]):
-            with pytest.raises(ValueError, match=rf"{name}: {field.name}=.* is refused: "):
-                replace(task, **{field.name: value})
 
 
 @pytest.mark.parametrize("name", NAMES)

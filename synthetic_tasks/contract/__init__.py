@@ -1,0 +1,1 @@
+"""What a task promises, as checks of one task: `mad check` and the tests ask these very questions."""
