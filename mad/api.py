@@ -24,6 +24,7 @@ from mad.run.checkup import check as check
 from mad.score import Scores, score
 from mad.store import Store, default_path
 from mad.store.labels import call, spelled
+from mad.store.listing import runs as runs
 from mad.store.reference import reference_outlines
 from mad.tracking import By, read_tracking
 

@@ -17,6 +17,7 @@ from mad.commands.import_ import import_
 from mad.commands.leaderboard import leaderboard
 from mad.commands.primitives import primitives
 from mad.commands.rm import rm
+from mad.commands.runs import runs
 from mad.commands.show import show
 from mad.commands.sparsify import sparsify
 from mad.commands.suites import suites
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-TRAINING, STORED = (bench, train, elastic, sparsify), (leaderboard, show, check, primitives, grow)
+TRAINING, STORED = (bench, train, elastic, sparsify), (leaderboard, runs, show, check, primitives, grow)
 for command in (*TRAINING, *STORED, suites, export, import_, rm):
     app.command(command.__name__.rstrip("_"))(command)
 GROUPS = {"tasks": tasks, "track": track}

@@ -39,6 +39,7 @@ COMMANDS = {
     "elastic": ["matformer-mlp", "--suite", "smoke", "--tasks", "compression", "--json", "OUT/e.json"],
     "sparsify": ["mlp", "--suite", "smoke", "--tasks", "compression", "--json", "OUT/s.json"],
     "leaderboard": ["--suite", "smoke"],
+    "runs": [],
     "show": ["mlp"],
     "check": ["mlp", "--only", "hints"],
     "tasks": [],
@@ -235,7 +236,16 @@ def test_a_user_without_a_home_is_told_what_to_set(
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
     status, _, err = call(words_of(command))
-    needs = command in ("bench", "train", "track push", "leaderboard", "export", "rm", "scaling relate")
+    needs = command in (
+        "bench",
+        "train",
+        "track push",
+        "leaderboard",
+        "runs",
+        "export",
+        "rm",
+        "scaling relate",
+    )
     if needs:
         assert "set HOME or MAD_STORE" in refused(status, err)
     else:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict
 
+from mad.data.protocol import Protocol
 from mad.data.records import ArchitectureConfig, Measure, Metrics, Record, RunConfig
 
 # Its classes declare some fields anew, as no fields: what a record says there is neither kept nor believed,
@@ -36,9 +37,12 @@ class OutlineMetrics(Metrics):
 
 
 class OutlineConfig(RunConfig):
-    """Without the question, of which the key of the setting is kept: `keys` are those of `RunConfig`."""
+    """What was asked and who answered are shared by the runs that have them in common; of the budget, the
+    key of the setting is kept. `keys` are those of `RunConfig`.
+    """
 
     model_config = REST
+    architecture: ClassVar[Any]  # type: ignore[misc]
     task: ClassVar[Any]  # type: ignore[misc]
     protocol: ClassVar[Any]  # type: ignore[misc]
     train_examples: ClassVar[Any]  # type: ignore[misc]
@@ -67,15 +71,29 @@ class Outline(Record):
     error: ClassVar[Any]  # type: ignore[misc]
 
 
-def outlined(text: bytes, setting: str, architecture: str, met: dict[str, ArchitectureConfig]) -> Outline:
+class Shared:
+    """What runs have in common, each of it once: architectures, and tasks with protocols, by their keys."""
+
+    def __init__(self) -> None:
+        self.architectures: dict[str, ArchitectureConfig] = {}
+        self.questions: dict[str, tuple[dict[str, Any], Protocol]] = {}
+
+    def of(self, setting: str, architecture: str, text: bytes) -> dict[str, Any]:
+        """The shared part of the configuration that a record holds."""
+        if setting not in self.questions or architecture not in self.architectures:
+            config = Record.model_validate_json(text, strict=True).config
+            self.questions.setdefault(setting, (config.task, config.protocol))
+            self.architectures.setdefault(architecture, config.architecture)
+        task, protocol = self.questions[setting]
+        return {"task": task, "protocol": protocol, "architecture": self.architectures[architecture]}
+
+
+def outlined(text: bytes, setting: str, architecture: str, shared: Shared) -> Outline:
     """The outline of a record that was checked when it was written; a ValueError where a value is out of
     bounds, or one is missing that scores count with.
-
-    `met` holds the architectures by their keys, each of them once.
     """
     made = Outline.model_validate_json(text, strict=True)
-    same = met.setdefault(architecture, made.config.architecture)
-    vars(made.config).update(keys=(setting, architecture), architecture=same)
+    vars(made.config).update(shared.of(setting, architecture, text), keys=(setting, architecture))
     metrics = made.metrics
     if made.status in ("ok", "stopped", "diverged") and metrics is None:
         raise ValueError(f"it is {made.status!r} but lacks its metrics")

@@ -290,7 +290,6 @@ class Record(StoredRecord):
         names = {name for _, text in self.typed for name in (text, label_of(text)) if name}
         return known | {
             "architecture": known["architecture"] | names,
-            "task": {self.subject},
             "suite": {suite, suite.partition("@")[0]},
         }
 
@@ -302,6 +301,11 @@ class Record(StoredRecord):
     @property
     def subject(self) -> str:
         return str(self.config.task["name"])
+
+    @property
+    def outcome(self) -> tuple[float | None, float | None]:
+        test = self.metrics and self.metrics.test
+        return (test.accuracy(self.config.protocol.metric), test.loss) if test else (None, None)
 
     def sheet(self) -> Sheet:
         config, metrics = self.config, self.metrics

@@ -42,6 +42,7 @@ class StoredRecord(Data):
         config: Any
         given: str
         metrics: Any
+        cost: Any
         environment: dict[str, Any]
         error: str | None
         attempts: int
@@ -62,13 +63,19 @@ class StoredRecord(Data):
         return False
 
     def known(self) -> dict[str, set[str | None]]:
-        """What `mad rm` can ask for, by the name of its option."""
+        """What `mad rm` and `mad runs` can ask for, by the name of their option."""
         architecture = self.config.architecture
-        return {"status": {self.status}, "architecture": {self.given, architecture.spec, architecture.label}}
+        names: set[str | None] = {self.given, architecture.spec, architecture.label}
+        return {"status": {self.status}, "architecture": names, "task": {self.subject}}
 
     @property
     def subject(self) -> str:
         """What the architecture was trained on."""
+        raise NotImplementedError
+
+    @property
+    def outcome(self) -> tuple[float | None, float | None]:
+        """Accuracy and loss, as far as they were measured."""
         raise NotImplementedError
 
     def sheet(self) -> Sheet:

@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from mad.data.outline import Outline, outlined
-from mad.data.records import ArchitectureConfig, Record
+from mad.data.outline import Outline, Shared, outlined
+from mad.data.records import Record
 from mad.store.entry import entry_of
 
 TABLE = "outlines"
@@ -80,7 +80,7 @@ def lines(db: sqlite3.Connection, settings: Collection[str] | None) -> list[Line
     return sorted(found, key=lambda line: line.row)
 
 
-def believed(line: Line, text: Any, met: dict[str, ArchitectureConfig]) -> Outline | None:
+def believed(line: Line, text: Any, shared: Shared) -> Outline | None:
     """The outline of a run whose text is as it was sealed; None where it is not, or not within bounds."""
     if not (isinstance(text, bytes) and isinstance(line.seal, int)):
         return None
@@ -89,15 +89,15 @@ def believed(line: Line, text: Any, met: dict[str, ArchitectureConfig]) -> Outli
         id, setting, architecture = (str(part, "ascii") for part in parts)
         if line.seal != _seal(text, id, setting, architecture):
             return None
-        made = outlined(text, setting, architecture, met)
+        made = outlined(text, setting, architecture, shared)
     except (ValueError, TypeError):
         return None
     return made if made.id == id else None
 
 
-def outline_of(record: Record, text: bytes, met: dict[str, ArchitectureConfig]) -> Outline:
+def outline_of(record: Record, text: bytes, shared: Shared) -> Outline:
     """The outline of a record that was checked as a whole."""
-    return outlined(text, record.config.setting_key, record.config.architecture_key, met)
+    return outlined(text, record.config.setting_key, record.config.architecture_key, shared)
 
 
 def _seal(text: bytes, *words: str) -> int:

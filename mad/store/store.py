@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, overload
 
-from mad.data.outline import Outline
-from mad.data.records import DONE, ArchitectureConfig, Record
+from mad.data.outline import Outline, Shared
+from mad.data.records import DONE, Record
 from mad.data.stored import StoredRecord
 from mad.messages import note
 from mad.store import outlines
@@ -87,17 +87,17 @@ class Store:
         """The runs of the battery without what is long in them: those of the settings with these keys, or
         all, in no order. A note at the end names those that cannot be understood.
         """
-        met: dict[str, ArchitectureConfig] = {}
+        shared = Shared()
         lost = []
         with self._snapshot():
             for line, text in self._texts(outlines.lines(self._db, settings)):
-                run = outlines.believed(line, text, met)
+                run = outlines.believed(line, text, shared)
                 if run is None:
                     entry = entry_of(Record.table, line.row, line.id, text)
                     if not isinstance(entry.record, Record):
                         lost.append(entry)
                         continue
-                    run = outlines.outline_of(entry.record, text, met)
+                    run = outlines.outline_of(entry.record, text, shared)
                 if settings is None or run.config.setting_key in settings:
                     yield run
         self._name(lost)

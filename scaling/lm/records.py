@@ -186,6 +186,10 @@ class LanguageRecord(StoredRecord):
     def subject(self) -> str:
         return self.config.corpus.name
 
+    @property
+    def outcome(self) -> tuple[float | None, float | None]:
+        return None, None if self.metrics is None else self.metrics.loss
+
     def sheet(self) -> Sheet:
         config, corpus, metrics, cost = self.config, self.config.corpus, self.metrics, self.cost
         facts = [("run", f"{self.id}  ({self.status})   {self.role}")]

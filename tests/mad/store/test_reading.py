@@ -62,6 +62,7 @@ def reading(store: Path, folder: Path) -> list[list[str]]:
     fit = [*where, "--bootstrap", "100"]
     return [
         *(["leaderboard", "--suite", "smoke", "--format", f, *where] for f in ("table", "md", "csv", "json")),
+        *(["runs", "--format", f, *where] for f in ("table", "csv", "json")),
         *(["show", id, *where] for id in ids[:: max(1, len(ids) // 8)]),
         ["export", str(folder / "out.jsonl"), "--force", *where],
         ["scaling", "fit", *fit],
