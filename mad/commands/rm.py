@@ -37,10 +37,10 @@ def rm(
         raise ValueError("nothing is selected; give ids, or an option such as --status failed")
     Store(store, read_only=True).close()  # There is one: to write would make one.
     with Store(store, read_only=dry_run) as opened:
-        named = opened.entries() if not ids else {run.id: run for run in map(opened.find, ids)}.values()
+        named = opened.scan() if not ids else {run.id: run for run in map(opened.find, ids)}.values()
         found = [run for run in named if _matches(run, wanted, imported=imported, unreadable=unreadable)]
         if not found:
-            raise ValueError(f"no run in {opened.path} matches; give fewer options, or see `mad leaderboard`")
+            raise ValueError(f"no run in {opened.path} matches; give fewer options, or see `mad runs`")
         say("".join(f"{_line(entry)}\n" for entry in found))
         count = counted(len(found), "run")
         if dry_run:

@@ -77,6 +77,8 @@ def _print(found: Listing) -> None:
     """Records come from other machines too: nothing in them is obeyed, hidden or read as markup."""
     from rich.text import Text
 
+    from mad.store.listing import names_of
+
     shown = [name for name in NUMBERS if name != "loss" or any(_loss(run) for run in found.runs)]
     table = terminal.new_table("run", "architecture", "task", numbers=(*shown, "status", "made"))
     table.columns[0].no_wrap = table.columns[2].no_wrap = True
@@ -90,7 +92,7 @@ def _print(found: Listing) -> None:
             "loss": f"{loss:.4f}" if _loss(run) else "-",
             "seconds": "-" if run.cost is None else f"{run.cost.seconds:.1f}",
         }
-        words = [run.id[:DIGITS], config.architecture.label, run.subject, *(cells[name] for name in shown)]
+        words = [run.id[:DIGITS], names_of(run)[0], run.subject, *(cells[name] for name in shown)]
         made = run.created[:16].replace("T", " ")
         table.add_row(*(Text(printable(word)) for word in (*words, run.status, made)))
     terminal.console().print(table)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from architectures.grammar.outline import SpecError, outline
 from architectures.grammar.presets import PRESETS
 from mad.data.bounds import LARGEST_WHOLE
+from mad.data.labels import meanings
 from mad.data.records import Record
 from mad.data.stored import StoredRecord
 from mad.data.tasks import spelled
 from mad.messages import near
+from mad.score.naming import spelling
 from mad.store.checking import kinds
 from mad.store.store import Store
 
@@ -29,19 +31,8 @@ UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 # By the names of the table's columns, and the dtypes of those that may be missing.
 NUMBERS = {"lr": "float64", "weight_decay": "float64", "seed": "Int64", "accuracy": "float64"}
 NUMBERS |= {"loss": "float64", "seconds": "float64"}
-COLUMNS = (
-    "id",
-    "kind",
-    "architecture",
-    "given",
-    "suite",
-    "task",
-    "setting",
-    *NUMBERS,
-    "status",
-    "created",
-    "imported",
-)
+COLUMNS = ("id", "kind", "architecture", "given", "spec", "suite", "task", "setting", *NUMBERS)
+COLUMNS += ("status", "created", "imported")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +143,7 @@ class _Match:
         }
         self.seed, self.architecture = wanted.seed, wanted.architecture
         self.since = None if wanted.since is None else moment(wanted.since)
+        self.texts = set(meanings(wanted.architecture or ""))
         preset = PRESETS.get(wanted.architecture or "")
         self.shape = _shape((preset.spec if preset else wanted.architecture) or "")
         self.options = (
@@ -176,7 +168,7 @@ class _Match:
         return self.architecture is None or self._is_meant(run, known["architecture"])
 
     def _is_meant(self, run: StoredRecord, names: set[str | None]) -> bool:
-        if self.architecture in names:
+        if names & self.texts:
             return True
         spec, options = run.config.architecture.spec, run.config.architecture.options
         if spec not in self.shapes:
@@ -215,10 +207,10 @@ def runs(
     limit         only so many, the newest; `attrs["count"]` of the table says how many there are
     store         path of the store; None: $MAD_STORE, else the user's data directory
 
-    Columns: `id`, `kind` ("battery", "language"), `architecture`, `given` (as typed), `suite`, `task`,
-    `setting` (the task with all its options), `lr`, `weight_decay`, `seed`, `accuracy` (of the test split, by
-    the metric of the run's protocol), `loss` (of the test split; of language models on held-out text),
-    `seconds`, `status`, `created`, `imported`.
+    Columns: `id`, `kind` ("battery", "language"), `architecture`, `given` (as typed), `spec`, `suite`,
+    `task`, `setting` (the task with all its options), `lr`, `weight_decay`, `seed`, `accuracy` (of the test
+    split, by the metric of the run's protocol), `loss` (of the test split; of language models on held-out
+    text), `seconds`, `status`, `created`, `imported`.
     """
     wanted = Wanted(suite=suite, task=task, architecture=architecture, status=status, seed=seed, since=since)
     with Store(store, read_only=True) as opened:
@@ -234,18 +226,28 @@ def frame(found: Listing) -> pandas.DataFrame:
     return table.astype(NUMBERS)
 
 
+def names_of(run: StoredRecord) -> tuple[str, str, str]:
+    """What the architecture is called, what was typed for it, and its spec, as on the leaderboard."""
+    if isinstance(run, Record):
+        called = spelling([run])
+        return called.label, called.given, called.spec
+    return run.config.architecture.label, run.given, run.config.architecture.label
+
+
 def _row(run: StoredRecord) -> tuple[Any, ...]:
-    config = run.config
-    numbers = (config.lr, config.weight_decay, config.seed, *run.outcome, run.cost and run.cost.seconds)
+    battery = isinstance(run, Record)
     return (
         run.id,
-        getattr(run, "kind", "battery"),
-        config.architecture.label,
-        run.given,
-        getattr(run, "suite", None),
+        "battery" if battery else run.table,
+        *names_of(run),
+        run.suite if isinstance(run, Record) else None,
         run.subject,
-        spelled(config.task) if isinstance(run, Record) else None,
-        *numbers,
+        spelled(run.config.task) if battery else None,
+        run.config.lr,
+        run.config.weight_decay,
+        run.config.seed,
+        *run.outcome,
+        run.cost and run.cost.seconds,
         run.status,
         run.created,
         run.imported,

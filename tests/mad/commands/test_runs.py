@@ -23,7 +23,7 @@ EVIL = "\x1b[2J=cmd|' /C calc'!A0\u202e[bold]x[/bold]"
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "store.sqlite"
     with Store(path) as store:
-        store.commit(group(RECALL, 0.5, 0.6, created="2026-03-01T10:00:00Z", given="transformer-ish"))
+        store.commit(group(RECALL, 0.5, 0.6, created="2026-03-01T10:00:00Z", given="mine=hyena swiglu"))
         quick = [
             run.model_copy(update={"suite": "quick@1"})
             for run in group(COMPRESSION, 0.25, 0.125, spec="2*(mamba swiglu)", created="2026-05-01")
@@ -52,7 +52,7 @@ def rows(told: Told) -> list[dict[str, str]]:
 def test_all_runs_are_listed_the_newest_last(path: Path, listed: Any) -> None:
     status, out, err = listed()
     assert status == 0 and err == ""
-    lines = out.splitlines()
+    lines = [line for line in out.splitlines() if line[:1] != " "]
     assert lines[0].split()[:3] == ["run", "architecture", "task"] and lines[-1] == "7 runs"
     dates = [line.split()[-2] if ":" in line.split()[-1] else line.split()[-1] for line in lines[1:-2]]
     assert dates == sorted(dates) and len(dates) == 7
@@ -70,7 +70,8 @@ def test_all_runs_are_listed_the_newest_last(path: Path, listed: Any) -> None:
         (["--task", "in-context-recall"], 4),
         (["--task", "recall"], 0),
         (["--arch", "hyena swiglu"], 3),
-        (["--arch", "transformer-ish"], 2),
+        (["--arch", "mine"], 2),
+        (["--arch", "mine=hyena swiglu"], 3),
         (["--architecture", "2*(mamba swiglu)"], 3),
         (["--arch", " mamba swiglu  mamba swiglu"], 3),
         (["--arch", "mamba swiglu"], 0),  # A part of a spec is not the spec.
@@ -118,7 +119,8 @@ def test_the_frame_has_what_a_run_was_and_scored(path: Path) -> None:
     assert frame["id"].is_unique and len(frame) == 6
     assert set(frame["kind"]) == {"battery", "language"}
     best = frame[frame["accuracy"] == 0.6].iloc[0]
-    assert (best["lr"], best["task"], best["given"]) == (2e-3, "in-context-recall", "transformer-ish")
+    assert (best["lr"], best["task"], best["given"]) == (2e-3, "in-context-recall", "mine=hyena swiglu")
+    assert (best["architecture"], best["spec"]) == ("mine", "hyena swiglu")
     assert best["setting"].startswith("in-context-recall[") and "vocab_size=8" in best["setting"]
     model = frame[frame["kind"] == "language"].iloc[0]
     assert model["loss"] == 2.0 and model["accuracy"] != model["accuracy"]
