@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from mad.data.bounds import reason
-from mad.data.outline import Outline, outlined
-from mad.data.records import BUDGET, ArchitectureConfig, Record, content_hash
+from mad.data.outline import Outline, Shared, outlined
+from mad.data.records import BUDGET, Record, content_hash
 from mad.store.exchange import read_records
 
 FOLDER = Path(__file__).parents[1] / "reference"
@@ -28,12 +28,12 @@ def reference_outlines(suite: str) -> tuple[list[Outline], dict[str, str]]:
     """The same as a board needs them, and by their ids what made each: tests check the files as a whole, so
     that not every board has to.
     """
-    met: dict[str, ArchitectureConfig] = {}
+    shared = Shared()
     runs, makers = [], {}
     for path, line in _lines(suite):
         try:
             content = json.loads(line)
-            run = outlined(line, *_keys(content["config"]), met)
+            run = outlined(line, *_keys(content["config"]), shared)
         except (ValueError, TypeError, KeyError) as error:
             said = reason(error, "the line") if isinstance(error, ValidationError) else error
             raise ValueError(
