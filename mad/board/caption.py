@@ -61,7 +61,9 @@ def remarks(scores: Scores) -> Iterator[str]:
     """What to know of single rows, and what to do next."""
     rows = scores.architectures
     for row in rows:
-        said = [*([f"missing {_missing(row, scores)}"] if row.missing else []), *row.notes]
+        said = [f"missing {_missing(row, scores)}"] if row.missing else []
+        said += [f"{row.reference} of {row.runs} runs are reference results"] if row.mixed else []
+        said += row.notes
         if said:
             yield f"{name_of(row, scores)}: {'; '.join(said)}."
     if any(row.missing for row in rows):

@@ -76,7 +76,9 @@ def render(
     lines = [printable(line) for line in (*caption(scores, iso), *remarks(scores))]
     if format == "md":
         return _markdown(shown, rows, bounds, lines)
-    return _table(shown, rows, bounds, lines, width, color)
+    # Among many that came with the package one's own are looked for.
+    own = {i for i, row in enumerate(scores.architectures) if scores.reference and row.reference < row.runs}
+    return _table(shown, rows, bounds, lines, own, width, color)
 
 
 def _cell(value: Any) -> Any:
@@ -101,7 +103,15 @@ def _bounds(scores: Scores, shown: Iterable[Column]) -> Iterator[list[str]]:
         yield [cells.get(column.name, "") for column in shown]
 
 
-def _table(shown: list[Column], rows: Cells, bounds: Cells, lines: list[str], width: int, color: bool) -> str:
+def _table(
+    shown: list[Column],
+    rows: Cells,
+    bounds: Cells,
+    lines: list[str],
+    own: Collection[int],
+    width: int,
+    color: bool,
+) -> str:
     from rich.box import Box
     from rich.console import Console
     from rich.table import Table
@@ -113,7 +123,7 @@ def _table(shown: list[Column], rows: Cells, bounds: Cells, lines: list[str], wi
         justify: Literal["left", "right"] = "left" if column.left else "right"
         table.add_column(Text(column.heading), justify=justify, no_wrap=not column.wraps, overflow="fold")
     for i, row in enumerate(rows):
-        table.add_row(*map(Text, row), end_section=i == len(rows) - 1)
+        table.add_row(*map(Text, row), style="bold" if i in own else None, end_section=i == len(rows) - 1)
     for row in bounds:
         table.add_row(*map(Text, row), style="dim")
     # Records come from other machines too: nothing in them is read as markup, an emoji code or a link.

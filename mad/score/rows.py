@@ -91,6 +91,11 @@ class ArchitectureScore:
     complete: bool
 
     @property
+    def mixed(self) -> bool:
+        """Whether some of its runs came with the package, and others did not."""
+        return 0 < self.reference < self.runs
+
+    @property
     def by_seed(self) -> dict[int, float]:
         """The mean over the tasks for each seed that answered all of them; none where a task is missing."""
         return by_seed([task.by_seed for task in self.tasks.values()]) if self.complete else {}

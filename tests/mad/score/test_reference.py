@@ -23,6 +23,8 @@ def test_packaged_runs_count_where_the_store_lacks_them() -> None:
     (row,) = mixed.architectures
     assert (row.runs, row.reference, row.seeds) == (2, 1, 1)
     assert row.mad is not None and row.mad.value == 0.8
+    text = render(mixed)
+    assert "hyena swiglu: 1 of 2 runs are reference results." in text and "swiglu (ref)" not in text
     (own,) = score(mine, TEST, SOUND, reference=theirs).architectures
     assert (own.runs, own.reference) == (2, 0) and own.mad is not None and own.mad.value == 0.6
     assert score(mine, TEST, SOUND, reference=theirs).reference == ()
