@@ -24,7 +24,7 @@ from mad.commands.flags import (
     listed,
     option,
 )
-from mad.messages import counted, last_words, one_line, printable, say
+from mad.messages import brief, counted, last_words, one_line, printable, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,12 +101,14 @@ def bench(
     from mad.board import render
     from mad.run.battery import watching
     from mad.run.iso import read_goals
+    from mad.run.reasons import lacking
 
     if not prepared.groups:
         say(f"Nothing to run: {part_of(prepared)}, which are fewer than the shards.")
         return
     console = terminal.errors()
     console.print(printable(headline(prepared, store)), soft_wrap=True)
+    say_why(lacking(prepared.groups, store)[1], console)
     with watching(
         prepared.groups, prepared.place, suite=prepared.suite, progress=True, tracking=tracking
     ) as watcher:
@@ -166,13 +168,9 @@ def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
     """Print the cells, what is stored already, and how long the rest takes."""
     from mad.progress import clock
     from mad.run.cost import estimate
-    from mad.run.engines import missing
-    from mad.store import Store, default_path
+    from mad.run.reasons import lacking
 
-    path, groups = store or default_path(), prepared.groups
-    if path.exists():
-        with Store(path, read_only=True) as opened:
-            groups = [g for g in groups if not g.cell.architecture.stored or missing(g, opened)]
+    groups, why = lacking(prepared.groups, store)
     table = terminal.new_table("architecture", "task", "examples", "grid", "seeds", "steps per run")
     seeds = Counter(id(group.cell) for group in prepared.groups)
     for cell in (cell for cell in prepared.cells if seeds[id(cell)]):
@@ -189,5 +187,12 @@ def show_plan(prepared: Prepared, store: Path | None, console: Console) -> None:
         f"({cached} stored already), {counted(found.runs, 'run')}, {counted(found.steps, 'step')}\n"
         f"about {clock(found.seconds)} here, give or take a factor of two; less where a task is solved early"
     )
+    say_why(why, console)
     for name in found.unknown:
         console.print(printable(f"without the time of {name}"), markup=False, soft_wrap=True)
+
+
+def say_why(lines: list[str], console: Console) -> None:
+    """Why something runs though the store knows it."""
+    for line in lines:
+        console.print(brief(line), markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from mad.data.bounds import MOST_ENTRIES
 from mad.data.labels import label_of, may_be_label
 from mad.data.records import Record
-from mad.store.location import default_path
+from mad.store.location import default_path, holds
 from mad.store.store import Store
 
 
@@ -19,7 +19,7 @@ def spelled(text: str, store: str | Path | None = None) -> str:
     A label that was given to several architectures is refused, and they are named.
     """
     path = Path(store or default_path()).expanduser()
-    if not may_be_label(text) or not path.exists():
+    if not may_be_label(text) or not holds(path):
         return text
     word = text.strip()
     with Store(path, read_only=True) as opened:

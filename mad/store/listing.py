@@ -143,9 +143,9 @@ class _Match:
         }
         self.seed, self.architecture = wanted.seed, wanted.architecture
         self.since = None if wanted.since is None else moment(wanted.since)
-        self.texts = set(meanings(wanted.architecture or ""))
-        preset = PRESETS.get(wanted.architecture or "")
-        self.shape = _shape((preset.spec if preset else wanted.architecture) or "")
+        *_, asked = texts = meanings(wanted.architecture or "")
+        self.texts, preset = set(texts), PRESETS.get(asked)
+        self.shape = _shape(preset.spec if preset else asked)
         self.options = (
             {}
             if preset is None

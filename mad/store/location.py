@@ -58,6 +58,11 @@ SIDE_FILES = ("", "-wal", "-shm", "-journal", ".lock")
 KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFLNK: "link"}
 
 
+def holds(path: Path) -> bool:
+    """Whether a store may be there to be read: a file that is empty is one to be."""
+    return path.exists() and path.stat().st_size > 0
+
+
 def check_regular(path: Path) -> None:
     """Refuse a store that is not a file, before anything waits on it or writes beside it."""
     for end in SIDE_FILES:

@@ -65,17 +65,22 @@ def fill(db: sqlite3.Connection) -> None:
             write(db, record, row[2])
 
 
-def lines(db: sqlite3.Connection, settings: Collection[str] | None) -> list[Line]:
-    """A line for each run of these settings, or of all, and for each that may be one."""
+def lines(
+    db: sqlite3.Connection, settings: Collection[str] | None, architectures: Collection[str] | None = None
+) -> list[Line]:
+    """A line for each run of these settings and architectures, or of all, and for each that may be one."""
     told: dict[Any, Told] = {}
     if there(db):
         told = {id: rest for id, *rest in db.execute(f"SELECT id, setting, architecture, seal FROM {TABLE}")}
-    wanted = None if settings is None else {key.encode() for key in settings}
+    asked = [None if keys is None else {key.encode() for key in keys} for keys in (settings, architectures)]
     found = []
     for row, id in db.execute(f"SELECT rowid, id FROM {Record.table}"):
         setting, architecture, seal = told.get(id, NOTHING)
         # A key that is none was damaged, and may have been any.
-        if wanted is None or setting in wanted or not (type(setting) is bytes and KEY.fullmatch(setting)):
+        if all(
+            keys is None or key in keys or not (type(key) is bytes and KEY.fullmatch(key))
+            for keys, key in zip(asked, (setting, architecture), strict=True)
+        ):
             found.append(Line(row, id, setting, architecture, seal))
     return sorted(found, key=lambda line: line.row)
 

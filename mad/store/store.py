@@ -83,14 +83,17 @@ class Store:
         self._name([entry for entry in found if entry.record is None])
         return [entry.record for entry in found if entry.record is not None]
 
-    def outlines(self, settings: Collection[str] | None = None) -> Iterator[Outline]:
-        """The runs of the battery without what is long in them: those of the settings with these keys, or
-        all, in no order. A note at the end names those that cannot be understood.
+    def outlines(
+        self, settings: Collection[str] | None = None, *, architectures: Collection[str] | None = None
+    ) -> Iterator[Outline]:
+        """The runs of the battery without what is long in them: those of the settings and of the
+        architectures with these keys, or all, in no order. A note at the end names those that cannot be
+        understood.
         """
         shared = Shared()
-        lost = []
+        asked, lost = (settings, architectures), []
         with self._snapshot():
-            for line, text in self._texts(outlines.lines(self._db, settings)):
+            for line, text in self._texts(outlines.lines(self._db, settings, architectures)):
                 run = outlines.believed(line, text, shared)
                 if run is None:
                     entry = entry_of(Record.table, line.row, line.id, text)
@@ -98,7 +101,8 @@ class Store:
                         lost.append(entry)
                         continue
                     run = outlines.outline_of(entry.record, text, shared)
-                if settings is None or run.config.setting_key in settings:
+                keys = run.config.setting_key, run.config.architecture_key
+                if all(among is None or key in among for key, among in zip(keys, asked, strict=True)):
                     yield run
         self._name(lost)
 

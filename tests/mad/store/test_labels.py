@@ -121,6 +121,8 @@ def test_runs_are_not_repeated_under_another_label_and_commands_know_all(path: P
         assert status == 0 and out.startswith(f"{word.partition('=')[0]}: mlp   width")
         status, out, _ = cli("rm", "--architecture", word, "--dry-run")
         assert status == 0 and "2 runs would be removed" in out
+        assert cli("runs", "--architecture", word).out.endswith("\n2 runs\n")
+    assert cli("runs", "--architecture", "else=1*mlp").out.endswith("\n2 runs\n"), "however it is spelled"
     assert cli("show", "mien").status == 2
     assert cli("check", "mine=mlp", "--only", "hints").status == 0
     train = ["compression[vocab_size=8, seq_len=8]", "--examples", "32", "--epochs", "1", "--dim", "16"]
