@@ -7,6 +7,7 @@ store is empty, and its commands run in order, as in a terminal that nobody watc
 
     <!-- output of: mad tasks show compression -->         before a block of text
     <!-- output, status 2, of: mad show mambo -->          what is refused, with standard error
+    <!-- run: mad export runs.jsonl -->                    what needs no output on the page
 
 Commands that train take seconds, and their numbers depend on the machine. They, and what follows them on the
 page, run with --all only (`make docs`), and a test compares everything but the numbers.
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.stem: path for path in sorted((ROOT / "docs").glob("*.md"))}
 FILE = re.compile(r"<!-- file: (\S+) -->\n+```\w+\n(.*?)```", re.DOTALL)
 OUTPUT = re.compile(
+    r"<!-- run: (?P<silent>.+?) -->|"
     r"(<!-- output(?:, status (?P<status>\d+),)? of: (?P<command>.+?) -->\n+```text\n)(?P<text>.*?)```",
     re.DOTALL,
 )
@@ -53,7 +55,7 @@ class Output:
 
     command: str
     status: int
-    text: str
+    text: str | None
     rough: bool
     late: bool  # After something was trained.
 
@@ -61,7 +63,7 @@ class Output:
 def outputs(page: str) -> Iterator[Output]:
     late = False
     for found in OUTPUT.finditer(page):
-        command = found["command"]
+        command = found["silent"] or found["command"]
         planned = "--dry-run" in command
         late = late or bool(TRAINING.search(command) and not planned)
         rough = late or planned or "mad check" in command
@@ -76,10 +78,13 @@ def played(page: str, *, everything: bool) -> str:
         for file, text in FILE.findall(page):
             (folder / file).write_text(text, encoding="utf-8")
         texts = iter([printed(output, folder) for output in wanted])
+
+    def fill(found: re.Match[str]) -> str:
+        text = next(texts)
+        return found[0] if found["silent"] else f"{found[2]}{text}```"
+
     # The wanted ones are the first ones.
-    return (
-        OUTPUT.sub(lambda found: f"{found[1]}{next(texts)}```", page, count=len(wanted)) if wanted else page
-    )
+    return OUTPUT.sub(fill, page, count=len(wanted)) if wanted else page
 
 
 def constant(text: str) -> str:
@@ -105,7 +110,8 @@ def printed(output: Output, folder: Path) -> str:
     kept = lines[-int(count) :] if part == "tail" else lines[: int(count)] if part else lines
     text = "".join(f"{line}\n" for line in kept)
     # A page does not change with every machine that writes it.
-    return output.text if output.rough and constant(output.text) == constant(text) else text
+    known = output.text or ""
+    return known if output.rough and constant(known) == constant(text) else text
 
 
 def _run(command: str, folder: Path, out: int, err: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -44,13 +45,13 @@ def shell_lines(page: str) -> Iterator[str]:
 
 def calls(line: str) -> Iterator[list[str]]:
     """The words of each call of `mad` in a line of shell."""
-    words = shlex.shlex(line, posix=True, punctuation_chars="|&;")
+    words = shlex.shlex(line, posix=True, punctuation_chars="|&;>")
     words.whitespace_split = True
     call: list[str] = []
     for word in [*words, ";"]:
         if word in ("|", "||", "&", "&&", ";"):
             if call[:1] == ["mad"]:
-                yield call[1:]
+                yield [word for at, word in enumerate(call) if at and ">" not in (word, call[at - 1])]
             call = []
         elif call or word not in ("if", "then", "{", "exec"):
             call.append(word)
@@ -134,13 +135,15 @@ def test_outputs_are_what_the_commands_print() -> None:
     for name, page in json.loads(done.stdout).items():
         for shown, real in zip(SESSIONS.outputs(PAGES[name]), SESSIONS.outputs(page), strict=True):
             kept = SESSIONS.constant if shown.rough else str
-            assert kept(shown.text) == kept(real.text), f"{name}.md, `{shown.command}`: run `make docs`"
+            same = kept(shown.text or "") == kept(real.text or "")
+            assert same, f"{name}.md, `{shown.command}`: run `make docs`"
 
 
 @pytest.mark.parametrize("page", with_outputs())
 def test_a_command_is_shown_before_its_output(page: str) -> None:
     for found in SESSIONS.OUTPUT.finditer(PAGES[page]):
-        assert found["command"] in list(shell_lines(PAGES[page][: found.start()])), found["command"]
+        command = found["silent"] or found["command"]
+        assert command in list(shell_lines(PAGES[page][: found.start()])), command
 
 
 def test_numbers_of_a_machine_do_not_count_and_words_do() -> None:
@@ -154,7 +157,7 @@ def test_a_page_is_a_session(tmp_path: Path) -> None:
     page = (
         "<!-- file: own.py -->\n```python\nprint('mine')\n```\n"
         "<!-- output of: cat own.py > kept && cat kept kept | tail -n 1 -->\n```text\nold\n```\n"
-        "<!-- output of: cat kept -->\n\n```text\n```\n"
+        "<!-- run: cp kept copy -->\n<!-- output of: cat copy -->\n\n```text\n```\n"
         "<!-- output, status 2, of: mad tasks show compresion -->\n```text\n```\n"
         "<!-- output of: mad train mlp compression -->\n```text\nkept\n```\n"
         "<!-- output of: cat kept -->\n```text\nkept\n```\n"
@@ -164,8 +167,39 @@ def test_a_page_is_a_session(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     texts = [output.text for output in SESSIONS.outputs(done.stdout)]
-    assert texts[:2] == ["print('mine')\n"] * 2 and texts[3:] == ["kept\n", "kept\n"]
-    assert texts[2].startswith("mad: ") and "did you mean 'compression'?" in texts[2]
+    assert texts[:3] == ["print('mine')\n", None, "print('mine')\n"] and texts[4:] == ["kept\n", "kept\n"]
+    assert texts[3].startswith("mad: ") and "did you mean 'compression'?" in texts[3]
+
+
+# A block of Python, and a block of text right behind it, which is what it prints.
+PYTHON = re.compile(
+    r"(?P<mark><!-- (?:file|not run): [^\n]*-->\n)?```python\n(?P<code>.*?)```\n"
+    r"(?:\n```text\n(?P<text>.*?)```)?",
+    flags=re.S,
+)
+
+
+def snippets(page: str) -> list[re.Match[str]]:
+    """The blocks that run one after the other, in one program; those that need more say so."""
+    return [found for found in PYTHON.finditer(page) if found["mark"] is None]
+
+
+@pytest.mark.parametrize("page", [n for n in SESSIONS.PAGES if snippets(PAGES[n])])
+def test_python_on_a_page_runs_and_prints_what_is_shown(page: str, tmp_path: Path) -> None:
+    for name, text in [*SESSIONS.FILE.findall(PAGES["README"]), *SESSIONS.FILE.findall(PAGES[page])]:
+        (tmp_path / name).write_text(text)
+    blocks = snippets(PAGES[page])
+    program = "".join(f"{found['code']}\nprint(chr(0), end='')\n" for found in blocks)
+    environment = os.environ | {
+        "MAD_STORE": str(tmp_path / "store.sqlite"),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for found, printed in zip(blocks, done.stdout.split("\0"), strict=False):
+        assert found["text"] is None or found["text"] == printed, found["code"]
 
 
 def slug(heading: str) -> str:
