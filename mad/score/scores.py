@@ -114,13 +114,15 @@ def _exam(suite: Suite, protocol: Protocol) -> dict[str, _Question]:
 def _asked(tasks: Collection[str] | None, exam: Iterable[_Question], suite: Suite) -> Collection[str]:
     """The tasks that count; refuses what the suite does not have."""
     known = dict.fromkeys(question.task for question in exam)
+    if tasks is not None and not tasks:
+        raise ValueError(f"no task is named; name some of {', '.join(known)}, or leave tasks out for all")
     for name in tasks or ():
         if name not in known:
             hint = near(name, known)
             raise ValueError(
                 f"suite {suite.label} has no task {name!r}{hint}; choose from {', '.join(known)}"
             )
-    return tasks or known
+    return known if tasks is None else tasks
 
 
 def _architecture(

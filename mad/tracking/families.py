@@ -162,6 +162,8 @@ def _scored(records: list[Record], suite: Suite) -> tuple[ArchitectureScore, boo
     """
     known = {synthetic_tasks.parse(setting.task).name for setting in suite.settings}
     tasks = known & {record.subject for record in records}
+    if not tasks:
+        return None
     found = score(records, suite, records[0].config.protocol, tasks=tasks)
     rows = found.architectures
     return (rows[0], rows[0].complete and not found.left_out) if rows else None

@@ -40,6 +40,8 @@ def test_the_signal_by_hand() -> None:
     # Means 0.2 and 0.6, variances 0.02 each: between = 0.08 - 0.02 / 2 = 0.07.
     found = signal([[0.1, 0.3], [0.5, 0.7]])
     assert found == pytest.approx(math.sqrt(0.07 / 0.02))
+    # Seeds that agree to the last digit shown have no smaller spread: two rows 0.05 points apart are none.
+    assert signal([[1.0, 1.0], [0.9995, 0.9995]]) == pytest.approx(math.sqrt(0.0005**2 / 2) / 0.001)
 
 
 def test_a_task_that_all_solve_has_no_signal_and_one_seed_none_at_all() -> None:
@@ -73,6 +75,12 @@ def test_a_rank_is_what_its_sentence_says() -> None:
     assert len({row.rank for row in rows}) > 1
 
 
+def test_rows_that_solve_everything_share_the_first_rank() -> None:
+    perfect = [1.0, 1.0, 1.0]
+    found = board(a=(perfect, perfect), b=(perfect, perfect), c=([0.5, 0.6, 0.7], perfect))
+    assert [(row.label, row.rank) for row in found.architectures] == [("a", 1), ("b", 1), ("c", 3)]
+
+
 def test_unranked_rows_push_nobody_down() -> None:
     def both(name: str, value: float) -> list[Record]:
         return [run for at in TWO.settings for run in group(at, value, 0, spec=name)]
@@ -101,6 +109,8 @@ def test_a_part_of_the_battery_is_called_by_its_tasks() -> None:
     assert not alone.architectures, "a row without a run of these tasks is no row"
     with pytest.raises(ValueError, match="no task 'compresion'; did you mean 'compression'"):
         score(runs, TWO, SOUND, tasks=["compresion"])
+    with pytest.raises(ValueError, match="no task is named; name some of in-context-recall, compression"):
+        score(runs, TWO, SOUND, tasks=[])
 
 
 @pytest.mark.parametrize(
