@@ -19,14 +19,31 @@ if TYPE_CHECKING:
 
 def show(
     what: Annotated[str, argument("An architecture or its label, or the id of a stored run.", "SPEC|RUN")],
+    task: Annotated[
+        str | None,
+        argument("How the architecture learned this task: its name, or with options.", "[TASK]"),
+    ] = None,
     dim: Annotated[int, option("Width of the model.")] = 128,
     seq_len: Annotated[int, option("Length at which FLOPs and state are counted.")] = 128,
     vocab_size: Annotated[int, option("Size of the vocabulary.")] = 16,
+    suite: Annotated[str | None, option("Of TASK, where several suites have it.")] = None,
+    protocol: Annotated[str, option("Of the runs of TASK: sound or public-code.")] = "sound",
+    seed: Annotated[int | None, option("Of the runs of TASK; the first complete one else.")] = None,
     store: StoreOption = None,
 ) -> None:
-    """Show an architecture layer by layer (parameters, FLOPs, state), or a stored run."""
+    """Show an architecture layer by layer (parameters, FLOPs, state), how it learned a task, or a run."""
     console, record = terminal.console(), find_run(what, store)
-    if record is not None:
+    if task is not None:
+        if record is not None:
+            raise ValueError(f"{what} is a run, which has its task; leave {task!r} out")
+        from mad.board.curve import show_answer
+        from mad.store.asked import answer
+
+        found = answer(what, task, suite=suite, protocol=protocol, seed=seed, store=store)
+        show_answer(found, console)
+    elif suite is not None or seed is not None:
+        raise ValueError(f"--suite and --seed are those of a task; say which: mad show {what!r} TASK")
+    elif record is not None:
         show_record(record, console)
     else:
         from mad.store.labels import spelled

@@ -18,8 +18,10 @@ def spelled(text: str, store: str | Path | None = None) -> str:
 
     A label that was given to several architectures is refused, and they are named.
     """
+    if not may_be_label(text):
+        return text
     path = Path(store or default_path()).expanduser()
-    if not may_be_label(text) or not holds(path):
+    if not holds(path):
         return text
     word = text.strip()
     with Store(path, read_only=True) as opened:

@@ -110,7 +110,7 @@ def listing(store: Store, wanted: Wanted, *, limit: int | None = None) -> Listin
 
     def matching() -> Iterator[StoredRecord]:
         nonlocal count
-        match = _Match(wanted)
+        match = Match(wanted)
         for run in _all(store):
             if match(run):
                 count += 1
@@ -134,7 +134,7 @@ def _all(store: Store) -> Iterator[StoredRecord]:
             yield from store.records(kind)
 
 
-class _Match:
+class Match:
     """Whether a run is what is wanted."""
 
     def __init__(self, wanted: Wanted) -> None:
