@@ -28,7 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (torch first; minutes on a slow line)"
 	@$(PIP) torch numpy
 	@$(PIP) lightning torchmetrics pandas scipy
-	@$(PIP) pydantic typer rich wandb matplotlib
+	@$(PIP) pydantic typer rich wandb matplotlib packaging
 	@$(PIP) --editable .
 	@touch $@
 

@@ -27,6 +27,9 @@ from mad.store.labels import call, spelled
 from mad.store.listing import runs as runs
 from mad.store.reference import reference_outlines
 from mad.tracking import By, read_tracking
+from mad.trust.submission import check_submission as check_submission
+from mad.trust.submission import submit as submit
+from mad.trust.verifying import verify as verify
 
 if TYPE_CHECKING:
     import pandas

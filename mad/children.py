@@ -1,5 +1,8 @@
-"""Processes that are started here: what they find in their environment, and how they should hold memory."""
+"""Processes that are started here: how many at a time, what they find in their environment, and how they
+should hold memory.
+"""
 
+import contextlib
 import os
 import sys
 
@@ -23,3 +26,13 @@ def prepare_children() -> None:
     """Say it to the processes that this one will start; what the user has set stands."""
     for name, value in GLIBC.items():
         os.environ.setdefault(name, value)
+
+
+def cores() -> int:
+    """How many cores this process may use: those of its affinity, within the quota of its control group."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        count = min(count, max(1, int(quota) // int(period)))  # "max" is no number: no quota
+    return count

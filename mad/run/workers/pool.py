@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
-import os
 import queue
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
+from mad.children import cores
 from mad.messages import Failed
 from mad.run.place import Place
 from mad.run.workers.jobs import Event
@@ -169,13 +168,3 @@ def slots(place: Place, workers: int | None) -> list[str]:
     devices = [str(device) for device in place.devices]
     count = workers or (cores() if place.device.type == "cpu" else len(devices))
     return [devices[i % len(devices)] for i in range(count)]
-
-
-def cores() -> int:
-    """How many cores this process may use: those of its affinity, within the quota of its control group."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        count = min(count, max(1, int(quota) // int(period)))  # "max" is no number: no quota
-    return count
