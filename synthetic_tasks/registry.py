@@ -39,10 +39,11 @@ def task(name: str, *, version: int, heading: str = "") -> Callable[[T], T]:
 
 def find(name: str) -> type[Task]:
     """The class of a registered name, or the one that "package.module:Task" names, which is imported."""
+    known = names()  # First, so that no other class takes a name of ours.
     if ":" in name:
         return load(name)
-    if name not in names():
-        raise ValueError(unknown("task", name, names()))
+    if name not in known:
+        raise ValueError(unknown("task", name, known))
     return _tasks[name]
 
 

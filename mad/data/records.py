@@ -290,6 +290,7 @@ class Record(StoredRecord):
         names = {name for _, text in self.typed for name in (text, label_of(text)) if name}
         return known | {
             "architecture": known["architecture"] | names,
+            "task": {self.subject, self.config.task.get("class")},
             "suite": {suite, suite.partition("@")[0]},
         }
 
@@ -309,7 +310,8 @@ class Record(StoredRecord):
 
     def sheet(self) -> Sheet:
         config, metrics = self.config, self.metrics
-        task = ", ".join(f"{k}={v}" for k, v in config.task.items() if k not in ("name", "version"))
+        apart = ("name", "version", "class", "source")
+        task = ", ".join(f"{k}={v}" for k, v in config.task.items() if k not in apart)
         budget = f"{counted(config.train_examples, 'example')}, {counted(config.epochs, 'epoch')}"
         facts = [
             ("run", f"{self.id}  ({self.status})"),
@@ -319,6 +321,9 @@ class Record(StoredRecord):
             ("point", f"lr {config.lr:g}, weight decay {config.weight_decay:g}, seed {config.seed}"),
             ("protocol", f"{config.protocol.name}@{config.protocol.version}, {config.precision}"),
         ]
+        if "class" in config.task:
+            code = f"{config.task['class']}, code {str(config.task.get('source'))[:4]}"
+            facts.insert(3, ("", code))
         if self.cost is not None:
             facts.append(("cost", f"{self.cost.params:,} parameters, {self.cost.seconds:.1f} s"))
         facts.append(("made", self.origin))

@@ -19,6 +19,7 @@ import synthetic_tasks
 from architectures.contract import causality
 from architectures.elastic import Sampling
 from mad.data.records import Cost, Record, Status
+from mad.data.tasks import identify
 from mad.run.cost import cost_of, require_memory, sketch_cell
 from mad.run.driver import one_driver
 from mad.run.place import Place
@@ -116,6 +117,7 @@ def check_sketch(cell: Cell) -> Cell:
     """What can be said of a cell without weights: its size, and whether a layer declares that it sees too
     much. The cell comes back as it was.
     """
+    identify(cell.task)  # Refused where it cannot be.
     model, task = sketch_cell(cell), cell.task
     if isinstance(model, nn.Module) and task.readout == "every":
         causality.require_declared(model, task=_asked(task), remedy=CAUSAL_REMEDY)

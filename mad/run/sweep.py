@@ -23,6 +23,7 @@ from architectures.registry import get, load_object
 from mad.data import labels
 from mad.data.protocol import Protocol, Setting, Suite
 from mad.data.records import ArchitectureConfig, Cost, RunConfig, content_hash, setting_fields
+from mad.data.tasks import name_of
 from mad.messages import note
 from mad.run.iso import Goals, equalise
 from synthetic_tasks import Task
@@ -274,7 +275,8 @@ def _distinct(resolved: Iterable[Architecture]) -> list[Architecture]:
 
 def _chosen(suite: Suite, tasks: list[str] | None, protocol: Protocol) -> Iterator[Setting]:
     present = [setting.resolve(protocol).name for setting in suite.settings]
-    for name in tasks or []:
+    tasks = [name_of(name) for name in tasks or []]
+    for name in tasks:
         if name not in present:
             synthetic_tasks.get(name)  # An unknown name is answered with the nearest one.
             raise ValueError(

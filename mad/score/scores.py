@@ -17,6 +17,7 @@ import numpy as np
 import synthetic_tasks
 from mad.data.protocol import Protocol, Setting, Suite
 from mad.data.records import DONE, Record, setting_key
+from mad.data.tasks import name_of
 from mad.messages import near
 from mad.score.families import family
 from mad.score.interval import RESAMPLES, Array, Estimate, average, mean, over_rows, over_seeds
@@ -116,13 +117,14 @@ def _asked(tasks: Collection[str] | None, exam: Iterable[_Question], suite: Suit
     known = dict.fromkeys(question.task for question in exam)
     if tasks is not None and not tasks:
         raise ValueError(f"no task is named; name some of {', '.join(known)}, or leave tasks out for all")
-    for name in tasks or ():
+    wanted = [name_of(name) for name in tasks or ()]
+    for name in wanted:
         if name not in known:
             hint = near(name, known)
             raise ValueError(
                 f"suite {suite.label} has no task {name!r}{hint}; choose from {', '.join(known)}"
             )
-    return known if tasks is None else tasks
+    return wanted or known
 
 
 def _architecture(

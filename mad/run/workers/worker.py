@@ -19,6 +19,7 @@ from typing import IO, Any, Literal
 
 from architectures.outside.identity import code_hash
 from architectures.registry import get
+from mad.data.tasks import identify
 from mad.run.place import Place, find_place
 from mad.run.runner import check_cell, run_group
 from mad.run.sweep import Cell, Group
@@ -35,12 +36,13 @@ Verb = Literal["check", "train"]
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What is to be done with a cell or a group that travels pickled, after the import of the modules that
-    register its layers and its task.
+    register its layers and its task; `task` identifies that one.
     """
 
     verb: Verb
     packed: bytes
     modules: tuple[str, ...]
+    task: dict[str, Any]
     precision: str
     replicas: Replicas
     device: str = "cpu"  # of the worker that gets it
@@ -68,6 +70,8 @@ def pack(verb: Verb, what: Cell | Group, place: Place, replicas: Replicas) -> Jo
         verb=verb,
         packed=packed,
         modules=modules,
+        # Of a group as it was when its runs were named: the file may have changed since.
+        task=what.runs[0].task if isinstance(what, Group) else identify(cell.task),
         precision=place.precision,
         replicas=replicas,
     )
@@ -79,7 +83,10 @@ def unpack(job: Job) -> Cell | Group:
         for module in job.modules:
             importlib.import_module(module)
         what: Cell | Group = pickle.loads(job.packed)
-        architecture = what.cell.architecture if isinstance(what, Group) else what.architecture
+        cell = what.cell if isinstance(what, Group) else what
+        architecture = cell.architecture
+        if identify(cell.task) != job.task:
+            raise Unportable(f"task {cell.task.name} is another one in a new process")
         for name, source in architecture.config.sources.items():
             found = get(name).source if architecture.factory is None else code_hash(architecture.factory)
             if found != source:

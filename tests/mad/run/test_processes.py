@@ -234,7 +234,7 @@ def test_processes_leave_no_files_and_no_threads_behind() -> None:
 
 # A worker that answers every job at once, and imports nothing for it.
 PARROT = SENDS + "tell('ready', None)\nwhile True:\n    read()\n    tell('records', os.getpid())\n"
-JOB = Job(verb="train", packed=b"", modules=(), precision="32-true", replicas="auto")
+JOB = Job(verb="train", packed=b"", modules=(), task={}, precision="32-true", replicas="auto")
 
 
 @pytest.fixture
