@@ -74,7 +74,8 @@ def refusal(words: list[str]) -> str | None:
     if spare:
         return f"unexpected {spare}"
     try:
-        if values.get("suite"):
+        own = str(values.get("suite")).endswith(".toml") or ":" in str(values.get("suite"))
+        if values.get("suite") and not own:
             get_suite(values["suite"])
         for spec in values.get("specs") or ():
             if ":" not in spec and not spec.startswith("$"):

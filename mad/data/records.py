@@ -290,7 +290,7 @@ class Record(StoredRecord):
         names = {name for _, text in self.typed for name in (text, label_of(text)) if name}
         return known | {
             "architecture": known["architecture"] | names,
-            "task": {self.subject, self.config.task.get("class")},
+            "task": {self.subject, str(self.config.task.get("class", self.subject))},
             "suite": {suite, suite.partition("@")[0]},
         }
 
