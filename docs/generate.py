@@ -30,7 +30,16 @@ from mad.board.columns import columns  # noqa: E402
 from mad.data.protocol import SUITES  # noqa: E402
 
 # Pages with marked tables in them.
-MARKED = ("architecture", "hypotheses", "performance", "protocol", "scaling", "scaling-study", "tour")
+MARKED = (
+    "architecture",
+    "concepts",
+    "hypotheses",
+    "performance",
+    "protocol",
+    "scaling",
+    "scaling-study",
+    "tour",
+)
 TITLES = {"time": "Time mixers", "channel": "Channel mixers", "stream": "Around layers"}
 INTRODUCTION = """# Layers
 
