@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import typer
 
 import mad.cli
 from architectures.grammar.stripe import parse
+from mad.data.labels import label_of, read
 from mad.data.protocol import get_suite
 from scaling import cli as scaling_cli
 from tests.modules import module_at
@@ -57,8 +58,8 @@ def calls(line: str) -> Iterator[list[str]]:
             call.append(word)
 
 
-def refusal(words: list[str]) -> str | None:
-    """What the command line has against the words, without running anything."""
+def refusal(words: list[str], labels: Collection[str] = ()) -> str | None:
+    """What the command line has against the words, without running anything, where these labels are known."""
     command, words = tree(), [word for word in words if word != "$@"]
     while parts := getattr(command, "commands", None):
         if not words or words[0].startswith("-"):
@@ -78,8 +79,8 @@ def refusal(words: list[str]) -> str | None:
         if values.get("suite") and not own:
             get_suite(values["suite"])
         for spec in values.get("specs") or ():
-            if ":" not in spec and not spec.startswith("$"):
-                parse(spec.partition("=")[2] if re.match(r"[\w +.-]+=", spec) else spec)
+            if ":" not in spec and not spec.startswith("$") and spec not in labels:
+                parse(read(spec)[1])
     except ValueError as error:
         return str(error)
     return None
@@ -87,10 +88,11 @@ def refusal(words: list[str]) -> str | None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_on_a_page_exists(page: str) -> None:
-    for line in shell_lines(PAGES[page]):
-        if "mad " in line and not line.startswith("pip "):
-            for words in calls(line):
-                assert refusal(words) is None, f"mad {shlex.join(words)}: {refusal(words)}"
+    lines = [line for line in shell_lines(PAGES[page]) if "mad " in line and not line.startswith("pip ")]
+    found = [words for line in lines for words in calls(line)]
+    labels = {label_of(word) for words in found for word in words}
+    for words in found:
+        assert refusal(words, labels) is None, f"mad {shlex.join(words)}: {refusal(words, labels)}"
 
 
 @pytest.mark.parametrize("page", PAGES)
