@@ -182,7 +182,8 @@ def calls(path: Path, suite: str) -> dict[str, Callable[[Path], dict[str, float]
 def compare(roots: dict[str, Path], store: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Each call by each checkout, on its own version of the store."""
     first = made(list(roots.values())[-1], store, options.runs, folder)
-    paths, found = {}, {}
+    paths: dict[str, Path] = {}
+    found: dict[str, dict[str, float]] = {}
     for name, root in roots.items():
         paths[name] = first.with_name(f"{name}-{first.name}")
         shutil.copyfile(first, paths[name])
@@ -195,9 +196,9 @@ def compare(roots: dict[str, Path], store: str, options: argparse.Namespace, fol
                     rounds[name].append(calls(paths[name], SUITE[store])[call](root))
         for name, taken in rounds.items():
             if taken:
-                found[f"{name}: {call}"] = {key: median(one[key] for one in taken) for key in taken[0]}
-    for name, taken in found.items():
-        told = "".join(f"{taken[key]:12.2f}" for key in ("clock", "processor", "gigabytes"))
+                found[f"{name}: {call}"] = {key: median(each[key] for each in taken) for key in taken[0]}
+    for name, one in found.items():
+        told = "".join(f"{one[key]:12.2f}" for key in ("clock", "processor", "gigabytes"))
         print(f"{store:6}{name:32}{told}", flush=True)
     return found
 

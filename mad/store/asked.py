@@ -13,7 +13,7 @@ from mad.data.tasks import read_task
 from mad.messages import near
 from mad.score.selection import Group, choose
 from mad.store.listing import Match, Wanted
-from mad.store.location import default_path
+from mad.store.location import default_path, holds
 from mad.store.reference import reference_outlines, reference_records
 from mad.store.store import Store
 
@@ -131,7 +131,7 @@ def _groups(
 def _outlines(asked: Sequence[Question], store: str | Path | None) -> Iterator[Record]:
     """The runs of the store, if there is one or one was named, then those that come with the package."""
     keys = {question.key for question in asked}
-    if store is not None or default_path().exists():
+    if store is not None or holds(default_path()):
         with Store(store, read_only=True) as opened:
             yield from opened.outlines(keys)
     for name in dict.fromkeys(question.suite.name for question in asked):
@@ -171,7 +171,7 @@ def _group(
 
 def _whole(run: Record, suite: str, store: str | Path | None) -> Record:
     """The record of an outline, from where that is."""
-    if store is not None or default_path().exists():
+    if store is not None or holds(default_path()):
         with Store(store, read_only=True) as opened:
             if (held := opened.get(run.id)) is not None:
                 return held
