@@ -56,15 +56,16 @@ def make(
     plans = [prepare(asked, suite=suite, protocol="sound", seeds=seeds, device=device) for suite in suites]
     folder.mkdir(parents=True, exist_ok=True)  # Before the hours of training, not after.
     if train:
-        for suite, plan in zip(suites, plans, strict=True):
+        for plan in plans:
             print(
-                f"{suite}: {len(asked)} architectures, {len(plan.groups)} groups; store {store}", flush=True
+                f"{plan.suite.label}: {len(asked)} architectures, {len(plan.groups)} groups; store {store}",
+                flush=True,
             )
             with watching(plan.groups, plan.place, progress=True) as watcher:
                 execute(plan, store=store, workers=workers, watcher=watcher)
     by_name: dict[str, list[Prepared]] = {}
-    for suite, plan in zip(suites, plans, strict=True):
-        by_name.setdefault(suite.partition("@")[0], []).append(plan)
+    for plan in plans:
+        by_name.setdefault(plan.suite.name, []).append(plan)
     with Store(store, read_only=True) as opened:
         return [_write(folder / f"{name}.jsonl", plans, opened) for name, plans in by_name.items()]
 
@@ -84,7 +85,7 @@ def _write(path: Path, plans: Sequence[Prepared], store: Store) -> Written:
                 whole.add(name)
                 found |= {id: run for part in parts for id, run in part.items()}
             else:
-                lacking.append(f"{name} on {plan.cells[0].suite}")
+                lacking.append(f"{name} on {plan.suite.label}")
     if not found:
         raise ValueError(f"no architecture is complete in {store.path}; {path} stays as it is")
     with whole_file(path, force=True) as part:
