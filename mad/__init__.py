@@ -15,11 +15,21 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mad.api import Setting, Suite, bench, check, leaderboard, leaderboard_page, runs, train
+    from mad.api import Setting, Suite, bench, check, compare, leaderboard, leaderboard_page, runs, train
 
     __version__: str
 
-__all__ = ["Setting", "Suite", "bench", "check", "leaderboard", "leaderboard_page", "runs", "train"]
+__all__ = [
+    "Setting",
+    "Suite",
+    "bench",
+    "check",
+    "compare",
+    "leaderboard",
+    "leaderboard_page",
+    "runs",
+    "train",
+]
 
 # Lightning takes one of these for a number when it is imported. We start our own processes and need none.
 for _name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):

@@ -1,7 +1,8 @@
-"""The Python interface: `bench`, `check`, `train`, `leaderboard`. The command line is a layer over it."""
+"""The Python interface: `bench`, `train`, `leaderboard`, `compare`. The command line is a layer over it."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +34,8 @@ from mad.trust.verifying import verify as verify
 
 if TYPE_CHECKING:
     import pandas
+
+    from mad.score.comparison import Comparison
 
 
 def bench(
@@ -272,3 +275,42 @@ def leaderboard(
     The columns are described in `mad.board.columns` and in docs/protocol.md.
     """
     return frame(scores_of(suite=suite, protocol=protocol, store=store, reference=reference, tasks=tasks))
+
+
+def compare(
+    a: str,
+    b: str | None = None,
+    *,
+    suite: str | Path | Suite = "quick",
+    protocol: str = "sound",
+    store: str | Path | None = None,
+    reference: bool = True,
+    tasks: Sequence[str] | None = None,
+) -> Comparison:
+    """Compare two architectures that have runs of a suite: paired by test row, with the luck of seeds.
+
+    a, b   specs, presets, labels or `Class@ab12`, as the leaderboard has them, or the first digits of an
+           architecture key; without `b`, the row nearest above `a`, or the one below where `a` is first
+    suite, protocol, store, reference, tasks   as in `leaderboard`
+
+    `.settings` has the differences, `.frame()` as a table, `.verdict` is the conclusion in a sentence. What
+    has no runs is refused with a ValueError that says how to make them.
+    """
+    from mad.score.comparison import compare_rows
+    from mad.score.finding import neighbour, row_of
+    from mad.store.reference import reference_records
+
+    scores = scores_of(suite=suite, protocol=protocol, store=store, reference=reference, tasks=tasks)
+    one = row_of(scores, a)
+    other = neighbour(scores, one) if b is None else row_of(scores, b)
+    exam, referee = get_suite(suite), get_protocol(protocol)
+    packaged = {run.id: run for run in reference_records(exam.name)} if reference else {}
+    with contextlib.ExitStack() as opened:
+        own = None
+        if one.reference < one.runs or other.reference < other.runs:
+            own = opened.enter_context(Store(store, read_only=True))
+
+        def fetch(id: str) -> Record | None:
+            return (own and own.get(id)) or packaged.get(id)
+
+        return compare_rows(scores, one, other, exam, referee, fetch)

@@ -10,6 +10,7 @@ import typer
 
 from mad.commands.bench import bench
 from mad.commands.check import check
+from mad.commands.compare import compare
 from mad.commands.doctor import doctor
 from mad.commands.elastic import elastic
 from mad.commands.export import export
@@ -37,7 +38,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-TRAINING, STORED = (bench, train, elastic, sparsify), (leaderboard, runs, show, check, primitives, grow)
+TRAINING = (bench, train, elastic, sparsify)
+STORED = (leaderboard, compare, runs, show, check, primitives, grow)
 TRUST = (verify, submit, doctor)
 for command in (*TRAINING, *STORED, suites, export, import_, rm, *TRUST):
     app.command(command.__name__.rstrip("_"))(command)

@@ -10,9 +10,10 @@ import dataclasses
 import io
 import json
 from collections.abc import Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mad.board.caption import caption, remarks
+from mad.board.cells import as_cell
 from mad.board.columns import EQUAL, Column, columns_of, percent
 from mad.messages import near, printable
 from mad.score import Scores
@@ -25,8 +26,6 @@ Cells = list[list[str]]
 
 WIDTH = 100
 FORMATS = ("table", "md", "csv", "json")
-# How a spreadsheet tells a formula, in narrow and in wide signs.
-FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def frame(scores: Scores) -> pandas.DataFrame:
@@ -63,7 +62,7 @@ def render(
             f"unknown format {format!r}{near(format, FORMATS)}; choose one of {', '.join(FORMATS)}"
         )
     if format == "csv":
-        return str(frame(scores).map(_cell).to_csv(index=False))
+        return str(frame(scores).map(as_cell).to_csv(index=False))
     if format == "json":
         content = dataclasses.asdict(scores)
         return json.dumps(content, indent=1, allow_nan=False, default=lambda cost: cost.model_dump()) + "\n"
@@ -79,14 +78,6 @@ def render(
     # Among many that came with the package one's own are looked for.
     own = {i for i, row in enumerate(scores.architectures) if scores.reference and row.reference < row.runs}
     return _table(shown, rows, bounds, lines, own, width, color)
-
-
-def _cell(value: Any) -> Any:
-    """A cell of CSV; an apostrophe keeps a spreadsheet from running what begins as a formula."""
-    if not isinstance(value, str):
-        return value
-    text = printable(value)
-    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def _bounds(scores: Scores, shown: Iterable[Column]) -> Iterator[list[str]]:
