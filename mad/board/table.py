@@ -149,7 +149,10 @@ def _escaped(text: str) -> str:
 
 def _nothing(scores: Scores) -> str:
     suite, protocol = (label.partition("@")[0] for label in (scores.suite, scores.protocol))
+    # One that is not ours is named by its file or module, which is not told here.
+    how = f"--suite {suite} --protocol {protocol}"
+    how = f"--protocol {protocol}, with --suite as here" if "+" in scores.suite else how
     return (
         f"No run of {scores.suite} under protocol {scores.protocol} is stored yet. "
-        f'Make some: mad bench "2*(hyena swiglu)" --suite {suite} --protocol {protocol}\n'
+        f'Make some: mad bench "2*(hyena swiglu)" {how}\n'
     )

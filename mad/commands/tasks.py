@@ -28,12 +28,19 @@ def list_tasks(ctx: typer.Context) -> None:
         where = {"every": "each position", "last": "the end, all at once"}[task.readout]
         about = (type(task).__doc__ or "").strip().splitlines()[0]
         table.add_row(name, options, f"{task.chance:.3f}", where, about)
-    terminal.console().print(table)
+    console = terminal.console()
+    console.print(table)
+    console.print(
+        "\nA task of your own is named by its class, my_tasks:Reverse; `mad check` tests it. Exams made "
+        "of tasks: `mad suites`.",
+        style="dim",
+        soft_wrap=True,
+    )
 
 
 @tasks.command("show")
 def show_task(
-    name: Annotated[str, argument("A task, with options if you like: 'compression[seq_len=8]'.")],
+    name: Annotated[str, argument("A task or module:Task, with its options: 'compression[seq_len=8]'.")],
     seed: Annotated[int, option("Seed of the example.")] = 0,
 ) -> None:
     """Draw an example of a task and explain it."""

@@ -21,7 +21,7 @@ from mad.messages import say
 
 def train(
     spec: Annotated[str, argument("One architecture.")],
-    task: Annotated[str, argument("A task with its options: 'in-context-recall[seq_len=64]'.")],
+    task: Annotated[str, argument("A task or module:Task, with its options: 'compression[seq_len=8]'.")],
     lr: Annotated[float, option("Learning rate.")] = 1e-3,
     weight_decay: Annotated[float, option("Weight decay.")] = 0.0,
     examples: Annotated[int, option("Training examples.")] = 12_800,

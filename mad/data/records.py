@@ -291,7 +291,7 @@ class Record(StoredRecord):
         return known | {
             "architecture": known["architecture"] | names,
             "task": {self.subject, str(self.config.task.get("class", self.subject))},
-            "suite": {suite, suite.partition("@")[0]},
+            "suite": {suite, suite.partition("@")[0], suite.partition("+")[0]},
         }
 
     @property

@@ -63,21 +63,6 @@ def name_of(text: str) -> str:
     return find(text).name if ":" in text else text
 
 
-def made_again(content: Mapping[str, Any]) -> Task:
-    """The task of a record. That of a class which is not ours is imported: its code runs.
-
-    ValueError where what is here now would ask something else.
-    """
-    task = synthetic_tasks.parse(spelled(content))
-    if (now := identify(task)) != content:
-        changed = sorted(key for key in now.keys() | content.keys() if now.get(key) != content.get(key))
-        raise ValueError(
-            f"task {content['name']} of the record is another one than here: {', '.join(changed)} differ; "
-            "install what the record was made with"
-        )
-    return task
-
-
 def spelled(content: Mapping[str, Any]) -> str:
     """What names the task of a record again, with every field: nothing is looked up or imported for it."""
     apart = ("name", "version", "class", "source")

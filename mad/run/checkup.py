@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import synthetic_tasks
 from mad.data import labels
 from mad.data.protocol import Suite, get_protocol, get_suite
-from mad.messages import near
+from mad.messages import counted, near
 from synthetic_tasks import Task
 from synthetic_tasks.spelling import NAME
 
@@ -112,5 +112,5 @@ def _of_factory(
 
     exam = get_suite("smoke" if suite is None else suite)
     asked = candidates(factory, exam, get_protocol("sound"))
-    where = f"the {len(asked)} tasks of the {exam.name} suite"
+    where = f"{counted(len(asked), 'task')} of the {exam.name} suite"
     return examine_models(asked, where=where, only=only, report=report)

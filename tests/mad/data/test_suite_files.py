@@ -243,6 +243,8 @@ def test_a_file_is_read_once_and_not_needed_by_workers(
 
 def test_every_command_that_names_a_suite_takes_a_file(file: Path, tmp_path: Path, cli: Command) -> None:
     store = ("--store", tmp_path / "store.sqlite")
+    Store(store[1]).close()
+    assert "protocol sound, with --suite as here" in cli("leaderboard", "--suite", file, *store).out
     assert cli("bench", "mlp", "--suite", file, "--device", "cpu", *store).status == 0
     board = cli("leaderboard", "--suite", file, "--format", "csv", *store)
     assert "\n1,mlp," in board.out
@@ -250,6 +252,8 @@ def test_every_command_that_names_a_suite_takes_a_file(file: Path, tmp_path: Pat
     told = cli("track", "push", store[1], "--suite", file, *tracks)
     assert told.status == 0 and told.out.startswith("2 runs of ")
     assert cli("bench", "mlp", "--suite", file, "--dry-run", *store).out.count("compression[seq_len=8]") == 1
+    for name in ("mine", "mine@1", Suite.read(file).label):
+        assert cli("runs", "--suite", name, "--format", "csv", *store).out.count("\n") == 3
     shown = cli("suites", file)
     assert "mine@1+" in shown.out and "2 runs with 6 steps" in shown.out
     assert cli("sparsify", "mlp", "--shares", "0.5", "--suite", file, "--device", "cpu").status == 0
