@@ -234,11 +234,16 @@ def test_a_draw_can_hit_every_architecture_and_is_the_same_for_a_seed(runs: list
     few = [run for run in runs if run.given == "mlp"][:1] + [run for run in runs if run.given != "mlp"]
     hit = [draw(few, 1, seed)[0] for seed in range(40)]
     shares = Counter(run.given for run in hit)
-    assert min(shares.values()) >= 10 and len({run.id for run in hit}) > 6
+    assert len(shares) == 2 and min(shares.values()) >= 10 and len({run.id for run in hit}) > 6
     assert draw(few, 5, 7) == draw(few[::-1], 5, 7)
     assert draw(few, 5, 7) != draw(few, 5, 8)
     everything = draw(few, 10**6, 0)
     assert {run.id for run in everything} == {run.id for run in few} and len(everything) == len(few)
+
+
+def test_a_file_cannot_hide_a_fake_behind_an_honest_run(runs: list[Record], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"holds run {runs[0].id} twice"):
+        verify(written(tmp_path, [raised(runs[0]), runs[0]]))
 
 
 BAD = {
