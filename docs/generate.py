@@ -34,9 +34,9 @@ MARKED = (
     "architecture",
     "concepts",
     "hypotheses",
-    "performance",
+    "performance-layers",
     "protocol",
-    "scaling",
+    "scaling-evidence",
     "scaling-study",
     "tour",
 )

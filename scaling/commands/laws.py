@@ -43,7 +43,7 @@ def fit(
     approach: Annotated[
         str, option("all, law, isoflop, envelope, optima (rows are optima) or over-training.")
     ] = "all",
-    form: Annotated[str, option("Of the law; docs/scaling.md lists them.")] = "standard",
+    form: Annotated[str, option("Of the law; docs/scaling-fits.md lists them.")] = "standard",
     objective: Annotated[str, option("huber, lad or log-mse, on log loss.")] = "huber",
     delta: Annotated[float, option("Threshold of huber.")] = 1e-3,
     resample: Annotated[
