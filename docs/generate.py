@@ -29,17 +29,6 @@ from architectures.grammar import index  # noqa: E402
 from mad.board.columns import columns  # noqa: E402
 from mad.data.protocol import SUITES  # noqa: E402
 
-# Pages with marked tables in them.
-MARKED = (
-    "architecture",
-    "concepts",
-    "hypotheses",
-    "performance-layers",
-    "protocol",
-    "scaling-evidence",
-    "scaling-study",
-    "tour",
-)
 TITLES = {"time": "Time mixers", "channel": "Channel mixers", "stream": "Around layers"}
 INTRODUCTION = """# Layers
 
@@ -224,8 +213,8 @@ def filled(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Every page with generated parts, as it should be."""
-    marked = [ROOT / "docs" / f"{name}.md" for name in MARKED]
-    filled_pages = {page: filled(page.read_text(encoding="utf-8")) for page in marked}
+    texts = {path: path.read_text(encoding="utf-8") for path in sessions.PAGES.values()}
+    filled_pages = {path: filled(text) for path, text in texts.items() if "<!-- generated: " in text}
     figures = {ROOT / "docs" / "figures" / f"{name}.svg": picture.svg() for name, picture in PICTURES.items()}
     return {ROOT / "docs" / "primitives.md": primitives_page(), **filled_pages, **figures}
 
