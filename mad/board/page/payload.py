@@ -16,11 +16,13 @@ import numpy as np
 
 import synthetic_tasks
 from mad.board.caption import caption
+from mad.board.page.pairs import packed
 from mad.board.page.rows import Found, Shared, row_of
 from mad.data.protocol import Protocol, Setting, Suite
 from mad.data.records import Record, setting_key
 from mad.messages import printable
 from mad.score import Scores
+from mad.score.comparison import pairs_of
 
 FORMAT = 1
 
@@ -45,8 +47,9 @@ def payload(
     words      what `--suite` takes for a suite, where that is not its label
     """
     shared = Shared()
+    known = {record.id: record for record in records}
     made = [
-        _board(*board, records, shared, words.get(board[0].suite, board[0].suite))
+        _board(*board, known, shared, words.get(board[0].suite, board[0].suite))
         for board in boards
         if board[0].architectures
     ]
@@ -67,7 +70,7 @@ def payload(
 
 
 def _board(
-    scores: Scores, suite: Suite, protocol: Protocol, records: Iterable[Record], shared: Shared, word: str
+    scores: Scores, suite: Suite, protocol: Protocol, known: Mapping[str, Record], shared: Shared, word: str
 ) -> dict[str, Any]:
     asked = [
         setting for setting in suite.settings if synthetic_tasks.parse(setting.task).name in scores.tasks
@@ -75,7 +78,7 @@ def _board(
     questions = [(setting_key(setting, protocol), setting) for setting in asked]
     found: Found = {}
     wanted = {key for key, _ in questions}
-    for record in records:
+    for record in known.values():
         config = record.config
         if (key := config.setting_key) in wanted and config.architecture.dim in (None, suite.dim):
             groups = found.setdefault(config.architecture_key, {})
@@ -92,10 +95,12 @@ def _board(
         "metric": scores.metric,
         "about": suite.about,
         "mean": scores.mean,
+        "word": word,
         "caption": list(caption(scores)),
         "tasks": tasks,
         "sigma": _six(scores.noise.sd) if scores.noise else None,
         "rows": rows,
+        "pairs": packed(pairs_of(scores, suite, protocol, known.get)),
     }
 
 
