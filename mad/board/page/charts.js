@@ -123,6 +123,7 @@ function drawSpread() {
 // Of suites that ask a task at several difficulties: score against each thing that is varied.
 function drawDifficulty() {
   const rows = lineRows();
+  const width = panelWidth($("learning-plot").parentElement);
   const panels = board().tasks.flatMap((task) => {
     const fields = [...new Set(task.settings.flatMap((setting) => Object.keys(setting.changes)))];
     return fields.map((field) => {
@@ -134,7 +135,7 @@ function drawDifficulty() {
       if (at.length < 2 || !lines.length) return null;
       const ends = [at[0][0], at.at(-1)[0]];
       const log = ends[0] > 0 && ends[1] / ends[0] >= 4;
-      return h("div", {}, panel({ title: `${task.heading}: ${field.replaceAll("_", " ")}`, lines, x: (to) => (log ? logarithmic : linear)(ends, to), xTicks: at.length > 5 ? [at[0][0], at[Math.floor(at.length / 2)][0], at.at(-1)[0]] : at.map(([value]) => value), guides: [{ value: task.chance, text: "chance" }] }));
+      return h("div", {}, panel({ width, title: `${task.heading}: ${field.replaceAll("_", " ")}`, lines, x: (to) => (log ? logarithmic : linear)(ends, to), xTicks: at.length > 5 ? [at[0][0], at[Math.floor(at.length / 2)][0], at.at(-1)[0]] : at.map(([value]) => value), guides: [{ value: task.chance, text: "chance" }] }));
     }).filter(Boolean);
   });
   $("difficulty").hidden = !panels.length;
@@ -144,10 +145,11 @@ function drawDifficulty() {
 // Accuracy on the split that the protocol watches, of the chosen run of each seed: their mean and their range.
 function drawLearning() {
   const rows = lineRows();
+  const width = panelWidth($("learning-plot").parentElement);
   const panels = board().tasks.map((task) => {
     const lines = rows.map((row, place) => ({ place, points: curveOf(settingsOf(row, task)[0]) })).filter(({ points }) => points.length);
     const last = Math.max(...lines.flatMap(({ points }) => points.map(([at]) => at)));
-    return lines.length ? h("div", {}, panel({ title: task.settings.length > 1 ? task.settings[0].label : task.heading, lines, x: (to) => linear([0, last], to), xTicks: roundTicks(0, last, 4), xLabel: "", guides: [{ value: task.chance, text: "chance" }] })) : null;
+    return lines.length ? h("div", {}, panel({ width, title: task.settings.length > 1 ? task.settings[0].label : task.heading, lines, x: (to) => linear([0, last], to), xTicks: roundTicks(0, last, 4), xLabel: "", guides: [{ value: task.chance, text: "chance" }] })) : null;
   }).filter(Boolean);
   $("learning").hidden = !panels.length;
   $("learning-plot").replaceChildren(lineNames(rows), h("div", { class: "panels plot" }, panels), h("p", { class: "caption" }, "Validation accuracy in percent against training steps, of the chosen run of each seed: the mean, and as a band the range of the seeds. A run ends early where it has solved the validation set. Pick rows in the table to see theirs."));

@@ -29,7 +29,8 @@ function sentence({ settings, tasks, mean: whole }, a, b) {
   }
   const open = settings.filter((one) => !one.separated);
   if (open.length) parts.push(open.length === settings.length ? "no single one separates them" : `${listed(open.map(titleOf))} ${open.length === 1 ? "does" : "do"} not separate them`);
-  return `${parts.join("; ")}.`;
+  const text = parts.join("; ");
+  return `${/^(over|no) /.test(text) ? text[0].toUpperCase() + text.slice(1) : text}.`;
 }
 
 const titleOf = ({ task, setting }) => (task.settings.length === 1 ? task.heading : setting.label);
@@ -65,7 +66,11 @@ function basisOf({ settings }) {
 }
 
 function costs(a, b) {
-  const ratio = (x, y) => (x && y ? `${x >= y ? (x / y).toFixed(1) : (y / x).toFixed(1)} times ${x >= y ? "more" : "less"}` : "");
+  const ratio = (x, y) => {
+    if (!x || !y) return "";
+    const by = Math.max(x, y) / Math.min(x, y);
+    return by < 1.02 ? "about equal" : `${by < 10 ? by.toFixed(by < 2 ? 2 : 1) : by.toFixed(0)} times ${x > y ? "more" : "less"}`;
+  };
   const lines = [["parameters", "params"], ["state", "state"], ["FLOPs per token", "flops"]].map(([name, key]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, short(a[key])), h("td", {}, short(b[key])), h("td", { class: "left" }, a[key] === b[key] ? "equal" : ratio(a[key], b[key]))));
   lines.push(h("tr", {}, h("th", { scope: "row" }, "time"), h("td", {}, seconds(a.seconds)), h("td", {}, seconds(b.seconds)), h("td", { class: "left" }, "")));
   return h("div", { class: "wide" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "cost"), h("th", { scope: "col" }, "A"), h("th", { scope: "col" }, "B"), h("th", { scope: "col", class: "left" }, "A over B"))), h("tbody", {}, lines)));

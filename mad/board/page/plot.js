@@ -102,8 +102,15 @@ function lineNames(rows) {
     h("li", {}, s("svg", { width: 30, height: 10, class: `l${i}`, "aria-hidden": "true" }, s("line", { class: "line", x1: 1, x2: 29, y1: 5, y2: 5, "stroke-width": 2.5, "stroke-dasharray": DASHES[i % 4] })), h("span", { title: clipped(row.label, 300) }, clipped(row.label, 60)))));
 }
 
+// The width of small plots side by side, as many as fit.
+function panelWidth(holder) {
+  const room = Math.max(280, holder.clientWidth);
+  const columns = Math.max(1, Math.floor((room + 26) / 330));
+  return Math.floor((room - 26 * (columns - 1)) / columns);
+}
+
 // A small plot of lines with bands: `lines` are {place, points: [[x, y, low, high]]} of rows in `lineRows`.
-function panel({ title, lines, x, xTicks, xText, xLabel, low = 0, width = 320, guides = [] }) {
+function panel({ title, lines, x, xTicks, xText, xLabel, low = 0, width, guides = [] }) {
   const box = { left: 34, right: width - 8, top: 30, bottom: 168 };
   const across = x([box.left, box.right]);
   const up = linear([low, 1], [box.bottom, box.top]);

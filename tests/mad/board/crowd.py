@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mad.data.records import (
     RunConfig,
     setting_fields,
 )
+from synthetic_tasks import IGNORE
 from tests.mad.records import SOUND
 
 ENVIRONMENT = {
@@ -84,17 +86,26 @@ def _architecture(
         task = synthetic_tasks.parse(setting.task)
         level = task.chance + (0.995 - task.chance) * float(np.clip(skill + 0.25 * rng.normal(), 0, 1)) ** 0.7
         easy = rng.normal(size=setting.test_examples)
+        targets = _targets(setting)
         for seed in range(seeds):
             own = float(np.clip(level + 0.012 * rng.normal(), task.chance, 0.998))
             for point in setting.grid:
-                runs.append(_run(setting, who, own, easy, rng, seed, point, curve, cost))
+                runs.append(_run(setting, who, own, targets, easy, rng, seed, point, curve, cost))
     return runs
+
+
+@cache
+def _targets(setting: Setting) -> Any:
+    """How many targets each test row of the setting has."""
+    drawn = setting.resolve(SOUND).draw(SOUND.data_seed, "test", setting.test_examples)
+    return (drawn.targets != IGNORE).sum(1)
 
 
 def _run(
     setting: Setting,
     who: ArchitectureConfig,
     level: float,
+    targets: Any,
     easy: Any,
     rng: np.random.Generator,
     seed: int,
@@ -104,18 +115,16 @@ def _run(
 ) -> Record:
     """A run whose accuracy is about `level`, on rows of which some are easier than others."""
     (lr, decay), chance = point, synthetic_tasks.parse(setting.task).chance
-    per_row = 8
-    chances = np.clip(level + 0.1 * easy * level * (1 - level), 0, 1)
-    hits = rng.binomial(per_row, chances)
+    hits = rng.binomial(targets, np.clip(level + 0.4 * easy * level * (1 - level), 0, 1))
     config = RunConfig(
         architecture=who, lr=lr, weight_decay=decay, seed=seed, **setting_fields(setting, SOUND)
     )
-    right = float(hits.mean()) / per_row
+    right = float(hits.sum() / targets.sum())
     measure: dict[str, Any] = {
         "macro": right,
         "macro_batches": right,
         "loss": 1.0,
-        "targets": per_row * len(hits),
+        "targets": int(targets.sum()),
     }
     steps = [config.steps * (i + 1) // curve for i in range(curve)]
     rise = [chance + (right - chance) * (1 - 0.02 ** ((i + 1) / curve)) for i in range(curve)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+import mad
 from mad.api import leaderboard_page
 from mad.data.protocol import get_suite
 from mad.store import Store
@@ -129,6 +130,30 @@ def test_what_is_shown_can_be_copied(page: Opened) -> None:
     page.page.get_by_text("copied as LaTeX").wait_for()
     latex = page.page.evaluate("navigator.clipboard.readText()")
     assert "\\toprule" in latex and "\\#" in latex and "$\\pm$" in latex
+
+
+def test_two_rows_are_compared_as_by_the_command(page: Opened, real: Path) -> None:
+    """Every difference, interval, p and number of seeds is that of `mad compare`, as far as it is shown."""
+    rows = page.page.evaluate(
+        "[...document.querySelectorAll('#first option')].map(option => [option.value, option.text])"
+    )
+    for a, b in (rows[:2], rows[1:3], (rows[0], rows[-1]), (rows[-1], rows[3])):
+        page.page.locator("#first").select_option(a[0])
+        page.page.locator("#second").select_option(b[0])
+        wanted = mad.compare(a[0], b[0], suite="quick@1", store=real.parent / "store.sqlite")
+        shown = [[cell for cell in row.split("\t") if cell] for row in page.text("#verdict tbody tr")]
+        lines = [row for row in shown if "\u00b1" in " ".join(row)]
+        assert len(lines) == len(wanted.settings) + 1
+        for line, one in zip(lines, wanted.settings, strict=False):
+            apart, half = line[3].replace("\u2212", "-").split(" \u00b1")
+            assert float(apart) == pytest.approx(100 * one.difference, abs=0.051)
+            assert float(half) == pytest.approx(50 * (one.high - one.low), rel=0.01, abs=0.051)
+            p = float(line[4].removeprefix("< "))
+            assert p == pytest.approx(max(one.adjusted, 0.0001), rel=0.02, abs=0.0051 if p >= 0.01 else 1e-4)
+            assert (line[5] in ("A is better", "B is better")) == one.separated
+            if one.seeds_needed is not None:
+                assert int(line[6]) == pytest.approx(one.seeds_needed, abs=1)
+        assert ("is better over" in page.text("#verdict .verdict")[0]) == (wanted.mean.p < 0.05)
 
 
 def test_plots_answer_to_keys_and_choices(page: Opened) -> None:
