@@ -48,7 +48,7 @@ function settingTable(row) {
     const doubt = [...found.edges.map((edge) => `edge ${edge}`), ...(found.diverged ? [`${found.diverged} diverged`] : []), ...(found.apart ? ["test above validation"] : [])];
     return h("tr", {}, h("th", { scope: "row" }, labels[i]), h("td", {}, percent(found.score[0])), h("td", {}, range(found.score)), h("td", {}, percent(found.macro)), h("td", { class: "left" }, [`lr ${rates.join(", ")}`, ...doubt].join("; ")));
   });
-  return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Settings of this row" }, h("table", {}, h("thead", {}, h("tr", {}, ["setting", "score", "95 % interval", "macro", "chosen"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, lines)));
+  return inside("Settings of this row", ["setting", "score", "95 % interval", "macro", "chosen"], lines, "wraps");
 }
 
 function runTable(row) {
@@ -57,7 +57,13 @@ function runTable(row) {
     runs.map(([id, lr, decay, status, took, where], place) =>
       h("tr", {}, h("th", { scope: "row" }, h("code", {}, id)), h("td", { class: "left" }, clipped(labels[i], 60)), h("td", {}, seed), h("td", {}, String(lr)), h("td", {}, String(decay)), h("td", { class: "left" }, status), h("td", {}, place === chosen ? percent(value) : ""), h("td", {}, seconds(took)), h("td", { class: "left" }, madeBy(where))))));
   const names = ["id (mad show ID)", "setting", "seed", "lr", "decay", "status", "score", "time", "made by"];
-  return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Runs of this row" }, h("table", {}, h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, lines)));
+  return inside("Runs of this row", names, lines);
+}
+
+// A table inside a row, which scrolls by itself.
+function inside(label, heads, lines, look = "") {
+  const left = ["setting", "chosen", "status", "made by"];
+  return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": label }, h("table", { class: look }, h("thead", {}, h("tr", {}, heads.map((name) => h("th", { scope: "col", class: left.includes(name) ? "left" : "" }, name)))), h("tbody", {}, lines)));
 }
 
 function madeBy(place) {
