@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from architectures.grammar.index import read
 from mad.board.page.assemble import write_page
 from mad.board.page.payload import payload
 from mad.board.page.published import read_published
-from mad.data.protocol import PROTOCOLS, Suite, get_protocol, get_suite, known_suites
-from mad.data.records import Record
+from mad.data.protocol import PROTOCOLS, Protocol, Suite, get_protocol, get_suite, known_suites
+from mad.data.records import Record, setting_key
 from mad.score import Scores, score
 from mad.store import Store, default_path
-from mad.store.reference import reference_records
+from mad.store.reference import maker, reference_records
 
 # A section of another package: name (an anchor), title, html.
 Section = Mapping[str, str]
@@ -60,24 +61,33 @@ def gathered(
     """The page's data, as `mad.board.page.payload` describes them, and the sections of other packages."""
     asked, referee = get_suite(suite), get_protocol(protocol)
     told = read_published(published) if published is not None else []
-    own, packaged = _records(asked, store, reference)
     versions = {entry["name"]: entry["version"] for entry in read()}
-    boards = []
-    first: Scores | None = None
-    for exam in _suites(asked):
-        for judge in dict.fromkeys((referee.name, *PROTOCOLS)):
-            rules = get_protocol(judge)
-            wanted = tasks if exam is asked else None
-            scores = score(own, exam, rules, versions=versions, reference=packaged, tasks=wanted)
-            boards.append((scores, exam, rules))
-            first = first or scores
-    assert first is not None
-    sections = list(_sections(store, first))
+    boards: list[tuple[Scores, Suite, Protocol]] = []
+    runs: dict[str, Record] = {}
+    # Packaged results are there before the first run is made; a store that was named must be.
+    stored = store is not None or not reference or default_path().exists()
+    with Store(store, read_only=True) if stored else nullcontext() as opened:
+        for exam in _suites(asked):
+            packaged = reference_records(exam.name) if reference else []
+            makers = {run.id: maker(run.environment) for run in packaged}
+            for name in dict.fromkeys((referee.name, *PROTOCOLS)):
+                rules, wanted = get_protocol(name), tasks if exam is asked else None
+                keys = {setting_key(setting, rules) for setting in exam.settings}
+                own = [] if opened is None else list(opened.outlines(keys))
+                scores = score(
+                    own, exam, rules, versions=versions, reference=packaged, makers=makers, tasks=wanted
+                )
+                boards.append((scores, exam, rules))
+                # Pages show what outlines lack: the curves, and where runs were made.
+                whole = [opened.get(run.id) for run in own] if opened is not None else []
+                runs |= {run.id: run for run in packaged if run.config.setting_key in keys}
+                runs |= {run.id: run for run in whole if run is not None}
+    sections = list(_sections(store, boards[0][0]))
     # A suite of one's own is found by what was typed, not by its label.
     words = {asked.label: str(suite)} if not isinstance(suite, Suite) and "+" in asked.label else {}
     content = payload(
         boards,
-        [*packaged, *own],
+        runs,
         opened=(asked.label, f"{referee.name}@{referee.version}"),
         version=mad.__version__,
         published=told,
@@ -91,16 +101,6 @@ def _suites(asked: Suite) -> Iterator[Suite]:
     """The suite that was asked for, then the others."""
     yield asked
     yield from (suite for suite in known_suites().values() if suite.label != asked.label)
-
-
-def _records(asked: Suite, store: str | Path | None, reference: bool) -> tuple[list[Record], list[Record]]:
-    """Those of the store and those of the package."""
-    names = dict.fromkeys(suite.name for suite in _suites(asked))
-    packaged = [run for name in names for run in reference_records(name)] if reference else []
-    if store is None and packaged and not default_path().exists():
-        return [], packaged
-    with Store(store, read_only=True) as opened:
-        return opened.records(), packaged
 
 
 def _sections(store: str | Path | None, scores: Scores) -> Iterator[Section]:

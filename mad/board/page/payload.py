@@ -29,7 +29,7 @@ FORMAT = 1
 
 def payload(
     boards: Iterable[tuple[Scores, Suite, Protocol]],
-    records: Sequence[Record],
+    runs: Mapping[str, Record],
     *,
     opened: tuple[str, str],
     version: str,
@@ -40,16 +40,15 @@ def payload(
     """All that the page shows.
 
     boards     scores with the suite and the protocol that they were made by, those without rows left out
-    records    those that the scores came from, of the store and of the package
+    runs       those that the scores came from, of the store and of the package, by id
     opened     labels of the suite and the protocol that are shown first
     published  rows of `mad.board.page.published`
     sections   of other packages: name, title and HTML
     words      what `--suite` takes for a suite, where that is not its label
     """
     shared = Shared()
-    known = {record.id: record for record in records}
     made = [
-        _board(*board, known, shared, words.get(board[0].suite, board[0].suite))
+        _board(*board, runs, shared, words.get(board[0].suite, board[0].suite))
         for board in boards
         if board[0].architectures
     ]
@@ -70,7 +69,7 @@ def payload(
 
 
 def _board(
-    scores: Scores, suite: Suite, protocol: Protocol, known: Mapping[str, Record], shared: Shared, word: str
+    scores: Scores, suite: Suite, protocol: Protocol, runs: Mapping[str, Record], shared: Shared, word: str
 ) -> dict[str, Any]:
     asked = [
         setting for setting in suite.settings if synthetic_tasks.parse(setting.task).name in scores.tasks
@@ -78,7 +77,7 @@ def _board(
     questions = [(setting_key(setting, protocol), setting) for setting in asked]
     found: Found = {}
     wanted = {key for key, _ in questions}
-    for record in known.values():
+    for record in runs.values():
         config = record.config
         if (key := config.setting_key) in wanted and config.architecture.dim in (None, suite.dim):
             groups = found.setdefault(config.architecture_key, {})
@@ -100,7 +99,7 @@ def _board(
         "tasks": tasks,
         "sigma": _six(scores.noise.sd) if scores.noise else None,
         "rows": rows,
-        "pairs": packed(pairs_of(scores, suite, protocol, known.get)),
+        "pairs": packed(pairs_of(scores, suite, protocol, runs.get)),
     }
 
 
