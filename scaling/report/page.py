@@ -40,7 +40,7 @@ def page(title: str, about: str, sections: Sequence[Section]) -> str:
         for section in sections
         for sentence in section.verdicts or ((f"not shown: {section.why}",) if section.why else ())
     ]
-    body = "\n".join(_section(section) for section in sections)
+    body = "\n".join(section_html(section) for section in sections)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
@@ -51,7 +51,8 @@ def page(title: str, about: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _section(section: Section) -> str:
+def section_html(section: Section) -> str:
+    """One section as an element that a page holds, everything in it escaped."""
     pieces = [f'<section id="{section.name}">\n<h2>{_text(section.title)}</h2>']
     if section.why:
         pieces.append(f'<p class="why">{_text(section.why)}</p>')
@@ -71,7 +72,8 @@ def _table(table: Table) -> str:
         for row in table.frame.itertuples(index=False, name=None)
     )
     return (
-        f'<div class="wide"><table>\n<caption>{_text(table.caption)}</caption>\n'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{_text(table.caption)}">'
+        f"<table>\n<caption>{_text(table.caption)}</caption>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table></div>"
     )
 

@@ -62,11 +62,11 @@ def write(
         ("isoflop", "IsoFLOP optima"): isoflops_section,
         ("laws", "Laws of loss"): laws_section,
         ("allocation", "Compute-optimal allocation"): allocations_section,
-        ("compare", "Architectures at equal compute"): _ratios,
+        ("compare", "Architectures at equal compute"): ratios_of,
         ("multipliers", "Compute multipliers"): _multipliers,
         ("state", "Architectures at equal state"): _state,
         ("overtraining", "Training off the optimum"): _penalties,
-        ("relate", "Synthetic scores"): lambda known: _relation(known, scores),
+        ("relate", "Synthetic scores"): lambda known: relation_of(known, scores),
         ("limits", "What these runs can and cannot show"): limits_section,
     }
     sections = []
@@ -92,7 +92,7 @@ def write(
     return Path(out)
 
 
-def _ratios(known: Evidence) -> Section:
+def ratios_of(known: Evidence) -> Section:
     if len(known.archs) < 2:
         raise NotIdentified("There is one architecture; train another at the same budgets to compare them.")
     return _sentences(ratios_section(compare(known.groups, baseline=known.best, **known.drawn), known.iso))
@@ -120,7 +120,7 @@ def _penalties(known: Evidence) -> Section:
     return _sentences(penalty_section(overtraining(known.groups, **known.drawn)))
 
 
-def _relation(known: Evidence, scores: pd.DataFrame | None) -> Section:
+def relation_of(known: Evidence, scores: pd.DataFrame | None) -> Section:
     if scores is None:
         raise NotIdentified(
             "no scores were given; give a leaderboard or a table of scores to relate them to these runs"

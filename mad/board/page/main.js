@@ -51,7 +51,7 @@ function drawWords() {
     versions.length > 1 ? `Versions of a suite are boards of their own (${listed(versions)}): their scores are not comparable.` : null,
     data.published.length ? "Published scores are from other settings, budgets and grids: hollow, unranked, for orientation only." : null,
   ];
-  $("caption").replaceChildren(...words.filter(Boolean).map((text) => h("p", {}, text)));
+  $("caption").replaceChildren(...words.filter(Boolean).map((text) => h("p", {}, text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part)))));
   const kinds = ["attention", "recurrence", "convolution", "mlp", "experts", "wrapper", "other"];
   const present = new Set(rows.flatMap((row) => kindsIn(row.stripe)));
   $("key").replaceChildren(

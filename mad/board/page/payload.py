@@ -21,7 +21,7 @@ from mad.board.page.rows import Found, Shared, row_of
 from mad.data.protocol import Protocol, Setting, Suite
 from mad.data.records import Record, setting_key
 from mad.messages import printable
-from mad.score import Scores
+from mad.score import Scores, pairing
 from mad.score.comparison import pairs_of
 
 FORMAT = 1
@@ -99,6 +99,7 @@ def _board(
         "tasks": tasks,
         "sigma": _six(scores.noise.sd) if scores.noise else None,
         "rows": rows,
+        "pool": pairing.POOL,
         "pairs": packed(pairs_of(scores, suite, protocol, runs.get)),
     }
 

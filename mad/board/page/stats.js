@@ -84,7 +84,6 @@ const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const sum = (values) => values.reduce((a, b) => a + b, 0);
 
 const LEVEL = 0.05;
-const MOST_POOLED = 3;
 const MOST_SEEDS = 1000;
 
 // The variance of a difference on one setting, as independent terms with their degrees of freedom, and how it
@@ -95,7 +94,7 @@ function partsOf(of, a, b) {
   const known = sum(others.map((i) => of.seeds[i] - 1));
   const scale = sum(others.map((i) => weight(i) * (of.seeds[i] - 1)));
   const pool = known ? sum(others.map((i) => of.spread[i] * (of.seeds[i] - 1))) / scale : 0;
-  const pooled = Math.min(MOST_POOLED, known);
+  const pooled = Math.min(board().pool, known);
   const lucks = [a, b].map((i) => {
     const own = of.spread[i] * (of.seeds[i] - 1);
     const both = own + pool * weight(i) * pooled;
