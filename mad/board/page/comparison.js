@@ -73,7 +73,7 @@ function costs(a, b) {
   };
   const lines = [["parameters", "params"], ["state", "state"], ["FLOPs per token", "flops"]].map(([name, key]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, short(a[key])), h("td", {}, short(b[key])), h("td", { class: "left" }, a[key] === b[key] ? "equal" : ratio(a[key], b[key]))));
   lines.push(h("tr", {}, h("th", { scope: "row" }, "time"), h("td", {}, seconds(a.seconds)), h("td", {}, seconds(b.seconds)), h("td", { class: "left" }, "")));
-  return h("div", { class: "wide" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "cost"), h("th", { scope: "col" }, "A"), h("th", { scope: "col" }, "B"), h("th", { scope: "col", class: "left" }, "A over B"))), h("tbody", {}, lines)));
+  return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Costs, to be scrolled" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "cost"), h("th", { scope: "col" }, "A"), h("th", { scope: "col" }, "B"), h("th", { scope: "col", class: "left" }, "A over B"))), h("tbody", {}, lines)));
 }
 
 // Words for a POSIX shell.
