@@ -6,7 +6,7 @@ function tell(text) {
   $("status").textContent = text;
 }
 
-// Everything that depends on the choices. `table: false` leaves the table as it is, `head` says only who asked.
+// Everything that depends on the choices; `table: false` leaves the table as it is.
 function refresh({ table = true } = {}) {
   const rows = shownRows();
   if (table) renderTable(rows);
@@ -14,10 +14,19 @@ function refresh({ table = true } = {}) {
   const order = column ? `sorted by ${column.label}, ${state.sort.down ? "largest" : "smallest"} first` : "as ranked";
   const picked = state.picked.filter(rowOf).length;
   tell(`${rows.length} of ${counted(board().rows.length, "architecture")}, ${order}${picked ? `; ${picked} picked` : ""}`);
+  remember();
+  // The table answers at once, what is below it with the next picture.
+  if (!waiting) requestAnimationFrame(drawRest);
+  waiting = true;
+}
+
+let waiting = false;
+
+function drawRest() {
+  waiting = false;
   drawPair();
   drawComparison();
   drawPlots();
-  remember();
 }
 
 function drawPlots() {

@@ -58,14 +58,14 @@ function scoreCell(row) {
 }
 
 // A score and its interval on a line from the lowest of the board to 100.
-function whisker([value, low, high], hollow = false) {
-  const lows = board().rows.filter((row) => row.mad).map((row) => row.mad[1]);
-  const from = Math.floor(10 * Math.min(...lows, value)) / 10;
+function whisker([value, low, high]) {
+  board().lowest ??= Math.min(...board().rows.filter((row) => row.mad).map((row) => row.mad[1]));
+  const from = Math.floor(10 * board().lowest) / 10;
   const x = (at) => 3 + (114 * (at - from)) / (1 - from || 1);
   return s("svg", { width: 120, height: 9, "aria-hidden": "true" },
     s("line", { x1: 3, x2: 117, y1: 4.5, y2: 4.5, class: "grid", stroke: "var(--rule)" }),
     s("line", { x1: x(low), x2: x(high), y1: 4.5, y2: 4.5, stroke: "var(--accent)", "stroke-width": 3.5, "stroke-opacity": 0.45 }),
-    s("circle", { cx: x(value), cy: 4.5, r: 3, fill: hollow ? "var(--paper)" : "var(--accent)", stroke: "var(--accent)", "stroke-width": hollow ? 1.4 : 0 }));
+    s("circle", { cx: x(value), cy: 4.5, r: 3, fill: "var(--accent)" }));
 }
 
 function nameCell(row) {
@@ -119,7 +119,7 @@ function sortBy(column) {
   const first = Boolean(column.down);
   if (state.sort?.key !== column.key) state.sort = { key: column.key, down: first };
   else state.sort = state.sort.down === first ? { key: column.key, down: !first } : null;
-  refresh({ head: true });
+  refresh();
   document.querySelector(`#table th[data-key="${column.key}"] button`)?.focus();
 }
 
@@ -149,8 +149,8 @@ function foot() {
   return h("tfoot", {}, lines);
 }
 
-function bodyRow(row) {
-  return h("tr", { class: state.picked.includes(row.key) ? "picked" : "", "data-row": row.key }, columns().map((column) => column.cell(row)));
+function bodyRow(row, all) {
+  return h("tr", { class: state.picked.includes(row.key) ? "picked" : "", "data-row": row.key }, all.map((column) => column.cell(row)));
 }
 
 function publishedBody() {
@@ -171,8 +171,9 @@ function publishedBody() {
 
 function renderTable(rows) {
   const body = h("tbody", {});
+  const all = columns();
   for (const row of rows) {
-    body.append(bodyRow(row));
+    body.append(bodyRow(row, all));
     if (state.open.has(row.key)) body.append(detailRow(row));
   }
   if (!rows.length) body.append(h("tr", {}, h("td", { class: "left", colspan: columns().length }, "No row passes these filters.")));

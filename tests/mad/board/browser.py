@@ -34,6 +34,10 @@ class Opened:
         assert not self.asked, self.asked
         return True
 
+    def settled(self) -> None:
+        """Wait until all is drawn that the last choice changes."""
+        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
     def text(self, where: str) -> list[str]:
         return [text.strip() for text in self.page.locator(where).all_inner_texts()]
 
@@ -96,4 +100,5 @@ def opened(
         lambda asked: None if asked.url.startswith(("file:", "data:")) else found.asked.append(asked.url),
     )
     found.page.goto(f"{file.as_uri()}{hash}")
+    found.settled()
     return found

@@ -140,6 +140,7 @@ def test_two_rows_are_compared_as_by_the_command(page: Opened, real: Path) -> No
     for a, b in (rows[:2], rows[1:3], (rows[0], rows[-1]), (rows[-1], rows[3])):
         page.page.locator("#first").select_option(a[0])
         page.page.locator("#second").select_option(b[0])
+        page.settled()
         wanted = mad.compare(a[0], b[0], suite="quick@1", store=real.parent / "store.sqlite")
         shown = [[cell for cell in row.split("\t") if cell] for row in page.text("#verdict tbody tr")]
         lines = [row for row in shown if "\u00b1" in " ".join(row)]
@@ -185,6 +186,7 @@ def test_nothing_keeps_anyone_out(browser: Browser, real: Path, width: int, dark
     page = opened(browser, real, width=width, dark=dark)
     page.page.locator("#table tbody .who button").first.click()
     page.page.locator("#table tbody input").nth(1).check()
+    page.settled()
     assert page.violations() == []
     wide, window = page.widths()
     assert wide <= window
