@@ -14,6 +14,7 @@ import mad
 from mad.board.figures import leaderboard_figures, pareto_front
 from mad.board.page.assemble import assembled, script_text
 from mad.board.page.gather import gathered
+from mad.board.page.pairs import packed
 from mad.board.page.published import read_published
 from mad.board.page.stripe import MOST_BLOCKS, stripe
 from mad.data.protocol import get_suite
@@ -214,3 +215,12 @@ def test_the_command_writes_the_page_beside_the_table(cli: Command, store: Path,
     (tmp_path / "file").write_text("mine")
     told = cli(*asked, "--html", tmp_path / "file")
     assert told.status == 2 and (tmp_path / "file").read_text() == "mine"
+
+
+def test_covariances_are_packed_as_correlations() -> None:
+    matrix = [[4.0, 1.0, None, 0.0], [1.0, 9.0, None, 0.0], [None] * 4, [0.0, 0.0, None, 0.0]]
+    columns: dict[str, Any] = {name: [0.1234567] * 4 for name in ("values", "spread", "within")}
+    pair = columns | {"keys": list("abcd"), "seeds": [3] * 4, "size": 10, "rows": matrix}
+    found = packed({"x": pair})["x"]
+    assert found["rows"] == [4.0, 9.0, None, 0.0] and found["values"] == [0.123457] * 4
+    assert found["correlations"] == [16667, 0, 0, 0, 0, 0]
