@@ -1,4 +1,4 @@
-"""What the page compares any two rows from, in few characters: `mad.score.comparison.pairs_of`, packed."""
+"""What the page compares any two rows from, in few characters: `mad.score.pairs.pairs_of`, packed."""
 
 from __future__ import annotations
 

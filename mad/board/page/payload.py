@@ -22,7 +22,7 @@ from mad.data.protocol import Protocol, Setting, Suite
 from mad.data.records import Record, setting_key
 from mad.messages import printable
 from mad.score import Scores, pairing
-from mad.score.comparison import pairs_of
+from mad.score.pairs import pairs_of
 
 FORMAT = 1
 

@@ -270,7 +270,7 @@ def test_pictures_for_the_documentation(browser: Browser, tmp_path: Path) -> Non
         page = opened(browser, file, dark=dark, width=width, height=820)
         page.page.screenshot(path=tmp_path / "shot.png")
         with Image.open(tmp_path / "shot.png") as shot:
-            shot.convert("RGB").quantize(160).save(folder / f"{name}.png", optimize=True)
+            shot.convert("RGB").quantize(256).save(folder / f"{name}.png", optimize=True)
         assert (folder / f"{name}.png").stat().st_size < 150_000
         assert page.quiet()
         page.page.context.close()
