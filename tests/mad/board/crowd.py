@@ -53,21 +53,31 @@ def specs(count: int) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def crowd(suite: Suite, count: int, *, seeds: int = 3, curve: int = 10) -> list[Record]:
+def crowd(suite: Suite, count: int, *, seeds: int = 3, curve: int = 10, version: int = 1) -> list[Record]:
     """`seeds` groups of each setting for `count` architectures, the same ones for the same numbers."""
     rng = np.random.default_rng(0)
     return [
         run
         for i, spec in enumerate(specs(count))
-        for run in _architecture(suite, spec, rng, seeds, curve, skill=float(rng.beta(2, 1.4)), place=i)
+        for run in _architecture(
+            suite, spec, rng, seeds, curve, version, skill=float(rng.beta(2, 1.4)), place=i
+        )
     ]
 
 
 def _architecture(
-    suite: Suite, spec: str, rng: np.random.Generator, seeds: int, curve: int, *, skill: float, place: int
+    suite: Suite,
+    spec: str,
+    rng: np.random.Generator,
+    seeds: int,
+    curve: int,
+    version: int,
+    *,
+    skill: float,
+    place: int,
 ) -> list[Record]:
     names = sorted(set(spec.translate(str.maketrans("(){}+*23", "        ")).split()))
-    who = ArchitectureConfig(spec=spec, dim=suite.dim, versions=dict.fromkeys(names, 1))
+    who = ArchitectureConfig(spec=spec, dim=suite.dim, versions=dict.fromkeys(names, version))
     params, state = (
         int(60_000 + 5_000 * rng.gamma(6)),
         int(512 * rng.gamma(3) * (1 + 6 * skill)) * (place % 17 > 0),
@@ -85,7 +95,8 @@ def _architecture(
     for setting in suite.settings:
         task = synthetic_tasks.parse(setting.task)
         level = task.chance + (0.995 - task.chance) * float(np.clip(skill + 0.25 * rng.normal(), 0, 1)) ** 0.7
-        easy = rng.normal(size=setting.test_examples)
+        # A row that is hard is so for every architecture.
+        easy = np.random.default_rng(setting.steps).normal(size=setting.test_examples)
         targets = _targets(setting)
         for seed in range(seeds):
             own = float(np.clip(level + 0.012 * rng.normal(), task.chance, 0.998))

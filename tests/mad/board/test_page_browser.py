@@ -18,7 +18,7 @@ from mad.data.protocol import get_suite
 from mad.store import Store
 from tests.mad.board.browser import Opened, browsing, opened
 from tests.mad.board.crowd import crowd
-from tests.mad.records import group
+from tests.mad.records import architecture, group
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -40,8 +40,12 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the packaged results and a few made-up rows of three seeds, and published scores."""
     folder = tmp_path_factory.mktemp("page")
     (folder / "published.csv").write_text(PUBLISHED)
+    quick = get_suite("quick@1")
     with Store(folder / "store.sqlite") as store:
-        store.commit(crowd(get_suite("quick"), 6))
+        store.commit(crowd(quick, 6))
+        store.commit(crowd(quick, 1, version=0))  # stale
+        last = crowd(quick, 7)[-18:]
+        store.commit([run for run in last if run.config.task["name"] == "compression"])
     return leaderboard_page(folder, store=folder / "store.sqlite", published=folder / "published.csv")
 
 
@@ -78,7 +82,9 @@ def test_rows_are_sorted_by_any_column_and_back(page: Opened) -> None:
     assert page.page.evaluate("document.activeElement.closest('th').dataset.key") == "params"
     recall = page.page.locator("#table th[data-key=task-0] button")
     recall.click()
-    values = [float(text) for text in column(page, "task-0")]
+    *shown, last = column(page, "task-0")
+    assert last == "\u2013", "what has no value is last"
+    values = [float(text) for text in shown]
     assert values == sorted(values, reverse=True)
     recall.click()
     recall.click()
@@ -96,6 +102,10 @@ def test_filters_narrow_the_table_and_say_so(page: Opened) -> None:
     page.page.locator("#find").fill("")
     page.page.get_by_role("checkbox", name="reference").uncheck(force=True)
     assert len(names(page)) < len(every) and "ref" not in page.text("#table tbody .mark")
+    for which, mark in (("stale", "stale"), ("incomplete", "1/6 tasks")):
+        assert mark in page.text("#table tbody .mark")
+        page.page.get_by_role("checkbox", name=which).uncheck(force=True)
+        assert mark not in page.text("#table tbody .mark")
     page.page.get_by_role("checkbox", name="published").uncheck(force=True)
     assert page.page.locator("tbody.published").count() == 0
 
@@ -206,6 +216,7 @@ def test_the_toggle_turns_day_into_night(page: Opened) -> None:
 
 def test_paper_gets_all_rows_and_no_buttons(page: Opened) -> None:
     rows = len(names(page))
+    page.page.set_viewport_size({"width": 1100, "height": 300})
     page.page.emulate_media(media="print")
     assert not page.page.locator("#tools").is_visible() and not page.page.locator("#theme").is_visible()
     height = page.page.evaluate("document.querySelector('#scroll').clientHeight")
@@ -231,7 +242,7 @@ def test_hostile_names_stay_text(browser: Browser, tmp_path: Path) -> None:
     runs = [
         run
         for i, name in enumerate(NAMES)
-        for run in group(setting, 0.5 + i / 32, 0.5, spec=f"hyena[order={i + 2}] swiglu", given=name)
+        for run in group(setting, 0.5 + i / 32, 0.5, who=architecture(name, versions={}), given=name)
     ]
     runs = [run.model_copy(update={"environment": {"device": NAMES[0], "torch": NAMES[1]}}) for run in runs]
     with Store(tmp_path / "store.sqlite") as store:
