@@ -51,7 +51,7 @@ def leaderboard_figures(folder: str | Path, **asked: Any) -> list[Path]:
 
     Returns the SVG files. A ValueError says so where the board has no row.
     """
-    content, _ = gathered(**asked)
+    content, _ = gathered(**asked, others=False)
     suite, protocol = content["asked"]
     board = next((b for b in content["boards"] if [b["suite"], b["protocol"]] == [suite, protocol]), None)
     if board is None:

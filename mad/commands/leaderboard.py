@@ -52,19 +52,19 @@ def leaderboard(
     if sort is not None:
         scores = sorted_by(scores, sort)
     color, equal = sys.stdout.isatty(), listed(iso) or []
-    sys.stdout.write(render(scores, format, width=terminal.width(), color=color, iso=equal))
+    text = render(scores, format, width=terminal.width(), color=color, iso=equal)
+    made = []
     if html is not None:
         from mad.board.page.gather import leaderboard_page
 
         page = leaderboard_page(html, published=published, **asked)
-        _tell(f"the page is {page}: open it in a browser")
+        made.append(f"the page is {page}: open it in a browser")
     if figures is not None:
         from mad.board.figures import leaderboard_figures
 
-        made = leaderboard_figures(figures, **asked)
-        _tell(f"{counted(len(made), 'figure')} in {figures}, each as SVG and PDF")
-
-
-def _tell(words: str) -> None:
-    """On standard error: standard output is the table's, which may go into a file."""
-    sys.stderr.write(f"{printable(words)}\n")
+        drawn = leaderboard_figures(figures, **asked)
+        made.append(f"{counted(len(drawn), 'figure')} in {figures}, each as SVG and PDF")
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    # Not on standard output, which is the table's and may go into a file.
+    sys.stderr.write("".join(f"{printable(line)}\n" for line in made))

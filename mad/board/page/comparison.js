@@ -39,9 +39,9 @@ const equals = (p) => (p < 0.001 ? "< 0.001" : `= ${p.toFixed(p < 0.1 ? 3 : 2)}`
 function differences({ settings, tasks, mean: whole }, a, b) {
   const most = Math.max(0.01, ...settings.flatMap((one) => [Math.abs(one.low), Math.abs(one.high)]));
   const line = (name, one, p, verdict, needs) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, percent(one.a)), h("td", {}, percent(one.b)),
-    h("td", { title: `95 % interval ${points(one.low)} to ${points(one.high)}` }, `${points(one.value)} \u00b1${percent((one.high - one.low) / 2)}`), h("td", { class: "left" }, interval(one, most)), h("td", {}, probability(p)), h("td", { class: "left" }, verdict), h("td", {}, needs));
+    h("td", { title: `95 % interval ${points(one.low)} to ${points(one.high)}` }, `${points(one.value)} \u00b1${percent((one.high - one.low) / 2)}`), h("td", {}, probability(p)), h("td", { class: "left" }, interval(one, most)), h("td", { class: "left" }, verdict), h("td", {}, needs));
   const verdict = (one, surely) => surely ? h("span", { class: one.value > 0 ? "better" : "worse" }, one.value > 0 ? "A is better" : "B is better") : one.value === 0 ? "equal" : "not separated";
-  const heads = ["", "A", "B", "A \u2212 B", "95 % interval", "p", "verdict", "seeds to separate"];
+  const heads = ["", "A", "B", "A \u2212 B", "p", "95 % interval", "verdict", "seeds to separate"];
   return h("table", {}, h("caption", { class: "quiet" }, `Differences between ${clipped(a.label, 80)} and ${clipped(b.label, 80)}`), h("thead", {}, h("tr", {}, heads.map((name) => (name ? h("th", { scope: "col" }, name) : h("td", {}))))),
     h("tbody", {}, settings.map((one) => line(titleOf(one), one, one.adjusted, verdict(one, one.separated), one.needs === null ? "" : one.needs === Infinity ? "> 1000" : one.needs)), tasks > 1 ? line("mean", whole, whole.p, verdict(whole, whole.p < LEVEL), "") : null));
 }

@@ -57,8 +57,11 @@ def gathered(
     reference: bool = True,
     tasks: Sequence[str] | None = None,
     published: str | Path | None = None,
+    others: bool = True,
 ) -> tuple[dict[str, Any], list[Section]]:
-    """The page's data, as `mad.board.page.payload` describes them, and the sections of other packages."""
+    """The page's data, as `mad.board.page.payload` describes them, and the sections of other packages, where
+    these are asked for: to make them may take seconds.
+    """
     asked, referee = get_suite(suite), get_protocol(protocol)
     told = read_published(published) if published is not None else []
     versions = {entry["name"]: entry["version"] for entry in read()}
@@ -82,7 +85,7 @@ def gathered(
                 whole = [opened.get(run.id) for run in own] if opened is not None else []
                 runs |= {run.id: run for run in packaged if run.config.setting_key in keys}
                 runs |= {run.id: run for run in whole if run is not None}
-    sections = list(_sections(store, boards[0][0]))
+    sections = list(_sections(store, boards[0][0])) if others else []
     # A suite of one's own is found by what was typed, not by its label.
     words = {asked.label: str(suite)} if not isinstance(suite, Suite) and "+" in asked.label else {}
     content = payload(

@@ -213,8 +213,10 @@ def test_the_command_writes_the_page_beside_the_table(cli: Command, store: Path,
     told = cli("leaderboard", "--store", store, "--published", "x.csv")
     assert (told.status, told.out) == (2, "") and "name its folder with --html" in told.err
     (tmp_path / "file").write_text("mine")
-    told = cli(*asked, "--html", tmp_path / "file")
-    assert told.status == 2 and (tmp_path / "file").read_text() == "mine"
+    for words in (["--html", tmp_path / "file"], ["--figures", tmp_path / "file"]):
+        told = cli(*asked, *words)
+        assert (told.status, told.out) == (2, ""), "no table is printed before a refusal"
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_covariances_are_packed_as_correlations() -> None:
