@@ -25,12 +25,19 @@ function sentence({ settings, tasks, mean: whole }, a, b) {
   if (tasks > 1) parts.push(whole.p < LEVEL ? `${ahead} is better over ${counted(tasks, "task")} by ${size(whole)} (p ${equals(whole.p)})` : `over ${counted(tasks, "task")} nothing is separated: ${ahead} is ahead by ${size(whole)} (p ${equals(whole.p)})`);
   for (const [name, sign] of [[first, 1], [second, -1]]) {
     const won = settings.filter((one) => one.separated && sign * one.value > 0);
-    if (won.length) parts.push(`${name} is better on ${listed(won.map(titleOf))}`);
+    if (won.length) parts.push(`${name} is better on ${someOf(won, settings)}`);
   }
   const open = settings.filter((one) => !one.separated);
-  if (open.length) parts.push(open.length === settings.length ? "no single one separates them" : `${listed(open.map(titleOf))} ${open.length === 1 ? "does" : "do"} not separate them`);
+  if (open.length) parts.push(open.length === settings.length ? "no single one separates them" : `${someOf(open, settings)} ${open.length === 1 ? "does" : "do"} not separate them`);
   const text = parts.join("; ");
   return `${/^(over|no) /.test(text) ? text[0].toUpperCase() + text.slice(1) : text}.`;
+}
+
+// At most four by name, the largest differences first.
+function someOf(found, settings) {
+  if (found.length <= 6 && settings.length <= 6) return listed(found.map(titleOf));
+  const most = [...found].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, 4);
+  return listed([...most.map(titleOf), ...(found.length > most.length ? [counted(found.length - most.length, "other")] : [])]);
 }
 
 const titleOf = ({ task, setting }) => (task.settings.length === 1 ? task.heading : setting.label);

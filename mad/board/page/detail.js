@@ -34,7 +34,9 @@ function layerList(blocks) {
 function commandLine(row) {
   if (!row.command) return h("p", { class: "note" }, "None: what was typed cannot be shown as it is.");
   const own = Object.keys(row.sources).length;
+  const first = row.settings.find(Boolean)?.groups[0];
   return [
+    first ? h("p", { class: "note" }, "To check one of its runs: ", h("code", {}, `mad verify ${first[3][first[2]][0]}`)) : null,
     h("div", { class: "shell" }, h("code", {}, row.command), h("button", { type: "button", onclick: () => copyText(row.command, "The command is copied.") }, "Copy")),
     own ? h("p", { class: "note" }, `It needs ${listed(Object.keys(row.sources).map((name) => name.split(":")[0]))} where Python can import it.`) : null,
   ];

@@ -28,7 +28,7 @@ function logTicks(low, high) {
 }
 
 // The axes of a plot as SVG parts; `x` and `y` are scales in the plot's pixels.
-function axes({ x, y, box, xTicks, yTicks, xLabel, yLabel, xText = short, yText = (v) => (100 * v).toFixed(0) }) {
+function axes({ x, y, box, xTicks, yTicks, xLabel, yLabel, xText = (v) => short(v).replace(/\.0(?=[kMG])/, ""), yText = (v) => (100 * v).toFixed(0) }) {
   const { left, right, top, bottom } = box;
   return [
     yTicks.map((v) => [s("line", { class: "grid", x1: left, x2: right, y1: y(v), y2: y(v) }), s("text", { x: left - 7, y: y(v) + 4, "text-anchor": "end" }, yText(v))]),
