@@ -86,7 +86,16 @@ Axis = Annotated[tuple[Amount, ...], Field(min_length=1, max_length=MOST_ENTRIES
 
 
 class Setting(Data):
-    """One question at one difficulty with its budget: a row of a suite."""
+    """One question at one difficulty with its budget: a row of a suite.
+
+    task                  with its options, "in-context-recall[seq_len=64]"; or package.module:Task
+    train_examples        sequences that are trained on
+    epochs                passes over them
+    batch_size            sequences per step
+    lrs, weight_decays    the grid: every learning rate with every weight decay
+    evaluations           points of the curve
+    validation_examples, test_examples  sequences that choose the grid point, and that score it
+    """
 
     task: Annotated[Text, Field(min_length=1)]
     train_examples: Positive
@@ -121,7 +130,14 @@ BUDGET = ("train_examples", "epochs", "batch_size", "evaluations", "validation_e
 
 
 class Suite(Data):
-    """The exam: settings, model width and seeds. Its identity is its content; its name is a label."""
+    """The exam. Its identity is its content; its name is a label.
+
+    name, version  its label, name@version
+    about          what it is for, in a line
+    dim            width of the models
+    seeds          how many seeds each architecture is trained with
+    settings       the questions, each a `Setting`
+    """
 
     name: Annotated[Word, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     version: Positive = 1
