@@ -40,7 +40,8 @@ HEAVY = {"bench", "check", "doctor", "elastic", "grow", "show", "sparsify", "tra
 CUT = re.compile(r"(.*?)(?: \| (head|tail) -n (\d+))?")
 # What differs from machine to machine where something was trained, timed or dated.
 VOLATILE = (
-    (r"\d{4}-\d\d-\d\dT[\d:+]+", "TIME"),
+    (r"\d{4}-\d\d-\d\dT[\d:+]+.*", "TIME"),  # and the device behind it
+    (r"\bmade on .*? with torch [\w.+]+", "DEVICE"),
     (r"\b(?=[0-9a-f]*\d)[0-9a-f]{10,}\b", "ID"),
     (r"\b(cpu|cuda) \(.*?\)", "DEVICE"),
     (r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?[kMG]?", "0"),
@@ -116,10 +117,9 @@ def printed(output: Output, folder: Path) -> str:
 
 def _run(command: str, folder: Path, out: int, err: int) -> int:
     """The status of a command whose streams are the two files."""
-    words = shlex.shlex(command, posix=True, punctuation_chars="|&;<>")
-    words.whitespace_split = True
-    program, *rest = words
-    if program == "mad" and not set("|&;<>") & {word[0] for word in rest if word}:
+    program, *rest = shlex.split(command)
+    quoted = r"'[^']*'|\"[^\"]*\""
+    if program == "mad" and not re.search(r"[|&;<>*?$`]", re.sub(quoted, "", command)):
         return _forked(rest, folder, out, err)
     call = ["sh", "-c", command]
     environment = _environment(folder)
