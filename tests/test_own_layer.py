@@ -69,7 +69,7 @@ def line_of(start: str) -> list[str]:
 
 
 def test_the_files_are_those_of_the_page() -> None:
-    assert set(FILES) == {"averages.py", "theirs.py", "adapted.py", "causal.py"}
+    assert set(FILES) == {"averages.py", "leaky.py", "theirs.py", "adapted.py", "causal.py"}
 
 
 @pytest.mark.parametrize(("file", "kind"), [("adapted.py", "Mixer"), ("causal.py", "Logits")])
