@@ -121,7 +121,7 @@ def test_a_cell_that_a_spreadsheet_would_run_is_text() -> None:
         for name, cell in row.items():
             assert cell.lstrip()[:1] not in ("=", "+", "@", "\uff1d"), (name, cell)
             assert cell[:1] != "-" or float(cell) < 0
-    assert all(0 < float(row["mad"]) < 1 and int(row["params"]) == 412_345 for row in rows)
+    assert all(0 < float(row["in-context-recall"]) < 1 and int(row["params"]) == 412_345 for row in rows)
 
 
 def test_a_page_shows_names_without_marks() -> None:
