@@ -22,7 +22,7 @@ from mad.data.stored import StoredRecord
 from mad.messages import note
 from mad.store import outlines
 from mad.store.checking import R, kinds, understood
-from mad.store.database import connect, reporting
+from mad.store.database import DAMAGED, connect, reporting
 from mad.store.entry import Entry, entry_of
 from mad.store.location import SIDE_FILES, default_path
 from mad.store.lock import Lock
@@ -120,8 +120,10 @@ class Store:
                 # Sorted without their texts, which are long.
                 rows = self._rows(f"SELECT rowid FROM {name} {which} ORDER BY created, id", *ends)
                 for (row,) in rows:
-                    (found,) = self._rows(f"SELECT rowid, id, record FROM {name} WHERE rowid = ?", row)
-                    yield entry_of(name, *found)
+                    found = self._rows(f"SELECT rowid, id, record FROM {name} WHERE rowid = ?", row)
+                    if not found:
+                        raise ValueError(f"store {self.path}: its index names a missing row; {DAMAGED}")
+                    yield entry_of(name, *found[0])
 
     def count(self) -> int:
         """How many runs of any kind there are, understood or not; none of them is read."""
