@@ -18,8 +18,8 @@ from architectures.contract.subject import (
     noise,
     told,
 )
+from architectures.options import PER
 from architectures.outside.foreign import Foreign, counted_flops
-from architectures.primitive import PER
 
 WIDTHS = (16, 48, 64, 80)
 # Of a row in which no layer works on pairs of tokens because that is less than its recurrence.

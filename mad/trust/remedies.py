@@ -22,10 +22,8 @@ REMEDIES = (
     (r"Python\.h", f"apt-get install python{sys.version_info.major}.{sys.version_info.minor}-dev"),
     (r"omp\.h|libomp", "brew install libomp" if sys.platform == "darwin" else "apt-get install libgomp1"),
     (r"[Cc]ompiler|CppCompileError|g\+\+|cl is not found", COMPILER.get(sys.platform, "apt-get install g++")),
-    (
-        r"driver .*too old",
-        "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu126",
-    ),
+    # These releases were built for CUDA 12, which older drivers run.
+    (r"driver .*too old", "pip install --force-reinstall 'torch<2.9'"),
     (r"no NVIDIA driver|NVIDIA driver", "nvidia-smi"),
     (
         r"NumPy 1\.x|numpy\.dtype size changed|multiarray failed",

@@ -107,7 +107,7 @@ def test_an_old_driver_is_a_missing_device(monkeypatch: pytest.MonkeyPatch) -> N
     said = "torch is built for CUDA 13.0; CUDA initialization: The NVIDIA driver on your system is too old"
     monkeypatch.setattr(doctor, "ask", lambda seconds: answered(cuda=Answer({"absent": said})))
     one = found(diagnose(), "cuda")
-    assert one.state == "missing" and "--index-url" in one.remedy and runs_here(diagnose())
+    assert one.state == "missing" and "torch<2.9" in one.remedy and runs_here(diagnose())
     assert found(diagnose(), "mps").remedy == ""
 
 
