@@ -7,6 +7,7 @@ those of the plain code on the processor, and times given as a ratio to its time
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -166,6 +167,7 @@ def pyarrow() -> Seen:
     """A table that is written as parquet and read again."""
     import pandas
 
+    importlib.import_module("pyarrow")  # Says itself that it is not there; pandas says much else.
     table = pandas.DataFrame({"id": ["a"], "loss": [1.5]})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "t.parquet"

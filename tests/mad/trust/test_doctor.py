@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mad.store import Store
-from mad.trust import asking, doctor
+from mad.trust import asking, doctor, probes
 from mad.trust.asking import Answer, ask
 from mad.trust.doctor import TRIED, Finding, diagnose, runs_here
 from mad.trust.remedies import remedy
@@ -101,6 +101,16 @@ def test_what_else_is_broken_is_told_with_its_command(name: str, monkeypatch: py
     findings = diagnose()
     one = found(findings, name)
     assert (one.state, runs_here(findings)) == (state, True) and command in one.remedy and said in one.seen
+
+
+def test_parquet_without_its_library_is_missing_and_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError):
+        probes.pyarrow()
+    said = "ModuleNotFoundError: No module named 'pyarrow'"
+    monkeypatch.setattr(doctor, "ask", lambda seconds: answered(pyarrow=Answer(None, said)))
+    one = found(diagnose(), "pyarrow")
+    assert (one.state, one.remedy) == ("missing", "pip install 'pyarrow'")
 
 
 def test_an_old_driver_is_a_missing_device(monkeypatch: pytest.MonkeyPatch) -> None:
